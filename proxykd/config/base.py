@@ -1,0 +1,55 @@
+"""What every section of the specification shares: frozen, no unknown keys, documented fields, secrets by name."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+
+from proxykd.exceptions import ConfigError
+
+_SECRET = re.compile(r"\$\{([A-Z_][A-Z0-9_]*)\}")
+
+
+class Spec(BaseModel):
+    """A frozen section of the run specification; unknown keys are refused, docstrings under fields are their docs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _check_secret(value: str) -> str:
+    if not _SECRET.fullmatch(value):
+        # The value may be a key pasted by mistake: the message must not repeat it.
+        raise ValueError("write the name of an environment variable as ${NAME}, never the secret itself")
+    return value
+
+
+def _resolve_path(value: Path, info: ValidationInfo) -> Path:
+    base = (info.context or {}).get("base_folder")
+    return value if base is None or value.is_absolute() else Path(os.path.normpath(Path(base) / value))
+
+
+SecretName = Annotated[str, AfterValidator(_check_secret), Field(examples=["${OPENAI_API_KEY}"])]
+"""The name of an environment variable, written ``${NAME}``; its value never enters the specification."""
+
+InputPath = Annotated[Path, AfterValidator(_resolve_path)]
+"""A path; in a YAML file, relative to the folder of that file."""
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def read_secret(name: str) -> str:
+    """The value of the environment variable that ``name`` (``${NAME}``) points to.
+
+    Raises:
+        ConfigError: if the variable is unset or empty.
+    """
+    variable = name.removeprefix("${").removesuffix("}")
+    if not (value := os.environ.get(variable, "")):
+        raise ConfigError(
+            f"expected a secret in the environment variable {variable}, found none; export {variable}=..."
+        )
+    return value

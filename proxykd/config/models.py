@@ -1,0 +1,120 @@
+"""Open models and how they are trained: the proxy and the student."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from proxykd.config.base import Count, Fraction, PositiveFloat, Spec
+
+
+class LoraSpec(Spec):
+    """Low-rank adapters instead of full weights; merged into the weights when the model is saved."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Rank of the adapters."""
+    lora_alpha: PositiveFloat = 32.0
+    """Scale: the update is multiplied by lora_alpha / rank."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout on the adapters' inputs."""
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Names of the linear layers that get adapters; all-linear = every one but the head."""
+
+
+class ModelSpec(Spec):
+    """Where an open model comes from and which part of it is used."""
+
+    source: str
+    """A folder, a hub name, ``embedded:proxy`` or ``embedded:student`` (tiny, random weights), or
+    ``package:IMPORT_NAME/FILE.gguf`` (a GGUF file inside an installed Python package)."""
+    num_layers: Count | None = None
+    """Keep so many of its layers, evenly spaced, first and last among them; None = all."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of forward and backward passes; the weights and the optimiser stay float32 while training."""
+    lora: LoraSpec | None = None
+    """Train adapters only; None = all weights."""
+    max_seq_tokens: Annotated[int, Field(ge=16)] = 1024
+    """Longest prompt plus completion, in tokens; longer completions are cut, longer prompts are left out."""
+
+
+class OptimizerSpec(Spec):
+    """AdamW and its schedule, for one stage."""
+
+    learning_rate: PositiveFloat = 1e-4
+    """Peak learning rate."""
+    batch_size: Count = 16
+    """Sequences a step."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Decoupled weight decay."""
+    warmup_ratio: Fraction = 0.03
+    """Share of the steps in which the learning rate rises linearly from 0."""
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """Course of the learning rate after the warm-up; cosine and linear end at 0."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are scaled down to this norm."""
+
+
+class WarmupSpec(Spec):
+    """Supervised fine-tuning of the proxy on the warm-up side (Proxy-KD, section "proxy alignment")."""
+
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """How it is trained."""
+    epochs: PositiveFloat = 1.0
+    """Passes over the warm-up side."""
+
+
+class PreferenceSpec(Spec):
+    """Rounds of NLL + DPO in which the teacher's text is preferred to the proxy's own (Proxy-KD, Eq. 3-6)."""
+
+    optimizer: OptimizerSpec = OptimizerSpec(learning_rate=2e-5)
+    """How it is trained."""
+    rounds: Count = 1
+    """K: each round samples the proxy afresh and takes the previous round's proxy as the reference."""
+    epochs: PositiveFloat = 1.0
+    """Passes over the alignment side in all rounds together."""
+    beta: PositiveFloat = 0.1
+    """DPO's beta. The paper does not state it; 0.1 is the common choice."""
+    nll_coef: Annotated[float, Field(ge=0.0)] = 1.0
+    """Weight of the NLL of the teacher's text (Eq. 6: 1)."""
+    preference_coef: Annotated[float, Field(ge=0.0)] = 1.0
+    """Weight of the preference term (Eq. 6: 1); 0 = the same rounds with NLL alone, and nothing is sampled."""
+    temperature: PositiveFloat = 1.0
+    """Temperature at which the proxy's own completions are sampled."""
+    max_new_tokens: Count = 256
+    """Longest sampled completion, in tokens."""
+
+
+class ProxySpec(Spec):
+    """The open stand-in for the black box."""
+
+    model: ModelSpec
+    """The model."""
+    warmup: WarmupSpec | None = WarmupSpec()
+    """First stage of the alignment; None = leave it out."""
+    preference: PreferenceSpec | None = PreferenceSpec()
+    """Second stage of the alignment; None = leave it out. Without both, the proxy stays unaligned."""
+
+
+class StudentSpec(Spec):
+    """The model that the user will own, and its baseline."""
+
+    model: ModelSpec
+    """The model."""
+    optimizer: OptimizerSpec = OptimizerSpec(learning_rate=3e-4)
+    """How it is trained; its learning rate is the one used unless ``learning_rates`` lists several."""
+    learning_rates: tuple[PositiveFloat, ...] = ()
+    """Search grid, the same for every arm: each is tried with the first seed, and the one with the lowest NLL on the
+    development side wins. Empty = no search."""
+    steps: Count = 300
+    """Optimiser steps, the same for every arm."""
+    alpha: Annotated[float, Field(ge=0.0)] = 1.0
+    """Weight of the weighted KL against the NLL, both means over tokens (Eq. 11). The paper's 100 belongs to an
+    unstated normalisation; with means over tokens about 1 is right. 0 = hard labels only."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    """A student is trained for each; the first one is registered."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"expected distinct seeds, got {value}")
+        return value

@@ -1,0 +1,184 @@
+"""The whole run specification and its smaller sections."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from proxykd.config.base import Count, Fraction, PositiveFloat, Spec
+from proxykd.config.models import ModelSpec, PreferenceSpec, ProxySpec, StudentSpec
+from proxykd.config.teacher import JsonlPromptsSpec, PromptsSpec, RecordedTeacherSpec, TeacherSpec
+
+Ablation = Literal["no_proxy", "unaligned_proxy", "no_preference", "no_weights"]
+
+
+class ValidationSpec(Spec):
+    """Which rows may teach, and when the run stops for lack of them."""
+
+    min_chars: Annotated[int, Field(ge=0)] = 1
+    """Shortest usable completion, in characters."""
+    max_chars: Count = 20_000
+    """Longest usable completion, in characters."""
+    drop_truncated: bool = True
+    """Truncated completions do not teach."""
+    drop_duplicates: bool = False
+    """A row whose prompt and completion both occurred before does not teach."""
+    near_duplicate_threshold: Fraction = 0.9
+    """Estimated Jaccard similarity of 5-word shingles at which two prompts count as near duplicates; 1 = only equal."""
+    drop_near_duplicates: bool = False
+    """A row whose prompt nearly equals an earlier one's does not teach; otherwise it is only counted."""
+    overlap_ngram: Annotated[int, Field(ge=3, le=50)] = 13
+    """A training prompt that shares a run of so many words with an evaluation prompt overlaps with it."""
+    drop_overlap: bool = False
+    """A training row that overlaps with an evaluation prompt does not teach; otherwise it is only counted."""
+    min_keep_fraction: Fraction = 0.5
+    """The gate closes if fewer of the rows may teach."""
+    max_failed_fraction: Fraction = 0.05
+    """The gate closes if more of the rows failed."""
+    max_refused_fraction: Fraction = 0.2
+    """The gate closes if more of the rows are refusals."""
+
+
+class DataSplitSpec(Spec):
+    """Which part of the corpus each stage sees (Proxy-KD, section 1.1), by the hash of the prompt's id."""
+
+    mode: Literal["disjoint", "shared"] = "disjoint"
+    """disjoint = warm-up, alignment and distillation see different prompts; shared = each sees all three sides."""
+    heldout: Fraction = 0.1
+    """Share of all prompts kept for the evaluation."""
+    development: Fraction = 0.05
+    """Share of all prompts on which learning rates are chosen."""
+    warmup: Fraction = 0.10
+    """Share of the remaining prompts for the proxy's warm-up."""
+    alignment: Fraction = 0.45
+    """Share of the remaining prompts for the preference rounds."""
+    distillation: Fraction = 0.45
+    """Share of the remaining prompts for the student."""
+    min_heldout: Count = 20
+    """Fewest held-out prompts with which an evaluation is worth making."""
+
+    @model_validator(mode="after")
+    def _sums(self) -> Self:
+        if abs(self.warmup + self.alignment + self.distillation - 1.0) > 1e-6:
+            raise ValueError(
+                f"warmup + alignment + distillation must be 1, got "
+                f"{self.warmup} + {self.alignment} + {self.distillation}"
+            )
+        if self.heldout + self.development >= 1.0:
+            raise ValueError(f"heldout + development must be below 1, got {self.heldout} + {self.development}")
+        return self
+
+
+class TargetsSpec(Spec):
+    """The proxy's distributions that the student learns from."""
+
+    top_k: Annotated[int, Field(ge=1, le=1024)] = 10
+    """Tokens kept at each position; the rest of the mass is kept as one tail bucket (Proxy-KD A.1 keeps 10)."""
+    weighting: Literal["mean", "sum", "none"] = "mean"
+    """Sample weight: sigmoid of the z-score of the proxy's log-likelihood of the teacher's text (Eq. 9), taken as the
+    mean over tokens or as their sum; none = every sample weighs 1."""
+
+
+class ExactMatchTaskSpec(Spec):
+    """Greedy generation on held-out prompts that have a reference answer; right if the extracted answer equals it."""
+
+    kind: Literal["exact_match"] = "exact_match"
+    """The only kind so far."""
+    name: str
+    """Name in tables."""
+    answer_pattern: str
+    """Regular expression whose first group is the answer; the last match counts."""
+    max_new_tokens: Count = 128
+    """Longest generated completion, in tokens."""
+    limit: Count | None = None
+    """Ask only so many prompts; None = all that are held out."""
+
+
+class EvaluationSpec(Spec):
+    """How the arms are compared."""
+
+    tasks: tuple[ExactMatchTaskSpec, ...] = ()
+    """Tasks with reference answers."""
+    exact_kl: bool = False
+    """Compute the true KL from the teacher; the embedded teacher alone allows it."""
+    exact_kl_prompts: Count = 200
+    """Held-out prompts on which the true KL is computed."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Level of every interval."""
+    resamples: Annotated[int, Field(ge=100)] = 2000
+    """Bootstrap resamples over prompts."""
+
+
+class RegistrySpec(Spec):
+    """Under which name the student is registered and when it becomes champion."""
+
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Registered model name."""
+    max_heldout_nll: PositiveFloat | None = None
+    """Floor for the first champion: its held-out NLL must not be above it, nats a token; None = no floor."""
+    margin: Annotated[float, Field(ge=0.0)] = 0.0
+    """The new student's held-out NLL must be below the bar's by more than this, nats a token, at the confidence level
+    of the evaluation."""
+
+
+class RunSpec(Spec):
+    """One run: a black-box teacher becomes a registered student."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    """Name of the run, of its MLflow experiment and of its pipeline."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of everything but the students, which have their own."""
+    prompts: PromptsSpec
+    """The questions."""
+    teacher: TeacherSpec
+    """The black box."""
+    validation: ValidationSpec = ValidationSpec()
+    """Which rows may teach."""
+    split: DataSplitSpec = DataSplitSpec()
+    """Which stage sees which prompts."""
+    proxy: ProxySpec
+    """The open stand-in for the black box."""
+    targets: TargetsSpec = TargetsSpec()
+    """The distributions that the student learns from."""
+    student: StudentSpec
+    """The model that the user will own."""
+    evaluation: EvaluationSpec = EvaluationSpec()
+    """How the arms are compared."""
+    registry: RegistrySpec
+    """Where the student goes."""
+    ablations: tuple[Ablation, ...] = ()
+    """Parts of the method to switch off, as in the paper's ablations: no_proxy (hard labels only), unaligned_proxy,
+    no_preference (alignment by NLL alone), no_weights (every sample weighs 1)."""
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        if isinstance(self.teacher, RecordedTeacherSpec) and not isinstance(self.prompts, JsonlPromptsSpec):
+            raise ValueError("teacher.kind=recorded reads its texts from the prompts' file: set prompts.kind=jsonl")
+        if (self.prompts.kind == "embedded") != (self.teacher.kind == "embedded"):
+            raise ValueError(
+                f"the embedded teacher and the embedded prompts go together; got prompts.kind={self.prompts.kind!r} "
+                f"and teacher.kind={self.teacher.kind!r}"
+            )
+        if self.evaluation.exact_kl and self.teacher.kind != "embedded":
+            raise ValueError("evaluation.exact_kl needs teacher.kind=embedded: no other teacher tells its odds")
+        return self
+
+    def with_ablations_applied(self) -> "RunSpec":
+        """The specification in which each listed ablation has become ordinary settings and the list is empty."""
+        proxy, targets, student = self.proxy, self.targets, self.student
+        if "no_proxy" in self.ablations:
+            student = student.model_copy(update={"alpha": 0.0})
+        if "unaligned_proxy" in self.ablations:
+            proxy = proxy.model_copy(update={"warmup": None, "preference": None})
+        if "no_preference" in self.ablations and proxy.preference is not None:
+            proxy = proxy.model_copy(update={"preference": _without_preference_term(proxy.preference)})
+        if "no_weights" in self.ablations:
+            targets = targets.model_copy(update={"weighting": "none"})
+        return self.model_copy(update={"proxy": proxy, "targets": targets, "student": student, "ablations": ()})
+
+    def models(self) -> dict[str, ModelSpec]:
+        """The open models of the run by role."""
+        return {"proxy": self.proxy.model, "student": self.student.model}
+
+
+def _without_preference_term(preference: PreferenceSpec) -> PreferenceSpec:
+    return preference.model_copy(update={"preference_coef": 0.0})

@@ -1,0 +1,125 @@
+"""Prompts and teachers: where the questions come from and which black box answers them."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from proxykd.config.base import Count, InputPath, PositiveFloat, SecretName, Spec
+
+
+class JsonlPromptsSpec(Spec):
+    """Prompts from a JSONL file, one JSON object a line."""
+
+    kind: Literal["jsonl"] = "jsonl"
+    """A file of the user's."""
+    path: InputPath
+    """The file."""
+    prompt_field: str = "prompt"
+    """Key that holds the question: a string, or a list of messages with role and content."""
+    input_field: str | None = None
+    """Key of a second text appended to the question after a blank line where it is not empty; None = no such key."""
+    reference_field: str | None = None
+    """Key of the reference answer for exact-match tasks; None = there are none."""
+    system: str | None = None
+    """System message put before every question; None = none."""
+    task: str = ""
+    """Name of the task that the prompts belong to."""
+    on_duplicate: Literal["error", "drop"] = "error"
+    """What to do with a prompt that occurs twice: stop with its line numbers, or keep the first."""
+    limit: Count | None = None
+    """Take only the first so many prompts; None = all."""
+
+
+class EmbeddedPromptsSpec(Spec):
+    """Word problems made by the embedded teacher's own generator; needs no file."""
+
+    kind: Literal["embedded"] = "embedded"
+    """The built-in generator."""
+    count: Count = 1500
+    """Number of distinct prompts."""
+
+
+PromptsSpec = Annotated[JsonlPromptsSpec | EmbeddedPromptsSpec, Field(discriminator="kind")]
+
+
+class SamplingSpec(Spec):
+    """How the teacher is asked to generate."""
+
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
+    """Softmax temperature; 1 samples the teacher's own distribution, which is what distillation estimates."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Nucleus mass; 1 = whole distribution."""
+    max_tokens: Count = 512
+    """Most tokens a completion may have; longer ones end as truncated."""
+    num_samples: Count = 1
+    """Completions a prompt."""
+
+
+class PriceSpec(Spec):
+    """What a call costs."""
+
+    input_usd_per_million: Annotated[float, Field(ge=0.0)]
+    """USD per million prompt tokens."""
+    output_usd_per_million: Annotated[float, Field(ge=0.0)]
+    """USD per million completion tokens."""
+
+
+class OpenAITeacherSpec(Spec):
+    """Any endpoint in the OpenAI chat-completions shape."""
+
+    kind: Literal["openai"] = "openai"
+    """A live endpoint."""
+    base_url: Annotated[str, Field(pattern=r"^https?://")] = "https://api.openai.com/v1"
+    """Address up to and including the version, without /chat/completions."""
+    model: str
+    """Model name as the endpoint knows it."""
+    api_key: SecretName | None = None
+    """Environment variable of the key, as ${NAME}; None = the endpoint asks for none."""
+    sampling: SamplingSpec = SamplingSpec()
+    """How it is asked to generate."""
+    price: PriceSpec | None = None
+    """Price of a token; None = not counted in USD."""
+    concurrency: Annotated[int, Field(ge=1, le=512)] = 16
+    """Most calls in flight."""
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 6
+    """Most tries of one call before it counts as failed."""
+    timeout_s: PositiveFloat = 120.0
+    """Seconds that one call may take."""
+
+
+class RecordedTeacherSpec(Spec):
+    """Completions that the user already has, in the same JSONL file as the prompts."""
+
+    kind: Literal["recorded"] = "recorded"
+    """A file of completions."""
+    completion_field: str = "completion"
+    """Key that holds the teacher's text."""
+    model: str = "recorded"
+    """Name of the model that wrote the texts, for the model card."""
+
+
+class EmbeddedTeacherSpec(Spec):
+    """A stochastic teacher of word problems with known odds, served over HTTP by a process of its own."""
+
+    kind: Literal["embedded"] = "embedded"
+    """The built-in teacher."""
+    sampling: SamplingSpec = SamplingSpec(max_tokens=256)
+    """How it is asked to generate."""
+    concurrency: Annotated[int, Field(ge=1, le=512)] = 32
+    """Most calls in flight."""
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 6
+    """Most tries of one call before it counts as failed."""
+    timeout_s: PositiveFloat = 30.0
+    """Seconds that one call may take."""
+
+    @model_validator(mode="after")
+    def _only_its_own_distribution(self) -> "EmbeddedTeacherSpec":
+        if self.sampling.temperature != 1.0 or self.sampling.top_p != 1.0:
+            raise ValueError(
+                f"the embedded teacher's exact odds hold at temperature=1, top_p=1; got "
+                f"temperature={self.sampling.temperature}, top_p={self.sampling.top_p}"
+            )
+        return self
+
+
+TeacherSpec = Annotated[OpenAITeacherSpec | RecordedTeacherSpec | EmbeddedTeacherSpec, Field(discriminator="kind")]

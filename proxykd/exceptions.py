@@ -1,0 +1,63 @@
+"""Every error that proxykd raises on purpose.
+
+    ProxykdError
+    ├── ConfigError (ValueError)        the run specification cannot be used
+    ├── InputError (ValueError)         a file or a prompt that the user gave cannot be used
+    ├── ModelError (ValueError)         a model is missing, or two models do not fit each other
+    ├── ShapeError (ValueError)         tensors whose shapes do not agree
+    ├── TeacherError (RuntimeError)     the black box cannot be used at all
+    │   ├── TeacherUnreachableError     no answer from its address
+    │   └── TeacherAuthError            it refused our key
+    ├── GateError (RuntimeError)        a gate of the run is closed: too few usable rows, say
+    ├── ArtifactError (ValueError)      an artifact is damaged or of another kind
+    └── StorageError (OSError)          the disk is full or cannot be written
+
+Each message says what was expected, what came, and what to do next. Every class can be pickled, because steps may
+run in processes of their own, and each carries the exit status with which the command line ends.
+"""
+
+
+class ProxykdError(Exception):
+    """Base of all errors raised on purpose; catching it catches them all."""
+
+    exit_status = 2
+
+
+class ConfigError(ProxykdError, ValueError):
+    """The run specification cannot be used."""
+
+
+class InputError(ProxykdError, ValueError):
+    """A file or a prompt that the user gave cannot be used."""
+
+
+class ModelError(ProxykdError, ValueError):
+    """A model is missing, or two models do not fit each other."""
+
+
+class ShapeError(ProxykdError, ValueError):
+    """Tensors whose shapes do not agree."""
+
+
+class TeacherError(ProxykdError, RuntimeError):
+    """The black box cannot be used at all (one bad row is data, not an error)."""
+
+
+class TeacherUnreachableError(TeacherError):
+    """No answer came from the teacher's address."""
+
+
+class TeacherAuthError(TeacherError):
+    """The teacher refused our key."""
+
+
+class GateError(ProxykdError, RuntimeError):
+    """A gate of the run is closed."""
+
+
+class ArtifactError(ProxykdError, ValueError):
+    """An artifact is damaged, incomplete or of another kind."""
+
+
+class StorageError(ProxykdError, OSError):
+    """The disk is full or cannot be written."""

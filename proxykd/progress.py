@@ -1,0 +1,100 @@
+"""Progress that a person can follow: bars on a terminal, one line a stage elsewhere, nothing when quiet.
+
+The environment variable ``PROXYKD_PROGRESS`` (``auto``, ``lines`` or ``off``) decides, so that it reaches steps that
+run in processes of their own.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+from tqdm import tqdm
+
+ItemT = TypeVar("ItemT")
+
+
+class Progress(Protocol):
+    """A stage that is under way."""
+
+    def advance(self, count: int = 1, **facts: float | str) -> None:
+        """Report ``count`` finished units and, beside them, the latest ``facts`` (a loss, a price)."""
+
+
+class _Bar:
+    def __init__(self, bar: "tqdm[None]") -> None:
+        self._bar = bar
+
+    def advance(self, count: int = 1, **facts: float | str) -> None:
+        self._bar.update(count)
+        if facts:
+            self._bar.set_postfix(facts, refresh=False)
+
+
+class _Line:
+    def __init__(self, description: str, unit: str) -> None:
+        self._description, self._unit = description, unit
+        self._count, self._facts, self._start = 0, {}, time.monotonic()  # type: ignore[var-annotated]
+
+    def advance(self, count: int = 1, **facts: float | str) -> None:
+        self._count += count
+        self._facts.update(facts)
+
+    def close(self) -> None:
+        seconds = time.monotonic() - self._start
+        rate = self._count / max(seconds, 1e-9)
+        facts = "".join(f", {key}={_short(value)}" for key, value in self._facts.items())
+        _print(f"{self._description}: {self._count} {self._unit}s in {seconds:.1f} s ({rate:.1f}/s){facts}")
+
+
+@contextmanager
+def stage(description: str, *, total: int | None = None, unit: str = "row") -> Iterator[Progress]:
+    """A stage of ``total`` units; the bar shows its rate and the time left.
+
+    Args:
+        description: What is being done, a few words.
+        total: Number of units; None = not known.
+        unit: Singular name of a unit.
+    """
+    if _mode() == "bar":
+        with tqdm(desc=description, total=total, unit=unit, dynamic_ncols=True, file=sys.__stderr__) as bar:
+            yield _Bar(bar)
+        return
+    line = _Line(description, unit)
+    yield line
+    if _mode() == "lines":
+        line.close()
+
+
+def track(items: Iterable[ItemT], description: str, *, total: int | None = None, unit: str = "row") -> Iterator[ItemT]:
+    """``items``, reporting progress as they are taken."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    with stage(description, total=total, unit=unit) as progress:
+        for item in items:
+            yield item
+            progress.advance()
+
+
+def report(text: str) -> None:
+    """Say one line, unless quiet."""
+    if _mode() != "off":
+        _print(text)
+
+
+def _mode() -> str:
+    wanted = os.environ.get("PROXYKD_PROGRESS", "auto")
+    if wanted != "auto":
+        return wanted
+    return "bar" if sys.__stderr__ is not None and sys.__stderr__.isatty() else "lines"
+
+
+def _print(text: str) -> None:
+    # The real stream: orchestrators replace sys.stderr to capture step logs.
+    print(text, file=sys.__stderr__, flush=True)
+
+
+def _short(value: float | str) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

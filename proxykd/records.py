@@ -1,0 +1,226 @@
+"""What a prompt and a completion are: frozen dataclasses here, Parquet rows on disk, the same fields in both.
+
+A record knows its Arrow schema and nothing about where it is stored; ``proxykd.artifacts`` writes and reads folders
+of them without holding more than one batch in memory.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, ClassVar, Self
+
+import pyarrow as pa
+
+
+class Outcome(StrEnum):
+    """How a prompt ended at the teacher; every prompt ends in exactly one of these."""
+
+    OK = "ok"
+    REFUSED = "refused"
+    TRUNCATED = "truncated"
+    FILTERED = "filtered"
+    FAILED = "failed"
+
+
+class Side(StrEnum):
+    """The part of the corpus on which a prompt falls, for ever (a hash of its id decides)."""
+
+    WARMUP = "warmup"
+    ALIGNMENT = "alignment"
+    DISTILLATION = "distillation"
+    DEVELOPMENT = "development"
+    HELDOUT = "heldout"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat turn."""
+
+    role: str
+    content: str
+
+
+def hash_json(value: Any, *, length: int = 64) -> str:
+    """Hex SHA-256 of ``value`` as canonical JSON (sorted keys, no spaces), cut to ``length`` hex digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def prompt_id_of(messages: Sequence[Message]) -> str:
+    """The identity of a prompt: 16 hex digits of the hash of its messages, whatever file it came from."""
+    return hash_json([asdict(message) for message in messages], length=16)
+
+
+class Record:
+    """Base of the row types: conversion to and from plain dicts whose keys are the Arrow columns."""
+
+    schema: ClassVar[pa.Schema]
+
+    def to_row(self) -> dict[str, Any]:
+        """The record as a dict with one entry a column."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Self:
+        """The record from a dict with one entry a column."""
+        return cls(**row)
+
+
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt(Record):
+    """A question for the teacher.
+
+    Attributes:
+        prompt_id: 16 hex digits, the hash of ``messages``.
+        messages: The chat turns, the last one the user's.
+        task: Name of the task it belongs to; "" if none.
+        reference: Reference answer for exact-match tasks; None where there is none.
+        source: File (and line) or generator that it came from.
+    """
+
+    schema: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("prompt_id", pa.string()),
+            ("messages", _MESSAGES),
+            ("task", pa.string()),
+            ("reference", pa.string()),
+            ("source", pa.string()),
+        ]
+    )
+
+    prompt_id: str
+    messages: tuple[Message, ...]
+    task: str
+    reference: str | None
+    source: str
+
+    @classmethod
+    def build(
+        cls, messages: Sequence[Message], *, task: str = "", reference: str | None = None, source: str = ""
+    ) -> "Prompt":
+        """A prompt with its id computed from ``messages``."""
+        return cls(prompt_id_of(messages), tuple(messages), task, reference, source)
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> "Prompt":
+        """The prompt from a dict with one entry a column."""
+        return cls(**{**row, "messages": tuple(Message(**message) for message in row["messages"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Completion(Record):
+    """What became of one prompt at the teacher.
+
+    Attributes:
+        prompt_id: The prompt that was asked.
+        sample_idx: 0 .. num_samples - 1.
+        outcome: ok, refused, truncated, filtered or failed.
+        reason: Why it is not ok; "" for ok.
+        text: The teacher's text; "" unless ok, truncated or refused.
+        finish_reason: As the API said it; "" if it never did.
+        prompt_tokens: Tokens that the API counted in the prompt; 0 if it said nothing.
+        completion_tokens: Tokens that the API counted in the text; 0 if it said nothing.
+        cost_usd: Price of this call in USD; 0.0 for teachers without a price.
+        model: Model name as the API reported it.
+        request_hash: Hash of what was asked: the key of the journal.
+    """
+
+    schema: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("prompt_id", pa.string()),
+            ("sample_idx", pa.int32()),
+            ("outcome", pa.string()),
+            ("reason", pa.string()),
+            ("text", pa.string()),
+            ("finish_reason", pa.string()),
+            ("prompt_tokens", pa.int32()),
+            ("completion_tokens", pa.int32()),
+            ("cost_usd", pa.float64()),
+            ("model", pa.string()),
+            ("request_hash", pa.string()),
+        ]
+    )
+
+    prompt_id: str
+    sample_idx: int
+    outcome: Outcome
+    reason: str
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float
+    model: str
+    request_hash: str
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> "Completion":
+        """The completion from a dict with one entry a column."""
+        return cls(**{**row, "outcome": Outcome(row["outcome"])})
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatedRow(Record):
+    """A prompt, one completion of it, and what validation made of the pair.
+
+    Attributes:
+        prompt_id: 16 hex digits.
+        sample_idx: 0 .. num_samples - 1.
+        messages: The prompt's chat turns.
+        text: The teacher's text.
+        task: Name of the task; "" if none.
+        reference: Reference answer; None where there is none.
+        outcome: How the prompt ended at the teacher.
+        verdict: "keep", or the name of the first rule that the row broke.
+        request_hash: Key of the journal entry that the text came from.
+    """
+
+    schema: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("prompt_id", pa.string()),
+            ("sample_idx", pa.int32()),
+            ("messages", _MESSAGES),
+            ("text", pa.string()),
+            ("task", pa.string()),
+            ("reference", pa.string()),
+            ("outcome", pa.string()),
+            ("verdict", pa.string()),
+            ("request_hash", pa.string()),
+        ]
+    )
+
+    prompt_id: str
+    sample_idx: int
+    messages: tuple[Message, ...]
+    text: str
+    task: str
+    reference: str | None
+    outcome: Outcome
+    verdict: str
+    request_hash: str
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> "ValidatedRow":
+        """The row from a dict with one entry a column."""
+        messages = tuple(Message(**message) for message in row["messages"])
+        return cls(**{**row, "messages": messages, "outcome": Outcome(row["outcome"])})
+
+
+@dataclass(frozen=True, slots=True)
+class SplitRow(Record):
+    """The side on which a prompt falls."""
+
+    schema: ClassVar[pa.Schema] = pa.schema([("prompt_id", pa.string()), ("side", pa.string())])
+
+    prompt_id: str
+    side: Side
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> "SplitRow":
+        """The row from a dict with one entry a column."""
+        return cls(row["prompt_id"], Side(row["side"]))
