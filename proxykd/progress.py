@@ -7,9 +7,9 @@ run in processes of their own.
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
@@ -24,7 +24,7 @@ class Progress(Protocol):
 
 
 class _Bar:
-    def __init__(self, bar: "tqdm[None]") -> None:
+    def __init__(self, bar: "tqdm[Any]") -> None:
         self._bar = bar
 
     def advance(self, count: int = 1, **facts: float | str) -> None:
@@ -59,6 +59,7 @@ def stage(description: str, *, total: int | None = None, unit: str = "row") -> I
         unit: Singular name of a unit.
     """
     if _mode() == "bar":
+        bar: tqdm[Any]
         with tqdm(desc=description, total=total, unit=unit, dynamic_ncols=True, file=sys.__stderr__) as bar:
             yield _Bar(bar)
         return
@@ -70,7 +71,7 @@ def stage(description: str, *, total: int | None = None, unit: str = "row") -> I
 
 def track(items: Iterable[ItemT], description: str, *, total: int | None = None, unit: str = "row") -> Iterator[ItemT]:
     """``items``, reporting progress as they are taken."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with stage(description, total=total, unit=unit) as progress:
         for item in items:
