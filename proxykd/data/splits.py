@@ -1,0 +1,116 @@
+"""On which side of the corpus a prompt falls, and the rows of some sides.
+
+The side is a function of the prompt's id and the specification alone: the same prompt never changes sides, whatever
+else is in the corpus, and every sample of a prompt is on its side. With disjoint sides each stage of Proxy-KD sees
+prompts of its own (arXiv:2401.07013, section 4.1: 10 % warm-up, 45 % alignment, 45 % distillation).
+"""
+
+import hashlib
+from collections.abc import Collection, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+from proxykd.artifacts import SplitSet, ValidatedSet, seal
+from proxykd.config.specification import DataSplitSpec
+from proxykd.exceptions import ArtifactError
+from proxykd.records import Side, SplitRow, ValidatedRow, hash_json
+
+Stage = Literal["warmup", "alignment", "distillation", "sft"]
+
+TRAINING_SIDES = frozenset({Side.WARMUP, Side.ALIGNMENT, Side.DISTILLATION})
+
+
+def uniform_of(prompt_id: str) -> float:
+    """A number in [0, 1) from the SHA-256 of ``prompt_id``: uniform over ids, the same for ever.
+
+    Example:
+        >>> round(uniform_of("0123456789abcdef"), 4)
+        0.6235
+    """
+    digest = hashlib.sha256(prompt_id.encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+
+
+def side_of(prompt_id: str, spec: DataSplitSpec) -> Side:
+    """The side on which a prompt falls.
+
+    [0, 1) is cut into held-out, then development, then the three training sides over what remains.
+
+    Args:
+        prompt_id: Any string; the same one always gives the same side.
+        spec: Shares of the sides.
+    """
+    rest = 1.0 - spec.heldout - spec.development
+    shares = {
+        Side.HELDOUT: spec.heldout,
+        Side.DEVELOPMENT: spec.development,
+        Side.WARMUP: rest * spec.warmup,
+        Side.ALIGNMENT: rest * spec.alignment,
+        Side.DISTILLATION: rest * spec.distillation,
+    }
+    position, edge, last = uniform_of(prompt_id), 0.0, Side.DISTILLATION
+    for side, share in shares.items():
+        edge += share
+        last = side if share > 0.0 else last
+        if position < edge:
+            return side
+    return last  # the shares add up to 1 but for rounding
+
+
+def sides_for(stage: Stage, spec: DataSplitSpec) -> frozenset[Side]:
+    """The sides whose rows a stage may train on.
+
+    Args:
+        stage: The SFT baseline sees all that the method spends on proxy and student together.
+        spec: In shared mode, every stage sees all three training sides.
+    """
+    if stage == "sft" or spec.mode == "shared":
+        return TRAINING_SIDES
+    return frozenset({Side(stage)})
+
+
+def build_splits(validated: ValidatedSet, spec: DataSplitSpec, *, output: Path) -> SplitSet:
+    """Write the side of every prompt, one row a prompt, in the order in which the rows name them.
+
+    Args:
+        validated: Rows; those of one prompt stand together.
+        spec: Shares of the sides.
+        output: Folder of the new artifact.
+    """
+    splits = SplitSet(output)
+    splits.write(
+        SplitRow(prompt_id, side_of(prompt_id, spec))
+        for prompt_id, _ in groupby(row.prompt_id for row in validated.rows())
+    )
+    seal(splits, {"validated": validated.hash, "split": hash_json(spec.model_dump(mode="json"))})
+    return splits
+
+
+def count_sides(splits: SplitSet) -> dict[Side, int]:
+    """Number of prompts on each side, every side named."""
+    counts = dict.fromkeys(Side, 0)
+    for row in splits.rows():
+        counts[row.side] += 1
+    return counts
+
+
+def select_rows(validated: ValidatedSet, splits: SplitSet, sides: Collection[Side]) -> Iterator[ValidatedRow]:
+    """The rows on ``sides`` that validation kept, in order; both artifacts are read once, in step.
+
+    Args:
+        validated: Rows; those of one prompt stand together.
+        splits: Made from ``validated``.
+        sides: Sides to take.
+
+    Raises:
+        ArtifactError: if ``splits`` was made from other rows.
+    """
+    split_rows = splits.rows()
+    for prompt_id, rows in groupby(validated.rows(), key=lambda row: row.prompt_id):
+        split = next(split_rows, None)
+        if split is None or split.prompt_id != prompt_id:
+            found = "the end" if split is None else f"prompt {split.prompt_id}"
+            raise ArtifactError(f"expected the side of prompt {prompt_id} in {splits.path}, found {found}; split again")
+        if split.side in sides:
+            yield from (row for row in rows if row.verdict == "keep")

@@ -1,0 +1,203 @@
+"""Rows -> token ids, in one memory-mapped Arrow file.
+
+Prompt and completion are tokenised separately and concatenated, so that the boundary between them never depends on
+the completion's first characters; the completion is plain text (a special token spelled out in it stays spelled
+out) and ends with the end-of-sequence token unless it was cut. Reading an example copies nothing.
+
+This module does not know batches, padding or labels.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, overload
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from proxykd.artifacts import batched
+from proxykd.data.chat import render_prompt
+from proxykd.exceptions import ArtifactError, ModelError
+from proxykd.records import ValidatedRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MIN_COMPLETION_TOKENS = 8
+"""A prompt that leaves less room than this is skipped, unless its whole completion fits."""
+
+_BATCH_ROWS = 256
+_SCHEMA = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("sample_idx", pa.int32()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("completion_ids", pa.list_(pa.int32())),
+    ]
+)
+
+
+class Example(NamedTuple):
+    """One prompt and one completion as token ids.
+
+    Attributes:
+        prompt_id: 16 hex digits.
+        sample_idx: 0 .. num_samples - 1.
+        prompt_ids: int32 [num_prompt_tokens], read-only.
+        completion_ids: int32 [num_completion_tokens], read-only; ends with eos unless it was cut.
+    """
+
+    prompt_id: str
+    sample_idx: int
+    prompt_ids: NDArray[np.int32]
+    completion_ids: NDArray[np.int32]
+
+
+class _Columns(NamedTuple):
+    prompt_id: pa.StringArray
+    sample_idx: pa.Int32Array
+    prompt_starts: NDArray[np.int32]
+    prompt_values: NDArray[np.int32]
+    completion_starts: NDArray[np.int32]
+    completion_values: NDArray[np.int32]
+
+
+class TokenizedCorpus(Sequence[Example]):
+    """Tokenised examples in a memory-mapped file.
+
+    Attributes:
+        path: The file.
+        prompt_lengths: Tokens in each prompt, int32 [num_examples].
+        completion_lengths: Tokens in each completion, eos included, int32 [num_examples].
+        num_skipped: Rows left out because their prompt leaves no room for a completion.
+        num_cut: Examples whose completion was cut to ``max_seq_tokens``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        reader = _open_reader(path)
+        self._batches = [_columns_of(reader.get_batch(idx)) for idx in range(reader.num_record_batches - 1)]
+        counts = reader.get_batch_with_custom_metadata(reader.num_record_batches - 1).custom_metadata
+        self.num_skipped, self.num_cut = int(counts[b"num_skipped"]), int(counts[b"num_cut"])
+        self.prompt_lengths = _lengths([batch.prompt_starts for batch in self._batches])
+        self.completion_lengths = _lengths([batch.completion_starts for batch in self._batches])
+        self._ends = np.cumsum([len(batch.sample_idx) for batch in self._batches], dtype=np.int64)
+
+    @classmethod
+    def build(
+        cls, rows: Iterable[ValidatedRow], tokenizer: "PreTrainedTokenizerBase", *, max_seq_tokens: int, path: Path
+    ) -> "TokenizedCorpus":
+        """Tokenise ``rows`` into ``path`` and open it; holds one batch of rows in memory.
+
+        Args:
+            rows: In the order in which the examples will have.
+            tokenizer: Must have an end-of-sequence token.
+            max_seq_tokens: Longest prompt plus completion. Longer completions are cut and have no eos then; a prompt
+                that leaves fewer than ``MIN_COMPLETION_TOKENS`` is skipped and counted.
+            path: File to write; complete or not there at all.
+
+        Raises:
+            ModelError: if the tokenizer has no end-of-sequence token.
+        """
+        if tokenizer.eos_token_id is None:
+            raise ModelError("expected a tokenizer with an end-of-sequence token, found none; set its eos_token")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.partial")
+        num_skipped = num_cut = 0
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+            for batch in batched(rows, _BATCH_ROWS):
+                examples = list(_tokenize(batch, tokenizer, max_seq_tokens))
+                num_skipped += len(batch) - len(examples)
+                num_cut += sum(int(example.completion_ids[-1]) != tokenizer.eos_token_id for example in examples)
+                if examples:
+                    writer.write_batch(_record_batch(examples))
+            counts = {"num_skipped": str(num_skipped), "num_cut": str(num_cut)}
+            writer.write_batch(_record_batch([]), custom_metadata=counts)
+        os.replace(partial, path)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> "TokenizedCorpus":
+        """The corpus that ``build`` wrote to ``path``.
+
+        Raises:
+            ArtifactError: if ``path`` is missing or is no such file.
+        """
+        return cls(path)
+
+    def __len__(self) -> int:
+        return len(self.prompt_lengths)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[idx] for idx in range(*index.indices(len(self)))]
+        idx = index + len(self) if index < 0 else index
+        if not 0 <= idx < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        batch_idx = int(np.searchsorted(self._ends, idx, side="right"))
+        batch = self._batches[batch_idx]
+        return _example(batch, idx - int(self._ends[batch_idx]) + len(batch.sample_idx))
+
+
+def _open_reader(path: Path) -> pa.ipc.RecordBatchFileReader:
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path)))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ArtifactError(f"expected a tokenised corpus at {path}: {error}; build it again") from None
+
+
+def _columns_of(batch: pa.RecordBatch) -> _Columns:
+    prompts, completions = batch.column("prompt_ids"), batch.column("completion_ids")
+    return _Columns(
+        batch.column("prompt_id"),
+        batch.column("sample_idx"),
+        prompts.offsets.to_numpy(),
+        prompts.values.to_numpy(),
+        completions.offsets.to_numpy(),
+        completions.values.to_numpy(),
+    )
+
+
+def _lengths(starts: list[NDArray[np.int32]]) -> NDArray[np.int32]:
+    return np.concatenate([np.zeros(0, np.int32), *(np.diff(offsets) for offsets in starts)]).astype(np.int32)
+
+
+def _example(batch: _Columns, row: int) -> Example:
+    prompt = slice(batch.prompt_starts[row], batch.prompt_starts[row + 1])
+    completion = slice(batch.completion_starts[row], batch.completion_starts[row + 1])
+    return Example(
+        batch.prompt_id[row].as_py(),
+        batch.sample_idx[row].as_py(),
+        batch.prompt_values[prompt],
+        batch.completion_values[completion],
+    )
+
+
+def _tokenize(
+    rows: Sequence[ValidatedRow], tokenizer: "PreTrainedTokenizerBase", max_seq_tokens: int
+) -> Iterator[Example]:
+    prompts = [render_prompt(tokenizer, row.messages) for row in rows]
+    prompt_ids = tokenizer(prompts, add_special_tokens=False).input_ids
+    completion_ids = tokenizer(
+        [row.text for row in rows], add_special_tokens=False, split_special_tokens=True
+    ).input_ids
+    for row, prompt, completion in zip(rows, prompt_ids, completion_ids, strict=True):
+        whole = [*completion, tokenizer.eos_token_id]
+        room = max_seq_tokens - len(prompt)
+        if prompt and room >= min(len(whole), MIN_COMPLETION_TOKENS):
+            cut = np.asarray(whole[:room], np.int32)
+            yield Example(row.prompt_id, row.sample_idx, np.asarray(prompt, np.int32), cut)
+
+
+def _record_batch(examples: Sequence[Example]) -> pa.RecordBatch:
+    columns = list(zip(*examples, strict=True)) or [(), (), (), ()]
+    return pa.RecordBatch.from_arrays(
+        [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA
+    )
