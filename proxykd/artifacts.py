@@ -198,11 +198,21 @@ class StudentModel(Artifact):
 
     kind = "student"
 
+    def model_folders(self, seeds: Iterable[int]) -> list[Path]:
+        """The model folder of each seed, in the order of ``seeds``."""
+        return [self.path / f"seed-{seed}" / "model" for seed in seeds]
+
 
 class Evaluation(Artifact):
     """``report.json``, ``predictions.parquet``, ``report.html`` and its plots."""
 
     kind = "evaluation"
+
+
+class Promotion(Artifact):
+    """``promotion.json``: the decision with its reasons, the registered version, where the run is tracked."""
+
+    kind = "promotion"
 
 
 def _chunks_of_batches(

@@ -1,8 +1,9 @@
 """The whole run specification and its smaller sections."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from proxykd.config.base import Count, Fraction, PositiveFloat, Spec
 from proxykd.config.models import ModelSpec, PreferenceSpec, ProxySpec, StudentSpec
@@ -175,9 +176,29 @@ class RunSpec(Spec):
             targets = targets.model_copy(update={"weighting": "none"})
         return self.model_copy(update={"proxy": proxy, "targets": targets, "student": student, "ablations": ()})
 
+    @classmethod
+    def view(cls, sections: Mapping[str, Any]) -> "RunSpec":
+        """A specification that knows the given sections only; reading any other raises AttributeError.
+
+        A step gets a view, so that it cannot depend on a section that its cache key does not contain.
+
+        Args:
+            sections: Section name -> its value in plain JSON types.
+        """
+        values = {name: TypeAdapter(_annotation(cls, name)).validate_python(value) for name, value in sections.items()}
+        run = cls.model_construct(**values)
+        for name in set(cls.model_fields) - set(values):
+            run.__dict__.pop(name, None)
+        return run
+
     def models(self) -> dict[str, ModelSpec]:
         """The open models of the run by role."""
         return {"proxy": self.proxy.model, "student": self.student.model}
+
+
+def _annotation(model: type[Spec], name: str) -> Any:
+    field = model.model_fields[name]
+    return Annotated[field.annotation, field] if field.metadata or field.discriminator else field.annotation
 
 
 def _without_preference_term(preference: PreferenceSpec) -> PreferenceSpec:

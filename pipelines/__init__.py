@@ -1,0 +1,1 @@
+"""ZenML pipelines, one a file: wiring only."""

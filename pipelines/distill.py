@@ -1,0 +1,52 @@
+"""The main job: a black-box teacher becomes a registered student."""
+
+from types import ModuleType
+from typing import Any
+
+from zenml import pipeline
+
+from proxykd.config import RunSpec
+from steps import (
+    align_proxy,
+    distill_student,
+    estimate_distributions,
+    evaluate_student,
+    promote_model,
+    query_teacher,
+    split,
+    validate_data,
+)
+from steps.settings import code_hash, settings_for
+
+
+@pipeline(enable_cache=True, enable_step_logs=False)
+def distill(specification: dict[str, Any], inputs: str, journal: str) -> None:
+    """Wire the steps.
+
+    Args:
+        specification: The resolved run specification, ablations applied.
+        inputs: Hash of the input files.
+        journal: Path of the teacher's journal.
+    """
+    run = RunSpec.model_validate(specification)
+
+    def told(module: ModuleType) -> dict[str, Any]:
+        return {"settings": settings_for(run, *module.SECTIONS), "code": code_hash(*module.ROOMS)}
+
+    prompts, completions = query_teacher.query_teacher(**told(query_teacher), inputs=inputs, journal=journal)
+    validated, validation = validate_data.validate_data(prompts, completions, **told(validate_data))
+    splits = split.split(validated, validation, **told(split))
+    proxy = align_proxy.align_proxy(validated, splits, **told(align_proxy))
+    targets = estimate_distributions.estimate_distributions(validated, splits, proxy, **told(estimate_distributions))
+    sft, student = (
+        distill_student.distill_student(
+            validated, splits, targets, arm=arm, **told(distill_student), id=f"distill_student_{arm}"
+        )
+        for arm in ("sft", "proxy_kd")
+    )
+    evaluation = evaluate_student.evaluate_student(
+        completions, validation, validated, splits, proxy, targets, sft, student, **told(evaluate_student)
+    )
+    promote_model.promote_model(
+        validation, validated, splits, student, evaluation, specification=specification, **told(promote_model)
+    )

@@ -1,0 +1,61 @@
+"""Run a pipeline on the active ZenML stack and bring back what the user wants to see of it."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zenml.client import Client
+from zenml.utils import source_utils
+
+import proxykd
+from pipelines.distill import distill
+from proxykd.artifacts import Evaluation, Promotion, read_json
+from proxykd.config import RunSpec
+
+CHECKOUT = Path(proxykd.__file__).parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a finished run left.
+
+    Attributes:
+        evaluation: The report's folder.
+        promotion: Content of ``promotion.json``.
+        statuses: Step name -> completed or cached.
+    """
+
+    evaluation: Evaluation
+    promotion: Mapping[str, Any]
+    statuses: Mapping[str, str]
+
+
+def run_distillation(run: RunSpec, *, inputs: str, journal: Path) -> RunResult:
+    """Run the main job.
+
+    Args:
+        run: The resolved specification.
+        inputs: Hash of the input files.
+        journal: The teacher's journal.
+
+    Raises:
+        ProxykdError: as the step raised it.
+    """
+    logging.getLogger("zenml").setLevel(logging.CRITICAL)
+    source_utils.set_custom_source_root(str(CHECKOUT))
+    configured = distill.with_options(run_name=f"{run.name}-{{date}}-{{time}}", tags=[run.name])
+    response = configured(specification=run.model_dump(mode="json"), inputs=inputs, journal=str(journal))
+    return _collect(response.id)
+
+
+def _collect(run_id: Any) -> RunResult:
+    steps = Client().get_pipeline_run(run_id).steps
+    evaluation: Evaluation = steps["evaluate_student"].outputs["evaluation"][0].load()
+    promotion: Promotion = steps["promote_model"].outputs["promotion"][0].load()
+    return RunResult(
+        evaluation=evaluation,
+        promotion=read_json(promotion.path / "promotion.json"),
+        statuses={name: str(step.status) for name, step in steps.items()},
+    )

@@ -1,0 +1,157 @@
+"""The command line: ``proxykd plan``, ``run``, ``schema``, ``ask``.
+
+Nothing heavy is imported before a command needs it. Exit status: 0 done, 2 bad input (nothing spent, nothing lost),
+130 interrupted (the same command goes on from there).
+"""
+
+import errno
+import importlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from proxykd.exceptions import ConfigError, ProxykdError
+
+if TYPE_CHECKING:
+    from proxykd.config import RunSpec
+
+app = typer.Typer(
+    help="Distil a black-box LLM API into a small model that you own.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run specification, a YAML file.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one value, e.g. --set student.steps=100. Repeatable."),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the run specification, so that editors complete and check it."""
+    from proxykd.config import RunSpec
+
+    typer.echo(json.dumps(RunSpec.model_json_schema(), indent=2))
+
+
+@app.command()
+def plan(config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption = False) -> None:
+    """Check everything that can be known before spending, and forecast calls, tokens, USD, steps and GB."""
+    from proxykd.plan import make_plan, plan_table
+
+    forecast = make_plan(_load(config, overrides, quiet), workspace=_workspace().root)
+    _console().print(plan_table(forecast))
+
+
+@app.command()
+def run(config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption = False) -> None:
+    """Run the whole way: query, validate, align, estimate, distil, evaluate, promote. Finished parts are not redone."""
+    started = time.monotonic()
+    specification = _load(config, overrides, quiet)
+    workspace = _workspace()
+    workspace.enter()
+    from proxykd.plan import make_plan
+
+    forecast = make_plan(specification, workspace=workspace.root)
+    running = _import_application("pipelines.running")
+    result = running.run_distillation(specification, inputs=forecast.inputs_hash, journal=workspace.journal)
+    _show_result(result, time.monotonic() - started)
+
+
+@app.command()
+def ask(
+    model: Annotated[str, typer.Argument(help="Registered name, or NAME@ALIAS, or NAME/VERSION.")],
+    question: Annotated[str, typer.Argument(help="What to ask it.")],
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+) -> None:
+    """Ask a registered student one question (greedy decoding)."""
+    _workspace().enter()
+    registry = _import_application("steps.adapters.mlflow_registry")
+    typer.echo(registry.ask(model, question, max_new_tokens=max_new_tokens))
+
+
+def main() -> None:
+    """Entry point: errors raised on purpose become one message and their exit status."""
+    import click
+
+    try:
+        sys.exit(app(standalone_mode=False))
+    except ProxykdError as error:
+        _fail(str(error), error.exit_status)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; what was paid for is kept, and the same command goes on from here", 130)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        _fail(f"cannot write: {error}; free some space (or fix the permission) and run the same command again", 2)
+
+
+def _load(config: Path, overrides: list[str] | None, quiet: bool) -> "RunSpec":
+    from proxykd.config import load_specification
+
+    if quiet:
+        os.environ["PROXYKD_PROGRESS"] = "off"
+    return load_specification(config, overrides or ()).with_ablations_applied()
+
+
+def _workspace() -> Any:
+    from proxykd.workspace import Workspace
+
+    return Workspace.default()
+
+
+def _import_application(module: str) -> Any:
+    """Import a module of the checkout: the pipelines are the application, and the wheel holds the library alone."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] in {"pipelines", "steps", "zenml", "mlflow"}:
+            raise ConfigError(
+                f"`{module}` is not installed ({error.name} is missing): this command runs from a checkout of proxykd "
+                "with the extra `pipeline`; see the README"
+            ) from error
+        raise
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _show_result(result: Any, seconds: float) -> None:
+    from proxykd.artifacts import read_json
+    from proxykd.evaluation.report import report_table
+
+    console, promotion = _console(), result.promotion
+    console.print(report_table(read_json(result.evaluation.path / "report.json")))
+    lines = {
+        "decision": f"{promotion['outcome']}: {'; '.join(promotion['reasons'])}",
+        "student": f"{promotion['model_uri']} (alias {', '.join(promotion['aliases'])})",
+        "report": result.evaluation.path / "report.html",
+        "mlflow": f"run {promotion['run_id']} in {promotion['tracking_uri']}",
+        "time": f"{seconds:.0f} s; steps cached: {sum(s == 'cached' for s in result.statuses.values())} "
+        f"of {len(result.statuses)}",
+        "next": f"proxykd ask {promotion['model_name']} {promotion['example_question']!r}",
+    }
+    for name, text in lines.items():
+        console.print(f"[bold]{name:>9}[/bold]  {text}", soft_wrap=True)
+
+
+def _fail(message: str, status: int) -> None:
+    typer.secho(f"proxykd: {message}", err=True)
+    sys.exit(status)

@@ -1,0 +1,61 @@
+"""Where a run keeps its state on one machine, and the environment that points every engine there.
+
+Everything is under one folder (``.proxykd`` below the current folder, or ``$PROXYKD_HOME``): the teacher's journal,
+ZenML's database and artifacts, MLflow's database and artifacts. Variables that the user has set already win, so the
+same run goes to a shared MLflow server or to another ZenML stack without a change here.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The folder of a run's state.
+
+    Attributes:
+        root: Absolute path of the folder.
+    """
+
+    root: Path
+
+    @classmethod
+    def default(cls) -> "Workspace":
+        """``$PROXYKD_HOME``, else ``.proxykd`` below the current folder."""
+        return cls(Path(os.environ.get("PROXYKD_HOME", ".proxykd")).resolve())
+
+    @property
+    def journal(self) -> Path:
+        """The teacher's journal: every paid response, shared by all runs of the workspace."""
+        return self.root / "journal.sqlite"
+
+    @property
+    def mlflow_uri(self) -> str:
+        """Tracking address of the embedded MLflow."""
+        return f"sqlite:///{self.root / 'mlflow.db'}"
+
+    def environment(self) -> dict[str, str]:
+        """Variables that keep ZenML, MLflow and Great Expectations inside the workspace and quiet."""
+        return {
+            "PROXYKD_HOME": str(self.root),
+            "ZENML_CONFIG_PATH": str(self.root / "zenml"),
+            "ZENML_ANALYTICS_OPT_IN": "false",
+            "ZENML_LOGGING_VERBOSITY": "CRITICAL",
+            "ZENML_ENABLE_RICH_TRACEBACK": "false",
+            "AUTO_OPEN_DASHBOARD": "false",
+            "MLFLOW_TRACKING_URI": self.mlflow_uri,
+            "GX_ANALYTICS_ENABLED": "false",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+
+    def enter(self) -> None:
+        """Create the folder and set those variables of ``environment`` that are not set yet.
+
+        Raises:
+            OSError: if the folder cannot be created.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        for name, value in self.environment().items():
+            os.environ.setdefault(name, value)

@@ -1,0 +1,38 @@
+"""Train one arm of the comparison: the distilled student, or its SFT baseline."""
+
+from typing import Annotated, Any, Literal
+
+from zenml import step
+
+from proxykd.artifacts import SplitSet, StudentModel, Targets, ValidatedSet
+from proxykd.config import RunSpec
+from proxykd.student.training import distill_student as distill
+from steps.materializers.folder import FolderMaterializer
+from steps.settings import new_folder
+
+SECTIONS = ("split", "student")
+ROOMS = ("student", "targets", "models", "data", "divergences.py", "reductions.py")
+
+
+@step(output_materializers=FolderMaterializer)
+def distill_student(
+    validated: ValidatedSet,
+    splits: SplitSet,
+    targets: Targets,
+    arm: Literal["sft", "proxy_kd"],
+    settings: dict[str, Any],
+    code: str,
+) -> Annotated[StudentModel, "student"]:
+    """Train a student for every seed.
+
+    Args:
+        validated: The teacher's texts.
+        splits: Which stage sees which.
+        targets: The estimated distributions; the arm ``sft`` does not open them.
+        arm: ``proxy_kd`` or ``sft``.
+        settings: The sections named in ``SECTIONS``.
+        code: Hash of the code of ``ROOMS``.
+    """
+    run = RunSpec.view(settings)
+    soft = targets if arm == "proxy_kd" else None
+    return distill(validated, splits, soft, run, arm=arm, output=new_folder(arm), scratch=new_folder("scratch"))

@@ -1,0 +1,31 @@
+"""Estimate the teacher's next-token distributions through the proxy."""
+
+from typing import Annotated, Any
+
+from zenml import step
+
+from proxykd.artifacts import ProxyModel, SplitSet, Targets, ValidatedSet
+from proxykd.config import RunSpec
+from proxykd.estimation.targets_from_proxy import estimate_distributions as estimate
+from steps.materializers.folder import FolderMaterializer
+from steps.settings import new_folder
+
+SECTIONS = ("seed", "split", "proxy", "targets")
+ROOMS = ("estimation", "targets", "models", "data", "reductions.py", "logprobs.py")
+
+
+@step(output_materializers=FolderMaterializer)
+def estimate_distributions(
+    validated: ValidatedSet, splits: SplitSet, proxy: ProxyModel, settings: dict[str, Any], code: str
+) -> Annotated[Targets, "targets"]:
+    """Sparse targets for every position of the distillation side, and a weight for every sample.
+
+    Args:
+        validated: The teacher's texts.
+        splits: Which stage sees which.
+        proxy: The aligned proxy.
+        settings: The sections named in ``SECTIONS``.
+        code: Hash of the code of ``ROOMS``.
+    """
+    run = RunSpec.view(settings)
+    return estimate(validated, splits, proxy, run, output=new_folder("targets"), scratch=new_folder("scratch"))

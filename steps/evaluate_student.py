@@ -1,0 +1,65 @@
+"""Compare the arms on the same held-out prompts."""
+
+from typing import Annotated, Any
+
+from zenml import step
+
+from proxykd.artifacts import (
+    CompletionSet,
+    Evaluation,
+    ProxyModel,
+    SplitSet,
+    StudentModel,
+    Targets,
+    ValidatedSet,
+    ValidationResult,
+)
+from proxykd.config import RunSpec
+from proxykd.evaluation.evaluating import evaluate
+from proxykd.evaluation.facts import collect_facts
+from proxykd.models.loading import save_untrained
+from steps.materializers.folder import FolderMaterializer
+from steps.settings import new_folder
+
+SECTIONS = ("name", "seed", "student", "proxy", "split", "evaluation", "teacher", "targets")
+ROOMS = ("evaluation", "models", "data", "teacher", "reductions.py", "logprobs.py")
+
+
+@step(output_materializers=FolderMaterializer)
+def evaluate_student(
+    completions: CompletionSet,
+    validation: ValidationResult,
+    validated: ValidatedSet,
+    splits: SplitSet,
+    proxy: ProxyModel,
+    targets: Targets,
+    sft: StudentModel,
+    student: StudentModel,
+    settings: dict[str, Any],
+    code: str,
+) -> Annotated[Evaluation, "evaluation"]:
+    """Held-out NLL, exact KL where the teacher tells its odds, task accuracy; the report.
+
+    Args:
+        completions: What the teacher said and cost.
+        validation: The gate.
+        validated: The teacher's texts.
+        splits: Which prompts are held out.
+        proxy: The aligned proxy, an arm of its own.
+        targets: The estimated distributions, for their statistics.
+        sft: The baseline.
+        student: The distilled student.
+        settings: The sections named in ``SECTIONS``.
+        code: Hash of the code of ``ROOMS``.
+    """
+    run = RunSpec.view(settings)
+    untrained = save_untrained(run.student.model, run.student.seeds, folder=new_folder("untrained"))
+    arms = {
+        "none": untrained,
+        "sft": sft.model_folders(run.student.seeds),
+        "proxy_kd": student.model_folders(run.student.seeds),
+        "proxy": [proxy.path / "model"],
+    }
+    facts = collect_facts(completions, validation, proxy, targets, sft, student)
+    output, scratch = new_folder("evaluation"), new_folder("scratch")
+    return evaluate(arms, validated, splits, run, facts=facts, output=output, scratch=scratch)
