@@ -1,0 +1,170 @@
+"""Teacher-forced passes: examples -> padded batches -> logits and scores at the completion's tokens alone.
+
+The head, the most expensive matrix of a small model with a large vocabulary, is applied only at positions that predict
+a completion token. Prompts are context; no score ever includes them.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from proxykd.exceptions import ShapeError
+from proxykd.logprobs import token_logprobs
+from proxykd.models.loading import autocast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from proxykd.data.tokenizing import Example
+
+EVALUATION_BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Sequences of prompt + completion, padded on the right.
+
+    Attributes:
+        input_ids: long [batch, seq].
+        attention_mask: long [batch, seq], 1 = attended.
+        loss_mask: bool [batch, seq], true at the completion's tokens.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    loss_mask: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on ``device``."""
+        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.loss_mask.to(device))
+
+
+class ExampleScores(NamedTuple):
+    """What a model makes of one example.
+
+    Attributes:
+        index: Position of the example in its corpus.
+        logprobs: Log-probability of each completion token, float32 [completion], nats.
+        is_top1: Whether that token was the model's first choice, bool [completion].
+    """
+
+    index: int
+    logprobs: NDArray[np.float32]
+    is_top1: NDArray[np.bool_]
+
+
+def collate(examples: "Sequence[Example]", *, pad_id: int) -> Batch:
+    """Pad examples to the longest of them.
+
+    Raises:
+        ShapeError: if there is no example, or one has an empty prompt (nothing could predict its first token).
+    """
+    if not examples or any(len(example.prompt_ids) == 0 for example in examples):
+        raise ShapeError(f"expected examples with a prompt each, got {len(examples)} and an empty prompt among them")
+    lengths = [(len(example.prompt_ids), len(example.completion_ids)) for example in examples]
+    shape = len(examples), max(prompt + completion for prompt, completion in lengths)
+    input_ids = torch.full(shape, pad_id, dtype=torch.long)
+    attention_mask, loss_mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
+    for row, (example, (prompt, completion)) in enumerate(zip(examples, lengths, strict=True)):
+        input_ids[row, :prompt] = torch.as_tensor(example.prompt_ids)
+        input_ids[row, prompt : prompt + completion] = torch.as_tensor(example.completion_ids)
+        attention_mask[row, : prompt + completion] = 1
+        loss_mask[row, prompt : prompt + completion] = True
+    return Batch(input_ids, attention_mask, loss_mask)
+
+
+def completion_logits(model: "PreTrainedModel", batch: Batch) -> Tensor:
+    """Logits that predict each completion token, row after row.
+
+    Args:
+        model: A causal language model, with or without adapters; its own dtype and the caller's autocast decide the
+            arithmetic.
+        batch: On the model's device.
+
+    Returns:
+        Float [num_completion_tokens, vocab], in the order of ``completion_labels``.
+    """
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    decoder = plain.get_decoder()
+    hidden = decoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).last_hidden_state
+    logits = plain.get_output_embeddings()(hidden[:, :-1][batch.loss_mask[:, 1:]])
+    softcap = getattr(plain.config, "final_logit_softcapping", None)
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def completion_labels(batch: Batch) -> Tensor:
+    """Token ids of all completions, row after row, long [num_completion_tokens]."""
+    return batch.input_ids[:, 1:][batch.loss_mask[:, 1:]]
+
+
+def length_batches(lengths: Iterable[int], *, max_tokens: int) -> list[list[int]]:
+    """Indices grouped into batches of similar length, longest first.
+
+    Args:
+        lengths: Tokens of each sequence.
+        max_tokens: Bound on rows * longest row of a batch; a longer sequence gets a batch of its own.
+
+    Returns:
+        Each index exactly once.
+    """
+    sizes = np.asarray(list(lengths))
+    batches: list[list[int]] = []
+    for index in np.argsort(-sizes, kind="stable").tolist():
+        if not batches or (len(batches[-1]) + 1) * sizes[batches[-1][0]] > max_tokens:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+def score_corpus(
+    model: "PreTrainedModel",
+    corpus: "Sequence[Example]",
+    *,
+    pad_id: int,
+    precision: str = "float32",
+    max_tokens: int = EVALUATION_BATCH_TOKENS,
+) -> Iterator[ExampleScores]:
+    """Score the completion of every example, without gradients and without dropout.
+
+    Args:
+        model: Left in evaluation mode while it scores, put back afterwards.
+        corpus: Examples; a ``TokenizedCorpus`` is read batch by batch.
+        pad_id: Any token id; padding is never attended.
+        precision: Arithmetic, as in ``ModelSpec.precision``; scores are float32 either way.
+        max_tokens: Bound on rows * longest row of a batch.
+
+    Yields:
+        Scores of each example once, in batches of similar length: order them by ``index`` where order matters.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        for indices in length_batches(_total_lengths(corpus), max_tokens=max_tokens):
+            yield from _score_batch(model, corpus, indices, pad_id, precision)
+    finally:
+        model.train(was_training)
+
+
+def _score_batch(
+    model: "PreTrainedModel", corpus: "Sequence[Example]", indices: list[int], pad_id: int, precision: str
+) -> Iterator[ExampleScores]:
+    batch = collate([corpus[index] for index in indices], pad_id=pad_id).to(model.device)
+    with torch.no_grad(), autocast(precision):
+        logits = completion_logits(model, batch)
+    labels = completion_labels(batch)
+    logprobs = token_logprobs(logits, labels).cpu()
+    is_top1 = (logits.argmax(dim=-1) == labels).cpu()
+    counts = batch.loss_mask.sum(dim=1).tolist()
+    for index, row_logprobs, row_top1 in zip(indices, logprobs.split(counts), is_top1.split(counts), strict=True):
+        yield ExampleScores(index, row_logprobs.numpy(), row_top1.numpy())
+
+
+def _total_lengths(corpus: "Sequence[Example]") -> list[int]:
+    if hasattr(corpus, "prompt_lengths") and hasattr(corpus, "completion_lengths"):
+        return (corpus.prompt_lengths + corpus.completion_lengths).tolist()  # type: ignore[no-any-return]
+    return [len(example.prompt_ids) + len(example.completion_ids) for example in corpus]

@@ -1,0 +1,177 @@
+"""Source -> model: loading, pruning, LoRA, and saving in a form that plain transformers reads.
+
+Weights are float32 while they are trained; ``autocast`` lowers the arithmetic alone. Whatever the source, the model
+that comes out is an ordinary transformers model: nothing of ours is needed to load what ``save_model`` writes.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, LlamaConfig
+
+from proxykd.config.models import LoraSpec, ModelSpec
+from proxykd.exceptions import ModelError
+from proxykd.models.tokenizers import Source, load_tokenizer, load_tokenizer_from, missing_model, resolve_source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = [
+    "attach_lora",
+    "autocast",
+    "default_device",
+    "load_model",
+    "load_saved",
+    "load_tokenizer",
+    "prune_layers",
+    "save_model",
+]
+
+# About 3M and 0.8M parameters with a vocabulary of 1,000 tokens.
+EMBEDDED_SHAPES = {
+    "proxy": {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 512},
+    "student": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 320},
+}
+_PER_LAYER_SETTINGS = ("layer_types", "mlp_layer_types", "no_rope_layers")
+
+
+def load_model(spec: ModelSpec, *, seed: int) -> "PreTrainedModel":
+    """The model of a specification: float32 weights, pruned to ``num_layers``, without adapters.
+
+    Args:
+        spec: Source and number of layers.
+        seed: Decides the random weights of an embedded model; the global generator is left as it was.
+
+    Raises:
+        ModelError: if the source cannot be loaded or has fewer layers than wanted.
+    """
+    source = resolve_source(spec.source)
+    if source.embedded_name is not None:
+        model = _build_embedded(source, spec.max_seq_tokens, seed)
+    else:
+        model = _load_pretrained(source)
+    if spec.num_layers is not None:
+        prune_layers(model, spec.num_layers)
+    return model.to(default_device())
+
+
+def load_saved(folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """Model (float32) and tokenizer from a folder that ``save_model`` wrote.
+
+    Raises:
+        ModelError: if the folder holds no model.
+    """
+    source = Source(str(folder))
+    return _load_pretrained(source).to(default_device()), load_tokenizer_from(source)
+
+
+def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    """Write weights (safetensors), configuration, generation configuration and tokenizer.
+
+    Args:
+        model: A model; adapters are merged into it for good, so train a LoRA model no further afterwards.
+        tokenizer: Its tokenizer, chat template included.
+        folder: Where to; created.
+    """
+    plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    plain.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=256,
+    )
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def attach_lora(model: "PreTrainedModel", spec: LoraSpec) -> "PreTrainedModel":
+    """``model`` with frozen weights and trainable low-rank adapters, drawn from torch's global generator.
+
+    References: Hu et al., LoRA, arXiv:2106.09685.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    targets = spec.target_modules if isinstance(spec.target_modules, str) else list(spec.target_modules)
+    config = LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.lora_alpha,
+        lora_dropout=spec.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise ModelError(f"lora.target_modules={targets} does not fit the model: {error}") from error
+
+
+def prune_layers(model: "PreTrainedModel", num_layers: int) -> None:
+    """Keep ``num_layers`` evenly spaced decoder layers, first and last among them; changes model and configuration.
+
+    Raises:
+        ModelError: if the model has fewer layers.
+    """
+    decoder, config = model.get_decoder(), model.config
+    total = len(decoder.layers)
+    if num_layers > total:
+        raise ModelError(f"num_layers={num_layers} wanted, but the model has {total}; lower num_layers")
+    kept = [round(position) for position in torch.linspace(0, total - 1, num_layers).tolist()]
+    decoder.layers = torch.nn.ModuleList(decoder.layers[idx] for idx in kept)
+    for layer_idx, layer in enumerate(decoder.layers):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                # The generation cache finds a layer's keys and values by this number.
+                module.layer_idx = layer_idx
+    for name in _PER_LAYER_SETTINGS:
+        if getattr(config, name, None) is not None:
+            setattr(config, name, [getattr(config, name)[idx] for idx in kept])
+    config.num_hidden_layers = num_layers
+
+
+def autocast(precision: str) -> AbstractContextManager[object]:
+    """Arithmetic in bfloat16 where that is safe, or untouched for ``float32``."""
+    if precision == "bfloat16":
+        return torch.autocast(default_device().type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def default_device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+def _build_embedded(source: Source, max_seq_tokens: int, seed: int) -> "PreTrainedModel":
+    tokenizer = load_tokenizer_from(source)
+    config = LlamaConfig(
+        **EMBEDDED_SHAPES[str(source.embedded_name)],
+        vocab_size=len(tokenizer),
+        max_position_embeddings=max(512, max_seq_tokens),
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-any-return]
+
+
+def _load_pretrained(source: Source) -> "PreTrainedModel":
+    safe = {} if source.gguf_file else {"use_safetensors": True}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source.location, dtype=torch.float32, **safe, **source.arguments)
+    except (OSError, ValueError, ImportError) as error:
+        raise missing_model("model", source, error) from error
+    return _without_quantization(model) if source.gguf_file else model
+
+
+def _without_quantization(model: "PreTrainedModel") -> "PreTrainedModel":
+    """The same weights in a model that does not remember GGUF: one that does refuses to be saved."""
+    settings = model.config.to_dict()
+    settings.pop("quantization_config", None)
+    settings.pop("_name_or_path", None)
+    plain = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings), dtype=torch.float32)
+    plain.load_state_dict(model.state_dict())
+    return plain  # type: ignore[no-any-return]

@@ -1,0 +1,143 @@
+"""Completions drawn from a model: batched by length, cached keys and values, stopped at the end token.
+
+One plain loop instead of ``generate``: what the preference rounds and the evaluation need is temperature sampling and
+greedy decoding alone, and for the tiny models the per-step overhead of the general machinery costs more than the model.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from proxykd.exceptions import ShapeError
+from proxykd.models.forward import length_batches
+from proxykd.progress import stage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SAMPLING_BATCH_TOKENS = 16_384
+
+
+class CompletionSampler(Protocol):
+    """Anything that continues prompts."""
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, temperature: float, seed: int
+    ) -> list[list[int]]:
+        """One completion for each prompt, in the order of the prompts.
+
+        Args:
+            prompts: Token ids, at least one each.
+            max_new_tokens: Longest completion.
+            temperature: Divides the logits; 0 = greedy.
+            seed: Same prompts and seed, same completions.
+
+        Returns:
+            Token ids; the last one is the end token unless the completion was cut at ``max_new_tokens``.
+        """
+
+
+class TransformersSampler:
+    """Samples from a transformers model in this process.
+
+    Args:
+        model: The model; not changed. With ``bfloat16`` a copy in that type is sampled, as the model is now.
+        tokenizer: Its tokenizer: end token and padding.
+        precision: Arithmetic, as in ``ModelSpec.precision``.
+        max_tokens: Bound on rows * (prompt + new tokens) of a batch.
+        description: What the progress line says.
+    """
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        precision: str = "float32",
+        max_tokens: int = SAMPLING_BATCH_TOKENS,
+        description: str = "sampling",
+    ) -> None:
+        self._model = copy.deepcopy(model).to(torch.bfloat16) if precision == "bfloat16" else model
+        self._eos_id: int = tokenizer.eos_token_id
+        self._max_tokens = max_tokens
+        self._description = description
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, temperature: float, seed: int
+    ) -> list[list[int]]:
+        """See ``CompletionSampler.sample``.
+
+        Raises:
+            ShapeError: if a prompt is empty.
+        """
+        if any(len(prompt) == 0 for prompt in prompts):
+            raise ShapeError("expected prompts of at least one token, got an empty one")
+        generator = torch.Generator(self._model.device).manual_seed(seed)
+        completions: list[list[int]] = [[] for _ in prompts]
+        lengths = (len(prompt) + max_new_tokens for prompt in prompts)
+        was_training = self._model.training
+        self._model.eval()
+        with torch.no_grad(), stage(self._description, total=len(prompts), unit="sample") as progress:
+            for indices in length_batches(lengths, max_tokens=self._max_tokens):
+                batch = [prompts[index] for index in indices]
+                sampled = self._sample_batch(batch, max_new_tokens, temperature, generator)
+                for index, completion in zip(indices, sampled, strict=True):
+                    completions[index] = completion
+                progress.advance(len(indices))
+        self._model.train(was_training)
+        return completions
+
+    def _sample_batch(
+        self, prompts: list[Sequence[int]], max_new_tokens: int, temperature: float, generator: torch.Generator
+    ) -> list[list[int]]:
+        """Continue one batch; rows that have ended leave it, so that the last long ones run alone."""
+        completions: list[list[int]] = [[] for _ in prompts]
+        input_ids, mask = (part.to(self._model.device) for part in _pad_left(prompts))
+        cache, rows = DynamicCache(), torch.arange(len(prompts))
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        for _ in range(max_new_tokens):
+            logits = self._model(
+                input_ids=input_ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+            tokens = _choose(logits, temperature, generator)
+            for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
+                completions[row].append(token)
+            is_open = (tokens != self._eos_id).nonzero().squeeze(1)
+            if len(is_open) == 0:
+                break
+            positions = positions[:, -1:] + 1
+            if len(is_open) < len(tokens):
+                cache.batch_select_indices(is_open)
+                rows, tokens = rows[is_open.cpu()], tokens[is_open]
+                mask, positions = mask[is_open], positions[is_open]
+            input_ids = tokens.unsqueeze(1)
+            mask = torch.cat([mask, mask.new_ones(len(tokens), 1)], dim=1)
+        return completions
+
+
+def _pad_left(prompts: list[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, long [batch, seq]; what fills the padding is never attended."""
+    width = max(len(prompt) for prompt in prompts)
+    input_ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    mask = torch.zeros_like(input_ids)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, width - len(prompt) :] = torch.as_tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    return input_ids, mask
+
+
+def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """One token for each row, long [batch]."""
+    if temperature == 0.0:
+        return logits.argmax(dim=-1)
+    probs = (logits.float() / temperature).softmax(dim=-1)
+    return torch.multinomial(probs, num_samples=1, generator=generator).squeeze(1)
