@@ -1,0 +1,208 @@
+"""Divergences between next-token distributions: un-reduced, in nats, computed in float32 (float64 stays float64).
+
+Two forms of KL(teacher || student):
+
+    forward_kl          both distributions over the whole vocabulary
+    sparse_forward_kl   the teacher known at k tokens, the rest of its mass in one tail bucket
+
+The sparse form is the KL between the two distributions over k + 1 outcomes, "token 1", ..., "token k", "any other":
+
+    sum_k p_k (log p_k - log q_k) + p_tail (log p_tail - log q_tail),    q_tail = 1 - sum_k q_k
+
+By the data-processing inequality it never exceeds the dense KL, and equals it when k is the vocabulary. The student's
+side of it, ``bucketed_logprobs``, also yields the log-probability of the label, so that NLL and KL share one
+normaliser and one gradient buffer.
+
+This module knows tensors only: no padding (callers pass the positions that count), no reduction, no temperature.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from proxykd.exceptions import ShapeError
+
+# Below exp(-70) the student's tail no longer pulls: its gradient would otherwise overflow float32.
+_MIN_TAIL_LOGPROB = -70.0
+
+# Rows are taken in chunks of so many scores: on a CPU they stay in the cache, on a GPU they bound the extra memory.
+_CHUNK_SCORES_CPU = 2**19
+_CHUNK_SCORES_GPU = 2**27
+
+
+class BucketedLogprobs(NamedTuple):
+    """A distribution over k tokens and one tail bucket, and the label's log-probability under the same normaliser.
+
+    Attributes:
+        token_logprobs: float [n, k], nats.
+        tail_logprob: float [n], log of the mass outside the k tokens; -inf where there is none.
+        label_logprobs: float [n], log-probability of the label, which may or may not be one of the k tokens.
+    """
+
+    token_logprobs: Tensor
+    tail_logprob: Tensor
+    label_logprobs: Tensor
+
+
+def forward_kl(student_logits: Tensor, teacher_logprobs: Tensor) -> Tensor:
+    """KL(teacher || student) per position over the whole vocabulary, in nats.
+
+    Args:
+        student_logits: Unnormalised scores, float [..., vocab]; -inf allowed.
+        teacher_logprobs: Log-probabilities, float [..., vocab]; -inf allowed (contributes 0).
+
+    Returns:
+        float32 [...], >= 0; 0 where the distributions coincide; inf where the student excludes a token that the
+        teacher allows. Not reduced.
+
+    Raises:
+        ShapeError: if the shapes differ.
+
+    References:
+        Chen et al., Knowledge Distillation of Black-Box Large Language Models, arXiv:2401.07013, Eq. (8).
+    """
+    if student_logits.shape != teacher_logprobs.shape:
+        raise ShapeError(
+            f"expected student_logits and teacher_logprobs of one shape, got {tuple(student_logits.shape)} and "
+            f"{tuple(teacher_logprobs.shape)}; use sparse_forward_kl for a teacher known at some tokens only"
+        )
+    student_logprobs = student_logits.to(_accumulate_dtype(student_logits)).log_softmax(dim=-1)
+    return _pointwise_kl(teacher_logprobs.to(student_logprobs.dtype), student_logprobs).sum(dim=-1)
+
+
+def sparse_forward_kl(
+    student_logits: Tensor, token_ids: Tensor, teacher_logprobs: Tensor, tail_logprob: Tensor
+) -> Tensor:
+    """KL(teacher || student) per position over k tokens and one tail bucket, in nats.
+
+    Args:
+        student_logits: Unnormalised scores, float [n, vocab], one of them finite in each row.
+        token_ids: The k tokens, int64 [n, k], distinct within a row.
+        teacher_logprobs: Their log-probabilities, float [n, k]; -inf allowed (contributes 0).
+        tail_logprob: Log of the teacher's mass outside them, float [n]; -inf where there is none.
+
+    Returns:
+        float32 [n], >= 0; 0 where the bucketed distributions coincide. Its gradient is finite for every mass of
+        either tail, 0 included. Not reduced.
+
+    Raises:
+        ShapeError: if the shapes do not fit each other.
+    """
+    unused_labels = token_ids.new_zeros(token_ids.shape[0])
+    student = bucketed_logprobs(student_logits, token_ids, unused_labels)
+    return bucketed_forward_kl(student, teacher_logprobs, tail_logprob)
+
+
+def bucketed_logprobs(logits: Tensor, token_ids: Tensor, labels: Tensor) -> BucketedLogprobs:
+    """Log-probabilities of k tokens, of everything else together, and of the label, from one pass over the scores.
+
+    The tail is summed over the tokens outside the k, never taken as 1 - sum_k q_k, so that it keeps its relative
+    precision however small it is. The backward pass writes one dense gradient, whatever k is.
+
+    Args:
+        logits: Unnormalised scores, float [n, vocab], one of them finite in each row.
+        token_ids: int64 [n, k], distinct within a row; k may be 0 (then the tail holds everything).
+        labels: int64 [n].
+
+    Returns:
+        float32 tensors (float64 for float64 scores) that carry gradients to ``logits``.
+
+    Raises:
+        ShapeError: if the shapes do not fit each other.
+    """
+    rows = logits.shape[:1]
+    if logits.ndim != 2 or token_ids.ndim != 2 or token_ids.shape[:1] != rows or labels.shape != rows:
+        raise ShapeError(
+            f"expected logits [n, vocab], token_ids [n, k] and labels [n], got {tuple(logits.shape)}, "
+            f"{tuple(token_ids.shape)} and {tuple(labels.shape)}"
+        )
+    return BucketedLogprobs(*_Bucketed.apply(logits, token_ids, labels))  # type: ignore[no-untyped-call]
+
+
+def bucketed_forward_kl(student: BucketedLogprobs, teacher_logprobs: Tensor, tail_logprob: Tensor) -> Tensor:
+    """KL(teacher || student) between two distributions over the same k tokens and one tail bucket, in nats.
+
+    Args:
+        student: As ``bucketed_logprobs`` returns it.
+        teacher_logprobs: float [n, k]; -inf allowed (contributes 0).
+        tail_logprob: float [n]; -inf where there is no tail.
+
+    Returns:
+        float [n], >= 0. A student's tail below exp(-70) counts as exp(-70).
+
+    Raises:
+        ShapeError: if the teacher's shapes are not the student's.
+    """
+    if teacher_logprobs.shape != student.token_logprobs.shape or tail_logprob.shape != student.tail_logprob.shape:
+        raise ShapeError(
+            f"expected teacher_logprobs {tuple(student.token_logprobs.shape)} and tail_logprob "
+            f"{tuple(student.tail_logprob.shape)}, got {tuple(teacher_logprobs.shape)} and {tuple(tail_logprob.shape)}"
+        )
+    dtype = student.token_logprobs.dtype
+    tokens = _pointwise_kl(teacher_logprobs.to(dtype), student.token_logprobs).sum(dim=-1)
+    return tokens + _pointwise_kl(tail_logprob.to(dtype), student.tail_logprob.clamp_min(_MIN_TAIL_LOGPROB))
+
+
+def _pointwise_kl(teacher_logprobs: Tensor, student_logprobs: Tensor) -> Tensor:
+    """``p (log p - log q)``, 0 where p is 0: both logs are replaced there, or 0 * inf would reach the gradient."""
+    is_zero = teacher_logprobs == -torch.inf
+    log_ratio = teacher_logprobs.masked_fill(is_zero, 0.0) - student_logprobs.masked_fill(is_zero, 0.0)
+    return teacher_logprobs.exp() * log_ratio
+
+
+def _accumulate_dtype(values: Tensor) -> torch.dtype:
+    return torch.float64 if values.dtype == torch.float64 else torch.float32
+
+
+def _row_chunks(logits: Tensor) -> Iterator[slice]:
+    num_rows, vocab_size = logits.shape
+    scores = _CHUNK_SCORES_CPU if logits.device.type == "cpu" else _CHUNK_SCORES_GPU
+    rows = max(1, scores // vocab_size)
+    for start in range(0, num_rows, rows):
+        yield slice(start, start + rows)
+
+
+class _Bucketed(torch.autograd.Function):
+    """Closed-form gradient of ``bucketed_logprobs``.
+
+    With G the sum of all incoming gradients, q the student's probabilities and g_tail the tail's gradient:
+
+        d/dz_v = q_v (g_tail / q_tail - G)     outside the k tokens
+        d/dz_j = g_j - q_j G                   at the k tokens
+        d/dz_y   additionally + g_label        at the label
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, token_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        dtype = _accumulate_dtype(logits)
+        log_normalizer = logits.new_empty(len(logits), dtype=dtype)
+        log_tail = torch.empty_like(log_normalizer)
+        for rows in _row_chunks(logits):
+            scores, ids = logits[rows].to(dtype), token_ids[rows]
+            peak = scores.amax(dim=-1, keepdim=True)
+            mass = (scores - peak).exp_()
+            token_mass = mass.gather(1, ids).sum(dim=-1)
+            tail_mass = mass.scatter_(1, ids, 0.0).sum(dim=-1)
+            log_normalizer[rows] = peak.squeeze(-1) + (token_mass + tail_mass).log()
+            log_tail[rows] = peak.squeeze(-1) + tail_mass.log()
+        token_logprobs = logits.gather(1, token_ids).to(dtype) - log_normalizer[:, None]
+        label_logprobs = logits.gather(1, labels[:, None]).to(dtype).squeeze(1) - log_normalizer
+        tail_logprob = log_tail - log_normalizer
+        ctx.save_for_backward(logits, token_ids, labels, log_normalizer, token_logprobs, tail_logprob)
+        return token_logprobs, tail_logprob, label_logprobs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        logits, token_ids, labels, log_normalizer, token_logprobs, tail_logprob = ctx.saved_tensors
+        token_grad, tail_grad, label_grad = grads
+        total = token_grad.sum(dim=-1) + tail_grad + label_grad
+        tail_coef = tail_grad / tail_logprob.exp().clamp_min(torch.finfo(tail_logprob.dtype).tiny) - total
+        token_values = token_grad - token_logprobs.exp() * total[:, None]
+        result = torch.empty_like(logits)
+        for rows in _row_chunks(logits):
+            dense = (logits[rows].to(log_normalizer.dtype) - log_normalizer[rows, None]).exp_()
+            dense.mul_(tail_coef[rows, None]).scatter_(1, token_ids[rows], token_values[rows])
+            result[rows] = dense.scatter_add_(1, labels[rows, None], label_grad[rows, None])
+        return result, None, None
