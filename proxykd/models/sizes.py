@@ -1,0 +1,75 @@
+"""How large an open model is, from its configuration alone: no weights are read, torch is not imported."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from proxykd.config.models import ModelSpec
+from proxykd.exceptions import ModelError
+from proxykd.models.tokenizers import missing_model, resolve_source
+
+TRAINING_BYTES_PER_PARAMETER = 16
+"""float32 weight, gradient and AdamW's two moments."""
+
+EMBEDDED_PARAMETERS = {"proxy": 3_000_000, "student": 800_000}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """What a model needs.
+
+    Attributes:
+        num_parameters: All weights that are kept, embeddings included (an estimate within a few per cent).
+        num_trainable: Weights that are trained: all of them, or the adapters.
+        vocab_size: Rows of the head.
+    """
+
+    num_parameters: int
+    num_trainable: int
+    vocab_size: int
+
+    @property
+    def training_bytes(self) -> int:
+        """Weights, gradients and optimiser state while it is trained; activations come on top."""
+        frozen = self.num_parameters - min(self.num_trainable, self.num_parameters)
+        return TRAINING_BYTES_PER_PARAMETER * self.num_trainable + 4 * frozen
+
+    @property
+    def saved_bytes(self) -> int:
+        """The float32 weights on disk."""
+        return 4 * self.num_parameters
+
+
+def model_size(spec: ModelSpec) -> ModelSize:
+    """Size of the model that ``spec`` names.
+
+    Raises:
+        ModelError: if its configuration cannot be found, or it has fewer layers than wanted.
+    """
+    source = resolve_source(spec.source)
+    if source.embedded_name is not None:
+        count = EMBEDDED_PARAMETERS[source.embedded_name]
+        return ModelSize(count, count, 1024)
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source.location, **source.arguments)
+    except (OSError, ValueError, ImportError) as error:
+        raise missing_model("model", source, error) from error
+    return _size_of(config, spec)
+
+
+def _size_of(config: Any, spec: ModelSpec) -> ModelSize:
+    hidden, layers, vocab = config.hidden_size, config.num_hidden_layers, config.vocab_size
+    if spec.num_layers is not None and spec.num_layers > layers:
+        raise ModelError(f"num_layers={spec.num_layers} requested, but {spec.source} has {layers}; lower num_layers")
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or hidden // heads
+    key_value_heads = getattr(config, "num_key_value_heads", None) or heads
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    projections = [(hidden, heads * head_dim)] * 2 + [(hidden, key_value_heads * head_dim)] * 2 + [(hidden, inner)] * 3
+    kept = spec.num_layers or layers
+    embeddings = vocab * hidden * (1 if getattr(config, "tie_word_embeddings", True) else 2)
+    total = embeddings + kept * sum(rows * columns for rows, columns in projections)
+    rank = spec.lora.rank if spec.lora else 0
+    trainable = kept * rank * sum(rows + columns for rows, columns in projections) if spec.lora else total
+    return ModelSize(total, trainable, vocab)
