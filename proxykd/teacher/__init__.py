@@ -1,0 +1,14 @@
+"""Black-box access: everything that may ask a teacher, and nothing that looks inside one.
+
+Reading order:
+    query        the stage: prompts in, one completion (with exactly one outcome) a prompt and sample out
+    engine       bounded concurrency over a stream of requests; retry, journal and transport meet here
+    retry        when to try again and how long to wait, as pure functions
+    journal      every paid answer, durable before it counts
+    chat_shape   the OpenAI chat-completions shape: request bodies, answers, outcomes
+    transport    one HTTP request
+    recorded     completions that the user already has
+    problems     the embedded teacher: word problems with known odds (questions in ``stories``)
+    server       the embedded teacher over HTTP, a process of its own (started by ``serving``)
+    truth        the embedded teacher's exact next-token distributions; the evaluation alone may import it
+"""
