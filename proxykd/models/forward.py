@@ -48,12 +48,12 @@ class ExampleScores(NamedTuple):
     """What a model makes of one example.
 
     Attributes:
-        index: Position of the example in its corpus.
+        example_idx: Position of the example in its corpus.
         logprobs: Log-probability of each completion token, float32 [completion], nats.
         is_top1: Whether that token was the model's first choice, bool [completion].
     """
 
-    index: int
+    example_idx: int
     logprobs: NDArray[np.float32]
     is_top1: NDArray[np.bool_]
 
@@ -68,14 +68,14 @@ def collate(examples: "Sequence[Example]", *, pad_id: int) -> Batch:
         raise ShapeError(f"expected examples with a prompt each, got {len(examples)} and an empty prompt among them")
     lengths = [(len(example.prompt_ids), len(example.completion_ids)) for example in examples]
     shape = len(examples), max(prompt + completion for prompt, completion in lengths)
-    input_ids = torch.full(shape, pad_id, dtype=torch.long)
-    attention_mask, loss_mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
+    input_ids = np.full(shape, pad_id, np.int64)
+    attention_mask, loss_mask = np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
     for row, (example, (prompt, completion)) in enumerate(zip(examples, lengths, strict=True)):
-        input_ids[row, :prompt] = torch.as_tensor(example.prompt_ids)
-        input_ids[row, prompt : prompt + completion] = torch.as_tensor(example.completion_ids)
+        input_ids[row, :prompt] = example.prompt_ids
+        input_ids[row, prompt : prompt + completion] = example.completion_ids
         attention_mask[row, : prompt + completion] = 1
         loss_mask[row, prompt : prompt + completion] = True
-    return Batch(input_ids, attention_mask, loss_mask)
+    return Batch(*(torch.from_numpy(array) for array in (input_ids, attention_mask, loss_mask)))
 
 
 def completion_logits(model: "PreTrainedModel", batch: Batch) -> Tensor:
@@ -92,7 +92,7 @@ def completion_logits(model: "PreTrainedModel", batch: Batch) -> Tensor:
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     decoder = plain.get_decoder()
     hidden = decoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).last_hidden_state
-    logits = plain.get_output_embeddings()(hidden[:, :-1][batch.loss_mask[:, 1:]])
+    logits: Tensor = plain.get_output_embeddings()(hidden[:, :-1][batch.loss_mask[:, 1:]])
     softcap = getattr(plain.config, "final_logit_softcapping", None)
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
@@ -139,7 +139,7 @@ def score_corpus(
         max_tokens: Bound on rows * longest row of a batch.
 
     Yields:
-        Scores of each example once, in batches of similar length: order them by ``index`` where order matters.
+        Scores of each example once, in batches of similar length: order them by ``example_idx`` where order matters.
     """
     was_training = model.training
     model.eval()
@@ -157,11 +157,10 @@ def _score_batch(
     with torch.no_grad(), autocast(precision):
         logits = completion_logits(model, batch)
     labels = completion_labels(batch)
-    logprobs = token_logprobs(logits, labels).cpu()
-    is_top1 = (logits.argmax(dim=-1) == labels).cpu()
-    counts = batch.loss_mask.sum(dim=1).tolist()
-    for index, row_logprobs, row_top1 in zip(indices, logprobs.split(counts), is_top1.split(counts), strict=True):
-        yield ExampleScores(index, row_logprobs.numpy(), row_top1.numpy())
+    logprobs = token_logprobs(logits, labels).cpu().numpy()
+    is_top1 = (logits.argmax(dim=-1) == labels).cpu().numpy()
+    ends = batch.loss_mask.sum(dim=1).cumsum(dim=0).tolist()[:-1]
+    yield from map(ExampleScores, indices, np.split(logprobs, ends), np.split(is_top1, ends))
 
 
 def _total_lengths(corpus: "Sequence[Example]") -> list[int]:

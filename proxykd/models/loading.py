@@ -102,7 +102,7 @@ def attach_lora(model: "PreTrainedModel", spec: LoraSpec) -> "PreTrainedModel":
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)  # type: ignore[no-any-return]
+        return get_peft_model(model, config)
     except ValueError as error:
         raise ModelError(f"lora.target_modules={targets} does not fit the model: {error}") from error
 
@@ -155,7 +155,7 @@ def _build_embedded(source: Source, max_seq_tokens: int, seed: int) -> "PreTrain
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-any-return]
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 def _load_pretrained(source: Source) -> "PreTrainedModel":
@@ -171,7 +171,6 @@ def _without_quantization(model: "PreTrainedModel") -> "PreTrainedModel":
     """The same weights in a model that does not remember GGUF: one that does refuses to be saved."""
     settings = model.config.to_dict()
     settings.pop("quantization_config", None)
-    settings.pop("_name_or_path", None)
     plain = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings), dtype=torch.float32)
     plain.load_state_dict(model.state_dict())
-    return plain  # type: ignore[no-any-return]
+    return plain

@@ -8,6 +8,7 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -127,12 +128,12 @@ class TransformersSampler:
 def _pad_left(prompts: list[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Token ids and attention mask, long [batch, seq]; what fills the padding is never attended."""
     width = max(len(prompt) for prompt in prompts)
-    input_ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask = torch.zeros_like(input_ids)
+    input_ids = np.zeros((len(prompts), width), np.int64)
+    mask = np.zeros_like(input_ids)
     for row, prompt in enumerate(prompts):
-        input_ids[row, width - len(prompt) :] = torch.as_tensor(prompt)
+        input_ids[row, width - len(prompt) :] = prompt
         mask[row, width - len(prompt) :] = 1
-    return input_ids, mask
+    return torch.from_numpy(input_ids), torch.from_numpy(mask)
 
 
 def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
