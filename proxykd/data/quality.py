@@ -1,0 +1,189 @@
+r"""Pure measures of one text: is it a refusal, how long is it, which words run through it.
+
+A text is the set S of its word n-grams (shingles). Two texts are near duplicates by their Jaccard similarity
+
+    J(A, B) = |S_A & S_B| / |S_A | S_B|
+
+estimated by MinHash (Broder 1997): under a random hash, the smallest values of S_A and S_B agree with probability
+J, so over ``NUM_HASHES`` independent hashes the share of agreements is an unbiased estimate of J with the standard
+error sqrt(J (1 - J) / NUM_HASHES), at most 0.045. Cut into b bands of r values, two signatures agree in a whole band
+with probability 1 - (1 - J^r)^b; ``choose_rows_per_band`` picks r for a threshold.
+
+Nothing here knows files or other rows; ``proxykd.data.duplicates`` compares rows.
+"""
+
+import re
+import zlib
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+NUM_HASHES = 128
+"""Values in a signature."""
+
+SHINGLE_WORDS = 5
+"""Words in a shingle of a prompt."""
+
+# Scripts that put no spaces between words: there, each character counts as a word.
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+
+_CHUNK = 4096
+
+
+class Verdict(StrEnum):
+    """What validation makes of a row: keep, or the first rule that it broke, in this order."""
+
+    KEEP = "keep"
+    FAILED = "failed"
+    FILTERED = "filtered"
+    REFUSED = "refused"
+    TRUNCATED = "truncated"
+    EMPTY = "empty"
+    TOO_SHORT = "too_short"
+    TOO_LONG = "too_long"
+    DUPLICATE = "duplicate"
+    NEAR_DUPLICATE = "near_duplicate"
+    OVERLAP = "overlap"
+
+
+_SORRY = r"(?:(?:i'm|i am) )?(?:(?:very|really|so|truly) )?sorry|my apologies|i apologi[sz]e"
+_CANNOT = r"i (?:can ?not|can't|won't|will not)(?: and (?:won't|will not))?|i(?:'m| am) (?:not able|unable) to"
+_COMPLY = (
+    "accommodate|answer|assist|complete|comply|continue|create|discuss|do that|engage|fulfil|generate|give|help|offer"
+    "|participate|process|produce|provide|respond|satisfy|share|support|write"
+)
+REFUSAL_OPENINGS = (
+    rf"(?:{_SORRY})[,.;]? (?:but )?(?:unfortunately,? )?(?:{_CANNOT})",
+    rf"(?:unfortunately,? )?(?:{_CANNOT}) (?:{_COMPLY})",
+    rf"(?:(?:{_SORRY})[,.;]? (?:but )?)?as an ai(?: language)?(?: model| assistant)?,? i\b",
+    r"i (?:must|have to) (?:respectfully |politely )?decline",
+)
+"""Openings of texts that answer nothing, as regular expressions on lower-case text with straight apostrophes."""
+
+_REFUSAL = re.compile("|".join(f"(?:{opening})" for opening in REFUSAL_OPENINGS))
+_OPENING_CHARS = 200
+
+
+def is_refusal(text: str) -> bool:
+    """Whether ``text`` opens as refusals do; what stands later in the text does not matter.
+
+    Example:
+        >>> is_refusal("I'm sorry, but I can't help with that."), is_refusal("He said: I'm sorry, I can't.")
+        (True, False)
+    """
+    opening = text[:_OPENING_CHARS].lower().replace("\u2019", "'")
+    return bool(_REFUSAL.match(" ".join(opening.split()).lstrip("*_#>\"'“ ")))
+
+
+def words_of(text: str) -> list[str]:
+    """The words of ``text`` in lower case, without punctuation.
+
+    Example:
+        >>> words_of("Don't panic: it's 42, 東京!")
+        ['don', 't', 'panic', 'it', 's', '42', '東', '京']
+    """
+    return _WORD.findall(text.lower())
+
+
+def hash_word_runs(text: str, num_words: int) -> NDArray[np.uint64]:
+    """A hash of every run of ``num_words`` words.
+
+    Args:
+        text: Any text.
+        num_words: Words in a run, >= 1.
+
+    Returns:
+        uint64 [max(0, words - num_words + 1)], in the text's order; equal runs have equal hashes.
+    """
+    words = np.array([zlib.crc32(word.encode()) for word in words_of(text)], dtype=np.uint64)
+    num_runs = max(0, len(words) - num_words + 1)
+    runs = np.zeros(num_runs, np.uint64)
+    for offset in range(num_words if num_runs else 0):
+        runs = _mix(runs + words[offset : offset + num_runs] + np.uint64(offset + 1))
+    return runs
+
+
+def shingles_of(text: str, num_words: int = SHINGLE_WORDS) -> NDArray[np.uint64]:
+    """The set of a text's shingles as hashes.
+
+    Args:
+        text: Any text.
+        num_words: Words in a shingle; a shorter text is one shingle, of all its words.
+
+    Returns:
+        uint64 [num_shingles], sorted, distinct, at least one.
+    """
+    if not (words := words_of(text)):
+        return np.array([zlib.crc32(text.strip().encode())], np.uint64)
+    return np.unique(hash_word_runs(text, min(num_words, len(words))))
+
+
+def jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:
+    """|one & other| / |one | other| of two sets as ``shingles_of`` gives them, in [0, 1]."""
+    num_shared = len(np.intersect1d(one, other, assume_unique=True))
+    return num_shared / (len(one) + len(other) - num_shared)
+
+
+def minhash(shingles: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """The signature of a set: its smallest value under each of ``NUM_HASHES`` fixed hashes.
+
+    Args:
+        shingles: uint64 [num_shingles], at least one.
+
+    Returns:
+        uint32 [NUM_HASHES].
+    """
+    smallest = np.full(NUM_HASHES, 0xFFFFFFFF, np.uint64)
+    for start in range(0, len(shingles), _CHUNK):
+        hashed = _mix(shingles[start : start + _CHUNK, None] ^ _SALTS[None, :]) >> np.uint64(32)
+        smallest = np.minimum(smallest, hashed.min(axis=0))
+    return smallest.astype(np.uint32)
+
+
+def similarity(one: NDArray[np.uint32], other: NDArray[np.uint32]) -> float:
+    """The Jaccard similarity of two sets, estimated from their signatures, in [0, 1]."""
+    return float(np.mean(one == other))
+
+
+def choose_rows_per_band(threshold: float) -> int:
+    """Values in a band such that pairs at ``threshold`` share a band with probability >= 0.99 (1 at least).
+
+    The largest such number: it makes the fewest candidates below the threshold.
+
+    Args:
+        threshold: Similarity in [0, 1].
+    """
+    for rows in range(NUM_HASHES // 2, 1, -1):
+        if (1.0 - threshold**rows) ** (NUM_HASHES // rows) <= 0.01:
+            return rows
+    return 1
+
+
+def hash_bands(signature: NDArray[np.uint32], rows_per_band: int) -> NDArray[np.uint64]:
+    """A hash of each band of a signature.
+
+    Args:
+        signature: uint32 [NUM_HASHES].
+        rows_per_band: Values in a band; values that fill no band are left out.
+
+    Returns:
+        uint64 [NUM_HASHES // rows_per_band]; equal at a position exactly where the bands are equal.
+    """
+    num_bands = NUM_HASHES // rows_per_band
+    bands = signature[: num_bands * rows_per_band].astype(np.uint64).reshape(num_bands, rows_per_band)
+    hashes = np.arange(num_bands, dtype=np.uint64)
+    for row in range(rows_per_band):
+        hashes = _mix(hashes + bands[:, row] + np.uint64(1))
+    return hashes
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    # The finaliser of SplitMix64: a bijection of the 64-bit integers in which every input bit moves every output bit.
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+_SALTS = _mix(np.arange(1, NUM_HASHES + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
