@@ -92,12 +92,12 @@ class TargetWriter:
         if len(self._rows) >= _BATCH_ROWS:
             self._flush_rows()
 
-    def finish(self, weigh: Weigh, facts: Mapping[str, Any]) -> None:
+    def finish(self, weigh: Weigh, facts: Callable[[], Mapping[str, Any]]) -> None:
         """Write the last shard, the index with its weights, and the description.
 
         Args:
             weigh: Gives the samples their weights.
-            facts: Settings and statistics that go into ``targets.json`` as they are.
+            facts: Settings and statistics for ``targets.json``; asked for after the last weight.
         """
         if self._blocks:
             self._flush_shard()
@@ -111,7 +111,7 @@ class TargetWriter:
             "num_samples": self._num_samples,
             "num_positions": self._num_positions,
         }
-        write_json(self._folder / DESCRIPTION, {**description, **facts, "shards": self._shards})
+        write_json(self._folder / DESCRIPTION, {**description, **facts(), "shards": self._shards})
 
     def _flush_shard(self) -> None:
         arrays = {name: np.concatenate([block[name] for block in self._blocks]) for name in self._blocks[0]}

@@ -34,7 +34,7 @@ def write_store(folder: Path, lengths: list[int], *, shard_positions: int = 8, w
     )
     for seed, length in enumerate(lengths):
         writer.add(f"{seed:016x}", seed % 2, positions(length, seed), sequence_logprob=-float(seed))
-    writer.finish(weigh, {"tokenizer": "abc"})
+    writer.finish(weigh, lambda: {"tokenizer": "abc"})
 
 
 @settings(max_examples=15, deadline=None)
@@ -144,7 +144,7 @@ def test_two_samples_with_one_key_are_refused(tmp_path: Path) -> None:
     writer = TargetWriter(tmp_path / "store", scratch=tmp_path / "scratch", top_k=TOP_K, vocab_size=VOCAB)
     for _ in range(2):
         writer.add("aa", 0, positions(2, 0), sequence_logprob=0.0)
-    writer.finish(ones, {})
+    writer.finish(ones, dict)
     with pytest.raises(ArtifactError, match="two rows"):
         TargetReader(tmp_path / "store")
 
