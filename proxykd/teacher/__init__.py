@@ -2,13 +2,16 @@
 
 Reading order:
     query        the stage: prompts in, one completion (with exactly one outcome) a prompt and sample out
+    live         a teacher over HTTP: its requests, their price, an engine for them
     engine       bounded concurrency over a stream of requests; retry, journal and transport meet here
     retry        when to try again and how long to wait, as pure functions
     journal      every paid answer, durable before it counts
     chat_shape   the OpenAI chat-completions shape: request bodies, answers, outcomes
     transport    one HTTP request
     recorded     completions that the user already has
-    problems     the embedded teacher: word problems with known odds (questions in ``stories``)
+    problems     the embedded teacher: word problems with known odds (questions in ``stories``, texts in
+                 ``wording``)
     server       the embedded teacher over HTTP, a process of its own (started by ``serving``)
+    build_tokenizer  makes the tokenizer of the tiny embedded models
     truth        the embedded teacher's exact next-token distributions; the evaluation alone may import it
 """

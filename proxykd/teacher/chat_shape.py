@@ -1,0 +1,180 @@
+"""The OpenAI chat-completions shape: request bodies out, replies in, and the outcome that each reply amounts to.
+
+Outcome rules, first match wins:
+    finish_reason content_filter (or an error whose code says so)   filtered
+    any other error                                                 failed
+    message.refusal                                                 refused
+    finish_reason length                                            truncated
+    no text but white space                                         failed
+    otherwise                                                       ok
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from proxykd.config.teacher import SamplingSpec
+from proxykd.records import Message, Outcome, Prompt, hash_json
+from proxykd.teacher.retry import is_retryable_status
+
+CONTENT_FILTER = "content_filter"
+_FINAL_ERRORS = (400, 413, 422)
+_LONGEST_REASON = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The parts of a response that are kept.
+
+    Attributes:
+        text: message.content; "" if there was none.
+        refusal: message.refusal; "" if there was none.
+        finish_reason: As the API said it; "" if it never did.
+        prompt_tokens: usage.prompt_tokens; 0 if it said nothing.
+        completion_tokens: usage.completion_tokens; 0 if it said nothing.
+        model: As the API said it; "" if it never did.
+        error: Why there is no completion; "" if there is one.
+    """
+
+    text: str = ""
+    refusal: str = ""
+    finish_reason: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    model: str = ""
+    error: str = ""
+
+
+class Verdict(NamedTuple):
+    """What a response means.
+
+    Attributes:
+        reply: Its parts.
+        is_final: Asking again, now or in a later run, would be paid for or would change nothing.
+        is_retryable: The same request may get a usable response if it is sent again in this run.
+    """
+
+    reply: Reply
+    is_final: bool
+    is_retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call to make.
+
+    Attributes:
+        key: Hash of the body and the sample's index: the journal's key. It knows neither the address nor the secret.
+        body: The JSON object to send.
+    """
+
+    key: str
+    body: Mapping[str, Any]
+
+
+def build_request(prompt: Prompt, sample_idx: int, *, model: str, sampling: SamplingSpec, seed: int) -> Request:
+    """The request for one sample of one prompt.
+
+    Args:
+        prompt: The prompt.
+        sample_idx: 0 .. num_samples - 1.
+        model: Model name as the endpoint knows it.
+        sampling: How the teacher is asked to generate.
+        seed: Seed of the run; each sample of each prompt gets a seed of its own from it.
+    """
+    body = chat_body(prompt.messages, model=model, sampling=sampling)
+    body["seed"] = int(hash_json([seed, prompt.prompt_id, sample_idx], length=8), 16) % 2**31
+    return Request(hash_json({"request": body, "sample_idx": sample_idx}), body)
+
+
+def chat_body(messages: Sequence[Message], *, model: str, sampling: SamplingSpec) -> dict[str, Any]:
+    """The request body without a seed."""
+    return {
+        "model": model,
+        "messages": [asdict(message) for message in messages],
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_tokens,
+    }
+
+
+def judge(status: int, body: bytes) -> Verdict:
+    """What an HTTP response means.
+
+    A malformed body with status 200 has been paid for: it is tried again, and final if it stays malformed.
+
+    Args:
+        status: HTTP status.
+        body: Raw body.
+    """
+    if status == 200:
+        try:
+            return Verdict(_parse_reply(body), is_final=True, is_retryable=False)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            reason = f"malformed body: {type(error).__name__}: {error}; got {body[:100]!r}"
+            return Verdict(Reply(error=reason[:_LONGEST_REASON]), is_final=True, is_retryable=True)
+    message, code = _read_error(body)
+    finish_reason = CONTENT_FILTER if code == CONTENT_FILTER else ""
+    reply = Reply(error=f"HTTP {status}: {message}"[:_LONGEST_REASON], finish_reason=finish_reason)
+    return Verdict(reply, is_final=status in _FINAL_ERRORS, is_retryable=is_retryable_status(status))
+
+
+def outcome_of(reply: Reply) -> tuple[Outcome, str]:
+    """The outcome and, unless it is ok, the reason."""
+    if reply.finish_reason == CONTENT_FILTER:
+        return Outcome.FILTERED, reply.error or "finish_reason=content_filter"
+    if reply.error:
+        return Outcome.FAILED, reply.error
+    if reply.refusal:
+        return Outcome.REFUSED, reply.refusal[:_LONGEST_REASON]
+    if reply.finish_reason == "length":
+        return Outcome.TRUNCATED, "finish_reason=length"
+    if not reply.text.strip():
+        return Outcome.FAILED, f"empty text, finish_reason={reply.finish_reason!r}"
+    return Outcome.OK, ""
+
+
+def _parse_reply(body: bytes) -> Reply:
+    value = json.loads(body)
+    choice, usage = value["choices"][0], value.get("usage") or {}
+    message = choice["message"]
+    return Reply(
+        text=_as_text(message.get("content")),
+        refusal=_as_text(message.get("refusal")),
+        finish_reason=_as_text(choice.get("finish_reason")),
+        prompt_tokens=_as_count(usage.get("prompt_tokens")),
+        completion_tokens=_as_count(usage.get("completion_tokens")),
+        model=_as_text(value.get("model")),
+    )
+
+
+def _as_text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return "".join(part["text"] for part in value if part.get("type") == "text")
+    if not isinstance(value, str):
+        raise TypeError(f"expected text, got {value!r:.50}")
+    # A lone surrogate cannot be stored as UTF-8.
+    return value.encode("utf-8", "replace").decode()
+
+
+def _as_count(value: object) -> int:
+    if value is None:
+        return 0
+    if not isinstance(value, int) or not 0 <= value < 2**31:
+        raise TypeError(f"expected a number of tokens, got {value!r:.50}")
+    return value
+
+
+def _read_error(body: bytes) -> tuple[str, str]:
+    """Message and code of an error body, or its first bytes if it is of another shape."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        value = None
+    error = value.get("error") if isinstance(value, dict) else None
+    if isinstance(error, dict):
+        return str(error.get("message", "")), str(error.get("code", ""))
+    return (error if isinstance(error, str) else body[:200].decode("utf-8", "replace")), ""

@@ -1,0 +1,182 @@
+"""The journal: every answer that was paid for, on disk before it counts, so that nothing is paid for twice.
+
+One SQLite file, a row a request. Write-ahead logging lets others read while one writes, ``synchronous=FULL`` makes a
+commit survive a power cut, and ``GroupCommits`` puts all answers that arrive during one commit into the next, so that
+the price of a commit is shared. Two processes may use one journal: the first final answer to a request stays.
+
+A row that is not final (the endpoint was down, say) is kept for its reason alone and asked again by the next run.
+"""
+
+import asyncio
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from proxykd.exceptions import StorageError
+from proxykd.teacher.chat_shape import Reply
+
+_BUSY_S = 60.0
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS answers (
+    key TEXT PRIMARY KEY,        -- hash of the canonical request and the sample's index
+    reply TEXT NOT NULL,         -- the parts of the response that are kept, JSON
+    is_final INTEGER NOT NULL,   -- 0 = ask again in the next run
+    answered_at REAL NOT NULL    -- seconds since 1970 UTC
+)
+"""
+_UPSERT = """
+INSERT INTO answers VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE
+SET reply = excluded.reply, is_final = excluded.is_final, answered_at = excluded.answered_at WHERE answers.is_final = 0
+"""
+
+
+class Entry(NamedTuple):
+    """A row of the journal.
+
+    Attributes:
+        key: Hash of the request.
+        reply: What came of it.
+        is_final: False = the next run asks again.
+    """
+
+    key: str
+    reply: Reply
+    is_final: bool
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A durable, shareable connection; used by one thread at a time."""
+    connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    return connection
+
+
+class Journal:
+    """The journal in the file ``path``, which is created with its folder where there is none.
+
+    Args:
+        path: The SQLite file.
+        open_connection: Opens the file; tests pass one whose disk is small.
+
+    Raises:
+        StorageError: if the file cannot be opened, is no journal, or (``commit``) cannot be written.
+    """
+
+    def __init__(self, path: Path, open_connection: Callable[[Path], sqlite3.Connection] = connect) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = open_connection(path)
+            self._writer.execute(_SCHEMA)
+            self._reader = open_connection(path)
+        except (OSError, sqlite3.Error) as error:
+            raise StorageError(
+                f"expected a journal at {path} that can be read and written: {error}; "
+                "free or unlock it, or name another file"
+            ) from error
+
+    def __enter__(self) -> Self:
+        """The open journal."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it; whatever was committed stays."""
+        self._reader.close()
+        self._writer.close()
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of one request, final or not; None if it was never settled."""
+        row = self._reader.execute("SELECT reply, is_final FROM answers WHERE key = ?", (key,)).fetchone()
+        return None if row is None else Entry(key, Reply(**json.loads(row[0])), bool(row[1]))
+
+    def has_final(self, key: str) -> bool:
+        """Whether the request must not be asked again."""
+        row = self._reader.execute("SELECT is_final FROM answers WHERE key = ?", (key,)).fetchone()
+        return row is not None and bool(row[0])
+
+    def commit(self, entries: Iterable[Entry]) -> None:
+        """Write entries in one transaction and return when they are durable.
+
+        Raises:
+            StorageError: if the disk is full or the file cannot be written; nothing of ``entries`` is kept then.
+        """
+        rows = [(e.key, json.dumps(asdict(e.reply)), int(e.is_final), time.time()) for e in entries]
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            self._writer.executemany(_UPSERT, rows)
+            self._writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            raise StorageError(
+                f"cannot add to the journal {self.path}: {error}; free space on its disk and run the same command "
+                "again: every answer that is in the journal stays and is not paid for twice"
+            ) from error
+
+
+class GroupCommits:
+    """Collects entries from many tasks and commits them together, off the event loop.
+
+    Args:
+        journal: Where they go; nobody else may commit to this object meanwhile.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._waiting: list[tuple[Entry, asyncio.Future[None]]] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._flush: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Ready to take entries."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Commit what is still waiting."""
+        if self._flush is not None:
+            await self._flush
+        self._thread.shutdown()
+
+    async def put(self, entry: Entry) -> None:
+        """Return once ``entry`` is durable.
+
+        Raises:
+            StorageError: if it cannot be written.
+        """
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append((entry, done))
+        if self._flush is None or self._flush.done():
+            self._flush = asyncio.create_task(self._commit_all())
+        await done
+
+    async def _commit_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            failure: StorageError | None = None
+            try:
+                await loop.run_in_executor(self._thread, self._journal.commit, [entry for entry, _ in batch])
+            except StorageError as error:
+                failure = error
+            for _, done in batch:
+                _settle(done, failure)
+
+
+def _settle(done: "asyncio.Future[None]", failure: StorageError | None) -> None:
+    if done.done():
+        return  # whoever waited was cancelled; the entry is written all the same
+    if failure is None:
+        done.set_result(None)
+    else:
+        done.set_exception(failure)

@@ -1,0 +1,93 @@
+"""A teacher that answers over HTTP: which requests a run makes to it, what they cost, and an engine to send them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+from proxykd.artifacts import PromptSet
+from proxykd.config.base import read_secret
+from proxykd.config.specification import RunSpec
+from proxykd.config.teacher import EmbeddedTeacherSpec, OpenAITeacherSpec, PriceSpec
+from proxykd.records import Prompt
+from proxykd.teacher.chat_shape import Reply, Request, build_request
+from proxykd.teacher.engine import Endpoint, Engine
+from proxykd.teacher.journal import Journal
+from proxykd.teacher.retry import RetryPolicy
+from proxykd.teacher.server import MODEL
+from proxykd.teacher.serving import embedded_teacher
+from proxykd.teacher.transport import AiohttpTransport
+
+LiveTeacherSpec = OpenAITeacherSpec | EmbeddedTeacherSpec
+
+
+@dataclass(frozen=True, slots=True)
+class LiveTeacher:
+    """A teacher that answers over HTTP, and how requests to it are made.
+
+    Attributes:
+        spec: Which teacher.
+        seed: Seed of the run.
+        secret: The key itself; None = no key is sent. Never part of a message.
+    """
+
+    spec: LiveTeacherSpec
+    seed: int
+    secret: str | None = field(repr=False)
+
+    @classmethod
+    def of(cls, run: RunSpec, spec: LiveTeacherSpec) -> "LiveTeacher":
+        """The live teacher of a run.
+
+        Raises:
+            ConfigError: if the environment variable of its key is unset.
+        """
+        name = spec.api_key if isinstance(spec, OpenAITeacherSpec) else None
+        return cls(spec, run.seed, read_secret(name) if name else None)
+
+    @property
+    def model(self) -> str:
+        """Model name that is asked for."""
+        return self.spec.model if isinstance(self.spec, OpenAITeacherSpec) else MODEL
+
+    @property
+    def price(self) -> PriceSpec | None:
+        """Price of a token; None = not known."""
+        return self.spec.price if isinstance(self.spec, OpenAITeacherSpec) else None
+
+    def serving(self) -> AbstractContextManager[str]:
+        """The base URL; the embedded teacher is served while the context lasts."""
+        if isinstance(self.spec, OpenAITeacherSpec):
+            return nullcontext(self.spec.base_url.rstrip("/"))
+        return embedded_teacher(seed=self.seed)
+
+    def request(self, prompt: Prompt, sample_idx: int) -> Request:
+        """The call for one sample of one prompt."""
+        return build_request(prompt, sample_idx, model=self.model, sampling=self.spec.sampling, seed=self.seed)
+
+    def requests(self, prompts: PromptSet) -> Iterator[tuple[Prompt, int, Request]]:
+        """Every (prompt, sample index, call), in the order of the prompts."""
+        for prompt in prompts.rows():
+            for sample_idx in range(self.spec.sampling.num_samples):
+                yield prompt, sample_idx, self.request(prompt, sample_idx)
+
+    def cost_usd(self, reply: Reply) -> float:
+        """USD that a reply cost; 0 without a price."""
+        if self.price is None:
+            return 0.0
+        price_in = reply.prompt_tokens * self.price.input_usd_per_million
+        return (price_in + reply.completion_tokens * self.price.output_usd_per_million) / 1e6
+
+    def drive(self, journal: Journal, work: Callable[[Engine], Awaitable[None]]) -> None:
+        """Run ``work`` with an engine on an event loop of its own."""
+        with self.serving() as base_url:
+            asyncio.run(self._drive(f"{base_url}/chat/completions", journal, work))
+
+    async def _drive(self, url: str, journal: Journal, work: Callable[[Engine], Awaitable[None]]) -> None:
+        spec = self.spec
+        name = spec.api_key if isinstance(spec, OpenAITeacherSpec) else None
+        async with AiohttpTransport(
+            url, secret=self.secret, timeout_s=spec.timeout_s, concurrency=spec.concurrency
+        ) as transport:
+            endpoint = Endpoint(url, self.model, name)
+            await work(Engine(endpoint, transport, journal, RetryPolicy(spec.max_attempts), spec.concurrency))

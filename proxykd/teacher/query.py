@@ -1,0 +1,214 @@
+"""The stage that asks the teacher: prompts in, one completion with exactly one outcome for every prompt and sample.
+
+Calls are made in any order and journaled; the artifact is then written from the journal in the order of the prompts,
+so that it is the same however often the run was killed on the way. ``summary.json`` beside the rows counts outcomes,
+tokens and money.
+"""
+
+import errno
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from proxykd.artifacts import CompletionSet, PromptSet, seal, write_json
+from proxykd.config.specification import RunSpec
+from proxykd.config.teacher import (
+    EmbeddedTeacherSpec,
+    JsonlPromptsSpec,
+    PromptsSpec,
+    RecordedTeacherSpec,
+)
+from proxykd.data.prompts import load_prompts
+from proxykd.exceptions import StorageError
+from proxykd.progress import Progress, report, stage
+from proxykd.records import Completion, Message, Outcome, Prompt, hash_json
+from proxykd.teacher.chat_shape import Reply, Request, outcome_of
+from proxykd.teacher.engine import Engine
+from proxykd.teacher.journal import Journal
+from proxykd.teacher.live import LiveTeacher, LiveTeacherSpec
+from proxykd.teacher.problems import generate_prompts
+from proxykd.teacher.recorded import recorded_completions
+
+SUMMARY = "summary.json"
+_UNSETTLED = Reply(error="never settled")
+
+
+def collect_prompts(spec: PromptsSpec, *, seed: int, output: Path) -> PromptSet:
+    """The prompts of a run, from the user's file or from the embedded generator.
+
+    Args:
+        spec: Where they come from.
+        seed: Seed of the embedded generator; a file does not need it.
+        output: Folder of the new artifact.
+
+    Raises:
+        InputError: if the file cannot be used, naming the line.
+    """
+    if isinstance(spec, JsonlPromptsSpec):
+        return load_prompts(spec, output=output)
+    prompts = PromptSet(output)
+    prompts.write(generate_prompts(spec.count, seed))
+    seal(prompts, {"prompts": hash_json({**spec.model_dump(mode="json"), "seed": seed})})
+    return prompts
+
+
+def query_teacher(prompts: PromptSet, run: RunSpec, *, journal_path: Path, output: Path) -> CompletionSet:
+    """Ask the teacher everything that the journal has no answer to, and write all answers.
+
+    Args:
+        prompts: The questions.
+        run: The teacher, its sampling and the seed are read.
+        journal_path: The SQLite file that remembers every answer; shared by reruns.
+        output: Folder of the new artifact.
+
+    Raises:
+        TeacherUnreachableError, TeacherAuthError, TeacherError: after one probe call, if the endpoint is unusable.
+        StorageError: if the journal or the artifact cannot be written.
+        KeyboardInterrupt: passed on after the journal is committed; the same call goes on from there.
+    """
+    completions = CompletionSet(output)
+    num_samples = 1
+    if isinstance(run.teacher, RecordedTeacherSpec):
+        assert isinstance(run.prompts, JsonlPromptsSpec)  # the specification allows no other
+        summary = _write(completions, recorded_completions(prompts, run.prompts, run.teacher))
+    else:
+        num_samples = run.teacher.sampling.num_samples
+        with Journal(journal_path) as journal:
+            teacher = LiveTeacher.of(run, run.teacher)
+            _ask_all(teacher, prompts, journal)
+            summary = _write(completions, _read_answers(teacher, prompts, journal))
+    write_json(output / SUMMARY, {"num_prompts": prompts.num_rows, "num_samples": num_samples, **summary})
+    seal(completions, {"prompts": prompts.hash, "teacher": _teacher_hash(run)})
+    return completions
+
+
+def probe_teacher(run: RunSpec, *, journal_path: Path, prompt: Prompt | None = None) -> None:
+    """Make one call and return if the teacher can be used; a recorded teacher always can.
+
+    Args:
+        run: The teacher.
+        journal_path: The answer is kept there, so that a later run need not pay for it again.
+        prompt: What to ask; None = a short greeting (the embedded teacher is asked one of its own questions).
+
+    Raises:
+        TeacherUnreachableError, TeacherAuthError, TeacherError: if it cannot be used.
+    """
+    if isinstance(run.teacher, RecordedTeacherSpec):
+        return
+    teacher = LiveTeacher.of(run, run.teacher)
+    request = teacher.request(prompt or _greeting(run.teacher), 0)
+    with Journal(journal_path) as journal:
+        if not journal.has_final(request.key):
+            teacher.drive(journal, lambda engine: engine.probe(request))
+
+
+def _ask_all(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> None:
+    """Settle what the journal lacks; the first such request is the probe."""
+    total = prompts.num_rows * teacher.spec.sampling.num_samples
+    num_known = 0
+    with stage("Asking the teacher", total=total, unit="answer") as progress:
+
+        def unanswered() -> Iterator[Request]:
+            nonlocal num_known
+            for _, _, request in teacher.requests(prompts):
+                if journal.has_final(request.key):
+                    num_known += 1
+                    progress.advance()
+                else:
+                    yield request
+
+        pending = unanswered()
+        if (first := next(pending, None)) is not None:
+            on_settled = _counter(teacher, progress)
+
+            async def work(engine: Engine) -> None:
+                await engine.probe(first)
+                if (entry := journal.get(first.key)) is not None and entry.is_final:
+                    on_settled(entry.reply)
+                await engine.run(chain([first], pending), on_settled=on_settled)
+
+            teacher.drive(journal, work)
+    if num_known:
+        report(f"{num_known} of {total} answers were in the journal {journal.path} and were not asked again")
+
+
+def _counter(teacher: LiveTeacher, progress: Progress) -> Callable[[Reply], None]:
+    spent_usd, num_not_ok = 0.0, 0
+
+    def on_settled(reply: Reply) -> None:
+        nonlocal spent_usd, num_not_ok
+        spent_usd += teacher.cost_usd(reply)
+        num_not_ok += outcome_of(reply)[0] is not Outcome.OK
+        if teacher.price is None:
+            progress.advance(1, not_ok=str(num_not_ok))
+        else:
+            progress.advance(1, not_ok=str(num_not_ok), usd=spent_usd)
+
+    return on_settled
+
+
+def _read_answers(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> Iterator[Completion]:
+    for prompt, sample_idx, request in teacher.requests(prompts):
+        entry = journal.get(request.key)
+        reply = _UNSETTLED if entry is None else entry.reply
+        outcome, reason = outcome_of(reply)
+        has_text = outcome in (Outcome.OK, Outcome.REFUSED, Outcome.TRUNCATED)
+        yield Completion(
+            prompt_id=prompt.prompt_id,
+            sample_idx=sample_idx,
+            outcome=outcome,
+            reason=reason,
+            text=(reply.text or reply.refusal) if has_text else "",
+            finish_reason=reply.finish_reason,
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+            cost_usd=teacher.cost_usd(reply),
+            model=reply.model or teacher.model,
+            request_hash=request.key,
+        )
+
+
+def _write(completions: CompletionSet, rows: Iterator[Completion]) -> dict[str, Any]:
+    """Write the rows as they come and return what they add up to."""
+    outcomes: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
+    cost_usd = 0.0
+
+    def counted() -> Iterator[Completion]:
+        nonlocal cost_usd
+        for row in rows:
+            outcomes[row.outcome] += 1
+            totals.update(prompt_tokens=row.prompt_tokens, completion_tokens=row.completion_tokens)
+            cost_usd += row.cost_usd
+            yield row
+
+    try:
+        completions.write(counted())
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise StorageError(
+            f"the disk of {completions.path} is full; free space and run the same command again: "
+            "every answer is in the journal and is not paid for twice"
+        ) from error
+    counts = {outcome.value: outcomes[outcome] for outcome in Outcome}
+    return {
+        "outcomes": counts,
+        "prompt_tokens": totals["prompt_tokens"],
+        "completion_tokens": totals["completion_tokens"],
+        "cost_usd": cost_usd,
+    }
+
+
+def _teacher_hash(run: RunSpec) -> str:
+    """Hash of what decides the answers; patience and concurrency do not."""
+    patience = {"api_key", "base_url", "concurrency", "max_attempts", "timeout_s"}
+    return hash_json({**run.teacher.model_dump(mode="json", exclude=patience), "seed": run.seed})
+
+
+def _greeting(spec: LiveTeacherSpec) -> Prompt:
+    if isinstance(spec, EmbeddedTeacherSpec):
+        return next(generate_prompts(1, seed=0))
+    return Prompt.build([Message("user", "Say hello.")], source="probe")

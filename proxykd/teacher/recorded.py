@@ -1,0 +1,51 @@
+"""The recorded teacher: texts that the user already has, in the same JSONL file as the prompts. Makes no calls."""
+
+from collections.abc import Iterator
+
+from proxykd.artifacts import PromptSet
+from proxykd.config.teacher import JsonlPromptsSpec, RecordedTeacherSpec
+from proxykd.data.prompts import iter_recorded
+from proxykd.exceptions import InputError
+from proxykd.records import Completion, hash_json
+from proxykd.teacher.chat_shape import Reply, outcome_of
+
+
+def recorded_completions(
+    prompts: PromptSet, spec: JsonlPromptsSpec, teacher: RecordedTeacherSpec
+) -> Iterator[Completion]:
+    """One completion a prompt, in the order of ``prompts``; an empty text counts as failed, as it does for an API.
+
+    Args:
+        prompts: The prompts that were read from the same file.
+        spec: Where that file is and how it reads.
+        teacher: Which key holds the texts.
+
+    Raises:
+        InputError: if the file no longer holds the prompts that were read from it.
+    """
+    recorded = iter_recorded(spec, teacher.completion_field)
+    for prompt in prompts.rows():
+        found, text = next(recorded, (None, ""))
+        if found is None or found.prompt_id != prompt.prompt_id:
+            raise InputError(
+                f"expected the prompts of {spec.path} as they were first read, found another one in place of "
+                f"{prompt.source} ({prompt.prompt_id}); the file has changed: start a new run from it"
+            )
+        yield _completion(prompt.prompt_id, text, teacher.model)
+
+
+def _completion(prompt_id: str, text: str, model: str) -> Completion:
+    outcome, reason = outcome_of(Reply(text=text))
+    return Completion(
+        prompt_id=prompt_id,
+        sample_idx=0,
+        outcome=outcome,
+        reason=reason,
+        text=text if not reason else "",
+        finish_reason="",
+        prompt_tokens=0,
+        completion_tokens=0,
+        cost_usd=0.0,
+        model=model,
+        request_hash=hash_json({"recorded": model, "prompt_id": prompt_id}),
+    )

@@ -1,0 +1,97 @@
+"""One HTTP request: the seam between the engine and the network.
+
+The secret lives here alone: it goes into a header, and should an endpoint repeat it in a body, it is blotted out
+before anybody sees it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from proxykd.exceptions import TeacherUnreachableError
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """What came back.
+
+    Attributes:
+        status: HTTP status.
+        headers: Header values by lower-case name.
+        body: Raw body.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Transport(Protocol):
+    """Sends one request."""
+
+    async def send(self, body: Mapping[str, Any]) -> HttpResponse:
+        """Send ``body`` and return the response, whatever its status.
+
+        Raises:
+            TeacherUnreachableError: if no response came.
+        """
+
+
+class AiohttpTransport:
+    """The real transport: keep-alive connections to one URL.
+
+    Args:
+        url: Where to POST.
+        secret: Bearer token; None = no Authorization header.
+        timeout_s: Seconds that one request may take.
+        concurrency: Most connections.
+    """
+
+    def __init__(self, url: str, *, secret: str | None, timeout_s: float, concurrency: int) -> None:
+        self._url, self._secret, self._timeout_s = url, secret, timeout_s
+        self._concurrency = concurrency
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        """Open the connection pool."""
+        self._session = aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {self._secret}"} if self._secret else {},
+            connector=aiohttp.TCPConnector(limit=self._concurrency),
+            timeout=aiohttp.ClientTimeout(total=self._timeout_s),
+            trust_env=urlsplit(self._url).hostname not in _LOOPBACK,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connection pool."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def send(self, body: Mapping[str, Any]) -> HttpResponse:
+        """POST ``body`` as JSON.
+
+        Raises:
+            TeacherUnreachableError: if no complete response came in time.
+        """
+        if self._session is None:
+            raise RuntimeError("expected an open transport; use it in `async with`")
+        try:
+            async with self._session.post(self._url, json=body, allow_redirects=False) as response:
+                content = await response.read()
+        except TimeoutError:
+            raise TeacherUnreachableError(f"no answer from {self._url} within {self._timeout_s:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise TeacherUnreachableError(f"no answer from {self._url}: {self._hide(str(error).encode())!r}") from None
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return HttpResponse(response.status, headers, self._hide(content))
+
+    def _hide(self, content: bytes) -> bytes:
+        return content.replace(self._secret.encode(), b"***") if self._secret else content
