@@ -1,0 +1,131 @@
+"""The stage: every arm on the same held-out prompts, then the numbers, their intervals and the report.
+
+An arm is a list of model folders, one a seed. Sums for each prompt go to ``predictions.parquet``, from which every
+number of ``report.json`` can be computed again.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from proxykd.artifacts import Evaluation, SplitSet, ValidatedSet, read_json, seal, write_json
+from proxykd.config import RunSpec
+from proxykd.evaluation.decision import CANDIDATE, CHAMPION, METRIC
+from proxykd.evaluation.page import write_page
+from proxykd.evaluation.report import Sums, build_report, compare, sums_of_metric
+from proxykd.evaluation.scoring import PREDICTIONS, HeldoutSets, ModelScores, score_model
+from proxykd.progress import stage
+from proxykd.records import hash_json
+
+SECTIONS = ("teacher", "split", "proxy", "targets", "student", "evaluation")
+"""Sections of the specification that the report shows."""
+
+
+def evaluate(
+    arms: Mapping[str, Sequence[Path]],
+    validated: ValidatedSet,
+    splits: SplitSet,
+    run: RunSpec,
+    *,
+    facts: Mapping[str, Any],
+    output: Path,
+    scratch: Path,
+) -> Evaluation:
+    """Score every arm, compare them and write the report.
+
+    Args:
+        arms: Arm name -> model folders, one a seed (in the order of ``run.student.seeds`` where there are as many).
+            ``proxy_kd`` is the candidate.
+        validated: The teacher's texts.
+        splits: Which prompts are held out.
+        run: The specification, ablations applied.
+        facts: What the report should show beside the numbers, JSON values: ``spend``, ``fidelity`` (one mapping a
+            stage), ``curves`` (name -> one mapping a step) and any other mapping; ``made_from`` (name -> artifact
+            hash) becomes the lineage.
+        output: Folder of the artifact.
+        scratch: Folder for temporary files.
+
+    Raises:
+        GateError: if there is no held-out prompt that every arm can be scored on.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    sets = HeldoutSets(validated, splits, run, scratch)
+    scores = _score_arms(arms, sets, run, output / "predictions.parquet")
+    settings = {name: getattr(run, name).model_dump(mode="json") for name in SECTIONS}
+    made_from = {"validated": validated.hash, "splits": splits.hash, **facts.get("made_from", {})}
+    report = build_report(
+        {arm: {seed: one.sums() for seed, one in seeds.items()} for arm, seeds in scores.items()},
+        run,
+        facts={**facts, "settings": settings, "made_from": made_from},
+        entropy=sets.teacher_entropy(),
+    )
+    write_json(output / "report.json", report)
+    write_page(report, output)
+    evaluation = Evaluation(output)
+    seal(evaluation, made_from={**made_from, "settings": hash_json(settings)})
+    return evaluation
+
+
+def compare_with_champion(
+    evaluation: Evaluation, champion: Path, validated: ValidatedSet, splits: SplitSet, run: RunSpec, *, scratch: Path
+) -> dict[str, Any]:
+    """The report with one more arm, the present champion, on the same held-out prompts.
+
+    The candidate in this comparison is the model that would be registered: its first seed, not the mean of its seeds.
+
+    Args:
+        evaluation: Of the candidate; not changed.
+        champion: Its model folder.
+        validated: The teacher's texts, those of ``evaluation``.
+        splits: Which prompts are held out.
+        run: The specification; its evaluation and student sections are read.
+        scratch: Folder for temporary files.
+
+    Raises:
+        ModelError: if the folder holds no model.
+        GateError: if the two were scored on no common prompt.
+    """
+    report = read_json(evaluation.path / "report.json")
+    sets = HeldoutSets(validated, splits, run, scratch, with_truth=False)
+    with stage("scoring champion", total=1, unit="model") as progress:
+        theirs = score_model(champion, sets, run, heldout_only=True).sums()[METRIC]
+        progress.advance()
+    ours = _first_seed(evaluation.path / "predictions.parquet")
+    sums = {CANDIDATE: {0: {METRIC: ours}}, CHAMPION: {0: {METRIC: theirs}}}
+    found = compare(sums_of_metric(sums, METRIC), METRIC, CANDIDATE, CHAMPION, run)
+    return {**report, "comparisons": [*report["comparisons"], found]}
+
+
+def _score_arms(
+    arms: Mapping[str, Sequence[Path]], sets: HeldoutSets, run: RunSpec, predictions: Path
+) -> dict[str, dict[int, ModelScores]]:
+    scores: dict[str, dict[int, ModelScores]] = {}
+    total = sum(len(folders) for folders in arms.values())
+    with (
+        stage("evaluating", total=total, unit="model") as progress,
+        pq.ParquetWriter(predictions, PREDICTIONS) as writer,
+    ):
+        for arm, folders in arms.items():
+            scores[arm] = {}
+            for seed, folder in zip(_seeds(run, len(folders)), folders, strict=True):
+                one = scores[arm][seed] = score_model(folder, sets, run)
+                writer.write_table(pa.Table.from_pylist(list(one.rows(arm, seed)), schema=PREDICTIONS))
+                progress.advance(arm=arm)
+    return scores
+
+
+def _seeds(run: RunSpec, count: int) -> tuple[int, ...]:
+    return run.student.seeds if count == len(run.student.seeds) else tuple(range(count))
+
+
+def _first_seed(predictions: Path) -> Sums:
+    table = pq.read_table(predictions, columns=["arm", "seed", "prompt_id", "nll_sum", "num_tokens"])
+    rows = table.filter(pc.equal(table["arm"], CANDIDATE)).to_pylist()
+    # The seeds stand one after the other in the order in which they were given: the first row has the first one.
+    return {
+        row["prompt_id"]: (row["nll_sum"], float(row["num_tokens"])) for row in rows if row["seed"] == rows[0]["seed"]
+    }

@@ -1,0 +1,196 @@
+"""Sums for each prompt -> ``report.json`` -> a table for the terminal.
+
+    report = {
+        name, num_prompts, confidence, resamples,
+        arms:         arm -> metric -> {value, low, high, per_seed, std_over_seeds, num_prompts, num_tokens},
+        comparisons:  [{metric, arm, against, value, low, high, p_value, per_seed, num_prompts}],
+        teacher:      {entropy} where its odds are known: the floor of the held-out NLL,
+        facts:        what the stage was given: spend, fidelity, curves, settings, made_from ...
+    }
+
+Numbers that do not exist (an interval from one prompt) are null.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from proxykd.config import RunSpec
+from proxykd.evaluation import statistics
+from proxykd.evaluation.statistics import Arm
+from proxykd.exceptions import GateError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+LOWER_IS_BETTER = frozenset({"heldout_nll", "exact_kl"})
+COMPARED = (("proxy_kd", "sft"), ("proxy_kd", "none"), ("sft", "none"), ("proxy_kd", "proxy"))
+"""Pairs of arms whose differences are reported, where both exist."""
+
+ARM_LABELS = {"none": "none", "sft": "SFT", "proxy_kd": "Proxy-KD", "proxy": "proxy itself", "champion": "champion"}
+METRIC_LABELS = {
+    "exact_kl": "exact KL, nats/token",
+    "heldout_nll": "held-out NLL, nats/token",
+    "top1_agreement": "top-1 agreement",
+}
+
+Sums = dict[str, tuple[float, float]]
+"""Prompt id -> (numerator, denominator)."""
+
+Scores = Mapping[str, Mapping[int, Mapping[str, Sums]]]
+"""Arm -> seed -> metric -> sums."""
+
+
+def build_report(scores: Scores, run: RunSpec, *, facts: Mapping[str, Any], entropy: Arm | None) -> dict[str, Any]:
+    """The content of ``report.json``.
+
+    Prompts that some arm could not be scored on (another tokenizer left no room for them) are left out for all, so
+    every comparison is paired.
+
+    Args:
+        scores: Every arm's sums.
+        run: Confidence, resamples and seeds.
+        facts: Shown as they are.
+        entropy: The teacher's own entropy for each prompt; None if it is not known.
+
+    Raises:
+        GateError: if the arms have no prompt in common.
+    """
+    metrics = _ordered({metric for seeds in scores.values() for sums in seeds.values() for metric in sums})
+    aligned = {metric: sums_of_metric(scores, metric) for metric in metrics}
+    return {
+        "name": run.name,
+        "num_prompts": len(next(iter(next(iter(aligned["heldout_nll"].values())).values())).numerators),
+        "confidence": run.evaluation.confidence,
+        "resamples": run.evaluation.resamples,
+        "arms": {
+            arm: {metric: _measure(aligned[metric][arm], run) for metric in metrics if arm in aligned[metric]}
+            for arm in scores
+        },
+        "comparisons": [
+            compare(aligned[metric], metric, arm, against, run)
+            for metric in metrics
+            for arm, against in COMPARED
+            if arm in aligned[metric] and against in aligned[metric]
+        ],
+        "teacher": {} if entropy is None else {"entropy": _interval(entropy, run)},
+        "facts": dict(facts),
+    }
+
+
+def sums_of_metric(scores: Scores, metric: str) -> dict[str, dict[int, Arm]]:
+    """Arm -> seed -> vectors over the prompts that all arms with this metric share, in the order of the first.
+
+    Raises:
+        GateError: if there is no such prompt.
+    """
+    having = {arm: {seed: sums[metric] for seed, sums in seeds.items()} for arm, seeds in scores.items()}
+    every = [sums for seeds in having.values() for sums in seeds.values()]
+    shared = [prompt_id for prompt_id in every[0] if all(prompt_id in sums for sums in every)]
+    if every[0] and not shared:
+        raise GateError(f"expected prompts that every arm was scored on ({metric}), found none; raise max_seq_tokens")
+    return {arm: {seed: _vectors(sums, shared) for seed, sums in seeds.items()} for arm, seeds in having.items()}
+
+
+def compare(sums: Mapping[str, Mapping[int, Arm]], metric: str, arm: str, against: str, run: RunSpec) -> dict[str, Any]:
+    """The paired difference of two arms; ``p_value`` is the one-sided p that ``arm`` is no better."""
+    first, other = (statistics.mean_over_seeds(list(sums[name].values())) for name in (arm, against))
+    found = statistics.paired_difference(
+        first, other, confidence=run.evaluation.confidence, resamples=run.evaluation.resamples
+    )
+    both = sums[arm].keys() & sums[against].keys()
+    per_seed = {seed: statistics.ratio(sums[arm][seed]) - statistics.ratio(sums[against][seed]) for seed in both}
+    return {
+        "metric": metric,
+        "arm": arm,
+        "against": against,
+        "value": _number(found.value),
+        "low": _number(found.low),
+        "high": _number(found.high),
+        "p_value": found.p_below if metric in LOWER_IS_BETTER else found.p_above,
+        "per_seed": {str(seed): _number(per_seed[seed]) for seed in sums[arm] if seed in both},
+        "num_prompts": len(first.numerators),
+    }
+
+
+def report_table(report: Mapping[str, Any]) -> "Table":
+    """The arms with their intervals as a table for the terminal, one row an arm."""
+    from rich.table import Table
+
+    metrics = metrics_of(report)
+    table = Table(title=f"{report['name']}: {report['num_prompts']} held-out prompts", title_justify="left")
+    table.add_column("arm")
+    for metric in metrics:
+        table.add_column(metric_label(metric), justify="right")
+    for arm, measures in report["arms"].items():
+        cells = [format_interval(measures[metric]) if metric in measures else "" for metric in metrics]
+        table.add_row(ARM_LABELS.get(arm, arm), *cells)
+    if entropy := report["teacher"].get("entropy"):
+        floors = {"heldout_nll": format_interval(entropy), "exact_kl": "0"}
+        table.add_row("teacher itself", *(floors.get(metric, "") for metric in metrics))
+    table.caption = f"in brackets: {report['confidence']:.0%} interval, bootstrap over prompts"
+    table.caption_justify = "left"
+    return table
+
+
+def metrics_of(report: Mapping[str, Any]) -> list[str]:
+    """The metrics of a report, the most telling first."""
+    return _ordered({metric for measures in report["arms"].values() for metric in measures})
+
+
+def metric_label(metric: str) -> str:
+    """What a reader calls a metric.
+
+    Example:
+        >>> metric_label("accuracy/arithmetic")
+        'accuracy arithmetic'
+    """
+    return METRIC_LABELS.get(metric, metric.replace("/", " "))
+
+
+def format_interval(measure: Mapping[str, Any]) -> str:
+    """A value with its interval.
+
+    Example:
+        >>> format_interval({"value": 0.5, "low": 0.25, "high": None})
+        '0.500'
+    """
+    if measure["value"] is None:
+        return "-"
+    if measure["low"] is None or measure["high"] is None:
+        return f"{measure['value']:.3f}"
+    return f"{measure['value']:.3f} [{measure['low']:.3f}, {measure['high']:.3f}]"
+
+
+def _ordered(metrics: set[str]) -> list[str]:
+    first = ["exact_kl", "heldout_nll", "top1_agreement"]
+    return [metric for metric in first if metric in metrics] + sorted(metrics - set(first))
+
+
+def _vectors(sums: Sums, prompt_ids: list[str]) -> Arm:
+    pairs = [sums[prompt_id] for prompt_id in prompt_ids]
+    return statistics.arm([above for above, _ in pairs], [below for _, below in pairs])
+
+
+def _measure(seeds: Mapping[int, Arm], run: RunSpec) -> dict[str, Any]:
+    per_seed = {seed: statistics.ratio(sums) for seed, sums in seeds.items()}
+    return {
+        **_interval(statistics.mean_over_seeds(list(seeds.values())), run),
+        "per_seed": {str(seed): _number(value) for seed, value in per_seed.items()},
+        "std_over_seeds": _number(statistics.spread(list(per_seed.values()))),
+    }
+
+
+def _interval(sums: Arm, run: RunSpec) -> dict[str, Any]:
+    found = statistics.interval(sums, confidence=run.evaluation.confidence, resamples=run.evaluation.resamples)
+    return {
+        "value": _number(found.value),
+        "low": _number(found.low),
+        "high": _number(found.high),
+        "num_prompts": int((sums.denominators > 0).sum()),
+        "num_tokens": int(sums.denominators.sum()),
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
