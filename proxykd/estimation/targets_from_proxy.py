@@ -66,7 +66,7 @@ def estimate_distributions(
         validated: Rows with verdicts.
         splits: Side of each prompt.
         proxy: The aligned proxy.
-        run: ``targets``, ``split``, and the student's ``max_seq_tokens``, so that both see the same tokens.
+        run: Its sections ``proxy``, ``split`` and ``targets`` are read.
         output: Folder of the new artifact.
         scratch: Folder for temporary files.
 
@@ -74,10 +74,11 @@ def estimate_distributions(
         GateError: if no row may teach.
         ModelError: if the proxy's scores are not finite.
     """
+    spec = run.proxy.model
     model, tokenizer = load_saved(proxy.path / "model")
     rows = select_rows(validated, splits, sides_for("distillation", run.split))
     corpus = TokenizedCorpus.build(
-        rows, tokenizer, max_seq_tokens=run.student.model.max_seq_tokens, path=scratch / "distillation.arrow"
+        rows, tokenizer, max_seq_tokens=spec.max_seq_tokens, path=scratch / "distillation.arrow"
     )
     if not len(corpus):
         raise GateError("expected rows on the distillation side, found none; raise split.distillation or add prompts")
@@ -86,7 +87,8 @@ def estimate_distributions(
     writer = TargetWriter(output, scratch=scratch, top_k=top_k, vocab_size=vocab_size)
     settings = {
         "tokenizer": tokenizer_fingerprint(tokenizer),
-        "precision": run.proxy.model.precision,
+        "precision": spec.precision,
+        "max_seq_tokens": spec.max_seq_tokens,
         "num_cut": corpus.num_cut,
         "num_skipped": corpus.num_skipped,
     }
@@ -96,7 +98,7 @@ def estimate_distributions(
         top_k=top_k,
         vocab_size=vocab_size,
         pad_id=tokenizer.pad_token_id,
-        precision=run.proxy.model.precision,
+        precision=spec.precision,
     )
     _write(stream, writer, SampleWeights(run.targets.weighting), settings, num_samples=len(corpus))
     targets = Targets(output)
@@ -128,7 +130,9 @@ def proxy_targets(
             logits = completion_logits(model, batch)[:, :vocab_size]
             buckets = _top_buckets(logits, completion_labels(batch), top_k)
         counts = [len(example.completion_ids) for example in examples]
-        for example, parts in zip(examples, zip(*(torch.split(part, counts) for part in buckets), strict=True), strict=True):
+        for example, parts in zip(
+            examples, zip(*(torch.split(part, counts) for part in buckets), strict=True), strict=True
+        ):
             ids, logprobs, tail, labels = (part.numpy() for part in parts)
             yield ProxyTarget(example, Positions(ids, logprobs, tail), float(labels.sum(dtype=np.float64)))
 

@@ -36,6 +36,11 @@ class SparseTarget(NamedTuple):
     tail_logprob: NDArray[np.float32]
     weight: float
 
+    def cut(self, length: int) -> "SparseTarget":
+        """The target of the first ``length`` positions."""
+        ids, logprobs, tail = self.token_ids[:length], self.logprobs[:length], self.tail_logprob[:length]
+        return SparseTarget(ids, logprobs, tail, self.weight)
+
 
 class TargetReader:
     """Random access to a target store.

@@ -1,0 +1,154 @@
+"""One training run: a model, its examples, perhaps their targets, so many steps.
+
+A batch whose scores would not fit is worked off in micro-batches; the loss is divided by the token count of the whole
+batch, so that the step is the same. Both arms run through this loop; they differ in their examples and targets alone.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from proxykd.config.models import StudentSpec
+from proxykd.data.tokenizing import TokenizedCorpus
+from proxykd.exceptions import ArtifactError
+from proxykd.models.forward import collate, completion_labels, completion_logits
+from proxykd.models.loading import autocast
+from proxykd.progress import Progress, stage
+from proxykd.student.objective import TargetBatch, collate_targets, student_objective
+from proxykd.student.optimizer import build_optimizer, learning_rate_factor
+from proxykd.student.order import micro_batches, training_batches
+from proxykd.targets.reader import SparseTarget, TargetReader
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Scores of one micro-batch: 256 MiB in float32, whatever the vocabulary.
+_MICRO_BATCH_SCORES = 2**26
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """What a student learns from.
+
+    Attributes:
+        corpus: Texts.
+        targets: Their distributions; None = hard labels only.
+        pad_id: Any token id.
+    """
+
+    corpus: TokenizedCorpus
+    targets: TargetReader | None
+    pad_id: int
+
+    def targets_of(self, indices: list[int], device: torch.device) -> TargetBatch | None:
+        """The targets of some examples, cut to their completions; None = hard labels only.
+
+        Raises:
+            ArtifactError: if an example has no target, or one that is shorter than its completion.
+        """
+        if self.targets is None:
+            return None
+        return collate_targets([self._target_of(index, self.targets) for index in indices], device=device)
+
+    def _target_of(self, index: int, targets: TargetReader) -> SparseTarget:
+        example = self.corpus[index]
+        target, length = targets.get(example.prompt_id, example.sample_idx), len(example.completion_ids)
+        if len(target.tail_logprob) < length:
+            raise ArtifactError(
+                f"expected targets at {length} positions of prompt {example.prompt_id}, found "
+                f"{len(target.tail_logprob)}; proxy and student must render and cut texts alike"
+            )
+        return target.cut(length)
+
+
+class TrainingRun(NamedTuple):
+    """How a run went.
+
+    Attributes:
+        curve: One mapping a step: step (from 1), loss, nll, kl (nats a token, means over the batch), lr.
+        seconds: Wall time of the steps.
+        num_tokens: Prompt and completion tokens trained on, padding left out.
+    """
+
+    curve: list[dict[str, float]]
+    seconds: float
+    num_tokens: int
+
+
+def train(
+    model: "PreTrainedModel", data: TrainingData, spec: StudentSpec, *, alpha: float, learning_rate: float, seed: int
+) -> TrainingRun:
+    """Train ``model`` in place for ``spec.steps`` steps.
+
+    Args:
+        model: On its device, adapters attached if any.
+        data: Examples and targets.
+        spec: Steps, optimiser and precision.
+        alpha: Weight of the weighted KL.
+        learning_rate: Peak learning rate.
+        seed: Decides the order of the examples and the dropout; the global generator is left as it was.
+    """
+    optimizer = build_optimizer(model, spec.optimizer, learning_rate=learning_rate)
+    lengths = data.corpus.prompt_lengths + data.corpus.completion_lengths
+    batches = training_batches(lengths, batch_size=spec.optimizer.batch_size, seed=seed)
+    curve: list[dict[str, float]] = []
+    start, num_tokens = time.perf_counter(), 0
+    model.train()
+    description = f"train student (seed {seed}, lr {learning_rate:g})"
+    with torch.random.fork_rng(), stage(description, total=spec.steps, unit="step") as progress:
+        torch.manual_seed(seed)
+        for step, batch in zip(range(spec.steps), batches, strict=False):
+            rate = learning_rate * learning_rate_factor(step, num_steps=spec.steps, spec=spec.optimizer)
+            means = train_step(model, optimizer, data, batch, spec, alpha=alpha, learning_rate=rate)
+            curve.append({"step": step + 1, **means, "lr": rate})
+            num_tokens += int(lengths[batch].sum())
+            _report(progress, means)
+    return TrainingRun(curve, time.perf_counter() - start, num_tokens)
+
+
+def train_step(
+    model: "PreTrainedModel",
+    optimizer: torch.optim.Optimizer,
+    data: TrainingData,
+    batch: list[int],
+    spec: StudentSpec,
+    *,
+    alpha: float,
+    learning_rate: float,
+) -> dict[str, float]:
+    """One optimiser step on some examples.
+
+    Returns:
+        ``loss``, ``nll`` and ``kl`` (without weights), means over the batch's completion tokens, before the step.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.zero_grad(set_to_none=True)
+    num_tokens = int(data.corpus.completion_lengths[batch].sum())
+    totals = torch.zeros(3, device=model.device)
+    max_tokens = _MICRO_BATCH_SCORES // model.config.get_text_config().vocab_size
+    for part in micro_batches(batch, data.corpus.completion_lengths, max_tokens=max_tokens):
+        totals += _backward(model, data, part, spec.model.precision, alpha=alpha, num_tokens=num_tokens)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    torch.nn.utils.clip_grad_norm_(trainable, spec.optimizer.max_grad_norm)
+    optimizer.step()
+    return dict(zip(("loss", "nll", "kl"), (totals / num_tokens).tolist(), strict=True))
+
+
+def _backward(
+    model: "PreTrainedModel", data: TrainingData, part: list[int], precision: str, *, alpha: float, num_tokens: int
+) -> torch.Tensor:
+    batch = collate([data.corpus[index] for index in part], pad_id=data.pad_id).to(model.device)
+    with autocast(precision):
+        logits = completion_logits(model, batch)
+    targets = data.targets_of(part, logits.device) if alpha > 0.0 else None
+    totals = student_objective(logits, completion_labels(batch), targets, alpha=alpha)
+    (totals.loss / num_tokens).backward()  # type: ignore[no-untyped-call]
+    return torch.stack([totals.loss.detach(), totals.nll, totals.kl])
+
+
+def _report(progress: Progress, means: Mapping[str, Any]) -> None:
+    progress.advance(1, loss=means["loss"], nll=means["nll"], kl=means["kl"])

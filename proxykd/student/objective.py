@@ -1,0 +1,93 @@
+"""What the student minimises: the NLL of the teacher's text plus alpha times the weighted KL from the proxy.
+
+    L = 1/N sum_(x,y) sum_t [ -log q(y_t) + alpha w(x, y) KL(p_t || q_t) ]                  (Proxy-KD, Eq. 11)
+
+N is the number of completion tokens in the batch, so both terms are means over tokens; p_t is the proxy's stored
+distribution over k tokens and a tail, q_t the student's, both given x and the teacher's y_<t. With alpha = 0 or
+without targets the same function is plain supervised fine-tuning, number for number.
+
+References:
+    Chen et al., Knowledge Distillation of Black-Box Large Language Models, arXiv:2401.07013, Eq. (7), (8), (10), (11).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proxykd.divergences import bucketed_forward_kl, bucketed_logprobs
+from proxykd.reductions import masked_total
+from proxykd.targets.reader import SparseTarget
+
+
+class TargetBatch(NamedTuple):
+    """Targets of all completion tokens of a batch, row after row.
+
+    Attributes:
+        token_ids: long [n, k].
+        logprobs: float32 [n, k].
+        tail_logprob: float32 [n].
+        weights: float32 [n], the weight of the sample that the token belongs to.
+    """
+
+    token_ids: Tensor
+    logprobs: Tensor
+    tail_logprob: Tensor
+    weights: Tensor
+
+
+class ObjectiveTotals(NamedTuple):
+    """Sums over the tokens of a (micro-)batch; to be divided by the number of tokens of the whole batch.
+
+    Attributes:
+        loss: nll + alpha * weighted_kl; carries the gradient.
+        nll: Sum of -log q(y_t), nats; detached.
+        kl: Sum of KL(p_t || q_t) without weights, nats; detached; 0 without targets.
+        weighted_kl: Sum of w KL(p_t || q_t), nats; detached; 0 without targets.
+        num_tokens: Completion tokens, int64.
+    """
+
+    loss: Tensor
+    nll: Tensor
+    kl: Tensor
+    weighted_kl: Tensor
+    num_tokens: Tensor
+
+
+def student_objective(logits: Tensor, labels: Tensor, targets: TargetBatch | None, *, alpha: float) -> ObjectiveTotals:
+    """The student's loss and its parts, summed over tokens.
+
+    Args:
+        logits: Scores that predict each completion token, float [n, vocab].
+        labels: The teacher's tokens, long [n].
+        targets: The proxy's distributions at the same n positions; None = hard labels only.
+        alpha: >= 0, weight of the weighted KL against the NLL; 0 = hard labels only.
+
+    Raises:
+        ShapeError: if the shapes do not fit each other.
+    """
+    if targets is None or alpha == 0.0:
+        no_ids = labels.new_empty(len(labels), 0)
+        nll = masked_total(-bucketed_logprobs(logits, no_ids, labels).label_logprobs)
+        zero = torch.zeros_like(nll.weighted_sum)
+        return ObjectiveTotals(nll.weighted_sum, nll.weighted_sum.detach(), zero, zero, nll.num_values)
+    student = bucketed_logprobs(logits, targets.token_ids, labels)
+    nll = masked_total(-student.label_logprobs)
+    kl = bucketed_forward_kl(student, targets.logprobs, targets.tail_logprob)
+    weighted_kl = masked_total(kl, weights=targets.weights).weighted_sum
+    loss = nll.weighted_sum + alpha * weighted_kl
+    return ObjectiveTotals(loss, nll.weighted_sum.detach(), kl.detach().sum(), weighted_kl.detach(), nll.num_values)
+
+
+def collate_targets(targets: Sequence[SparseTarget], *, device: torch.device) -> TargetBatch:
+    """Put the targets of several samples one after the other, as ``completion_logits`` does with their positions."""
+    lengths = [len(target.tail_logprob) for target in targets]
+    weights = np.repeat(np.array([target.weight for target in targets], np.float32), lengths)
+    return TargetBatch(
+        torch.from_numpy(np.concatenate([target.token_ids for target in targets])).to(device, torch.long),
+        torch.from_numpy(np.concatenate([target.logprobs for target in targets])).to(device),
+        torch.from_numpy(np.concatenate([target.tail_logprob for target in targets])).to(device),
+        torch.from_numpy(weights).to(device),
+    )

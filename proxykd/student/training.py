@@ -1,0 +1,216 @@
+"""All training runs of one arm: learning-rate search, seeds, record.
+
+The arms ``sft`` (plain fine-tuning on the teacher's texts) and ``proxy_kd`` (NLL + alpha * weighted KL) go through
+the same code with the same number of steps, the same sampler and the same search, so that what differs between them is
+the objective and the rows: ``sft`` sees every text that Proxy-KD spends on proxy and student together.
+"""
+
+import math
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from proxykd.artifacts import SplitSet, StudentModel, Targets, ValidatedSet, seal, write_json
+from proxykd.config import RunSpec
+from proxykd.config.models import StudentSpec
+from proxykd.data.splits import select_rows, sides_for
+from proxykd.data.tokenizing import TokenizedCorpus
+from proxykd.exceptions import ArtifactError, GateError, ModelError
+from proxykd.models.forward import score_corpus
+from proxykd.models.loading import attach_lora, load_model, load_tokenizer, save_model
+from proxykd.models.tokenizers import tokenizer_fingerprint
+from proxykd.progress import report, track
+from proxykd.records import Side, ValidatedRow, hash_json
+from proxykd.student.loop import TrainingData, TrainingRun, train
+from proxykd.targets.reader import TargetReader
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Arm = Literal["sft", "proxy_kd"]
+
+
+def distill_student(
+    validated: ValidatedSet,
+    splits: SplitSet,
+    targets: Targets | None,
+    run: RunSpec,
+    *,
+    arm: Arm,
+    output: Path,
+    scratch: Path,
+) -> StudentModel:
+    """Train a student for every seed: ``seed-<seed>/model/`` each, and ``training.json``.
+
+    Where ``student.learning_rates`` lists several, each is tried with the first seed, and the one with the lowest NLL
+    on the development side is used for the others too; the first seed's winner is kept as it is.
+
+    Args:
+        validated: Rows with verdicts.
+        splits: Side of each prompt.
+        targets: The proxy's distributions; None = hard labels only. The arm ``sft`` does not open them.
+        run: Its sections ``student`` and ``split`` are read.
+        arm: ``sft`` = hard labels on all training sides; ``proxy_kd`` = the distillation side with targets.
+        output: Folder of the new artifact.
+        scratch: Folder for temporary files.
+
+    Raises:
+        GateError: if there are no rows to train on, or none on which to choose a learning rate.
+        ModelError: if every learning rate diverged.
+        ArtifactError: if the targets belong to another tokenizer.
+    """
+    spec = run.student
+    alpha = spec.alpha if arm == "proxy_kd" and targets is not None else 0.0
+    tokenizer = load_tokenizer(spec.model)
+    rows = select_rows(validated, splits, sides_for("sft" if arm == "sft" else "distillation", run.split))
+    corpus = _tokenize(rows, tokenizer, spec, scratch / f"{arm}.arrow")
+    if not len(corpus):
+        raise GateError(f"expected rows for the arm {arm}, found none; change the split or add prompts")
+    reader = _open_targets(targets, tokenizer, spec) if targets is not None and alpha > 0.0 else None
+    trainer = _ArmTrainer(spec, alpha, TrainingData(corpus, reader, tokenizer.pad_token_id), tokenizer, output)
+    searched = {Side.DEVELOPMENT} if len(spec.learning_rates) > 1 else set()
+    development = _tokenize(select_rows(validated, splits, searched), tokenizer, spec, scratch / "development.arrow")
+    record = {"arm": arm, "alpha": alpha, "corpus": _describe(corpus), **trainer.train_all(development)}
+    write_json(output / "training.json", {**record, "settings": spec.model_dump(mode="json")})
+    student = StudentModel(output)
+    made_from = {
+        "validated": validated.hash,
+        "splits": splits.hash,
+        "student": hash_json([arm, spec.model_dump(mode="json")]),
+    }
+    seal(student, made_from if targets is None else {**made_from, "targets": targets.hash})
+    return student
+
+
+@dataclass(frozen=True, slots=True)
+class _ArmTrainer:
+    """What all runs of an arm share."""
+
+    spec: StudentSpec
+    alpha: float
+    data: TrainingData
+    tokenizer: "PreTrainedTokenizerBase"
+    output: Path
+
+    def train_all(self, development: TokenizedCorpus) -> dict[str, Any]:
+        """Search, then train the remaining seeds; returns what goes into the record."""
+        first, *others = self.spec.seeds
+        rates = self.spec.learning_rates or (self.spec.optimizer.learning_rate,)
+        if len(rates) == 1:
+            search: list[dict[str, float | None]] = []
+            learning_rate, runs = rates[0], [self._train_and_save(first, rates[0])]
+        else:
+            learning_rate, best, search = self._search(first, rates, development)
+            runs = [best]
+        runs += [self._train_and_save(seed, learning_rate) for seed in others]
+        return {"learning_rate": learning_rate, "seeds": list(self.spec.seeds), "search": search, "runs": runs}
+
+    def _search(
+        self, seed: int, rates: tuple[float, ...], development: TokenizedCorpus
+    ) -> tuple[float, dict[str, Any], list[dict[str, float | None]]]:
+        if not len(development):
+            raise GateError(
+                f"expected rows on the development side to choose among student.learning_rates={list(rates)}, found "
+                "none; raise split.development or list one learning rate"
+            )
+        best_nll, best_rate, best_run = math.inf, math.nan, {}
+        search: list[dict[str, float | None]] = []
+        for rate in rates:
+            model, result = self._train(seed, rate)
+            nll = _mean_nll(model, development, self.tokenizer, self.spec.model.precision)
+            report(f"learning rate {rate:g}: {nll:.4f} nats a token on the development side")
+            search.append({"learning_rate": rate, "development_nll": nll if math.isfinite(nll) else None})
+            if nll < best_nll:
+                best_nll, best_rate, best_run = nll, rate, _describe_run(seed, rate, result)
+                self._save(model, seed)
+        if not best_run:
+            raise ModelError(f"every learning rate of {list(rates)} diverged; list smaller student.learning_rates")
+        return best_rate, best_run, search
+
+    def _train_and_save(self, seed: int, learning_rate: float) -> dict[str, Any]:
+        model, result = self._train(seed, learning_rate)
+        if not math.isfinite(result.curve[-1]["loss"]):
+            raise ModelError(f"training diverged at learning rate {learning_rate:g}; lower student's learning rate")
+        self._save(model, seed)
+        return _describe_run(seed, learning_rate, result)
+
+    def _train(self, seed: int, learning_rate: float) -> "tuple[PreTrainedModel, TrainingRun]":
+        model = load_student(self.spec, seed=seed)
+        return model, train(model, self.data, self.spec, alpha=self.alpha, learning_rate=learning_rate, seed=seed)
+
+    def _save(self, model: "PreTrainedModel", seed: int) -> None:
+        folder = self.output / f"seed-{seed}" / "model"
+        shutil.rmtree(folder, ignore_errors=True)
+        save_model(model, self.tokenizer, folder)
+
+
+def load_student(spec: StudentSpec, *, seed: int) -> "PreTrainedModel":
+    """The untrained student: weights from its source, adapters if the specification wants them.
+
+    Args:
+        spec: Source, pruning and adapters.
+        seed: Decides random weights and the adapters' start; students from pretrained weights without adapters differ
+            between seeds by the order of their examples alone.
+    """
+    model = load_model(spec.model, seed=seed)
+    if spec.model.lora is None:
+        return model
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return attach_lora(model, spec.model.lora)
+
+
+def _tokenize(
+    rows: Iterable[ValidatedRow], tokenizer: "PreTrainedTokenizerBase", spec: StudentSpec, path: Path
+) -> TokenizedCorpus:
+    return TokenizedCorpus.build(rows, tokenizer, max_seq_tokens=spec.model.max_seq_tokens, path=path)
+
+
+def _open_targets(targets: Targets, tokenizer: "PreTrainedTokenizerBase", spec: StudentSpec) -> TargetReader:
+    reader = TargetReader(targets.path)
+    if (max_seq_tokens := reader.description["max_seq_tokens"]) < spec.model.max_seq_tokens:
+        raise ArtifactError(
+            f"expected targets for texts of up to student.model.max_seq_tokens={spec.model.max_seq_tokens}, found "
+            f"{max_seq_tokens}; raise proxy.model.max_seq_tokens to it or lower the student's"
+        )
+    if reader.description["tokenizer"] != tokenizer_fingerprint(tokenizer):
+        raise ArtifactError(
+            f"the targets in {targets.path} were made with another tokenizer than the student's; choose a proxy and a "
+            "student of one family, or estimate the targets again"
+        )
+    return reader
+
+
+def _mean_nll(
+    model: "PreTrainedModel", corpus: TokenizedCorpus, tokenizer: "PreTrainedTokenizerBase", precision: str
+) -> float:
+    """Nats a token over all completions; inf for a model that has diverged."""
+    scores = score_corpus(model, corpus, pad_id=tokenizer.pad_token_id, precision=precision)
+    total = sum(float(score.logprobs.sum(dtype="float64")) for score in track(scores, "score", total=len(corpus)))
+    nll = -total / int(corpus.completion_lengths.sum())
+    return nll if math.isfinite(nll) else math.inf
+
+
+def _describe(corpus: TokenizedCorpus) -> dict[str, int]:
+    return {
+        "num_examples": len(corpus),
+        "prompt_tokens": int(corpus.prompt_lengths.sum()),
+        "completion_tokens": int(corpus.completion_lengths.sum()),
+        "num_cut": corpus.num_cut,
+        "num_skipped": corpus.num_skipped,
+    }
+
+
+def _describe_run(seed: int, learning_rate: float, result: TrainingRun) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "learning_rate": learning_rate,
+        "seconds": round(result.seconds, 3),
+        "num_tokens": result.num_tokens,
+        "tokens_per_s": round(result.num_tokens / result.seconds, 1),
+        "curve": result.curve,
+    }
