@@ -6,12 +6,19 @@ with the earlier prompts that share a band with it (``proxykd.data.quality`` has
 """
 
 import sqlite3
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from proxykd.data.quality import choose_rows_per_band, hash_bands, hash_word_runs, minhash, shingles_of, similarity
+from proxykd.data.quality import (
+    NUM_HASHES,
+    choose_rows_per_band,
+    hash_bands,
+    hash_word_runs,
+    minhash,
+    shingles_of,
+    similarity,
+)
 from proxykd.records import hash_json
 
 _TABLES = """
@@ -59,7 +66,7 @@ class CorpusIndex:
             return self.add_pair("", " ".join(map(str, shingles.tolist())))
         signature = minhash(shingles)
         bands = _signed(hash_bands(signature, self._rows_per_band))
-        if any(similarity(signature, other) >= self._threshold for other in self._candidates(bands)):
+        if np.any(similarity(signature, self._candidates(bands)) >= self._threshold):
             return True
         prompt = self._database.execute(
             "INSERT INTO signatures (signature) VALUES (?)", (signature.tobytes(),)
@@ -81,18 +88,17 @@ class CorpusIndex:
         lookup = "SELECT 1 FROM evaluation_runs WHERE hash = ?"
         return any(self._database.execute(lookup, (run,)).fetchone() for run in _signed(suspects))
 
-    def _candidates(self, bands: list[int]) -> list[NDArray[np.uint32]]:
+    def _candidates(self, bands: list[int]) -> NDArray[np.uint32]:
         lookup = f"SELECT prompt FROM bands WHERE hash = ? ORDER BY prompt DESC LIMIT {_MAX_CANDIDATES}"
-        found = chain.from_iterable(self._database.execute(lookup, (band,)) for band in bands)
-        prompts = sorted({prompt for (prompt,) in found})
-        load = "SELECT signature FROM signatures WHERE prompt = ?"
-        blobs = (self._database.execute(load, (prompt,)).fetchone()[0] for prompt in prompts)
-        return [np.frombuffer(blob, np.uint32) for blob in blobs]
+        prompts = {row[0] for band in bands for row in self._database.execute(lookup, (band,))}
+        load = f"SELECT signature FROM signatures WHERE prompt IN ({','.join(map(str, prompts))})"
+        blobs = b"".join(row[0] for row in self._database.execute(load))
+        return np.frombuffer(blobs, np.uint32).reshape(-1, NUM_HASHES)
 
 
 def _signed(hashes: NDArray[np.uint64]) -> list[int]:
     # SQLite's integers are signed.
-    return hashes.view(np.int64).tolist()
+    return [int(value) for value in hashes.view(np.int64)]
 
 
 def _slots(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -30,6 +30,7 @@ _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 _CHUNK = 4096
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Verdict(StrEnum):
@@ -101,8 +102,8 @@ def hash_word_runs(text: str, num_words: int) -> NDArray[np.uint64]:
     num_runs = max(0, len(words) - num_words + 1)
     runs = np.zeros(num_runs, np.uint64)
     for offset in range(num_words if num_runs else 0):
-        runs = _mix(runs + words[offset : offset + num_runs] + np.uint64(offset + 1))
-    return runs
+        runs = runs * _MULTIPLIER + words[offset : offset + num_runs]
+    return _mix(runs)
 
 
 def shingles_of(text: str, num_words: int = SHINGLE_WORDS) -> NDArray[np.uint64]:
@@ -142,9 +143,17 @@ def minhash(shingles: NDArray[np.uint64]) -> NDArray[np.uint32]:
     return smallest.astype(np.uint32)
 
 
-def similarity(one: NDArray[np.uint32], other: NDArray[np.uint32]) -> float:
-    """The Jaccard similarity of two sets, estimated from their signatures, in [0, 1]."""
-    return float(np.mean(one == other))
+def similarity(one: NDArray[np.uint32], others: NDArray[np.uint32]) -> NDArray[np.float64]:
+    """The Jaccard similarity of a set to others, estimated from their signatures.
+
+    Args:
+        one: uint32 [NUM_HASHES].
+        others: uint32 [num_others, NUM_HASHES].
+
+    Returns:
+        float64 [num_others], in [0, 1].
+    """
+    return np.mean(one == others, axis=-1, dtype=np.float64)
 
 
 def choose_rows_per_band(threshold: float) -> int:
@@ -186,4 +195,4 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
-_SALTS = _mix(np.arange(1, NUM_HASHES + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+_SALTS = _mix(np.arange(1, NUM_HASHES + 1, dtype=np.uint64) * _MULTIPLIER)

@@ -1,0 +1,1 @@
+"""ZenML steps: unpack the specification, call the library, return named artifacts."""

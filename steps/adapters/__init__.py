@@ -1,0 +1,1 @@
+"""Glue to trackers and validators; the library never imports them."""
