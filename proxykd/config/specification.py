@@ -161,6 +161,12 @@ class RunSpec(Spec):
             )
         if self.evaluation.exact_kl and self.teacher.kind != "embedded":
             raise ValueError("evaluation.exact_kl needs teacher.kind=embedded: no other teacher tells its odds")
+        if self.proxy.model.max_seq_tokens < self.student.model.max_seq_tokens:
+            raise ValueError(
+                f"the proxy must read all that the student learns; got proxy.model.max_seq_tokens="
+                f"{self.proxy.model.max_seq_tokens} below student.model.max_seq_tokens="
+                f"{self.student.model.max_seq_tokens}"
+            )
         return self
 
     def with_ablations_applied(self) -> "RunSpec":
