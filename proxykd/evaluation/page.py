@@ -52,6 +52,8 @@ def render_page(report: Mapping[str, Any], plots: Mapping[str, str]) -> str:
         is_better=_is_better,
         plots=plots,
         fidelity=list(facts.get("fidelity", ())),
+        fidelity_keys=_scalar_keys(facts.get("fidelity", ())),
+        cell=lambda value: "" if value is None else _text(value),
         sections={
             "What was spent": flatten(facts.get("spend", {})),
             **{_title(name): flatten(facts[name]) for name in facts if name not in SHOWN_APART},
@@ -110,6 +112,11 @@ def _is_better(found: Mapping[str, Any]) -> str:
         return ""
     is_below = found["high"] < 0
     return "better" if is_below == (found["metric"] in LOWER_IS_BETTER) else "worse"
+
+
+def _scalar_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys of plain values in the order in which the rows bring them up."""
+    return list(dict.fromkeys(key for row in rows for key, value in row.items() if not isinstance(value, (dict, list))))
 
 
 def _title(name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proxykd.evaluation.report import ARM_LABELS, metric_label, metrics_of
+from proxykd.evaluation.report import ARM_LABELS, LOWER_IS_BETTER, metric_label, metrics_of
 from proxykd.exceptions import ModelError
 
 if TYPE_CHECKING:
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 COLOURS = {"none": "#8d99ae", "sft": "#457b9d", "proxy_kd": "#d1495b", "proxy": "#edae49", "champion": "#2a9d8f"}
 OTHER_COLOUR = "#6c757d"
+FIDELITY_LABELS = {
+    "heldout_nll": "held-out NLL, nats/token",
+    "top1_agreement": "top-1 agreement",
+}
 
 
 def write_plots(report: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -68,26 +72,29 @@ def _draw_metric(panel: "Axes", report: Mapping[str, Any], metric: str, arms: Se
         panel.set_xlabel("dotted: the teacher's own entropy", fontsize=8)
     panel.set_yticks(range(len(arms)), [ARM_LABELS.get(arm, arm) for arm in arms])
     panel.set_ylim(len(arms) - 0.4, -0.7)
+    if metric in LOWER_IS_BETTER and _is_wide(report, metric):
+        panel.set_xscale("log")
     panel.margins(x=0.15)
     panel.set_title(metric_label(metric), fontsize=10, loc="left")
 
 
+def _is_wide(report: Mapping[str, Any], metric: str) -> bool:
+    """Whether an untrained arm would squeeze the others together on a linear axis."""
+    measures = [measures[metric] for measures in report["arms"].values() if metric in measures]
+    values = [measure["value"] for measure in measures if measure["value"] is not None]
+    return min(values, default=0.0) > 0 and max(values) > 5 * min(values)
+
+
 def _draw_fidelity(stages: Sequence[Mapping[str, Any]]) -> "Figure":
-    measured = [key for key, value in stages[0].items() if isinstance(value, (int, float)) and key in _FIDELITY]
+    measured = [key for key in FIDELITY_LABELS if any(one.get(key) is not None for one in stages)]
     figure, panels = _panels(len(measured), height=2.8)
     labels = [str(one.get("stage", position)) for position, one in enumerate(stages)]
     for panel, key in zip(panels, measured, strict=True):
-        panel.plot(range(len(stages)), [float(one[key]) for one in stages], "o-", color=COLOURS["proxy"])
+        values = [float("nan") if one.get(key) is None else float(one[key]) for one in stages]
+        panel.plot(range(len(stages)), values, "o-", color=COLOURS["proxy"])
         panel.set_xticks(range(len(stages)), labels, rotation=20, ha="right", fontsize=8)
-        panel.set_title(f"proxy: {_FIDELITY[key]}", fontsize=10, loc="left")
+        panel.set_title(f"proxy: {FIDELITY_LABELS[key]}", fontsize=10, loc="left")
     return figure
-
-
-_FIDELITY = {
-    "nll": "held-out NLL, nats/token",
-    "heldout_nll": "held-out NLL, nats/token",
-    "top1_agreement": "top-1 agreement",
-}
 
 
 def _draw_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure":

@@ -1,0 +1,84 @@
+"""What the report shows beside the numbers, gathered from the artifacts of the earlier stages."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow.compute as pc
+
+from proxykd.artifacts import Artifact, CompletionSet, ProxyModel, StudentModel, Targets, ValidationResult, read_json
+
+MAX_CURVE_POINTS = 400
+"""Longer curves are thinned for the report; ``training.json`` keeps every step."""
+
+
+def collect_facts(
+    completions: CompletionSet,
+    validation: ValidationResult,
+    proxy: ProxyModel,
+    targets: Targets,
+    sft: StudentModel,
+    student: StudentModel,
+) -> dict[str, Any]:
+    """Facts for ``evaluate``: spend, validation, fidelity, targets, training, curves and lineage.
+
+    Args:
+        completions: What the teacher said and cost.
+        validation: Verdicts and the gate.
+        proxy: The aligned proxy.
+        targets: The estimated distributions.
+        sft: The baseline.
+        student: The distilled student.
+    """
+    arms = {"sft": read_json(sft.path / "training.json"), "proxy_kd": read_json(student.path / "training.json")}
+    described = read_json(targets.path / "targets.json")
+    checked = read_json(validation.path / "result.json")
+    artifacts: dict[str, Artifact] = {
+        "completions": completions,
+        "validation": validation,
+        "proxy": proxy,
+        "targets": targets,
+        "sft": sft,
+        "student": student,
+    }
+    return {
+        "spend": collect_spend(completions),
+        "validation": {name: value for name, value in checked.items() if name in {"gate", "num_rows", "verdicts"}},
+        "fidelity": read_json(proxy.path / "fidelity.json")["stages"],
+        "targets": {name: value for name, value in described.items() if name != "shards"},
+        "training": {arm: _training(record) for arm, record in arms.items()},
+        "curves": {
+            f"{arm}/seed-{one['seed']}": thin(one["curve"]) for arm, record in arms.items() for one in record["runs"]
+        },
+        "made_from": {name: artifact.hash for name, artifact in artifacts.items()},
+    }
+
+
+def collect_spend(completions: CompletionSet) -> dict[str, Any]:
+    """Completions, their outcomes, tokens and USD, read batch by batch."""
+    columns = ["outcome", "prompt_tokens", "completion_tokens", "cost_usd"]
+    outcomes: Counter[str] = Counter()
+    totals = dict.fromkeys(columns[1:], 0.0)
+    for batch in completions.batches(columns=columns):
+        outcomes.update(batch["outcome"].to_pylist())
+        for column in totals:
+            totals[column] += pc.sum(batch[column]).as_py() or 0
+    return {
+        "num_completions": outcomes.total(),
+        "outcomes": dict(sorted(outcomes.items())),
+        "prompt_tokens": int(totals["prompt_tokens"]),
+        "completion_tokens": int(totals["completion_tokens"]),
+        "cost_usd": totals["cost_usd"],
+    }
+
+
+def thin(points: list[dict[str, float]]) -> list[dict[str, float]]:
+    """At most ``MAX_CURVE_POINTS`` of ``points``, evenly spaced, the last one among them."""
+    every = -(-len(points) // MAX_CURVE_POINTS) if points else 1
+    return points[::-1][::every][::-1]
+
+
+def _training(record: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in record.items() if name not in {"arm", "runs", "settings"}}
+    runs = [{name: value for name, value in one.items() if name != "curve"} for one in record["runs"]]
+    return {**kept, "runs": runs}

@@ -1,0 +1,158 @@
+"""A finished evaluation -> one MLflow run: parameters, metrics, curves, the specification and the documents.
+
+Exactly once: the run carries the evaluation's hash as a tag, and whoever logs the same evaluation again gets the run
+that is there. A run that a crash left half written is found by the same tag and completed; every write is repeatable,
+because metrics are stamped with the start of the run.
+
+Where: ``MLFLOW_TRACKING_URI``, else SQLite in the current workspace. Artifacts of a SQLite store go to the folder
+``mlartifacts`` beside its file.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from proxykd.artifacts import Evaluation, batched, read_json, write_json
+from proxykd.config import RunSpec
+from proxykd.evaluation.page import flatten
+from proxykd.workspace import Workspace
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+EVALUATION_TAG = "proxykd.evaluation"
+"""Run tag: the hash of the evaluation that the run shows."""
+
+_MAX_METRICS, _MAX_PARAMS, _MAX_PARAM_CHARS = 1000, 100, 5000
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedRun:
+    """Where a run is tracked.
+
+    Attributes:
+        tracking_uri: MLflow's address.
+        experiment_id: The experiment, named like the run specification.
+        run_id: The run.
+        is_new: False if it had been logged completely before.
+    """
+
+    tracking_uri: str
+    experiment_id: str
+    run_id: str
+    is_new: bool
+
+
+def tracking_uri() -> str:
+    """``MLFLOW_TRACKING_URI``, else SQLite in the current workspace."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or Workspace.default().mlflow_uri
+
+
+def connect() -> "MlflowClient":
+    """A client of the tracking store and the registry, which are one."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+
+    uri = tracking_uri()
+    if (file := _sqlite_file(uri)) is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(uri, uri)
+
+
+def ensure_experiment(client: "MlflowClient", name: str) -> str:
+    """The id of the experiment ``name``, created where it is missing."""
+    if (found := client.get_experiment_by_name(name)) is not None:
+        return str(found.experiment_id)
+    file = _sqlite_file(tracking_uri())
+    location = None if file is None else (file.parent / "mlartifacts" / name).as_uri()
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+def log_evaluation(evaluation: Evaluation, run: RunSpec, *, documents: Mapping[str, Path] | None = None) -> TrackedRun:
+    """Log an evaluation, unless it has been logged.
+
+    Args:
+        evaluation: Its report becomes metrics and artifacts.
+        run: The whole resolved specification; becomes parameters and ``specification.json``.
+        documents: Name -> folder of further artifacts: the data docs, say.
+    """
+    client = connect()
+    experiment_id = ensure_experiment(client, run.name)
+    found = _find(client, experiment_id, evaluation.hash)
+    if found is not None and found.info.status == "FINISHED":
+        return TrackedRun(tracking_uri(), experiment_id, found.info.run_id, is_new=False)
+    started = found or client.create_run(experiment_id, tags={EVALUATION_TAG: evaluation.hash}, run_name=run.name)
+    _log_values(client, started, run, read_json(evaluation.path / "report.json"))
+    _log_documents(client, started.info.run_id, run, {"report": evaluation.path, **(documents or {})})
+    client.set_terminated(started.info.run_id, "FINISHED")
+    return TrackedRun(tracking_uri(), experiment_id, started.info.run_id, is_new=True)
+
+
+def _find(client: "MlflowClient", experiment_id: str, evaluation_hash: str) -> "Run | None":
+    runs = client.search_runs(
+        [experiment_id],
+        filter_string=f"tags.`{EVALUATION_TAG}` = '{evaluation_hash}'",
+        order_by=["attributes.start_time ASC"],
+        max_results=1,
+    )
+    return runs[0] if runs else None
+
+
+def _log_values(client: "MlflowClient", started: "Run", run: RunSpec, report: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    params = [Param(key, value[:_MAX_PARAM_CHARS]) for key, value in flatten(run.model_dump(mode="json"))]
+    for some_params in batched(params, _MAX_PARAMS):
+        client.log_batch(started.info.run_id, params=some_params)
+    for some_metrics in batched(_metrics(report, started.info.start_time), _MAX_METRICS):
+        client.log_batch(started.info.run_id, metrics=some_metrics)
+
+
+def _metrics(report: Mapping[str, Any], timestamp: int) -> "Iterator[Metric]":
+    from mlflow.entities import Metric
+
+    for key, step, value in named_values(report):
+        yield Metric(key, value, timestamp, step)
+
+
+def named_values(report: Mapping[str, Any]) -> Iterator[tuple[str, int, float]]:
+    """Every number of a report as (MLflow key, step, value): arms, differences and curves; absent ones left out."""
+    for arm, measures in report["arms"].items():
+        for metric, measure in measures.items():
+            yield from _ends(f"{arm}/{metric}", measure)
+    for found in report["comparisons"]:
+        yield from _ends(f"{found['arm']}-vs-{found['against']}/{found['metric']}", found, "p_value")
+    if entropy := report["teacher"].get("entropy"):
+        yield from _ends("teacher/entropy", entropy)
+    for name, points in report["facts"].get("curves", {}).items():
+        for point in points:
+            yield from _at_step(f"curves/{name}", point)
+
+
+def _ends(key: str, measure: Mapping[str, Any], *more: str) -> Iterator[tuple[str, int, float]]:
+    for part in ("value", "low", "high", *more):
+        if measure[part] is not None:
+            yield key if part == "value" else f"{key}/{part}", 0, float(measure[part])
+
+
+def _at_step(prefix: str, point: Mapping[str, Any]) -> Iterator[tuple[str, int, float]]:
+    for key, value in point.items():
+        if key != "step" and value is not None:
+            yield f"{prefix}/{key}", int(point["step"]), float(value)
+
+
+def _log_documents(client: "MlflowClient", run_id: str, run: RunSpec, folders: Mapping[str, Path]) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        write_json(Path(scratch) / "specification.json", run.model_dump(mode="json"))
+        client.log_artifacts(run_id, scratch)
+    for name, folder in folders.items():
+        client.log_artifacts(run_id, str(folder), artifact_path=name)
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    prefix = "sqlite:///"
+    return Path(uri.removeprefix(prefix)).absolute() if uri.startswith(prefix) else None
