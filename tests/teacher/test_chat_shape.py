@@ -1,0 +1,128 @@
+"""Every response amounts to exactly one outcome, and a request's key is what was asked, nothing else."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxykd.config.teacher import SamplingSpec
+from proxykd.records import Message, Outcome, Prompt
+from proxykd.teacher.chat_shape import Reply, build_request, judge, outcome_of
+
+_PROMPT = Prompt.build([Message("user", "Hi")])
+replies = st.builds(
+    Reply,
+    text=st.text(max_size=5),
+    refusal=st.text(max_size=3),
+    finish_reason=st.sampled_from(["", "stop", "length", "content_filter", "tool_calls"]),
+    error=st.sampled_from(["", "HTTP 500: oh"]),
+)
+
+
+def _body(text: Any = "Hello.", finish_reason: Any = "stop", **message: Any) -> bytes:
+    choice = {"message": {"role": "assistant", "content": text, **message}, "finish_reason": finish_reason}
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    return json.dumps({"model": "m", "choices": [choice], "usage": usage}).encode()
+
+
+@given(replies)
+def test_outcome_rules_hold_for_every_reply(reply: Reply) -> None:
+    outcome, reason = outcome_of(reply)
+    assert (reason == "") == (outcome is Outcome.OK)
+    if outcome is Outcome.OK:
+        assert reply.text.strip()
+        assert reply.error == reply.refusal == ""
+        assert reply.finish_reason not in ("length", "content_filter")
+    assert (outcome is Outcome.FILTERED) == (reply.finish_reason == "content_filter")
+    if outcome is Outcome.TRUNCATED:
+        assert reply.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        (_body(), Outcome.OK),
+        (_body([{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo."}]), Outcome.OK),
+        (_body("Hel", "length"), Outcome.TRUNCATED),
+        (_body("", "length"), Outcome.TRUNCATED),
+        (_body(None, "content_filter"), Outcome.FILTERED),
+        (_body(None, refusal="I cannot."), Outcome.REFUSED),
+        (_body(" \n"), Outcome.FAILED),
+        (_body(None), Outcome.FAILED),
+    ],
+)
+def test_answers_and_their_outcomes(body: bytes, outcome: Outcome) -> None:
+    verdict = judge(200, body)
+    assert outcome_of(verdict.reply)[0] is outcome
+    assert verdict.is_final
+    assert not verdict.is_retryable
+
+
+def test_usage_and_model_are_kept() -> None:
+    reply = judge(200, _body()).reply
+    assert (reply.prompt_tokens, reply.completion_tokens, reply.model) == (3, 2, "m")
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_judged(body: bytes) -> None:
+    verdict = judge(200, body)
+    assert outcome_of(verdict.reply)[0] is Outcome.FAILED
+    assert verdict.is_final
+    assert verdict.is_retryable
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=2)
+            | st.dictionaries(
+                st.sampled_from(["choices", "message", "content", "usage", "finish_reason", "error"]), inner, max_size=3
+            )
+        ),
+    ),
+    st.sampled_from([200, 400, 500]),
+)
+def test_any_json_is_judged(value: Any, status: int) -> None:
+    assert outcome_of(judge(status, json.dumps(value).encode()).reply)[0] in Outcome
+
+
+def test_a_lone_surrogate_cannot_harm_what_is_stored() -> None:
+    reply = judge(200, _body("a\ud800b")).reply
+    assert reply.text == "a?b"
+
+
+@pytest.mark.parametrize(
+    ("status", "is_final", "is_retryable"),
+    [(400, True, False), (422, True, False), (404, False, False), (429, False, True), (503, False, True)],
+)
+def test_errors_and_what_comes_of_them(status: int, is_final: bool, is_retryable: bool) -> None:
+    verdict = judge(status, b'{"error": {"message": "no", "code": "bad"}}')
+    assert (verdict.is_final, verdict.is_retryable) == (is_final, is_retryable)
+    assert outcome_of(verdict.reply) == (Outcome.FAILED, f"HTTP {status}: no")
+
+
+def test_a_filter_that_answers_with_an_error_is_filtered() -> None:
+    verdict = judge(400, b'{"error": {"message": "policy", "code": "content_filter"}}')
+    assert outcome_of(verdict.reply) == (Outcome.FILTERED, "HTTP 400: policy")
+
+
+def test_keys_differ_by_all_that_is_asked_and_by_the_sample() -> None:
+    def key(prompt: Prompt = _PROMPT, idx: int = 0, model: str = "m", seed: int = 0, **sampling: Any) -> str:
+        return build_request(prompt, idx, model=model, sampling=SamplingSpec(**sampling), seed=seed).key
+
+    keys = [
+        key(),
+        key(Prompt.build([Message("user", "Ho")])),
+        key(idx=1),
+        key(model="n"),
+        key(seed=1),
+        key(temperature=0.5),
+        key(top_p=0.5),
+        key(max_tokens=5),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key() == keys[0]
+    assert key(num_samples=4) == keys[0]

@@ -1,0 +1,123 @@
+"""The journal keeps what it was given, whoever else writes and whatever breaks."""
+
+import asyncio
+import multiprocessing
+import sqlite3
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxykd.exceptions import StorageError
+from proxykd.teacher.chat_shape import Reply
+from proxykd.teacher.journal import Entry, GroupCommits, Journal, connect
+
+entries = st.builds(
+    Entry, st.sampled_from(["a", "b", "c"]), st.builds(Reply, text=st.text(), error=st.text(max_size=3)), st.booleans()
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.lists(entries, max_size=4), max_size=5))
+def test_it_is_a_dictionary_in_which_final_entries_stay(batches: list[list[Entry]]) -> None:
+    expected: dict[str, Entry] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for batch in batches:
+            with Journal(Path(folder) / "j.sqlite") as journal:
+                journal.commit(batch)
+            for entry in batch:
+                if entry.key not in expected or not expected[entry.key].is_final:
+                    expected[entry.key] = entry
+        with Journal(Path(folder) / "j.sqlite") as journal:
+            assert {key: journal.get(key) for key in "abc"} == {key: expected.get(key) for key in "abc"}
+            assert all(journal.has_final(key) == (key in expected and expected[key].is_final) for key in "abc")
+
+
+def test_another_reader_sees_an_entry_as_soon_as_it_counts(tmp_path: Path) -> None:
+    async def put_and_read() -> Entry | None:
+        with Journal(tmp_path / "j.sqlite") as journal, Journal(tmp_path / "j.sqlite") as reader:
+            async with GroupCommits(journal) as commits:
+                await commits.put(Entry("k", Reply(text="x"), is_final=True))
+                return reader.get("k")
+
+    assert asyncio.run(put_and_read()) == Entry("k", Reply(text="x"), True)
+
+
+def test_answers_that_arrive_during_a_commit_share_the_next(tmp_path: Path) -> None:
+    class Counting(Journal):
+        num_commits = 0
+
+        def commit(self, entries: list[Entry]) -> None:  # type: ignore[override]
+            self.num_commits += 1
+            super().commit(entries)
+
+    async def put_many(journal: Journal) -> None:
+        async with GroupCommits(journal) as commits:
+            await asyncio.gather(*(commits.put(Entry(f"{i}", Reply(text="x"), True)) for i in range(100)))
+
+    with Counting(tmp_path / "j.sqlite") as journal:
+        asyncio.run(put_many(journal))
+        assert all(journal.has_final(f"{i}") for i in range(100))
+        assert journal.num_commits <= 3
+
+
+def test_a_cancelled_waiter_does_not_lose_its_entry(tmp_path: Path) -> None:
+    async def put_and_cancel(journal: Journal) -> None:
+        async with GroupCommits(journal) as commits:
+            waiter = asyncio.create_task(commits.put(Entry("k", Reply(text="x"), True)))
+            await asyncio.sleep(0)
+            waiter.cancel()
+            await asyncio.gather(waiter, return_exceptions=True)
+
+    with Journal(tmp_path / "j.sqlite") as journal:
+        asyncio.run(put_and_cancel(journal))
+        assert journal.has_final("k")
+
+
+def _fill(path: Path, prefix: str) -> None:
+    with Journal(path) as journal:
+        for number in range(50):
+            journal.commit([Entry(f"{prefix}{number}", Reply(text="x"), True), Entry("both", Reply(text=prefix), True)])
+
+
+@pytest.mark.integration
+def test_two_processes_may_share_it(tmp_path: Path) -> None:
+    path, context = tmp_path / "j.sqlite", multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_fill, args=(path, prefix)) for prefix in "ab"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(timeout=30)
+        assert writer.exitcode == 0
+    with Journal(path) as journal:
+        assert all(journal.has_final(f"{prefix}{number}") for prefix in "ab" for number in range(50))
+
+
+def _small_disk(path: Path) -> sqlite3.Connection:
+    connection = connect(path)
+    connection.execute("PRAGMA max_page_count=6")
+    return connection
+
+
+def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path: Path) -> None:
+    async def put_until_full(journal: Journal) -> None:
+        async with GroupCommits(journal) as commits:
+            for number in range(1000):
+                await commits.put(Entry(f"{number}", Reply(text="x" * 1000), True))
+
+    with Journal(tmp_path / "j.sqlite", open_connection=_small_disk) as journal:
+        with pytest.raises(StorageError, match="free space on its disk and run the same command again"):
+            asyncio.run(put_until_full(journal))
+        assert journal.has_final("0")
+
+
+def test_what_is_no_journal_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    path.write_bytes(b"not a database at all, but long enough to be read as one" * 40)
+    with pytest.raises(StorageError, match="expected a journal at"):
+        Journal(path)
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="expected a journal at"):
+        Journal(tmp_path / "file" / "j.sqlite")
