@@ -1,0 +1,216 @@
+"""The alignment stage: warm-up on the teacher's text, then rounds of NLL + DPO (Proxy-KD, section "proxy alignment").
+
+    proxy <- SFT(proxy, warm-up side)
+    for each round k:   reference <- proxy;   rejected <- sample(proxy, prompts of the round)
+                        minimise  nll_coef * NLL(teacher's text) + preference_coef * DPO(teacher's text > rejected)
+
+After every stage the proxy is measured on held-out text; ``fidelity.json`` has it all.
+"""
+
+import time
+from collections.abc import Collection
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet, seal, write_json
+from proxykd.config import RunSpec
+from proxykd.config.models import OptimizerSpec, PreferenceSpec, WarmupSpec
+from proxykd.data.splits import select_rows, sides_for
+from proxykd.data.tokenizing import Example, TokenizedCorpus
+from proxykd.exceptions import ConfigError, GateError
+from proxykd.models.loading import attach_lora, load_model, load_tokenizer, save_model
+from proxykd.models.sampling import TransformersSampler
+from proxykd.proxy.fidelity import FIDELITY_EXAMPLES, measure_fidelity, measure_preference, sequence_scores
+from proxykd.proxy.rounds import PairSet, ReferenceLogprobs, round_indices, sample_rejected
+from proxykd.records import Side, hash_json
+
+
+def align_proxy(validated: ValidatedSet, splits: SplitSet, run: RunSpec, *, output: Path, scratch: Path) -> ProxyModel:
+    """Align the proxy of ``run`` to the teacher's text and write it with its fidelity.
+
+    Args:
+        validated: The teacher's texts.
+        splits: Which stage sees which prompts.
+        run: The specification, ablations applied. Without warm-up and preference rounds the proxy stays as it is.
+        output: Folder of the artifact.
+        scratch: Folder for tokenised texts.
+
+    Raises:
+        ConfigError: if both terms of the loss are switched off.
+        GateError: if a stage finds no text on its side.
+        ModelError: if the model cannot be loaded.
+    """
+    spec = run.proxy
+    if spec.preference is not None and spec.preference.nll_coef == spec.preference.preference_coef == 0.0:
+        raise ConfigError("proxy.preference: nll_coef and preference_coef are both 0; set one, or preference: null")
+    alignment = _Alignment(validated, splits, run, scratch)
+    if spec.warmup is not None:
+        alignment.warm_up(spec.warmup)
+    if spec.preference is not None:
+        alignment.run_rounds(spec.preference)
+    save_model(alignment.model, alignment.tokenizer, output / "model")
+    settings = {"seed": run.seed, "proxy": spec.model_dump(mode="json")}
+    write_json(output / "fidelity.json", {"stages": alignment.stages, "settings": settings})
+    artifact = ProxyModel(output)
+    seal(artifact, {"validated": validated.hash, "splits": splits.hash, "settings": hash_json(settings)})
+    return artifact
+
+
+class _Alignment:
+    """The proxy on its way.
+
+    Attributes:
+        model: The proxy as it is now, adapters included.
+        tokenizer: Its tokenizer.
+        stages: What was measured so far, one mapping a stage: ``stage``, the numbers of ``measure_fidelity``,
+            ``seconds`` by part, ``training`` and, for a preference round, ``preference``.
+    """
+
+    def __init__(self, validated: ValidatedSet, splits: SplitSet, run: RunSpec, scratch: Path) -> None:
+        """Load the proxy, attach its adapters and measure it as it is."""
+        self._validated, self._splits, self._run, self._scratch = validated, splits, run, scratch
+        self._spec, clock = run.proxy.model, _Clock()
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self._spec)
+        self.model: PreTrainedModel = load_model(self._spec, seed=run.seed)
+        if self._spec.lora is not None:
+            torch.manual_seed(run.seed)
+            self.model = attach_lora(self.model, self._spec.lora)
+        clock.lap("loading_s")
+        self._scoring = {"pad_id": self.tokenizer.pad_token_id, "precision": self._spec.precision}
+        self._heldout = self._tokenize("heldout", {Side.HELDOUT}, limit=FIDELITY_EXAMPLES)
+        self.stages: list[dict[str, Any]] = []
+        self._measure("unaligned", clock)
+
+    def warm_up(self, warmup: WarmupSpec) -> None:
+        """Supervised fine-tuning on the warm-up side (Eq. 3)."""
+        corpus = self._training_corpus("warmup")
+        (indices,) = round_indices(len(corpus), epochs=warmup.epochs, rounds=1, seed=self._run.seed)
+        clock = _Clock()
+        training = self._minimise_nll("proxy warm-up", _take(corpus, indices), warmup.optimizer, seed=self._run.seed)
+        clock.lap("training_s")
+        self._measure("warmup", clock, training=training)
+
+    def run_rounds(self, preference: PreferenceSpec) -> None:
+        """All rounds over the alignment side; without a preference term nothing is sampled."""
+        corpus = self._training_corpus("alignment")
+        parts = round_indices(len(corpus), epochs=preference.epochs, rounds=preference.rounds, seed=self._run.seed)
+        for round_idx, indices in enumerate(parts, start=1):
+            if len(indices) == 0:
+                raise GateError(
+                    f"expected a text for each of {preference.rounds} rounds, found {len(corpus)} on the alignment "
+                    "side; lower proxy.preference.rounds"
+                )
+            name = f"round {round_idx} of {preference.rounds}"
+            seed = self._run.seed + round_idx
+            if preference.preference_coef == 0.0:
+                self._run_nll_round(name, _take(corpus, indices), preference, seed=seed)
+            else:
+                self._run_preference_round(name, _take(corpus, indices), preference, seed=seed)
+
+    def _run_nll_round(self, name: str, examples: list[Example], preference: PreferenceSpec, *, seed: int) -> None:
+        clock = _Clock()
+        training = self._minimise_nll(f"proxy {name}", examples, preference.optimizer, seed=seed)
+        clock.lap("training_s")
+        self._measure(name, clock, training=training)
+
+    def _run_preference_round(
+        self, name: str, examples: list[Example], preference: PreferenceSpec, *, seed: int
+    ) -> None:
+        from proxykd.proxy.training import train_preference
+
+        clock = _Clock()
+        pairs = self._build_pairs(name, examples, preference, clock, seed=seed)
+        training = train_preference(
+            self.model,
+            self.tokenizer,
+            pairs,
+            preference,
+            precision=self._spec.precision,
+            seed=seed,
+            scratch=self._scratch,
+            description=f"proxy {name}",
+        )
+        clock.lap("training_s")
+        moved = measure_preference(self.model, pairs, beta=preference.beta, **self._scoring)
+        self._measure(name, clock, training=training, preference=moved)
+
+    def _build_pairs(
+        self, name: str, chosen: list[Example], preference: PreferenceSpec, clock: "_Clock", *, seed: int
+    ) -> PairSet:
+        """Sample the present proxy, the reference of this round, and score both sides under it."""
+        rejected = sample_rejected(
+            chosen,
+            TransformersSampler(
+                self.model, self.tokenizer, precision=self._spec.precision, description=f"sampling for {name}"
+            ),
+            max_new_tokens=preference.max_new_tokens,
+            max_seq_tokens=self._spec.max_seq_tokens,
+            temperature=preference.temperature,
+            seed=seed,
+        )
+        clock.lap("sampling_s")
+        scores = ReferenceLogprobs(*(sequence_scores(self.model, side, **self._scoring) for side in (chosen, rejected)))
+        clock.lap("reference_s")
+        return PairSet(chosen, rejected, scores, eos_id=self.tokenizer.eos_token_id)
+
+    def _minimise_nll(
+        self,
+        description: str,
+        examples: list[Example],
+        optimizer: OptimizerSpec,
+        *,
+        seed: int,
+    ) -> dict[str, float]:
+        from proxykd.proxy.training import train_nll
+
+        return train_nll(
+            self.model,
+            self.tokenizer,
+            examples,
+            optimizer,
+            precision=self._spec.precision,
+            seed=seed,
+            scratch=self._scratch,
+            description=description,
+        )
+
+    def _measure(self, name: str, clock: "_Clock", **facts: dict[str, Any]) -> None:
+        fidelity = measure_fidelity(self.model, self._heldout, **self._scoring)
+        clock.lap("measuring_s")
+        self.stages.append({"stage": name, **fidelity, "seconds": clock.laps, **facts})
+
+    def _training_corpus(self, name: Literal["warmup", "alignment"]) -> TokenizedCorpus:
+        corpus = self._tokenize(name, sides_for(name, self._run.split))
+        if len(corpus) == 0:
+            raise GateError(
+                f"expected texts on the {name} side, found none that fit in {self._spec.max_seq_tokens} tokens; raise "
+                f"split.{name} or the number of prompts, or leave the stage out"
+            )
+        return corpus
+
+    def _tokenize(self, name: str, sides: Collection[Side], limit: int | None = None) -> TokenizedCorpus:
+        rows = islice(select_rows(self._validated, self._splits, sides), limit)
+        path = self._scratch / f"{name}.arrow"
+        return TokenizedCorpus.build(rows, self.tokenizer, max_seq_tokens=self._spec.max_seq_tokens, path=path)
+
+
+def _take(corpus: TokenizedCorpus, indices: NDArray[np.int64]) -> list[Example]:
+    return [corpus[idx] for idx in indices.tolist()]
+
+
+class _Clock:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self._last = round(now - self._last, 3), now

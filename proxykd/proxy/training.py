@@ -1,0 +1,198 @@
+"""TRL's trainers, given token ids as they are and told to keep to the house's rules.
+
+``SFTTrainer`` minimises the NLL of the teacher's text (Eq. 3) as a mean over the batch's completion tokens;
+``DPOTrainer`` minimises nll_coef * that + preference_coef * the mean over pairs of Eq. 4 (Eq. 6). Neither tokenises,
+adds an end token, cuts, drops, reports, pushes or saves anything here.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from proxykd.artifacts import batched
+from proxykd.config.models import OptimizerSpec, PreferenceSpec
+from proxykd.data.tokenizing import Example
+from proxykd.models.loading import default_device
+from proxykd.progress import Progress, stage
+from proxykd.proxy.rounds import PairSet
+
+_IGNORED = -100
+_IDS = pa.list_(pa.int32())
+_LABELLED = pa.schema([("input_ids", _IDS), ("labels", _IDS)])
+_PAIRS = pa.schema(
+    [
+        ("prompt_ids", _IDS),
+        ("chosen_ids", _IDS),
+        ("rejected_ids", _IDS),
+        ("ref_chosen_logps", pa.float32()),
+        ("ref_rejected_logps", pa.float32()),
+    ]
+)
+_BATCH_ROWS = 256
+
+
+def train_nll(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    optimizer: OptimizerSpec,
+    *,
+    precision: str,
+    seed: int,
+    scratch: Path,
+    description: str,
+) -> dict[str, float]:
+    """Supervised fine-tuning on the teacher's text, one pass over ``examples`` in their order; changes ``model``.
+
+    Args:
+        model: The proxy.
+        tokenizer: Its tokenizer: padding.
+        examples: The teacher's texts; only completion tokens count.
+        optimizer: Learning rate, batch size and schedule.
+        precision: As in ``ModelSpec.precision``.
+        seed: Of dropout.
+        scratch: Folder for the token ids that the trainer reads.
+        description: What the progress line says, unique in ``scratch``.
+
+    Returns:
+        ``training_loss`` (mean over the steps, nats a token), ``steps`` and ``num_examples``.
+    """
+    arguments = _arguments(optimizer, precision=precision, seed=seed, scratch=scratch)
+    config = SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True})
+    dataset = _store(map(_labelled, examples), _LABELLED, scratch / f"{description}.arrow")
+    trainer = SFTTrainer(model, config, train_dataset=dataset, processing_class=tokenizer)
+    return _train(trainer, len(examples), optimizer, description)
+
+
+def train_preference(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: PairSet,
+    preference: PreferenceSpec,
+    *,
+    precision: str,
+    seed: int,
+    scratch: Path,
+    description: str,
+) -> dict[str, float]:
+    """One round of NLL + DPO over ``pairs`` in their order; changes ``model``.
+
+    Args:
+        model: The proxy; dropout is off, as in the scores of the reference.
+        tokenizer: Its tokenizer: padding.
+        pairs: Teacher's texts, own samples, and the scores of both under the reference.
+        preference: Coefficients, beta and optimizer.
+        precision: As in ``ModelSpec.precision``.
+        seed: Nothing is drawn here; recorded by the trainer.
+        scratch: Folder for the token ids that the trainer reads.
+        description: What the progress line says, unique in ``scratch``.
+
+    Returns:
+        ``training_loss`` (mean over the steps of the combined loss), ``steps`` and ``num_examples``.
+    """
+    config = DPOConfig(
+        **_arguments(preference.optimizer, precision=precision, seed=seed, scratch=scratch),
+        beta=preference.beta,
+        loss_type=["sigmoid", "sft"],
+        loss_weights=[preference.preference_coef, preference.nll_coef],
+        precompute_ref_log_probs=True,
+    )
+    dataset = _store(pairs.rows(), _PAIRS, scratch / f"{description}.arrow")
+    trainer = _PairTrainer(model, args=config, train_dataset=dataset, processing_class=tokenizer)
+    return _train(trainer, len(pairs), preference.optimizer, description)
+
+
+class _PairTrainer(DPOTrainer):  # type: ignore[misc]
+    """``DPOTrainer`` on pairs that are token ids already and know their scores under the reference.
+
+    The stock trainer tokenises prompt + completion as one text and adds an end token to completions that were cut;
+    its own scoring of the reference would also take as long as one more pass in the batch size of the training.
+    """
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset
+
+
+class _ReportSteps(TrainerCallback):  # type: ignore[misc]
+    """Hands the trainer's steps and its latest loss to the house's progress."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self._progress.advance()
+
+    def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
+        if "loss" in logs:
+            self._progress.advance(0, loss=float(logs["loss"]))
+
+
+def _labelled(example: Example) -> dict[str, list[int]]:
+    prompt, completion = example.prompt_ids.tolist(), example.completion_ids.tolist()
+    return {"input_ids": prompt + completion, "labels": [_IGNORED] * len(prompt) + completion}
+
+
+def _store(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, path: Path) -> Dataset:
+    """Rows as the memory-mapped dataset that the trainers ask for."""
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for batch in batched(rows, _BATCH_ROWS):
+            writer.write_batch(pa.RecordBatch.from_pylist(list(batch), schema=schema))
+    return Dataset.from_file(str(path))
+
+
+def _arguments(optimizer: OptimizerSpec, *, precision: str, seed: int, scratch: Path) -> dict[str, Any]:
+    on_cpu = default_device().type == "cpu"
+    constant = "constant_with_warmup" if optimizer.warmup_ratio > 0 else "constant"
+    return {
+        "output_dir": str(scratch),
+        "per_device_train_batch_size": optimizer.batch_size,
+        "num_train_epochs": 1.0,
+        "learning_rate": optimizer.learning_rate,
+        "weight_decay": optimizer.weight_decay,
+        "warmup_steps": optimizer.warmup_ratio if optimizer.warmup_ratio < 1.0 else 0,
+        "lr_scheduler_type": constant if optimizer.schedule == "constant" else optimizer.schedule,
+        "max_grad_norm": optimizer.max_grad_norm,
+        "train_sampling_strategy": "sequential",
+        "max_length": None,
+        "bf16": precision == "bfloat16",
+        "use_cpu": on_cpu,
+        "dataloader_pin_memory": not on_cpu,
+        "activation_checkpointing": False,
+        "remove_unused_columns": False,
+        "seed": seed,
+        "logging_steps": 10,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "push_to_hub": False,
+    }
+
+
+def _train(
+    trainer: SFTTrainer | DPOTrainer, num_examples: int, optimizer: OptimizerSpec, description: str
+) -> dict[str, float]:
+    steps = -(-num_examples // optimizer.batch_size)
+    trainer.remove_callback(PrinterCallback)
+    with stage(description, total=steps, unit="step") as progress:
+        trainer.add_callback(_ReportSteps(progress))
+        outcome = trainer.train()
+    _restore(trainer.model)
+    return {"training_loss": float(outcome.training_loss), "steps": outcome.global_step, "num_examples": num_examples}
+
+
+def _restore(model: PreTrainedModel) -> None:
+    """Undo what a trainer leaves behind: patched forward methods (fused head, autocast) and the copied adapter."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for patched in (model, plain):
+        for name in ("forward", "_original_forward"):
+            vars(patched).pop(name, None)
+    if "ref" in getattr(model, "peft_config", {}):
+        model.delete_adapter("ref")
