@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from proxykd.artifacts import SplitSet, ValidatedSet, seal
 from proxykd.config import RunSpec
@@ -13,6 +14,9 @@ from proxykd.records import Outcome, ValidatedRow
 from proxykd.teacher.problems import generate_prompts, sample_completion
 
 NUM_PROMPTS = 60
+
+# Models this small only lose time to threads, much of it where other work shares the cores.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

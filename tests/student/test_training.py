@@ -1,0 +1,218 @@
+"""Training runs of the tiny student: the same seed gives the same bits, the arms differ by their objective alone."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from proxykd.artifacts import SplitSet, StudentModel, Targets, ValidatedSet, read_json, seal
+from proxykd.config import RunSpec
+from proxykd.data.splits import build_splits, select_rows, sides_for
+from proxykd.data.tokenizing import TokenizedCorpus
+from proxykd.exceptions import ArtifactError, GateError
+from proxykd.models.loading import load_saved, load_tokenizer
+from proxykd.models.tokenizers import tokenizer_fingerprint
+from proxykd.student import loop
+from proxykd.student.loop import TrainingData, train
+from proxykd.student.training import distill_student, load_student
+from proxykd.targets.codec import Positions
+from proxykd.targets.reader import TargetReader
+from proxykd.targets.writer import TargetWriter
+
+Corpus = tuple[ValidatedSet, SplitSet]
+MakeRun = Callable[..., RunSpec]
+TOP_K = 4
+
+
+@pytest.fixture(scope="module")
+def data(corpus: Corpus, make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
+    """The tokenised training side with targets drawn at random."""
+    folder, run = tmp_path_factory.mktemp("data"), make_run()
+    tokenizer = load_tokenizer(run.student.model)
+    rows = select_rows(*corpus, sides_for("sft", run.split))
+    texts = TokenizedCorpus.build(rows, tokenizer, max_seq_tokens=160, path=folder / "rows.arrow")
+    writer = TargetWriter(folder / "targets", scratch=folder, top_k=TOP_K, vocab_size=len(tokenizer))
+    rng = np.random.default_rng(0)
+    for example in texts:
+        length = len(example.completion_ids)
+        probs = rng.dirichlet(np.ones(TOP_K + 1), size=length).astype(np.float32)
+        ids = np.stack([rng.choice(len(tokenizer), TOP_K, replace=False) for _ in range(length)]).astype(np.int32)
+        positions = Positions(ids, np.log(probs[:, :TOP_K]), np.log(probs[:, TOP_K]))
+        writer.add(example.prompt_id, example.sample_idx, positions, sequence_logprob=-1.0)
+    facts = {"tokenizer": tokenizer_fingerprint(tokenizer), "max_seq_tokens": 160}
+    writer.finish(lambda logprobs, lengths: np.full(len(lengths), 0.5), lambda: facts)
+    seal(Targets(folder / "targets"))
+    return TrainingData(texts, TargetReader(folder / "targets"), tokenizer.pad_token_id)
+
+
+@pytest.fixture(scope="module")
+def targets(data: TrainingData) -> Targets:
+    """The same targets as an artifact."""
+    return Targets(data.corpus.path.parent / "targets")
+
+
+def train_tiny(data: TrainingData, run: RunSpec, *, alpha: float, seed: int = 0) -> tuple[dict[str, torch.Tensor], Any]:
+    model = load_student(run.student, seed=0)
+    result = train(model, data, run.student, alpha=alpha, learning_rate=1e-3, seed=seed)
+    return {name: value.clone() for name, value in model.state_dict().items()}, result
+
+
+def distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_another_order(
+    data: TrainingData, make_run: MakeRun
+) -> None:
+    first, result = train_tiny(data, make_run(), alpha=1.0)
+    again, repeated = train_tiny(data, make_run(), alpha=1.0)
+    other, _ = train_tiny(data, make_run(), alpha=1.0, seed=1)
+    assert distance(first, again) == 0.0
+    assert result.curve == repeated.curve
+    assert distance(first, other) > 0.0
+
+
+def test_alpha_zero_equals_fine_tuning_on_the_same_rows_exactly(data: TrainingData, make_run: MakeRun) -> None:
+    distilled, _ = train_tiny(data, make_run(), alpha=0.0)
+    tuned, _ = train_tiny(replace(data, targets=None), make_run(), alpha=1.0)
+    soft, _ = train_tiny(data, make_run(), alpha=1.0)
+    assert distance(distilled, tuned) == 0.0
+    assert distance(distilled, soft) > 0.0
+
+
+def test_training_leaves_the_global_generator_alone(data: TrainingData, make_run: MakeRun) -> None:
+    before = torch.random.get_rng_state()
+    train_tiny(data, make_run(), alpha=1.0)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_micro_batches_take_the_same_step_as_the_whole_batch(
+    data: TrainingData, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(student={"steps": 1})
+    _, whole = train_tiny(data, run, alpha=1.0)
+    monkeypatch.setattr(loop, "_MICRO_BATCH_SCORES", 1)  # every example on its own
+    model = load_student(run.student, seed=0)
+    parts = train(model, data, run.student, alpha=1.0, learning_rate=1e-3, seed=0)
+    for name in ("loss", "nll", "kl"):
+        assert parts.curve[0][name] == pytest.approx(whole.curve[0][name], rel=1e-5)
+
+
+def test_padded_rows_contribute_nothing(data: TrainingData, make_run: MakeRun) -> None:
+    # The padding token may be any: it is never attended, never scored.
+    usual, _ = train_tiny(data, make_run(), alpha=1.0)
+    other, _ = train_tiny(replace(data, pad_id=7), make_run(), alpha=1.0)
+    assert distance(usual, other) < 1e-6
+
+
+def test_a_tiny_student_learns_its_texts_by_heart(data: TrainingData, make_run: MakeRun) -> None:
+    run = make_run(student={"steps": 60, "optimizer": {"batch_size": 8, "schedule": "constant"}})
+    model = load_student(run.student, seed=0)
+    result = train(model, replace(data, targets=None), run.student, alpha=0.0, learning_rate=5e-3, seed=0)
+    assert result.curve[-1]["nll"] < 0.35 * result.curve[0]["nll"]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks transformers for it
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_adapters_learn_while_the_weights_under_them_stay(
+    corpus: Corpus, targets: Targets, make_run: MakeRun, tmp_path: Path, precision: str
+) -> None:
+    model = make_run().student.model.model_dump() | {"lora": {"rank": 2}, "precision": precision}
+    run = make_run(student={"model": model})
+    student = distill(corpus, targets, run, tmp_path, arm="proxy_kd")
+    saved, _ = load_saved(student.path / "seed-0" / "model")
+    start = load_student(make_run().student, seed=0)
+    assert torch.equal(saved.get_input_embeddings().weight, start.get_input_embeddings().weight)
+    changed = [name for name, value in saved.state_dict().items() if not torch.equal(value, start.state_dict()[name])]
+    assert changed
+    assert all("proj" in name for name in changed)
+
+
+def distill(corpus: Corpus, targets: Targets | None, run: RunSpec, folder: Path, *, arm: Any) -> StudentModel:
+    return distill_student(*corpus, targets, run, arm=arm, output=folder / arm, scratch=folder / "scratch")
+
+
+def test_both_arms_leave_a_model_a_seed_and_a_record(
+    corpus: Corpus, targets: Targets, make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run(student={"seeds": [3, 5]})
+    for arm, used in (("sft", None), ("proxy_kd", targets)):
+        student = distill(corpus, used, run, tmp_path, arm=arm)
+        student.verify()
+        record = read_json(student.path / "training.json")
+        assert (record["arm"], record["seeds"], record["search"]) == (arm, [3, 5], [])
+        assert [len(result["curve"]) for result in record["runs"]] == [3, 3]
+        assert record["alpha"] == (0.0 if arm == "sft" else 1.0)
+        assert (record["runs"][0]["curve"][0]["kl"] > 0.0) == (arm == "proxy_kd")
+        models = [load_file(student.path / f"seed-{seed}" / "model" / "model.safetensors") for seed in (3, 5)]
+        assert distance(*models) > 0.0
+    assert "targets" in student.manifest["made_from"]
+
+
+def test_the_search_takes_the_rate_with_the_lowest_development_nll_and_keeps_its_model(
+    corpus: Corpus, make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run(student={"learning_rates": [1e-6, 3e-3, 1e-5], "seeds": [0, 1], "steps": 6})
+    student = distill(corpus, None, run, tmp_path, arm="sft")
+    record = read_json(student.path / "training.json")
+    tried = {entry["learning_rate"]: entry["development_nll"] for entry in record["search"]}
+    assert list(tried) == [1e-6, 3e-3, 1e-5]
+    assert record["learning_rate"] == min(tried, key=lambda rate: tried[rate]) == 3e-3
+    assert [result["learning_rate"] for result in record["runs"]] == [3e-3, 3e-3]
+    alone = distill(
+        corpus,
+        None,
+        make_run(student={"optimizer": {"learning_rate": 3e-3, "batch_size": 4}, "steps": 6}),
+        tmp_path / "alone",
+        arm="sft",
+    )
+    models = [load_file(path / "seed-0" / "model" / "model.safetensors") for path in (student.path, alone.path)]
+    assert distance(*models) == 0.0
+
+
+def test_a_search_without_a_development_side_closes_the_gate(corpus: Corpus, make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(student={"learning_rates": [1e-4, 1e-3]})
+    validated = ValidatedSet(tmp_path / "validated")
+    training = select_rows(*corpus, sides_for("sft", run.split))
+    validated.write(training)
+    seal(validated)
+    splits = build_splits(validated, run.split, output=tmp_path / "splits")
+    with pytest.raises(GateError, match="development side"):
+        distill((validated, splits), None, run, tmp_path, arm="sft")
+
+
+def test_no_rows_close_the_gate(corpus: Corpus, make_run: MakeRun, tmp_path: Path) -> None:
+    empty = ValidatedSet(tmp_path / "validated")
+    empty.write([])
+    seal(empty)
+    with pytest.raises(GateError, match="arm sft"):
+        distill((empty, corpus[1]), None, make_run(), tmp_path, arm="sft")
+
+
+@pytest.mark.parametrize(
+    ("fact", "message"), [({"tokenizer": "other"}, "another tokenizer"), ({"max_seq_tokens": 32}, "max_seq_tokens=160")]
+)
+def test_targets_of_another_tokenizer_or_of_shorter_texts_are_refused(
+    corpus: Corpus, data: TrainingData, make_run: MakeRun, tmp_path: Path, fact: dict[str, Any], message: str
+) -> None:
+    facts = {"tokenizer": data.targets.description["tokenizer"], "max_seq_tokens": 160} | fact  # type: ignore[union-attr]
+    writer = TargetWriter(tmp_path / "targets", scratch=tmp_path, top_k=TOP_K, vocab_size=50)
+    writer.finish(lambda logprobs, lengths: np.ones(len(lengths)), lambda: facts)
+    with pytest.raises(ArtifactError, match=message):
+        distill(corpus, Targets(tmp_path / "targets"), make_run(), tmp_path, arm="proxy_kd")
+
+
+def test_a_target_shorter_than_its_text_is_refused(data: TrainingData, tmp_path: Path) -> None:
+    example = data.corpus[0]
+    writer = TargetWriter(tmp_path / "targets", scratch=tmp_path, top_k=1, vocab_size=50)
+    one = Positions(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32), np.zeros(1, np.float32))
+    writer.add(example.prompt_id, example.sample_idx, one, sequence_logprob=0.0)
+    writer.finish(lambda logprobs, lengths: np.ones(len(lengths)), dict)
+    short = replace(data, targets=TargetReader(tmp_path / "targets"))
+    with pytest.raises(ArtifactError, match="render and cut"):
+        short.targets_of([0], torch.device("cpu"))
