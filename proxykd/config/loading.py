@@ -11,6 +11,8 @@ from pydantic import BaseModel, ValidationError
 from proxykd.config.specification import RunSpec
 from proxykd.exceptions import ConfigError
 
+_SCALARS = (str, int, float, bool, type(None), Path)
+
 
 def load_specification(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
     """Read, override and validate a run specification.
@@ -37,8 +39,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"expected a run specification at {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {_problem(error)}; correct it") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not YAML: expected UTF-8; save the file as UTF-8") from None
     if not isinstance(values, dict):
         raise ConfigError(f"expected keys and values in {path}, found {type(values).__name__}")
     return values
@@ -51,15 +55,22 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"the value in {override!r} is not YAML: {error}") from None
+        raise ConfigError(f"the value of {key!r} is not YAML: {_problem(error)}") from None
     if isinstance(value, str) and key.endswith("path"):
         value = str(Path(value).resolve())
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"{override!r}: {parent!r} is a value, not a section")
+            raise ConfigError(f"cannot set {key!r}: {parent!r} is a value, not a section")
     values[last] = value
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    # Without the line itself, which may hold a secret.
+    mark = getattr(error, "problem_mark", None)
+    place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return f"{getattr(error, 'problem', None) or 'it cannot be read'}{place}"
 
 
 def _explain(error: ValidationError) -> str:
@@ -77,8 +88,9 @@ def _reason(item: Mapping[str, Any]) -> str:
         return f"unknown key{f'; did you mean {close[0]!r}?' if close else ''}; `proxykd schema` lists all keys"
     if item["type"] == "missing":
         return "missing; `proxykd schema` describes it"
-    secret = "secret" in item["msg"]
-    return str(item["msg"]) if secret else f"{item['msg']}, got {item['input']!r:.200}"
+    # Sections are not repeated, nor what stands where a secret's name belongs: it may be the secret itself.
+    repeatable = isinstance(item["input"], _SCALARS) and item["loc"][-1:] != ("api_key",)
+    return f"{item['msg']}, got {item['input']!r:.200}" if repeatable else str(item["msg"])
 
 
 def _known_keys(model: type[BaseModel]) -> set[str]:

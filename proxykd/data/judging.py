@@ -84,7 +84,8 @@ def judge(
     prompts: PromptSet, completions: CompletionSet, spec: ValidationSpec, split: DataSplitSpec, *, scratch: Path
 ) -> Iterator[JudgedRow]:
     """As ``judge_rows``, with what the gate needs beside each row."""
-    with scratch_database(scratch / "judging.sqlite") as database:
+    hashes = scratch / "hashes.sqlite"
+    with scratch_database(hashes) as database:
         index = CorpusIndex(
             database, near_duplicate_threshold=spec.near_duplicate_threshold, overlap_ngram=spec.overlap_ngram
         )
@@ -93,6 +94,7 @@ def judge(
                 index.add_evaluation(question_of(prompt.messages))
         for prompt, samples in _pair_up(prompts, completions):
             yield from _judge_prompt(prompt, samples, spec, side_of(prompt.prompt_id, split), index)
+    hashes.unlink()
 
 
 def question_of(messages: tuple[Message, ...]) -> str:

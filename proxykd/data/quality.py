@@ -153,7 +153,8 @@ def similarity(one: NDArray[np.uint32], others: NDArray[np.uint32]) -> NDArray[n
     Returns:
         float64 [num_others], in [0, 1].
     """
-    return np.mean(one == others, axis=-1, dtype=np.float64)
+    agreements: NDArray[np.float64] = np.mean(one == others, axis=-1, dtype=np.float64)
+    return agreements
 
 
 def choose_rows_per_band(threshold: float) -> int:

@@ -61,6 +61,7 @@ COLUMNS = {
 FINISH_REASONS = ("", "stop", "eos", "end_turn", "stop_sequence", "length", "max_tokens", "content_filter")
 """What endpoints are known to say."""
 
+_RESULT_FORMAT = {"result_format": "SUMMARY", "partial_unexpected_count": 5}
 _OFFENDERS_PER_VERDICT = 3
 _OFFENDERS_IN_MESSAGE = 5
 _EXCERPT_CHARS = 200
@@ -182,7 +183,7 @@ def check_table(path: Path, run: RunSpec) -> "ExpectationSuiteValidationResult":
         suite = context.suites.add(gx.ExpectationSuite(name=TABLE, expectations=list(_expectations(run))))
         definition = gx.ValidationDefinition(name=TABLE, data=batches, suite=suite)
         try:
-            return context.validation_definitions.add(definition).run()
+            return context.validation_definitions.add(definition).run(result_format=_RESULT_FORMAT)
         finally:
             source.get_execution_engine().close()
 

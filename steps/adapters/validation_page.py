@@ -20,7 +20,8 @@ h5, h6 { font-size: 1rem; margin: 1rem 0 .3rem; }
 table { border-collapse: collapse; width: 100%; margin: .5rem 0 1rem; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid var(--line); }
 td { overflow-wrap: anywhere; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
-.counts { display: flex; flex-wrap: wrap; gap: 2rem; } .counts table { width: auto; min-width: 12rem; }
+.counts { display: flex; flex-wrap: wrap; gap: 2rem; align-items: flex-start; } .counts table { width: auto; min-width: 12rem; }
+.rows td:nth-child(-n+3) { overflow-wrap: normal; white-space: nowrap; }
 .gate { padding: .6rem 1rem; border-left: .4rem solid var(--ok); background: #8881; }
 .gate.closed { border-color: var(--bad); }
 .fa-check-circle::before { content: "\\2713"; } .text-success { color: var(--ok); }
@@ -30,6 +31,10 @@ td { overflow-wrap: anywhere; } td.number { text-align: right; font-variant-nume
 .collapse { display: block; } a[data-toggle] { display: none; } i { font-style: normal; }
 """
 
+_CRITICAL = (
+    "Those on the columns, the ids, the outcomes, the number of rows, is_kept, is_failed and is_refused are the gate; "
+    "the others are reported."
+)
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -53,7 +58,7 @@ def render_page(content: dict[str, Any], checked: "ExpectationSuiteValidationRes
         f"<style>{_STYLE}</style></head><body>\n<h1>Validation</h1>\n{_gate(content)}"
         f'<h2>Counts</h2><div class="counts">{counts}{measures}</div>\n'
         f"<h2>First rows that may not teach</h2>{_offenders(content['offending_rows'])}\n"
-        f"<h2>Expectations</h2>{_expectations(checked)}</body></html>\n"
+        f"<h2>Expectations</h2><p>{_CRITICAL}</p>{_expectations(checked)}</body></html>\n"
     )
 
 
@@ -79,7 +84,8 @@ def _offenders(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "<p>None.</p>"
     columns = ("verdict", "prompt_id", "sample_idx", "reason", "question", "text")
-    return _table(columns, ([row[column] for column in columns] for row in rows))
+    table = _table(columns, ([row[column] for column in columns] for row in rows))
+    return f'<div class="rows">{table}</div>'
 
 
 def _expectations(checked: "ExpectationSuiteValidationResult") -> str:

@@ -1,0 +1,137 @@
+"""Loading a specification: overrides, and one clear message for everything that is wrong with a file."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from proxykd.config import RunSpec, load_specification
+from proxykd.config.teacher import JsonlPromptsSpec, OpenAITeacherSpec
+from proxykd.exceptions import ConfigError
+
+BASE: dict[str, Any] = {
+    "name": "a-run",
+    "prompts": {"kind": "jsonl", "path": "data/prompts.jsonl"},
+    "teacher": {"kind": "openai", "model": "gpt-4o", "api_key": "${OPENAI_API_KEY}"},
+    "proxy": {"model": {"source": "embedded:proxy"}},
+    "student": {"model": {"source": "embedded:student"}},
+    "registry": {"model_name": "a-run"},
+}
+
+
+def write(folder: Path, **sections: Any) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump({**BASE, **sections}))
+    return path
+
+
+def complaint(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_specification(path, overrides)
+    return str(caught.value)
+
+
+def test_defaults_are_filled_in_and_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    run = load_specification(write(tmp_path))
+    assert isinstance(run.prompts, JsonlPromptsSpec)
+    assert run.prompts.path == tmp_path / "data" / "prompts.jsonl"
+    assert isinstance(run.teacher, OpenAITeacherSpec)
+    assert run.teacher.api_key == "${OPENAI_API_KEY}"
+    assert run.validation.min_keep_fraction == 0.5
+
+
+def test_resolved_specification_loads_to_the_same(tmp_path: Path) -> None:
+    run = load_specification(write(tmp_path, ablations=["no_weights"]))
+    assert RunSpec.model_validate_json(run.model_dump_json()) == run
+
+
+def test_overrides_replace_single_values_in_yaml(tmp_path: Path) -> None:
+    overrides = ["student.steps=7", "student.seeds=[1, 2]", "proxy.warmup=null", "split.mode=shared"]
+    run = load_specification(write(tmp_path), overrides)
+    assert (run.student.steps, run.student.seeds, run.proxy.warmup, run.split.mode) == (7, (1, 2), None, "shared")
+
+
+def test_overridden_paths_are_relative_to_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run = load_specification(write(tmp_path), ["prompts.path=mine.jsonl"])
+    assert isinstance(run.prompts, JsonlPromptsSpec)
+    assert run.prompts.path == tmp_path / "elsewhere" / "mine.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("student.steps", "expected KEY=VALUE, got 'student.steps'"),
+        ("=3", "expected KEY=VALUE"),
+        ("student.steps=[1", "the value of 'student.steps' is not YAML"),
+        ("name.first=3", "'name' is a value, not a section"),
+        ("student.step=3", "student.step: unknown key; did you mean 'steps'?"),
+        ("student.steps=0", "student.steps: Input should be greater than or equal to 1, got 0"),
+        ("student.seeds=[1, 1]", "expected distinct seeds, got (1, 1)"),
+    ],
+)
+def test_overrides_that_cannot_be_used(tmp_path: Path, override: str, message: str) -> None:
+    assert message in complaint(write(tmp_path), override)
+
+
+def test_unknown_keys_are_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
+    found = complaint(write(tmp_path, validation={"min_char": 3}, sedd=1, qqqq=2))
+    assert "validation.min_char: unknown key; did you mean 'min_chars'?" in found
+    assert "sedd: unknown key; did you mean 'seed'?" in found
+    assert "qqqq: unknown key; `proxykd schema` lists all keys" in found
+
+
+def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
+    found = complaint(write(tmp_path, seed="many", student={}, targets={"top_k": 0}))
+    assert "seed: Input should be a valid integer" in found
+    assert "got 'many'" in found
+    assert "student.model: missing" in found
+    assert "targets.top_k" in found
+
+
+@pytest.mark.parametrize("pasted", ["sk-verysecret", "$OPENAI_API_KEY", "${lower}", "${A}${B}"])
+def test_secrets_are_refused_without_being_repeated(tmp_path: Path, pasted: str) -> None:
+    found = complaint(write(tmp_path, teacher={"kind": "openai", "model": "m", "api_key": pasted}))
+    assert "teacher.openai.api_key" in found
+    assert "${NAME}" in found
+    assert pasted not in found
+
+
+@pytest.mark.parametrize("value", [["sk-verysecret"], {"key": "sk-verysecret"}, 123456789])
+def test_secrets_of_another_type_are_not_repeated_either(tmp_path: Path, value: Any) -> None:
+    found = complaint(write(tmp_path, teacher={"kind": "openai", "model": "m", "api_key": value}))
+    assert "api_key" in found
+    assert "sk-verysecret" not in found
+    assert "123456789" not in found
+
+
+def test_secrets_beside_another_mistake_are_not_repeated(tmp_path: Path) -> None:
+    teacher = {"kind": "opena", "model": "m", "api_key": "sk-verysecret"}
+    assert "sk-verysecret" not in complaint(write(tmp_path, teacher=teacher))
+    assert "sk-verysecret" not in complaint(write(tmp_path, teacher={"model": "m", "api_key": "sk-verysecret"}))
+    unknown = {"kind": "openai", "model": "m", "apikey": "sk-verysecret"}
+    assert "sk-verysecret" not in complaint(write(tmp_path, teacher=unknown))
+
+
+def test_secrets_in_broken_yaml_are_not_repeated(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("teacher:\n  api_key: sk-verysecret: [\n")
+    found = complaint(tmp_path / "run.yaml")
+    assert "line 2" in found
+    assert "sk-verysecret" not in found
+    assert "sk-verysecret" not in complaint(write(tmp_path), "teacher.api_key=[sk-verysecret")
+    assert "sk-verysecret" not in complaint(write(tmp_path), "name.api_key=sk-verysecret")
+
+
+def test_missing_folder_and_other_files(tmp_path: Path) -> None:
+    assert "expected a run specification at" in complaint(tmp_path / "nowhere.yaml")
+    assert "Is a directory" in complaint(tmp_path)
+    for content, message in (
+        (b"a: [1", "is not YAML"),
+        (b"\xff\xfe\x00", "is not YAML"),
+        (b"- 1", "found list"),
+        (b"", "found NoneType"),
+    ):
+        (tmp_path / "run.yaml").write_bytes(content)
+        assert message in complaint(tmp_path / "run.yaml")

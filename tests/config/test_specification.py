@@ -1,0 +1,143 @@
+"""The specification itself: frozen, documented to the last field, sections that fit each other, ablations."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from proxykd.config import DataSplitSpec, RunSpec
+from proxykd.config.base import read_secret
+from proxykd.exceptions import ConfigError
+
+
+def make(**sections: Any) -> RunSpec:
+    base = {
+        "name": "a-run",
+        "prompts": {"kind": "embedded"},
+        "teacher": {"kind": "embedded"},
+        "proxy": {"model": {"source": "embedded:proxy"}},
+        "student": {"model": {"source": "embedded:student"}},
+        "registry": {"model_name": "a-run"},
+    }
+    return RunSpec.model_validate({**base, **sections})
+
+
+def definitions() -> list[tuple[str, dict[str, Any]]]:
+    schema = RunSpec.model_json_schema()
+    return [("RunSpec", schema), *schema["$defs"].items()]
+
+
+@pytest.mark.parametrize(("name", "definition"), definitions(), ids=[name for name, _ in definitions()])
+def test_every_field_is_documented(name: str, definition: dict[str, Any]) -> None:
+    assert definition.get("description"), name
+    models = dict(definitions())
+    for field, schema in definition["properties"].items():
+        if "description" not in schema and "$ref" in schema:  # left out where it equals the section's own
+            schema = models[schema["$ref"].rpartition("/")[2]]
+        assert schema.get("description", "").endswith("."), f"{name}.{field} has no sentence under it"
+    assert definition["additionalProperties"] is False
+
+
+def test_specifications_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        make().seed = 3  # type: ignore[misc]
+
+
+def test_importing_the_specification_imports_nothing_heavy() -> None:
+    heavy = "torch transformers pandas zenml mlflow great_expectations"
+    code = f"import sys, proxykd.config; print(*set('{heavy}'.split()) & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"warmup": 0.2}, "must be 1, got 0.2 + 0.45 + 0.45"),
+        ({"heldout": 0.6, "development": 0.4}, "must be below 1, got 0.6 + 0.4"),
+        ({"heldout": -0.1}, "greater than or equal to 0"),
+    ],
+)
+def test_shares_must_add_up(split: dict[str, float], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        DataSplitSpec.model_validate(split)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"teacher": {"kind": "recorded"}}, "set prompts.kind=jsonl"),
+        ({"prompts": {"kind": "jsonl", "path": "p"}}, "go together"),
+        ({"teacher": {"kind": "openai", "model": "m"}}, "go together"),
+        (
+            {
+                "prompts": {"kind": "jsonl", "path": "p"},
+                "teacher": {"kind": "recorded"},
+                "evaluation": {"exact_kl": True},
+            },
+            "needs teacher.kind=embedded",
+        ),
+        ({"teacher": {"kind": "embedded", "sampling": {"temperature": 0.5}}}, "temperature=0.5"),
+        ({"name": "A run"}, "pattern"),
+    ],
+)
+def test_sections_must_fit(sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        make(**sections)
+    assert message in str(caught.value)
+
+
+def test_each_ablation_becomes_ordinary_settings() -> None:
+    plain = make()
+    applied = {
+        name: make(ablations=[name]).with_ablations_applied()
+        for name in ("no_proxy", "unaligned_proxy", "no_preference", "no_weights")
+    }
+    assert all(run.ablations == () for run in applied.values())
+    assert applied["no_proxy"].student.alpha == 0.0
+    assert (applied["unaligned_proxy"].proxy.warmup, applied["unaligned_proxy"].proxy.preference) == (None, None)
+    preference = applied["no_preference"].proxy.preference
+    assert preference is not None
+    assert preference.preference_coef == 0.0
+    assert plain.proxy.preference is not None
+    assert (preference.rounds, preference.epochs) == (plain.proxy.preference.rounds, plain.proxy.preference.epochs)
+    assert applied["no_weights"].targets.weighting == "none"
+    # Each touches one section and leaves the rest as it was.
+    for name, section in (
+        ("no_proxy", "student"),
+        ("unaligned_proxy", "proxy"),
+        ("no_preference", "proxy"),
+        ("no_weights", "targets"),
+    ):
+        changed = {f for f in RunSpec.model_fields if getattr(applied[name], f) != getattr(plain, f)}
+        assert changed == {section}
+
+
+def test_ablations_combine_and_none_changes_nothing() -> None:
+    run = make(ablations=["unaligned_proxy", "no_preference", "no_weights"]).with_ablations_applied()
+    assert (run.proxy.warmup, run.proxy.preference, run.targets.weighting) == (None, None, "none")
+    assert make().with_ablations_applied() == make()
+    assert run.with_ablations_applied() == run
+
+
+def test_models_by_role() -> None:
+    assert {role: model.source for role, model in make().models().items()} == {
+        "proxy": "embedded:proxy",
+        "student": "embedded:student",
+    }
+
+
+def test_secrets_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROXYKD_TEST_KEY", "value")
+    assert read_secret("${PROXYKD_TEST_KEY}") == "value"
+    for unset in ("", None):
+        if unset is None:
+            monkeypatch.delenv("PROXYKD_TEST_KEY")
+        else:
+            monkeypatch.setenv("PROXYKD_TEST_KEY", unset)
+        with pytest.raises(ConfigError, match="export PROXYKD_TEST_KEY="):
+            read_secret("${PROXYKD_TEST_KEY}")
