@@ -98,7 +98,7 @@ def _draw_fidelity(stages: Sequence[Mapping[str, Any]]) -> "Figure":
 
 
 def _draw_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure":
-    keys = sorted({key for points in curves.values() for point in points for key in point} - {"step"})
+    keys = sorted({key for points in curves.values() for point in points for key in point} - {"step", "lr"})
     figure, panels = _panels(len(keys), height=2.8)
     for panel, key in zip(panels, keys, strict=True):
         for name, points in curves.items():

@@ -122,6 +122,12 @@ def applied_decision(registered: RegisteredVersion) -> Decision | None:
     return Decision(tags[DECISION_TAG], (tags.get(f"{DECISION_TAG}.reasons", ""),))
 
 
+def aliases_of(registered: RegisteredVersion) -> list[str]:
+    """The aliases that point to a version now."""
+    known = connect().get_registered_model(registered.model_name).aliases
+    return sorted(alias for alias, version in known.items() if str(version) == registered.version)
+
+
 def find_champion(model_name: str) -> RegisteredVersion | None:
     """The present champion; None if there is none."""
     found = _version_with_alias(connect(), model_name, CHAMPION)

@@ -53,11 +53,15 @@ def tracking_uri() -> str:
 
 
 def connect() -> "MlflowClient":
-    """A client of the tracking store and the registry, which are one."""
+    """A client of the tracking store and the registry, which are one; the whole process uses them from here on."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow
     from mlflow import MlflowClient
 
     uri = tracking_uri()
+    # The SQL registry looks logged models up in the process's store, whatever store the client has.
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
     if (file := _sqlite_file(uri)) is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(uri, uri)

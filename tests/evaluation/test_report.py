@@ -1,0 +1,78 @@
+"""From sums to the report, the terminal table and the page, on numbers made by hand."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from proxykd.config import RunSpec
+from proxykd.evaluation.page import flatten, render_page
+from proxykd.evaluation.report import Sums, build_report, metrics_of, report_table
+from proxykd.evaluation.statistics import arm
+from proxykd.exceptions import GateError
+
+
+def _sums(level: float, *, ids: str = "abcdef") -> dict[str, Sums]:
+    return {
+        "heldout_nll": {name: (level * (2 + row), float(2 + row)) for row, name in enumerate(ids)},
+        "accuracy/sums": {name: (float(row % 2), 1.0) for row, name in enumerate(ids)},
+    }
+
+
+@pytest.fixture
+def report(run_spec: RunSpec) -> dict[str, Any]:
+    scores = {"none": {0: _sums(5.0)}, "sft": {0: _sums(1.0)}, "proxy_kd": {0: _sums(0.5), 1: _sums(0.7)}}
+    facts = {"spend": {"cost_usd": 1.5}, "notes": {"text": "<b>"}}
+    return build_report(scores, run_spec, facts=facts, entropy=arm(np.full(6, 0.4), np.full(6, 2.0)))
+
+
+def test_report_has_every_arm_and_difference(report: dict[str, Any]) -> None:
+    assert report["num_prompts"] == 6
+    assert report["arms"]["proxy_kd"]["heldout_nll"]["value"] == pytest.approx(0.6)
+    assert report["arms"]["sft"]["accuracy/sums"]["value"] == 0.5
+    assert report["arms"]["sft"]["heldout_nll"]["std_over_seeds"] is None
+    assert report["teacher"]["entropy"]["value"] == pytest.approx(0.2)
+    first = report["comparisons"][0]
+    assert (first["metric"], first["arm"], first["against"]) == ("heldout_nll", "proxy_kd", "sft")
+    assert (first["value"], first["p_value"]) == pytest.approx((-0.4, 1 / 201))
+    assert first["per_seed"] == pytest.approx({"0": -0.5})
+
+
+def test_p_value_asks_whether_more_is_better(report: dict[str, Any]) -> None:
+    equal = [found for found in report["comparisons"] if found["metric"] == "accuracy/sums"]
+    assert all(found["p_value"] == 1.0 for found in equal)
+
+
+def test_prompts_that_one_arm_lacks_are_left_out_for_all(run_spec: RunSpec) -> None:
+    scores = {"sft": {0: _sums(1.0)}, "proxy_kd": {0: _sums(1.0, ids="abc")}}
+    report = build_report(scores, run_spec, facts={}, entropy=None)
+    assert report["num_prompts"] == 3
+    with pytest.raises(GateError, match="every arm"):
+        build_report({"sft": {0: _sums(1.0)}, "proxy_kd": {0: _sums(1.0, ids="xyz")}}, run_spec, facts={}, entropy=None)
+
+
+def test_table_shows_values_with_intervals(report: dict[str, Any]) -> None:
+    console = Console(file=io.StringIO(), width=140)
+    console.print(report_table(report))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Proxy-KD" in text
+    assert "0.600 [0.600, 0.600]" in text
+    assert "teacher itself" in text
+    assert "95% interval" in text
+
+
+def test_page_escapes_what_it_shows(report: dict[str, Any]) -> None:
+    page = render_page(report, {})
+    assert "&lt;b&gt;" in page
+    assert "Proxy-KD is better than SFT" in page
+
+
+def test_metrics_come_in_the_order_of_their_weight(report: dict[str, Any]) -> None:
+    assert metrics_of(report) == ["heldout_nll", "accuracy/sums"]
+
+
+def test_flatten_keeps_every_leaf() -> None:
+    rows = flatten({"a": [{"b": 1}, {"b": None}], "c": {}, "d": True, "e": 1234567})
+    assert rows == [("a.0.b", "1"), ("a.1.b", "None"), ("d", "True"), ("e", "1,234,567")]

@@ -1,0 +1,96 @@
+"""One MLflow run for an evaluation, however often it is logged."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxykd.artifacts import Evaluation, seal, write_json
+from proxykd.config import RunSpec
+from steps.adapters.mlflow_tracking import EVALUATION_TAG, connect, ensure_experiment, log_evaluation, named_values
+
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
+
+INTERVAL = {"value": 0.5, "low": 0.25, "high": None}
+REPORT: dict[str, Any] = {
+    "arms": {"sft": {"heldout_nll": INTERVAL, "accuracy/sums": {"value": None, "low": None, "high": None}}},
+    "comparisons": [{"metric": "heldout_nll", "arm": "proxy_kd", "against": "sft", **INTERVAL, "p_value": 0.01}],
+    "teacher": {"entropy": INTERVAL},
+    "facts": {"curves": {"sft/seed-0": [{"step": 1, "loss": 2.0, "kl": None}, {"step": 2, "loss": 1.0, "kl": 0.5}]}},
+}
+
+
+@pytest.fixture
+def run_spec() -> RunSpec:
+    return RunSpec.model_validate(
+        {
+            "name": "tiny",
+            "prompts": {"kind": "embedded"},
+            "teacher": {"kind": "embedded"},
+            "proxy": {"model": {"source": "embedded:proxy"}},
+            "student": {"model": {"source": "embedded:student"}},
+            "registry": {"model_name": "tiny"},
+        }
+    )
+
+
+@pytest.fixture
+def evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluation:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'store' / 'mlflow.db'}")
+    found = Evaluation(tmp_path / "evaluation")
+    write_json(found.path / "report.json", REPORT)
+    seal(found)
+    return found
+
+
+def test_named_values_leave_out_what_was_not_measured() -> None:
+    assert list(named_values(REPORT)) == [
+        ("sft/heldout_nll", 0, 0.5),
+        ("sft/heldout_nll/low", 0, 0.25),
+        ("proxy_kd-vs-sft/heldout_nll", 0, 0.5),
+        ("proxy_kd-vs-sft/heldout_nll/low", 0, 0.25),
+        ("proxy_kd-vs-sft/heldout_nll/p_value", 0, 0.01),
+        ("teacher/entropy", 0, 0.5),
+        ("teacher/entropy/low", 0, 0.25),
+        ("curves/sft/seed-0/loss", 1, 2.0),
+        ("curves/sft/seed-0/loss", 2, 1.0),
+        ("curves/sft/seed-0/kl", 2, 0.5),
+    ]
+
+
+def test_run_has_parameters_metrics_curves_and_documents(
+    evaluation: Evaluation, run_spec: RunSpec, tmp_path: Path
+) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "index.html").write_text("<p>docs</p>", encoding="utf-8")
+    tracked = log_evaluation(evaluation, run_spec, documents={"data_docs": docs})
+    client = connect()
+    run = client.get_run(tracked.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["student.model.source"] == "embedded:student"
+    assert run.data.metrics["sft/heldout_nll"] == 0.5
+    history = client.get_metric_history(tracked.run_id, "curves/sft/seed-0/loss")
+    assert [(point.step, point.value) for point in history] == [(1, 2.0), (2, 1.0)]
+    names = {
+        item.path for folder in ("", "report", "data_docs") for item in client.list_artifacts(tracked.run_id, folder)
+    }
+    assert {"specification.json", "report/report.json", "data_docs/index.html"} <= names
+    assert (tmp_path / "store" / "mlartifacts").is_dir()
+
+
+def test_same_evaluation_is_logged_once(evaluation: Evaluation, run_spec: RunSpec) -> None:
+    first, again = log_evaluation(evaluation, run_spec), log_evaluation(evaluation, run_spec)
+    assert (first.is_new, again.is_new) == (True, False)
+    assert first.run_id == again.run_id
+    assert len(connect().search_runs([first.experiment_id])) == 1
+
+
+def test_run_that_was_interrupted_is_completed(evaluation: Evaluation, run_spec: RunSpec) -> None:
+    client = connect()
+    started = client.create_run(ensure_experiment(client, "tiny"), tags={EVALUATION_TAG: evaluation.hash})
+    client.log_metric(started.info.run_id, "sft/heldout_nll", 0.5, timestamp=started.info.start_time, step=0)
+    tracked = log_evaluation(evaluation, run_spec)
+    assert (tracked.run_id, tracked.is_new) == (started.info.run_id, True)
+    assert client.get_run(tracked.run_id).info.status == "FINISHED"
+    assert len(client.get_metric_history(tracked.run_id, "sft/heldout_nll")) == 1
