@@ -4,6 +4,8 @@ Weights are float32 while they are trained; ``autocast`` lowers the arithmetic a
 that comes out is an ordinary transformers model: nothing of ours is needed to load what ``save_model`` writes.
 """
 
+import warnings
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +29,7 @@ __all__ = [
     "load_tokenizer",
     "prune_layers",
     "save_model",
+    "save_untrained",
 ]
 
 # About 3M and 0.8M parameters with a vocabulary of 1,000 tokens.
@@ -86,6 +89,15 @@ def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", f
     tokenizer.save_pretrained(folder)
 
 
+def save_untrained(spec: ModelSpec, seeds: Iterable[int], *, folder: Path) -> list[Path]:
+    """Save a model as it is before any training, once for each seed; returns the folders in the order of ``seeds``."""
+    folders = []
+    for seed in seeds:
+        save_model(load_model(spec, seed=seed), load_tokenizer(spec), folder / f"seed-{seed}" / "model")
+        folders.append(folder / f"seed-{seed}" / "model")
+    return folders
+
+
 def attach_lora(model: "PreTrainedModel", spec: LoraSpec) -> "PreTrainedModel":
     """``model`` with frozen weights and trainable low-rank adapters, drawn from torch's global generator.
 
@@ -102,7 +114,10 @@ def attach_lora(model: "PreTrainedModel", spec: LoraSpec) -> "PreTrainedModel":
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)
+        with warnings.catch_warnings():
+            # peft 0.21 still reads a name that transformers 5.23 has renamed.
+            warnings.filterwarnings("ignore", message=".*gradient_checkpointing. is deprecated", category=FutureWarning)
+            return get_peft_model(model, config)
     except ValueError as error:
         raise ModelError(f"lora.target_modules={targets} does not fit the model: {error}") from error
 

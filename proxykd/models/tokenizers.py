@@ -1,7 +1,7 @@
 """Sources of open models, their tokenizers, and whether two tokenizers agree.
 
 A source names a folder, a hub repository, one of the embedded tiny models or a GGUF file inside an installed package.
-This module needs transformers for a tokenizer but never torch, so that a plan can compare two tokenizers at once.
+Nothing heavy is imported before a tokenizer is loaded, and two folders can be compared without that.
 """
 
 import importlib.util
@@ -9,6 +9,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import tokenizers
 
 from proxykd.config.models import ModelSpec
 from proxykd.exceptions import ModelError
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+_TOKENIZER_FILE = "tokenizer.json"
 EMBEDDED_NAMES = ("proxy", "student")
 
 
@@ -112,12 +115,18 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
 def check_same_tokenizer(proxy: ModelSpec, student: ModelSpec) -> None:
     """Check that the student can learn from distributions over the proxy's vocabulary.
 
+    Sources that are one are not read at all, two folders are compared by their files.
+
     Raises:
         ModelError: naming the first difference between the two tokenizers.
     """
-    if resolve_source(proxy.source) == resolve_source(student.source):
+    sources = resolve_source(proxy.source), resolve_source(student.source)
+    if len({(source.location, source.gguf_file) for source in sources}) == 1:
         return
-    first, second = _parts(load_tokenizer(proxy)), _parts(load_tokenizer(student))
+    if all((Path(source.location) / _TOKENIZER_FILE).is_file() for source in sources):
+        first, second = (_parts_of_files(Path(source.location)) for source in sources)
+    else:
+        first, second = (_parts(load_tokenizer_from(source)) for source in sources)
     for name in first:
         if first[name] != second[name]:
             raise ModelError(
@@ -150,12 +159,25 @@ def _parts(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
     """What decides about token ids, by name, in the order in which differences are worth naming."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     definition = {} if backend is None else json.loads(backend.to_str())
-    model = definition.get("model", {})
+    return _comparable(tokenizer.get_vocab(), tokenizer.eos_token, definition)
+
+
+def _parts_of_files(folder: Path) -> dict[str, Any]:
+    """The same from a folder's files, which takes neither transformers nor torch."""
+    backend = tokenizers.Tokenizer.from_file(str(folder / _TOKENIZER_FILE))
+    settings = folder / "tokenizer_config.json"
+    eos = json.loads(settings.read_text(encoding="utf-8")).get("eos_token") if settings.is_file() else None
+    eos = eos.get("content") if isinstance(eos, dict) else eos
+    return _comparable(backend.get_vocab(with_added_tokens=True), eos, json.loads(backend.to_str()))
+
+
+def _comparable(vocab: dict[str, int], eos: str | None, definition: dict[str, Any]) -> dict[str, Any]:
+    added = definition.get("added_tokens", [])
     return {
-        "vocabulary": dict(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])),
-        "end-of-sequence token": tokenizer.eos_token,
-        "special tokens": sorted(tokenizer.all_special_tokens),
-        "merges": model.get("merges", []),
+        "vocabulary": dict(sorted(vocab.items(), key=lambda item: item[1])),
+        "end-of-sequence token": eos,
+        "special tokens": sorted(token["content"] for token in added if token["special"]),
+        "merges": definition.get("model", {}).get("merges", []),
         "normalizer": definition.get("normalizer"),
         "pre-tokenizer": definition.get("pre_tokenizer"),
     }

