@@ -20,7 +20,8 @@ h5, h6 { font-size: 1rem; margin: 1rem 0 .3rem; }
 table { border-collapse: collapse; width: 100%; margin: .5rem 0 1rem; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid var(--line); }
 td { overflow-wrap: anywhere; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
-.counts { display: flex; flex-wrap: wrap; gap: 2rem; align-items: flex-start; } .counts table { width: auto; min-width: 12rem; }
+.counts { display: flex; flex-wrap: wrap; gap: 2rem; align-items: flex-start; }
+.counts table { width: auto; min-width: 12rem; }
 .rows td:nth-child(-n+3) { overflow-wrap: normal; white-space: nowrap; }
 .gate { padding: .6rem 1rem; border-left: .4rem solid var(--ok); background: #8881; }
 .gate.closed { border-color: var(--bad); }
