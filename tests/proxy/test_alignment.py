@@ -1,0 +1,105 @@
+"""The whole stage on the embedded teacher's texts: it aligns, it repeats, and each ablation is what it says."""
+
+import random
+
+import pytest
+
+from proxykd.artifacts import ValidatedSet, read_json, seal
+from proxykd.config import RunSpec
+from proxykd.data.splits import build_splits
+from proxykd.exceptions import ConfigError, GateError
+from proxykd.models.loading import load_saved
+from proxykd.proxy.alignment import align_proxy
+from proxykd.records import Outcome, ValidatedRow
+from proxykd.teacher.problems import generate_prompts, sample_completion
+
+OPTIMIZER = {"learning_rate": 3e-3, "batch_size": 8}
+PROXY = {
+    "model": {"source": "embedded:student", "num_layers": 2, "max_seq_tokens": 160},
+    "warmup": {"optimizer": OPTIMIZER, "epochs": 2},
+    "preference": {"optimizer": OPTIMIZER, "rounds": 2, "max_new_tokens": 24},
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("corpus"), random.Random(0)
+    validated = ValidatedSet(folder / "validated")
+    validated.write(
+        ValidatedRow(
+            prompt.prompt_id,
+            0,
+            prompt.messages,
+            sample_completion(prompt.messages[-1].content, rng),
+            prompt.task,
+            prompt.reference,
+            Outcome.OK,
+            "keep",
+            "",
+        )
+        for prompt in generate_prompts(60, 0)
+    )
+    seal(validated)
+    return validated, build_splits(validated, specify().split, output=folder / "splits")
+
+
+def specify(**changes):
+    return RunSpec.view({"seed": 0, "split": {"mode": "shared", "heldout": 0.2}, "proxy": {**PROXY, **changes}})
+
+
+def align(corpus, folder, run):
+    for name in ("output", "scratch"):
+        (folder / name).mkdir(parents=True)
+    proxy = align_proxy(*corpus, run, output=folder / "output", scratch=folder / "scratch")
+    proxy.verify()
+    return proxy, read_json(proxy.path / "fidelity.json")["stages"]
+
+
+def without_seconds(stages):
+    return [{key: value for key, value in stage.items() if key != "seconds"} for stage in stages]
+
+
+@pytest.mark.integration
+def test_alignment_lowers_heldout_nll_and_repeats_to_the_digit(corpus, tmp_path):
+    proxy, stages = align(corpus, tmp_path / "one", specify())
+    assert [stage["stage"] for stage in stages] == ["unaligned", "warmup", "round 1 of 2", "round 2 of 2"]
+    before, warm, *rounds = stages
+    assert warm["heldout_nll"] < before["heldout_nll"] - 0.5
+    assert rounds[-1]["heldout_nll"] < warm["heldout_nll"]
+    assert rounds[-1]["top1_agreement"] > before["top1_agreement"]
+    for stage in rounds:
+        assert stage["preference"]["reward_margin"] > 0.0
+        assert set(stage["seconds"]) == {"sampling_s", "reference_s", "training_s", "measuring_s"}
+    _, again = align(corpus, tmp_path / "two", specify())
+    assert without_seconds(again) == without_seconds(stages)
+    load_saved(proxy.path / "model")
+
+
+@pytest.mark.integration
+def test_without_the_preference_term_nothing_is_sampled(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("proxykd.proxy.alignment.sample_rejected", None)
+    run = specify(preference={**PROXY["preference"], "preference_coef": 0.0})
+    _, stages = align(corpus, tmp_path, run)
+    assert [stage["stage"] for stage in stages] == ["unaligned", "warmup", "round 1 of 2", "round 2 of 2"]
+    assert stages[-1]["heldout_nll"] < stages[1]["heldout_nll"]
+    assert all("preference" not in stage for stage in stages)
+
+
+def test_an_unaligned_proxy_is_measured_and_saved_as_it_is(corpus, tmp_path):
+    proxy, stages = align(corpus, tmp_path, specify(warmup=None, preference=None))
+    assert [stage["stage"] for stage in stages] == ["unaligned"]
+    assert stages[0]["num_tokens"] > 0
+    model, _ = load_saved(proxy.path / "model")
+    assert model.config.num_hidden_layers == 2
+
+
+def test_a_loss_without_terms_is_refused(corpus, tmp_path):
+    run = specify(preference={"nll_coef": 0.0, "preference_coef": 0.0})
+    with pytest.raises(ConfigError, match="nll_coef and preference_coef"):
+        align_proxy(*corpus, run, output=tmp_path / "output", scratch=tmp_path)
+
+
+def test_a_side_without_texts_is_explained(corpus, tmp_path):
+    run = specify(model={**PROXY["model"], "max_seq_tokens": 16})
+    with pytest.raises(GateError, match="warmup side"):
+        align_proxy(*corpus, run, output=tmp_path / "output", scratch=tmp_path)
