@@ -1,27 +1,49 @@
-"""The model card that travels with a registered student: where it comes from and what was measured."""
+"""The model card: what a registered student is, how good it is, and what it was made from, in Markdown."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from proxykd.config import RunSpec
-from proxykd.evaluation.decision import CANDIDATE
-from proxykd.evaluation.report import format_interval, metric_label
+from proxykd.evaluation.report import ARM_LABELS, format_interval, metric_label, metrics_of
 
 
 def model_card(report: Mapping[str, Any], run: RunSpec) -> str:
-    """The card as Markdown.
+    """The card of the student of a report.
 
     Args:
         report: Content of ``report.json``.
-        run: The specification; its teacher, student and evaluation sections are read.
+        run: The specification, ablations applied.
     """
-    measures = report["arms"].get(CANDIDATE, {})
-    numbers = "\n".join(f"- {metric_label(name)}: {format_interval(value)}" for name, value in measures.items())
-    teacher = getattr(run.teacher, "model", run.teacher.kind)
-    return (
-        f"# {run.registry.model_name}\n\n"
-        f"Distilled by proxykd from the texts of `{teacher}` ({run.teacher.kind} teacher) into "
-        f"`{run.student.model.source}`, through the proxy `{run.proxy.model.source}`.\n\n"
-        f"Measured on held-out prompts, with {run.evaluation.confidence:.0%} intervals over prompts:\n\n{numbers}\n\n"
-        "The terms of the teacher may restrict what a model trained on its texts may be used for.\n"
-    )
+    return "\n".join(_lines(report, run)) + "\n"
+
+
+def _lines(report: Mapping[str, Any], run: RunSpec) -> Iterator[str]:
+    yield f"# {run.registry.model_name}"
+    yield ""
+    yield f"Student of the run `{run.name}`: `{run.student.model.source}`, distilled from {_teacher(run)} through the"
+    yield f"proxy `{run.proxy.model.source}`. The registered weights are those of seed {run.student.seeds[0]}."
+    yield ""
+    yield f"## Held-out evaluation ({report['num_prompts']} prompts)"
+    yield ""
+    metrics = metrics_of(report)
+    yield f"| arm | {' | '.join(metric_label(metric) for metric in metrics)} |"
+    yield f"|---|{'---:|' * len(metrics)}"
+    for arm, measures in report["arms"].items():
+        cells = [format_interval(measures[metric]) if metric in measures else "" for metric in metrics]
+        yield f"| {ARM_LABELS.get(arm, arm)} | {' | '.join(cells)} |"
+    yield ""
+    yield f"Proxy-KD is this model, averaged over {len(run.student.seeds)} seed(s). In brackets: "
+    yield f"{report['confidence']:.0%} interval, bootstrap over prompts."
+    if spend := report["facts"].get("spend"):
+        yield ""
+        yield f"Teacher: {spend.get('num_completions', 0):,} completions, USD {spend.get('cost_usd', 0.0):.2f}."
+    if made_from := report["facts"].get("made_from"):
+        yield ""
+        yield "## Made from"
+        yield ""
+        yield from (f"- {name}: `{value}`" for name, value in made_from.items())
+
+
+def _teacher(run: RunSpec) -> str:
+    name = getattr(run.teacher, "model", None)
+    return "the embedded teacher" if name is None else f"`{name}`"

@@ -8,6 +8,7 @@ what an interrupted one left. Aliases:
     previous-champion     the one before, for the way back
 """
 
+import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 CHALLENGER, CHAMPION, PREVIOUS_CHAMPION = "challenger", "champion", "previous-champion"
 STUDENT_TAG = "proxykd.student"
 """Version tag: the hash of the registered student."""
-DECISION_TAG = "proxykd.decision"
-"""Version tag, written after the aliases: the outcome that they show."""
+DECISION_TAG, REASONS_TAG = "proxykd.decision", "proxykd.decision.reasons"
+"""Version tags, written before the aliases: the outcome and why."""
+APPLIED_TAG = "proxykd.decision.applied"
+"""Version tag, written after the aliases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,40 +95,42 @@ def register_student(
 
 
 def apply_decision(registered: RegisteredVersion, decision: Decision) -> None:
-    """Set the aliases that a decision calls for; only "promote" moves the champion.
+    """Record a decision and set the aliases that it calls for; only "promote" moves the champion.
 
-    A version whose decision has been applied is left alone, so that running an old pipeline again never takes the
-    place of a newer champion. Interrupted between two writes, the next call does the rest.
+    A version that has a decision keeps it, so that running an old pipeline again never takes the place of a newer
+    champion.
 
     Args:
         registered: The candidate.
         decision: What becomes of it.
     """
-    client, name, version = connect(), registered.model_name, registered.version
-    if DECISION_TAG in client.get_model_version(name, version).tags:
+    if applied_decision(registered) is not None:
         return
-    client.set_registered_model_alias(name, CHALLENGER, version)
-    if decision.outcome == "promote":
-        before = _version_with_alias(client, name, CHAMPION)
-        if before is not None and str(before.version) != version:
-            client.set_registered_model_alias(name, PREVIOUS_CHAMPION, str(before.version))
-        client.set_registered_model_alias(name, CHAMPION, version)
-    client.set_model_version_tag(name, version, f"{DECISION_TAG}.reasons", " ".join(decision.reasons)[:5000])
+    client, name, version = connect(), registered.model_name, registered.version
+    client.set_model_version_tag(name, version, REASONS_TAG, json.dumps(decision.reasons))
     client.set_model_version_tag(name, version, DECISION_TAG, decision.outcome)
+    _set_aliases(client, registered, decision)
 
 
 def applied_decision(registered: RegisteredVersion) -> Decision | None:
-    """The decision that was applied to a version before; None if there was none."""
-    tags = connect().get_model_version(registered.model_name, registered.version).tags
+    """The decision about a version; None if there was none yet.
+
+    A decision is recorded before the aliases are set; if that was interrupted, they are set now.
+    """
+    client = connect()
+    tags = client.get_model_version(registered.model_name, registered.version).tags
     if DECISION_TAG not in tags:
         return None
-    return Decision(tags[DECISION_TAG], (tags.get(f"{DECISION_TAG}.reasons", ""),))
+    decision = Decision(tags[DECISION_TAG], tuple(json.loads(tags[REASONS_TAG])))
+    if APPLIED_TAG not in tags:
+        _set_aliases(client, registered, decision)
+    return decision
 
 
 def aliases_of(registered: RegisteredVersion) -> list[str]:
-    """The aliases that point to a version now."""
-    known = connect().get_registered_model(registered.model_name).aliases
-    return sorted(alias for alias, version in known.items() if str(version) == registered.version)
+    """The aliases that point to a version now, in alphabetical order."""
+    aliases = connect().get_registered_model(registered.model_name).aliases
+    return sorted(alias for alias, version in aliases.items() if str(version) == registered.version)
 
 
 def find_champion(model_name: str) -> RegisteredVersion | None:
@@ -179,6 +184,17 @@ def _find_logged_model(client: "MlflowClient", experiment_id: str, student_hash:
     """A complete upload of this student; one that was interrupted never became READY and is not used."""
     found = client.search_logged_models([experiment_id], filter_string=f"tags.`{STUDENT_TAG}` = '{student_hash}'")
     return next((str(model.model_id) for model in found if str(model.status) == "READY"), None)
+
+
+def _set_aliases(client: "MlflowClient", registered: RegisteredVersion, decision: Decision) -> None:
+    name, version = registered.model_name, registered.version
+    client.set_registered_model_alias(name, CHALLENGER, version)
+    if decision.outcome == "promote":
+        before = _version_with_alias(client, name, CHAMPION)
+        if before is not None and str(before.version) != version:
+            client.set_registered_model_alias(name, PREVIOUS_CHAMPION, str(before.version))
+        client.set_registered_model_alias(name, CHAMPION, version)
+    client.set_model_version_tag(name, version, APPLIED_TAG, "true")
 
 
 def _ensure_registered_model(client: "MlflowClient", model_name: str) -> None:

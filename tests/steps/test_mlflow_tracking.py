@@ -35,8 +35,7 @@ def run_spec() -> RunSpec:
 
 
 @pytest.fixture
-def evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluation:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'store' / 'mlflow.db'}")
+def evaluation(mlflow_store: Path, tmp_path: Path) -> Evaluation:
     found = Evaluation(tmp_path / "evaluation")
     write_json(found.path / "report.json", REPORT)
     seal(found)
@@ -76,7 +75,7 @@ def test_run_has_parameters_metrics_curves_and_documents(
         item.path for folder in ("", "report", "data_docs") for item in client.list_artifacts(tracked.run_id, folder)
     }
     assert {"specification.json", "report/report.json", "data_docs/index.html"} <= names
-    assert (tmp_path / "store" / "mlartifacts").is_dir()
+    assert (tmp_path / "mlartifacts").is_dir()
 
 
 def test_same_evaluation_is_logged_once(evaluation: Evaluation, run_spec: RunSpec) -> None:
