@@ -126,7 +126,8 @@ class RecordFolder(Artifact, Generic[RowT]):
     def batches(self, *, batch_rows: int = 4096, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Arrow batches of at most ``batch_rows`` rows, one part open at a time."""
         for part in self.parts():
-            with pq.ParquetFile(part) as file:
+            # Pre-buffering would read the whole part ahead.
+            with pq.ParquetFile(part, pre_buffer=False) as file:
                 yield from file.iter_batches(batch_size=batch_rows, columns=columns)
 
     def rows(self) -> Iterator[RowT]:

@@ -1,9 +1,11 @@
 """Artifacts: sealed folders that notice every change, refuse code, and are written in bounded memory."""
 
+import random
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -142,6 +144,16 @@ def test_writing_holds_one_batch_of_rows(tmp_path: Path) -> None:
 
     peak(1000)  # imports and caches
     assert peak(8000) < 1.3 * peak(2000)
+
+
+def test_reading_holds_a_small_share_of_a_part(tmp_path: Path) -> None:
+    rng = random.Random(0)  # text that does not compress
+    prompts = PromptSet(tmp_path)
+    prompts.write((Prompt.build([Message("user", rng.randbytes(1000).hex())]) for _ in range(4000)), batch_rows=100)
+    size = prompts.parts()[0].stat().st_size
+    before = pa.total_allocated_bytes()
+    peak = max(pa.total_allocated_bytes() - before for _ in prompts.batches(batch_rows=100))
+    assert peak < size / 8
 
 
 def test_rows_are_taken_as_they_are_written(tmp_path: Path) -> None:
