@@ -11,6 +11,8 @@ from proxykd.artifacts import Artifact, CompletionSet, ProxyModel, StudentModel,
 MAX_CURVE_POINTS = 400
 """Longer curves are thinned for the report; ``training.json`` keeps every step."""
 
+VALIDATION_FACTS = ("gate", "num_rows", "outcomes", "verdicts", "kept_by_side", "measures")
+
 
 def collect_facts(
     completions: CompletionSet,
@@ -43,7 +45,7 @@ def collect_facts(
     }
     return {
         "spend": collect_spend(completions),
-        "validation": {name: value for name, value in checked.items() if name in {"gate", "num_rows", "verdicts"}},
+        "validation": {name: checked[name] for name in VALIDATION_FACTS if name in checked},
         "fidelity": read_json(proxy.path / "fidelity.json")["stages"],
         "targets": {name: value for name, value in described.items() if name != "shards"},
         "training": {arm: _training(record) for arm, record in arms.items()},

@@ -2,8 +2,19 @@
 
 from pathlib import Path
 
-from proxykd.artifacts import CompletionSet
-from proxykd.evaluation.facts import MAX_CURVE_POINTS, collect_spend, thin
+from typing import Any
+
+from proxykd.artifacts import (
+    Artifact,
+    CompletionSet,
+    ProxyModel,
+    StudentModel,
+    Targets,
+    ValidationResult,
+    seal,
+    write_json,
+)
+from proxykd.evaluation.facts import MAX_CURVE_POINTS, collect_facts, collect_spend, thin
 from proxykd.records import Completion, Outcome
 
 
@@ -35,3 +46,36 @@ def test_thinned_curve_keeps_its_last_point() -> None:
     assert thinned[-1] == {"step": 1000.0}
     assert thin(points[:3]) == points[:3]
     assert thin([]) == []
+
+
+def test_facts_come_from_every_stage(tmp_path: Path) -> None:
+    def sealed(kind: type[Artifact], name: str, file: str, content: dict[str, Any]) -> Any:
+        write_json(tmp_path / name / file, content)
+        artifact = kind(tmp_path / name)
+        seal(artifact)
+        return artifact
+
+    def training(arm: str) -> dict[str, Any]:
+        runs = [{"seed": 3, "learning_rate": 0.1, "curve": [{"step": 1, "loss": 2.0}]}]
+        return {"arm": arm, "learning_rate": 0.1, "runs": runs, "settings": {}}
+
+    completions = CompletionSet(tmp_path / "completions")
+    completions.write([])
+    seal(completions)
+    gate = {"is_open": True, "reasons": []}
+    stages = [{"stage": "unaligned", "heldout_nll": 1.0}]
+    student = sealed(StudentModel, "student", "training.json", training("proxy_kd"))
+    facts = collect_facts(
+        completions,
+        sealed(ValidationResult, "validation", "result.json", {"gate": gate, "great_expectations": {}}),
+        sealed(ProxyModel, "proxy", "fidelity.json", {"stages": stages}),
+        sealed(Targets, "targets", "targets.json", {"top_k": 10, "shards": [{}]}),
+        sealed(StudentModel, "sft", "training.json", training("sft")),
+        student,
+    )
+    assert facts["validation"] == {"gate": gate}
+    assert facts["fidelity"] == stages
+    assert facts["targets"] == {"top_k": 10}
+    assert facts["training"]["sft"] == {"learning_rate": 0.1, "runs": [{"seed": 3, "learning_rate": 0.1}]}
+    assert facts["curves"]["proxy_kd/seed-3"] == [{"step": 1, "loss": 2.0}]
+    assert facts["made_from"]["student"] == student.hash
