@@ -1,7 +1,6 @@
 """What the report shows beside the numbers."""
 
 from pathlib import Path
-
 from typing import Any
 
 from proxykd.artifacts import (
