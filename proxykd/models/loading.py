@@ -32,9 +32,9 @@ __all__ = [
     "save_untrained",
 ]
 
-# About 3M and 0.8M parameters with a vocabulary of 1,000 tokens.
+# About 2.5M and 0.8M parameters. Wide and shallow: six layers of 192 train at half the tokens a second on a CPU.
 EMBEDDED_SHAPES = {
-    "proxy": {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 512},
+    "proxy": {"hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 704},
     "student": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 320},
 }
 _PER_LAYER_SETTINGS = ("layer_types", "mlp_layer_types", "no_rope_layers")
