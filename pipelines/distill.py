@@ -4,6 +4,7 @@ from types import ModuleType
 from typing import Any
 
 from zenml import pipeline
+from zenml.enums import ExecutionMode
 
 from proxykd.config import RunSpec
 from steps import (
@@ -19,7 +20,7 @@ from steps import (
 from steps.settings import code_hash, settings_for
 
 
-@pipeline(enable_cache=True, enable_step_logs=False)
+@pipeline(enable_cache=True, enable_step_logs=False, execution_mode=ExecutionMode.FAIL_FAST)
 def distill(specification: dict[str, Any], inputs: str, journal: str) -> None:
     """Wire the steps.
 

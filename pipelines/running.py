@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zenml.client import Client
+from zenml.exceptions import RunInterruptedException
 from zenml.utils import source_utils
 
 import proxykd
@@ -42,11 +43,15 @@ def run_distillation(run: RunSpec, *, inputs: str, journal: Path) -> RunResult:
 
     Raises:
         ProxykdError: as the step raised it.
+        KeyboardInterrupt: if the run was interrupted (ZenML turns SIGINT and SIGTERM into an exception of its own).
     """
     logging.getLogger("zenml").setLevel(logging.CRITICAL)
     source_utils.set_custom_source_root(str(CHECKOUT))
     configured = distill.with_options(run_name=f"{run.name}-{{date}}-{{time}}", tags=[run.name])
-    response = configured(specification=run.model_dump(mode="json"), inputs=inputs, journal=str(journal))
+    try:
+        response = configured(specification=run.model_dump(mode="json"), inputs=inputs, journal=str(journal))
+    except RunInterruptedException as interruption:
+        raise KeyboardInterrupt from interruption
     return _collect(response.id)
 
 

@@ -77,22 +77,22 @@ def ask(
 ) -> None:
     """Ask a registered student one question (greedy decoding)."""
     _workspace().enter()
-    registry = _import_application("steps.adapters.mlflow_registry")
-    typer.echo(registry.ask(model, question, max_new_tokens=max_new_tokens))
+    asking = _import_application("steps.adapters.mlflow_asking")
+    typer.echo(asking.ask(model, question, max_new_tokens=max_new_tokens))
 
 
 def main() -> None:
     """Entry point: errors raised on purpose become one message and their exit status."""
-    import click
-
     try:
         sys.exit(app(standalone_mode=False))
     except ProxykdError as error:
         _fail(str(error), error.exit_status)
-    except click.ClickException as error:
+    except typer.Abort:
+        _fail("interrupted; what was paid for is kept, and the same command goes on from here", 130)
+    except typer.TyperException as error:
         error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+        sys.exit(2)
+    except KeyboardInterrupt:
         _fail("interrupted; what was paid for is kept, and the same command goes on from here", 130)
     except OSError as error:
         if error.errno not in _DISK_ERRORS:

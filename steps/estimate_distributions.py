@@ -11,7 +11,7 @@ from steps.materializers.folder import FolderMaterializer
 from steps.settings import new_folder
 
 SECTIONS = ("seed", "split", "proxy", "targets")
-ROOMS = ("estimation", "targets", "models", "data", "reductions.py", "logprobs.py")
+ROOMS = ("estimation", "targets", "models", "data", "divergences.py", "reductions.py", "logprobs.py")
 
 
 @step(output_materializers=FolderMaterializer)

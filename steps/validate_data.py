@@ -26,7 +26,7 @@ def validate_data(
         settings: The sections named in ``SECTIONS``.
         code: Hash of the code of ``ROOMS``.
     """
-    return validate(
+    found = validate(
         prompts,
         completions,
         RunSpec.view(settings),
@@ -34,3 +34,4 @@ def validate_data(
         docs=new_folder("validation"),
         scratch=new_folder("scratch"),
     )
+    return found.validated, found.result

@@ -25,6 +25,8 @@ class FolderMaterializer(BaseMaterializer):
 
     def save(self, data: Artifact) -> None:
         """Move the folder's files into the artifact store."""
+        # ZenML asks for the hash and the pages after it has saved, when the folder is gone.
+        self._hash, self._pages = data.hash, sorted(page.name for page in data.path.glob("*.html"))
         for file in sorted(path for path in data.path.rglob("*") if path.is_file()):
             destination = os.path.join(self.uri, file.relative_to(data.path).as_posix())
             fileio.makedirs(os.path.dirname(destination))
@@ -44,12 +46,11 @@ class FolderMaterializer(BaseMaterializer):
 
     def compute_content_hash(self, data: Artifact) -> str | None:
         """The artifact's own hash: equal content is a cache hit, whoever made it."""
-        return data.hash
+        return self._hash
 
     def save_visualizations(self, data: Artifact) -> dict[str, VisualizationType]:
         """The HTML pages at the top of the folder, for the dashboard."""
-        pages = sorted(data.path.glob("*.html")) if data.path.exists() else []
-        return {os.path.join(self.uri, page.name): VisualizationType.HTML for page in pages}
+        return {os.path.join(self.uri, page): VisualizationType.HTML for page in self._pages}
 
 
 def _is_local(uri: str) -> bool:

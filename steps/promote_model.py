@@ -1,0 +1,97 @@
+"""Track the run, register the student, and move the champion if the statistics say so."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from zenml import step
+
+from proxykd.artifacts import (
+    Evaluation,
+    Promotion,
+    SplitSet,
+    StudentModel,
+    ValidatedSet,
+    ValidationResult,
+    read_json,
+    seal,
+    write_json,
+)
+from proxykd.config import RunSpec
+from proxykd.data.splits import select_rows
+from proxykd.evaluation.card import model_card
+from proxykd.evaluation.decision import Decision, decide
+from proxykd.evaluation.evaluating import compare_with_champion
+from proxykd.records import Side
+from steps.adapters import mlflow_registry, mlflow_tracking
+from steps.materializers.folder import FolderMaterializer
+from steps.settings import new_folder
+
+SECTIONS = ("student", "evaluation", "registry", "split", "teacher")
+ROOMS = ("evaluation", "models", "data")
+
+
+@step(output_materializers=FolderMaterializer)
+def promote_model(
+    validation: ValidationResult,
+    validated: ValidatedSet,
+    splits: SplitSet,
+    student: StudentModel,
+    evaluation: Evaluation,
+    specification: dict[str, Any],
+    settings: dict[str, Any],
+    code: str,
+) -> Annotated[Promotion, "promotion"]:
+    """Log to MLflow, register as challenger, decide, and make it champion or not.
+
+    Args:
+        validation: Its data docs are logged.
+        validated: The teacher's texts, for scoring the present champion.
+        splits: Which prompts are held out.
+        student: What is registered: the model of the first seed.
+        evaluation: What is decided on.
+        specification: The whole resolved specification, logged as an artifact.
+        settings: The sections named in ``SECTIONS``.
+        code: Hash of the code of ``ROOMS``.
+    """
+    run = RunSpec.model_validate(specification)
+    tracked = mlflow_tracking.log_evaluation(evaluation, run, documents={"validation": validation.path})
+    registered = mlflow_registry.register_student(
+        student.model_folders(run.student.seeds)[0],
+        model_name=run.registry.model_name,
+        student_hash=student.hash,
+        experiment=run.name,
+        run_id=tracked.run_id,
+        tags={"proxykd.evaluation": evaluation.hash, "proxykd.validation": validation.hash},
+        model_card=model_card(read_json(evaluation.path / "report.json"), run),
+    )
+    decision = mlflow_registry.applied_decision(registered)
+    if decision is None:
+        decision = _decide(evaluation, validated, splits, run, new_folder("champion"))
+        mlflow_registry.apply_decision(registered, decision)
+    promotion = Promotion(new_folder("promotion"))
+    question = next(select_rows(validated, splits, {Side.HELDOUT})).messages[-1].content
+    write_json(
+        promotion.path / "promotion.json",
+        {
+            **asdict(decision),
+            "model_name": registered.model_name,
+            "model_uri": registered.uri,
+            "aliases": mlflow_registry.aliases_of(registered),
+            "run_id": tracked.run_id,
+            "tracking_uri": tracked.tracking_uri,
+            "example_question": question,
+        },
+    )
+    seal(promotion, {"student": student.hash, "evaluation": evaluation.hash})
+    return promotion
+
+
+def _decide(evaluation: Evaluation, validated: ValidatedSet, splits: SplitSet, run: RunSpec, scratch: Path) -> Decision:
+    """Against the present champion where there is one, else against the SFT arm and the floor."""
+    champion = mlflow_registry.find_champion(run.registry.model_name)
+    if champion is None:
+        return decide(read_json(evaluation.path / "report.json"), run.registry, None)
+    folder = mlflow_registry.download_version(champion, scratch / "model")
+    report = compare_with_champion(evaluation, folder, validated, splits, run, scratch=scratch)
+    return decide(report, run.registry, {"version": champion.version})
