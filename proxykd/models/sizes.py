@@ -10,7 +10,7 @@ from proxykd.models.tokenizers import missing_model, resolve_source
 TRAINING_BYTES_PER_PARAMETER = 16
 """float32 weight, gradient and AdamW's two moments."""
 
-EMBEDDED_PARAMETERS = {"proxy": 3_000_000, "student": 800_000}
+EMBEDDED_PARAMETERS = {"proxy": 2_500_000, "student": 800_000}
 
 
 @dataclass(frozen=True, slots=True)
