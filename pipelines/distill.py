@@ -4,6 +4,7 @@ from types import ModuleType
 from typing import Any
 
 from zenml import pipeline
+from zenml.config.cache_policy import CachePolicy
 from zenml.enums import ExecutionMode
 
 from proxykd.config import RunSpec
@@ -19,35 +20,43 @@ from steps import (
 )
 from steps.settings import code_hash, settings_for
 
+WITHOUT_TARGETS = CachePolicy(ignored_inputs=["targets"])
+"""The SFT arm does not open the targets: other targets do not train it again."""
+
 
 @pipeline(enable_cache=True, enable_step_logs=False, execution_mode=ExecutionMode.FAIL_FAST)
-def distill(specification: dict[str, Any], inputs: str, journal: str) -> None:
+def distill(specification: dict[str, Any], inputs: str) -> None:
     """Wire the steps.
 
     Args:
         specification: The resolved run specification, ablations applied.
         inputs: Hash of the input files.
-        journal: Path of the teacher's journal.
     """
     run = RunSpec.model_validate(specification)
 
     def told(module: ModuleType) -> dict[str, Any]:
-        return {"settings": settings_for(run, *module.SECTIONS), "code": code_hash(*module.ROOMS)}
+        return {"settings": settings_for(run, *module.SECTIONS), "code": code_hash(module.__name__)}
 
-    prompts, completions = query_teacher.query_teacher(**told(query_teacher), inputs=inputs, journal=journal)
+    prompts, completions = query_teacher.query_teacher(**told(query_teacher), inputs=inputs)
     validated, validation = validate_data.validate_data(prompts, completions, **told(validate_data))
     splits = split.split(validated, validation, **told(split))
     proxy = align_proxy.align_proxy(validated, splits, **told(align_proxy))
     targets = estimate_distributions.estimate_distributions(validated, splits, proxy, **told(estimate_distributions))
     sft, student = (
-        distill_student.distill_student(
+        distill_student.distill_student.with_options(cache_policy=policy)(
             validated, splits, targets, arm=arm, **told(distill_student), id=f"distill_student_{arm}"
         )
-        for arm in ("sft", "proxy_kd")
+        for arm, policy in (("sft", WITHOUT_TARGETS), ("proxy_kd", CachePolicy.default()))
     )
     evaluation = evaluate_student.evaluate_student(
         completions, validation, validated, splits, proxy, targets, sft, student, **told(evaluate_student)
     )
     promote_model.promote_model(
-        validation, validated, splits, student, evaluation, specification=specification, **told(promote_model)
+        validation,
+        validated,
+        splits,
+        student,
+        evaluation,
+        specification=specification,
+        code=code_hash(promote_model.__name__),
     )

@@ -33,13 +33,12 @@ class RunResult:
     statuses: Mapping[str, str]
 
 
-def run_distillation(run: RunSpec, *, inputs: str, journal: Path) -> RunResult:
+def run_distillation(run: RunSpec, *, inputs: str) -> RunResult:
     """Run the main job.
 
     Args:
         run: The resolved specification.
         inputs: Hash of the input files.
-        journal: The teacher's journal.
 
     Raises:
         ProxykdError: as the step raised it.
@@ -49,7 +48,7 @@ def run_distillation(run: RunSpec, *, inputs: str, journal: Path) -> RunResult:
     source_utils.set_custom_source_root(str(CHECKOUT))
     configured = distill.with_options(run_name=f"{run.name}-{{date}}-{{time}}", tags=[run.name])
     try:
-        response = configured(specification=run.model_dump(mode="json"), inputs=inputs, journal=str(journal))
+        response = configured(specification=run.model_dump(mode="json"), inputs=inputs)
     except RunInterruptedException as interruption:
         raise KeyboardInterrupt from interruption
     return _collect(response.id)

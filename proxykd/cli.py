@@ -65,7 +65,7 @@ def run(config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption 
 
     forecast = make_plan(specification, workspace=workspace.root)
     running = _import_application("pipelines.running")
-    result = running.run_distillation(specification, inputs=forecast.inputs_hash, journal=workspace.journal)
+    result = running.run_distillation(specification, inputs=forecast.inputs_hash)
     _show_result(result, time.monotonic() - started)
 
 

@@ -8,10 +8,9 @@ from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet
 from proxykd.config import RunSpec
 from proxykd.proxy.alignment import align_proxy as align
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import new_folder
+from steps.settings import new_folder, scratch_folder
 
 SECTIONS = ("seed", "split", "proxy")
-ROOMS = ("proxy", "models", "data", "logprobs.py", "preferences.py")
 
 
 @step(output_materializers=FolderMaterializer)
@@ -24,7 +23,7 @@ def align_proxy(
         validated: The teacher's texts.
         splits: Which stage sees which.
         settings: The sections named in ``SECTIONS``.
-        code: Hash of the code of ``ROOMS``.
+        code: Hash of the code that the step runs.
     """
-    run = RunSpec.view(settings)
-    return align(validated, splits, run, output=new_folder("proxy"), scratch=new_folder("scratch"))
+    with new_folder("proxy") as output, scratch_folder() as scratch:
+        return align(validated, splits, RunSpec.view(settings), output=output, scratch=scratch)

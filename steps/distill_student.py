@@ -8,10 +8,9 @@ from proxykd.artifacts import SplitSet, StudentModel, Targets, ValidatedSet
 from proxykd.config import RunSpec
 from proxykd.student.training import distill_student as distill
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import new_folder
+from steps.settings import new_folder, scratch_folder
 
 SECTIONS = ("split", "student")
-ROOMS = ("student", "targets", "models", "data", "divergences.py", "reductions.py")
 
 
 @step(output_materializers=FolderMaterializer)
@@ -31,8 +30,8 @@ def distill_student(
         targets: The estimated distributions; the arm ``sft`` does not open them.
         arm: ``proxy_kd`` or ``sft``.
         settings: The sections named in ``SECTIONS``.
-        code: Hash of the code of ``ROOMS``.
+        code: Hash of the code that the step runs.
     """
-    run = RunSpec.view(settings)
-    soft = targets if arm == "proxy_kd" else None
-    return distill(validated, splits, soft, run, arm=arm, output=new_folder(arm), scratch=new_folder("scratch"))
+    run, soft = RunSpec.view(settings), targets if arm == "proxy_kd" else None
+    with new_folder(arm) as output, scratch_folder() as scratch:
+        return distill(validated, splits, soft, run, arm=arm, output=output, scratch=scratch)

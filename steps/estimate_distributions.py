@@ -8,10 +8,9 @@ from proxykd.artifacts import ProxyModel, SplitSet, Targets, ValidatedSet
 from proxykd.config import RunSpec
 from proxykd.estimation.targets_from_proxy import estimate_distributions as estimate
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import new_folder
+from steps.settings import new_folder, scratch_folder
 
 SECTIONS = ("seed", "split", "proxy", "targets")
-ROOMS = ("estimation", "targets", "models", "data", "divergences.py", "reductions.py", "logprobs.py")
 
 
 @step(output_materializers=FolderMaterializer)
@@ -25,7 +24,7 @@ def estimate_distributions(
         splits: Which stage sees which.
         proxy: The aligned proxy.
         settings: The sections named in ``SECTIONS``.
-        code: Hash of the code of ``ROOMS``.
+        code: Hash of the code that the step runs.
     """
-    run = RunSpec.view(settings)
-    return estimate(validated, splits, proxy, run, output=new_folder("targets"), scratch=new_folder("scratch"))
+    with new_folder("targets") as output, scratch_folder() as scratch:
+        return estimate(validated, splits, proxy, RunSpec.view(settings), output=output, scratch=scratch)

@@ -19,10 +19,9 @@ from proxykd.evaluation.evaluating import evaluate
 from proxykd.evaluation.facts import collect_facts
 from proxykd.models.loading import save_untrained
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import new_folder
+from steps.settings import new_folder, scratch_folder
 
 SECTIONS = ("name", "seed", "student", "proxy", "split", "evaluation", "teacher", "targets")
-ROOMS = ("evaluation", "models", "data", "teacher", "reductions.py", "logprobs.py")
 
 
 @step(output_materializers=FolderMaterializer)
@@ -50,16 +49,15 @@ def evaluate_student(
         sft: The baseline.
         student: The distilled student.
         settings: The sections named in ``SECTIONS``.
-        code: Hash of the code of ``ROOMS``.
+        code: Hash of the code that the step runs.
     """
     run = RunSpec.view(settings)
-    untrained = save_untrained(run.student.model, run.student.seeds, folder=new_folder("untrained"))
-    arms = {
-        "none": untrained,
-        "sft": sft.model_folders(run.student.seeds),
-        "proxy_kd": student.model_folders(run.student.seeds),
-        "proxy": [proxy.path / "model"],
-    }
-    facts = collect_facts(completions, validation, proxy, targets, sft, student)
-    output, scratch = new_folder("evaluation"), new_folder("scratch")
-    return evaluate(arms, validated, splits, run, facts=facts, output=output, scratch=scratch)
+    seeds, facts = run.student.seeds, collect_facts(completions, validation, proxy, targets, sft, student)
+    with new_folder("evaluation") as output, scratch_folder() as scratch:
+        arms = {
+            "none": save_untrained(run.student.model, seeds, folder=scratch / "untrained"),
+            "sft": sft.model_folders(seeds),
+            "proxy_kd": student.model_folders(seeds),
+            "proxy": [proxy.path / "model"],
+        }
+        return evaluate(arms, validated, splits, run, facts=facts, output=output, scratch=scratch)

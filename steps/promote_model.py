@@ -25,10 +25,7 @@ from proxykd.evaluation.evaluating import compare_with_champion
 from proxykd.records import Side
 from steps.adapters import mlflow_registry, mlflow_tracking
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import new_folder
-
-SECTIONS = ("student", "evaluation", "registry", "split", "teacher")
-ROOMS = ("evaluation", "models", "data")
+from steps.settings import new_folder, scratch_folder
 
 
 @step(output_materializers=FolderMaterializer)
@@ -39,7 +36,6 @@ def promote_model(
     student: StudentModel,
     evaluation: Evaluation,
     specification: dict[str, Any],
-    settings: dict[str, Any],
     code: str,
 ) -> Annotated[Promotion, "promotion"]:
     """Log to MLflow, register as challenger, decide, and make it champion or not.
@@ -51,8 +47,7 @@ def promote_model(
         student: What is registered: the model of the first seed.
         evaluation: What is decided on.
         specification: The whole resolved specification, logged as an artifact.
-        settings: The sections named in ``SECTIONS``.
-        code: Hash of the code of ``ROOMS``.
+        code: Hash of the code that the step runs.
     """
     run = RunSpec.model_validate(specification)
     tracked = mlflow_tracking.log_evaluation(evaluation, run, documents={"validation": validation.path})
@@ -67,24 +62,23 @@ def promote_model(
     )
     decision = mlflow_registry.applied_decision(registered)
     if decision is None:
-        decision = _decide(evaluation, validated, splits, run, new_folder("champion"))
+        with scratch_folder() as scratch:
+            decision = _decide(evaluation, validated, splits, run, scratch)
         mlflow_registry.apply_decision(registered, decision)
-    promotion = Promotion(new_folder("promotion"))
-    question = next(select_rows(validated, splits, {Side.HELDOUT})).messages[-1].content
-    write_json(
-        promotion.path / "promotion.json",
-        {
-            **asdict(decision),
-            "model_name": registered.model_name,
-            "model_uri": registered.uri,
-            "aliases": mlflow_registry.aliases_of(registered),
-            "run_id": tracked.run_id,
-            "tracking_uri": tracked.tracking_uri,
-            "example_question": question,
-        },
-    )
-    seal(promotion, {"student": student.hash, "evaluation": evaluation.hash})
-    return promotion
+    facts = {
+        **asdict(decision),
+        "model_name": registered.model_name,
+        "model_uri": registered.uri,
+        "aliases": mlflow_registry.aliases_of(registered),
+        "run_id": tracked.run_id,
+        "tracking_uri": tracked.tracking_uri,
+        "example_question": next(select_rows(validated, splits, {Side.HELDOUT})).messages[-1].content,
+    }
+    with new_folder("promotion") as output:
+        promotion = Promotion(output)
+        write_json(output / "promotion.json", facts)
+        seal(promotion, {"student": student.hash, "evaluation": evaluation.hash})
+        return promotion
 
 
 def _decide(evaluation: Evaluation, validated: ValidatedSet, splits: SplitSet, run: RunSpec, scratch: Path) -> Decision:

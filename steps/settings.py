@@ -3,16 +3,21 @@
 Both are step parameters, so ZenML's cache key changes when, and only when, something that the step depends on does.
 """
 
+import ast
 import hashlib
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import proxykd
 from proxykd.config import RunSpec
 
-PACKAGE = Path(proxykd.__file__).parent
-EVERYWHERE = ("artifacts.py", "records.py", "config")
+CHECKOUT = Path(proxykd.__file__).parents[1]
+CODE_SUFFIX, COMPILED_SUFFIX = ".py", ".pyc"
 
 
 def settings_for(run: RunSpec, *sections: str) -> dict[str, Any]:
@@ -20,16 +25,72 @@ def settings_for(run: RunSpec, *sections: str) -> dict[str, Any]:
     return {name: run.model_dump(mode="json")[name] for name in sections}
 
 
-def code_hash(*rooms: str) -> str:
-    """16 hex digits over the Python sources of the named rooms and modules of the package, and of what all share."""
+@cache
+def code_hash(module: str) -> str:
+    """16 hex digits over a module, all of the checkout that it imports directly or not, and the data files of those.
+
+    Imports are read from the sources, so that one inside a function counts too.
+
+    Args:
+        module: Dotted name, for example ``steps.split``.
+    """
     digest = hashlib.sha256()
-    for room in sorted({*rooms, *EVERYWHERE}):
-        path = PACKAGE / room
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.relative_to(PACKAGE).as_posix().encode() + file.read_bytes())
+    for file in sorted(_with_data(_closure(_files_of(module)))):
+        digest.update(file.relative_to(CHECKOUT).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def new_folder(name: str) -> Path:
-    """An empty temporary folder; the materializer removes it once its files are in the artifact store."""
-    return Path(tempfile.mkdtemp(prefix=f"proxykd-{name}-"))
+@contextmanager
+def new_folder(name: str) -> Iterator[Path]:
+    """An empty temporary folder for the files of an artifact.
+
+    It outlives the context: the materializer removes it once its files are in the artifact store. If the step fails,
+    it is removed here.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=f"proxykd-{name}-"))
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """An empty temporary folder that is removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="proxykd-scratch-") as folder:
+        yield Path(folder)
+
+
+def _closure(files: set[Path]) -> set[Path]:
+    found: set[Path] = set()
+    while files:
+        found |= files
+        files = set().union(*(_files_of(name) for file in files for name in _imports(file))) - found
+    return found
+
+
+@cache
+def _imports(file: Path) -> frozenset[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(names)
+
+
+@cache
+def _files_of(name: str) -> set[Path]:
+    """The sources of a module of the checkout and of the packages above it; none for any other module."""
+    parts = name.split(".")
+    paths = [CHECKOUT.joinpath(*parts[:length]) for length in range(1, len(parts) + 1)]
+    candidates = [file for path in paths for file in (path / "__init__.py", path.with_suffix(CODE_SUFFIX))]
+    return {file for file in candidates if file.is_file()}
+
+
+def _with_data(files: set[Path]) -> set[Path]:
+    rooms = {file.parent for file in files if file.parent.parent != CHECKOUT and file.parent != CHECKOUT}
+    data = {file for room in rooms for file in room.rglob("*") if file.is_file()}
+    return files | {file for file in data if file.suffix not in (CODE_SUFFIX, COMPILED_SUFFIX)}

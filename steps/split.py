@@ -12,7 +12,6 @@ from steps.materializers.folder import FolderMaterializer
 from steps.settings import new_folder
 
 SECTIONS = ("split",)
-ROOMS = ("data",)
 
 
 @step(output_materializers=FolderMaterializer)
@@ -25,10 +24,11 @@ def split(
         validated: Rows with verdicts.
         validation: The gate.
         settings: The sections named in ``SECTIONS``.
-        code: Hash of the code of ``ROOMS``.
+        code: Hash of the code that the step runs.
 
     Raises:
         GateError: if the validation gate is closed.
     """
     require_open_gate(validation)
-    return build_splits(validated, RunSpec.view(settings).split, output=new_folder("splits"))
+    with new_folder("splits") as output:
+        return build_splits(validated, RunSpec.view(settings).split, output=output)

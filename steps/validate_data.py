@@ -7,14 +7,13 @@ from zenml import step
 from proxykd.artifacts import CompletionSet, PromptSet, ValidatedSet, ValidationResult
 from proxykd.config import RunSpec
 from steps.adapters.great_expectations_gate import validate
-from steps.materializers.folder import FolderMaterializer
-from steps.settings import new_folder
+from steps.materializers.folder import for_outputs
+from steps.settings import new_folder, scratch_folder
 
 SECTIONS = ("validation", "split")
-ROOMS = ("data",)
 
 
-@step(output_materializers=FolderMaterializer)
+@step(output_materializers=for_outputs("validated", "validation"))
 def validate_data(
     prompts: PromptSet, completions: CompletionSet, settings: dict[str, Any], code: str
 ) -> tuple[Annotated[ValidatedSet, "validated"], Annotated[ValidationResult, "validation"]]:
@@ -24,14 +23,8 @@ def validate_data(
         prompts: The prompts.
         completions: What the teacher said.
         settings: The sections named in ``SECTIONS``.
-        code: Hash of the code of ``ROOMS``.
+        code: Hash of the code that the step runs.
     """
-    found = validate(
-        prompts,
-        completions,
-        RunSpec.view(settings),
-        output=new_folder("validated"),
-        docs=new_folder("validation"),
-        scratch=new_folder("scratch"),
-    )
+    with new_folder("validated") as output, new_folder("validation") as docs, scratch_folder() as scratch:
+        found = validate(prompts, completions, RunSpec.view(settings), output=output, docs=docs, scratch=scratch)
     return found.validated, found.result

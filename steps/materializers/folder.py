@@ -16,6 +16,15 @@ from zenml.materializers.base_materializer import BaseMaterializer
 from proxykd.artifacts import Artifact
 
 
+def for_outputs(*names: str) -> "dict[str, type[FolderMaterializer]]":
+    """The materializer of each of several outputs.
+
+    Named one by one: given one for all, ZenML puts the outputs into the order of a set, which differs from process to
+    process and is part of the cache key.
+    """
+    return dict.fromkeys(names, FolderMaterializer)
+
+
 class FolderMaterializer(BaseMaterializer):
     """Stores any ``proxykd.artifacts.Artifact`` file by file; nothing is pickled."""
 
