@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Lla
 
 from proxykd.config.models import LoraSpec, ModelSpec
 from proxykd.exceptions import ModelError
-from proxykd.models.tokenizers import Source, load_tokenizer, load_tokenizer_from, missing_model, resolve_source
+from proxykd.models.sources import EMBEDDED_SHAPES, Source, missing_model, resolve_source
+from proxykd.models.tokenizers import load_tokenizer, load_tokenizer_from
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,11 +33,6 @@ __all__ = [
     "save_untrained",
 ]
 
-# About 2.5M and 0.8M parameters. Wide and shallow: six layers of 192 train at half the tokens a second on a CPU.
-EMBEDDED_SHAPES = {
-    "proxy": {"hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 704},
-    "student": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 320},
-}
 _PER_LAYER_SETTINGS = ("layer_types", "mlp_layer_types", "no_rope_layers")
 
 

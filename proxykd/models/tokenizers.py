@@ -1,66 +1,21 @@
-"""Sources of open models, their tokenizers, and whether two tokenizers agree.
+"""The tokenizers of open models, and whether two of them agree.
 
-A source names a folder, a hub repository, one of the embedded tiny models or a GGUF file inside an installed package.
-Nothing heavy is imported before a tokenizer is loaded, and two folders can be compared without that.
+Nothing heavy is imported before a tokenizer is loaded, and two that have a ``tokenizer.json``, or are both GGUF files,
+are compared without that.
 """
 
-import importlib.util
 import json
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-
-import tokenizers
 
 from proxykd.config.models import ModelSpec
 from proxykd.exceptions import ModelError
+from proxykd.models.sources import Source, missing_model, resolve_source
+from proxykd.models.tokenizer_files import comparable_parts, read_tokenizer
 from proxykd.records import hash_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
-_TOKENIZER_FILE = "tokenizer.json"
-EMBEDDED_NAMES = ("proxy", "student")
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A resolved model source.
-
-    Attributes:
-        location: Folder or hub name, as ``from_pretrained`` takes it.
-        gguf_file: File name inside ``location``; None = safetensors.
-        embedded_name: Name of an embedded shape, whose ``location`` holds the tokenizer only; None = real weights.
-    """
-
-    location: str
-    gguf_file: str | None = None
-    embedded_name: str | None = None
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments that ``from_pretrained`` needs beside the location."""
-        return {} if self.gguf_file is None else {"gguf_file": self.gguf_file}
-
-
-def resolve_source(source: str) -> Source:
-    """Find what ``ModelSpec.source`` names, without importing or loading anything.
-
-    Raises:
-        ModelError: if the embedded name, the package, its file or the folder does not exist.
-    """
-    kind, separator, rest = source.partition(":")
-    if separator and kind == "embedded":
-        return _embedded_source(rest)
-    if separator and kind == "package":
-        return _package_source(rest)
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return Source(str(folder))
-    if source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise ModelError(f"expected a model folder at {folder}, found none; give an existing folder or a hub name")
-    return Source(source)
 
 
 def load_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":
@@ -95,18 +50,6 @@ def load_tokenizer_from(source: Source) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def missing_model(what: str, source: Source, error: Exception) -> ModelError:
-    """The error for a ``what`` (model, tokenizer) that could not be loaded from ``source``."""
-    if source.gguf_file is not None and isinstance(error, ImportError):
-        return ModelError(f"reading {source.gguf_file} needs the gguf package: pip install 'proxykd[gguf]'")
-    place = "folder" if Path(source.location).is_dir() else "hub repository"
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ModelError(
-        f"expected a {what} in the {place} {source.location!r}, could not load it ({reason}); check the name, the "
-        "network and HF_TOKEN for gated models, or give a local folder"
-    )
-
-
 def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
     """64 hex digits that are equal exactly when two tokenizers turn every text into the same token ids."""
     return hash_json(_parts(tokenizer))
@@ -115,7 +58,7 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
 def check_same_tokenizer(proxy: ModelSpec, student: ModelSpec) -> None:
     """Check that the student can learn from distributions over the proxy's vocabulary.
 
-    Sources that are one are not read at all, two folders are compared by their files.
+    Sources that are one are not read at all.
 
     Raises:
         ModelError: naming the first difference between the two tokenizers.
@@ -123,10 +66,7 @@ def check_same_tokenizer(proxy: ModelSpec, student: ModelSpec) -> None:
     sources = resolve_source(proxy.source), resolve_source(student.source)
     if len({(source.location, source.gguf_file) for source in sources}) == 1:
         return
-    if all((Path(source.location) / _TOKENIZER_FILE).is_file() for source in sources):
-        first, second = (_parts_of_files(Path(source.location)) for source in sources)
-    else:
-        first, second = (_parts(load_tokenizer_from(source)) for source in sources)
+    first, second = _comparable(*sources)
     for name in first:
         if first[name] != second[name]:
             raise ModelError(
@@ -135,52 +75,19 @@ def check_same_tokenizer(proxy: ModelSpec, student: ModelSpec) -> None:
             )
 
 
-def _embedded_source(name: str) -> Source:
-    if name not in EMBEDDED_NAMES:
-        raise ModelError(f"expected embedded:proxy or embedded:student, got embedded:{name}")
-    return Source(str(EMBEDDED_FOLDER), embedded_name=name)
-
-
-def _package_source(rest: str) -> Source:
-    package, separator, file = rest.partition("/")
-    if not separator or not file.endswith(".gguf") or not package.isidentifier():
-        raise ModelError(f"expected package:IMPORT_NAME/FILE.gguf, got package:{rest}")
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
-        raise ModelError(f"expected an installed Python package {package!r} with {file}, found none; pip install it")
-    folder = Path(next(iter(found.submodule_search_locations)))
-    if not (folder / file).is_file():
-        names = sorted(p.name for p in folder.rglob("*.gguf"))
-        raise ModelError(f"expected {file} in the package {package!r}, found {names}; correct the file name")
-    return Source(str(folder), gguf_file=file)
+def _comparable(*sources: Source) -> list[Mapping[str, Any]]:
+    """The parts of each from its files; from the loaded tokenizers where the files are of different kinds."""
+    if len({source.gguf_file is None for source in sources}) == 1:
+        files = [read_tokenizer(source) for source in sources]
+        if all(file is not None for file in files):
+            return [file.parts for file in files if file is not None]
+    return [_parts(load_tokenizer_from(source)) for source in sources]
 
 
 def _parts(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
-    """What decides about token ids, by name, in the order in which differences are worth naming."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     definition = {} if backend is None else json.loads(backend.to_str())
-    return _comparable(tokenizer.get_vocab(), tokenizer.eos_token, definition)
-
-
-def _parts_of_files(folder: Path) -> dict[str, Any]:
-    """The same from a folder's files, which takes neither transformers nor torch."""
-    backend = tokenizers.Tokenizer.from_file(str(folder / _TOKENIZER_FILE))
-    settings = folder / "tokenizer_config.json"
-    eos = json.loads(settings.read_text(encoding="utf-8")).get("eos_token") if settings.is_file() else None
-    eos = eos.get("content") if isinstance(eos, dict) else eos
-    return _comparable(backend.get_vocab(with_added_tokens=True), eos, json.loads(backend.to_str()))
-
-
-def _comparable(vocab: dict[str, int], eos: str | None, definition: dict[str, Any]) -> dict[str, Any]:
-    added = definition.get("added_tokens", [])
-    return {
-        "vocabulary": dict(sorted(vocab.items(), key=lambda item: item[1])),
-        "end-of-sequence token": eos,
-        "special tokens": sorted(token["content"] for token in added if token["special"]),
-        "merges": definition.get("model", {}).get("merges", []),
-        "normalizer": definition.get("normalizer"),
-        "pre-tokenizer": definition.get("pre_tokenizer"),
-    }
+    return comparable_parts(tokenizer.get_vocab(), tokenizer.eos_token, definition)
 
 
 def _describe(name: str, first: Any, second: Any) -> str:

@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 from proxykd.config.models import ModelSpec
 from proxykd.exceptions import ModelError
-from proxykd.models.tokenizers import check_same_tokenizer, load_tokenizer, resolve_source, tokenizer_fingerprint
+from proxykd.models.sources import resolve_source
+from proxykd.models.tokenizers import check_same_tokenizer, load_tokenizer, tokenizer_fingerprint
 
 WORDS = ("<pad>", "<end>", "a", "b", "c")
 
