@@ -77,6 +77,8 @@ class OpenAITeacherSpec(Spec):
     """Environment variable of the key, as ${NAME}; None = the endpoint asks for none."""
     sampling: SamplingSpec = SamplingSpec()
     """How it is asked to generate."""
+    max_tokens_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """Name under which the endpoint takes sampling.max_tokens: OpenAI's newer models want max_completion_tokens."""
     price: PriceSpec | None = None
     """Price of a token; None = not counted in USD."""
     concurrency: Annotated[int, Field(ge=1, le=512)] = 16

@@ -65,7 +65,7 @@ class Request:
     """One call to make.
 
     Attributes:
-        key: Hash of the body and the sample's index: the journal's key. It knows neither the address nor the secret.
+        key: Hash of the body, the sample's index and the provider's name: the journal's key. It knows no secret.
         body: The JSON object to send.
     """
 
@@ -73,7 +73,16 @@ class Request:
     body: Mapping[str, Any]
 
 
-def build_request(prompt: Prompt, sample_idx: int, *, model: str, sampling: SamplingSpec, seed: int) -> Request:
+def build_request(
+    prompt: Prompt,
+    sample_idx: int,
+    *,
+    model: str,
+    sampling: SamplingSpec,
+    seed: int,
+    max_tokens_parameter: str = "max_tokens",
+    provider: str = "",
+) -> Request:
     """The request for one sample of one prompt.
 
     Args:
@@ -82,10 +91,14 @@ def build_request(prompt: Prompt, sample_idx: int, *, model: str, sampling: Samp
         model: Model name as the endpoint knows it.
         sampling: How the teacher is asked to generate.
         seed: Seed of the run; each sample of each prompt gets a seed of its own from it.
+        max_tokens_parameter: Name under which the endpoint takes ``sampling.max_tokens``.
+        provider: Who answers; tells models of one name apart in the journal. "" = the name is enough.
     """
     body = chat_body(prompt.messages, model=model, sampling=sampling)
+    body[max_tokens_parameter] = body.pop("max_tokens")
     body["seed"] = int(hash_json([seed, prompt.prompt_id, sample_idx], length=8), 16) % 2**31
-    return Request(hash_json({"request": body, "sample_idx": sample_idx}), body)
+    identity = {"provider": provider} if provider else {}
+    return Request(hash_json({"request": body, "sample_idx": sample_idx, **identity}), body)
 
 
 def chat_body(messages: Sequence[Message], *, model: str, sampling: SamplingSpec) -> dict[str, Any]:

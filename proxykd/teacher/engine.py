@@ -7,6 +7,7 @@ stream. Clock and randomness come from outside.
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from proxykd.teacher.chat_shape import Reply, Request, Verdict, judge
 from proxykd.teacher.journal import Entry, GroupCommits, Journal
 from proxykd.teacher.retry import RetryPolicy, parse_retry_after
 from proxykd.teacher.transport import HttpResponse, Transport
+
+_UNSUPPORTED = re.compile(r"unsupported (parameter|value)|max_completion_tokens", re.IGNORECASE)
 
 
 class Clock(Protocol):
@@ -91,7 +94,7 @@ class Engine:
         Raises:
             TeacherUnreachableError: if nothing answers.
             TeacherAuthError: if the key is refused.
-            TeacherError: if the model or the address does not exist there.
+            TeacherError: if the model or the address does not exist there, or it does not know a parameter of ours.
         """
         try:
             response = await self.transport.send(request.body)
@@ -105,6 +108,11 @@ class Engine:
             raise TeacherError(
                 f"expected the model {self.endpoint.model!r} at {self.endpoint.url}, got {verdict.reply.error}; "
                 "check teacher.model and teacher.base_url (up to and including the version)"
+            )
+        if response.status in (400, 422) and _UNSUPPORTED.search(verdict.reply.error):
+            raise TeacherError(
+                f"{self.endpoint.url} does not take our parameters, got {verdict.reply.error}; set "
+                "teacher.max_tokens_parameter=max_completion_tokens if it asks for that, or change teacher.sampling"
             )
         if verdict.is_final and not verdict.is_retryable:
             async with GroupCommits(self.journal) as commits:

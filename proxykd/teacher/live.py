@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from proxykd.artifacts import PromptSet
 from proxykd.config.base import read_secret
 from proxykd.config.specification import RunSpec
-from proxykd.config.teacher import EmbeddedTeacherSpec, OpenAITeacherSpec, PriceSpec
+from proxykd.config.teacher import EmbeddedTeacherSpec, OpenAITeacherSpec, PriceSpec, TeacherSpec
 from proxykd.records import Prompt
 from proxykd.teacher.chat_shape import Reply, Request, build_request
 from proxykd.teacher.engine import Endpoint, Engine
@@ -19,6 +20,14 @@ from proxykd.teacher.serving import embedded_teacher
 from proxykd.teacher.transport import AiohttpTransport
 
 LiveTeacherSpec = OpenAITeacherSpec | EmbeddedTeacherSpec
+
+
+def provider_of(spec: TeacherSpec) -> str:
+    """Host and path of the endpoint, without its port, which changes when a local server starts again; "" = none."""
+    if not isinstance(spec, OpenAITeacherSpec):
+        return ""
+    address = urlsplit(spec.base_url)
+    return f"{address.hostname}{address.path.rstrip('/')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +72,17 @@ class LiveTeacher:
 
     def request(self, prompt: Prompt, sample_idx: int) -> Request:
         """The call for one sample of one prompt."""
-        return build_request(prompt, sample_idx, model=self.model, sampling=self.spec.sampling, seed=self.seed)
+        return build_request(
+            prompt,
+            sample_idx,
+            model=self.model,
+            sampling=self.spec.sampling,
+            seed=self.seed,
+            max_tokens_parameter=self.spec.max_tokens_parameter
+            if isinstance(self.spec, OpenAITeacherSpec)
+            else "max_tokens",
+            provider=provider_of(self.spec),
+        )
 
     def requests(self, prompts: PromptSet) -> Iterator[tuple[Prompt, int, Request]]:
         """Every (prompt, sample index, call), in the order of the prompts."""

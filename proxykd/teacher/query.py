@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxykd.artifacts import CompletionSet, PromptSet, seal, write_json
 from proxykd.config.specification import RunSpec
@@ -27,7 +27,7 @@ from proxykd.records import Completion, Message, Outcome, Prompt, hash_json
 from proxykd.teacher.chat_shape import Reply, Request, outcome_of
 from proxykd.teacher.engine import Engine
 from proxykd.teacher.journal import Journal
-from proxykd.teacher.live import LiveTeacher, LiveTeacherSpec
+from proxykd.teacher.live import LiveTeacher, LiveTeacherSpec, provider_of
 from proxykd.teacher.problems import generate_prompts
 from proxykd.teacher.recorded import recorded_completions
 
@@ -84,13 +84,55 @@ def query_teacher(prompts: PromptSet, run: RunSpec, *, journal_path: Path, outpu
     return completions
 
 
-def probe_teacher(run: RunSpec, *, journal_path: Path, prompt: Prompt | None = None) -> None:
+class Outlook(NamedTuple):
+    """What of a run is answered already.
+
+    Attributes:
+        num_requests: Calls that the run makes on an empty journal.
+        num_known: Answers in the journal.
+        first_unknown: The first prompt and sample index without an answer; None = nothing is left to ask.
+    """
+
+    num_requests: int
+    num_known: int
+    first_unknown: tuple[Prompt, int] | None
+
+
+def look_ahead(prompts: PromptSet, run: RunSpec, *, journal_path: Path) -> Outlook:
+    """Count the calls of a run that the journal has answers to; asks nothing and creates no journal.
+
+    Args:
+        prompts: The questions.
+        run: The teacher, its sampling and the seed are read.
+        journal_path: The journal; need not exist.
+
+    Raises:
+        ConfigError: if the environment variable of the teacher's key is unset.
+        StorageError: if the journal cannot be read.
+    """
+    if isinstance(run.teacher, RecordedTeacherSpec):
+        return Outlook(0, 0, None)
+    teacher, num_requests = LiveTeacher.of(run, run.teacher), prompts.num_rows * run.teacher.sampling.num_samples
+    if not journal_path.exists():
+        return Outlook(num_requests, 0, next((prompt, 0) for prompt in prompts.rows()))
+    num_known, first_unknown = 0, None
+    with Journal(journal_path) as journal:
+        for prompt, sample_idx, request in teacher.requests(prompts):
+            if journal.has_final(request.key):
+                num_known += 1
+            elif first_unknown is None:
+                first_unknown = prompt, sample_idx
+    return Outlook(num_requests, num_known, first_unknown)
+
+
+def probe_teacher(run: RunSpec, *, journal_path: Path, prompt: Prompt | None = None, sample_idx: int = 0) -> None:
     """Make one call and return if the teacher can be used; a recorded teacher always can.
 
     Args:
         run: The teacher.
         journal_path: The answer is kept there, so that a later run need not pay for it again.
         prompt: What to ask; None = a short greeting (the embedded teacher is asked one of its own questions).
+        sample_idx: Which of its samples.
 
     Raises:
         TeacherUnreachableError, TeacherAuthError, TeacherError: if it cannot be used.
@@ -98,7 +140,7 @@ def probe_teacher(run: RunSpec, *, journal_path: Path, prompt: Prompt | None = N
     if isinstance(run.teacher, RecordedTeacherSpec):
         return
     teacher = LiveTeacher.of(run, run.teacher)
-    request = teacher.request(prompt or _greeting(run.teacher), 0)
+    request = teacher.request(prompt or _greeting(run.teacher), sample_idx)
     with Journal(journal_path) as journal:
         if not journal.has_final(request.key):
             teacher.drive(journal, lambda engine: engine.probe(request))
@@ -205,7 +247,8 @@ def _write(completions: CompletionSet, rows: Iterator[Completion]) -> dict[str, 
 def _teacher_hash(run: RunSpec) -> str:
     """Hash of what decides the answers; patience and concurrency do not."""
     patience = {"api_key", "base_url", "concurrency", "max_attempts", "timeout_s"}
-    return hash_json({**run.teacher.model_dump(mode="json", exclude=patience), "seed": run.seed})
+    spec = run.teacher.model_dump(mode="json", exclude=patience)
+    return hash_json({**spec, "provider": provider_of(run.teacher), "seed": run.seed})
 
 
 def _greeting(spec: LiveTeacherSpec) -> Prompt:

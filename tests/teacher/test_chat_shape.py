@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from proxykd.config.teacher import SamplingSpec
 from proxykd.records import Message, Outcome, Prompt
-from proxykd.teacher.chat_shape import Reply, build_request, judge, outcome_of
+from proxykd.teacher.chat_shape import Reply, Request, build_request, judge, outcome_of
 
 _PROMPT = Prompt.build([Message("user", "Hi")])
 replies = st.builds(
@@ -110,8 +110,12 @@ def test_a_filter_that_answers_with_an_error_is_filtered() -> None:
 
 
 def test_keys_differ_by_all_that_is_asked_and_by_the_sample() -> None:
-    def key(prompt: Prompt = _PROMPT, idx: int = 0, model: str = "m", seed: int = 0, **sampling: Any) -> str:
-        return build_request(prompt, idx, model=model, sampling=SamplingSpec(**sampling), seed=seed).key
+    def key(
+        prompt: Prompt = _PROMPT, idx: int = 0, model: str = "m", seed: int = 0, provider: str = "", **sampling: Any
+    ) -> str:
+        return build_request(
+            prompt, idx, model=model, sampling=SamplingSpec(**sampling), seed=seed, provider=provider
+        ).key
 
     keys = [
         key(),
@@ -119,6 +123,7 @@ def test_keys_differ_by_all_that_is_asked_and_by_the_sample() -> None:
         key(idx=1),
         key(model="n"),
         key(seed=1),
+        key(provider="api.example.com/v1"),
         key(temperature=0.5),
         key(top_p=0.5),
         key(max_tokens=5),
@@ -126,3 +131,13 @@ def test_keys_differ_by_all_that_is_asked_and_by_the_sample() -> None:
     assert len(set(keys)) == len(keys)
     assert key() == keys[0]
     assert key(num_samples=4) == keys[0]
+
+
+def test_the_longest_completion_goes_under_the_name_that_the_endpoint_takes() -> None:
+    def ask(**changes: str) -> Request:
+        return build_request(_PROMPT, 0, model="m", sampling=SamplingSpec(max_tokens=7), seed=0, **changes)
+
+    assert (ask().body["max_tokens"], "max_completion_tokens" in ask().body) == (7, False)
+    renamed = ask(max_tokens_parameter="max_completion_tokens").body
+    assert (renamed["max_completion_tokens"], "max_tokens" in renamed) == (7, False)
+    assert ask(max_tokens_parameter="max_tokens") == ask()

@@ -206,6 +206,14 @@ def test_a_probe_says_when_nothing_answers(journal: Journal) -> None:
         asyncio.run(_engine(journal, answer).probe(next(_requests(1))))
 
 
+def test_a_probe_stops_where_a_parameter_is_not_supported(journal: Journal) -> None:
+    body = b'{"error": {"message": "Unsupported parameter: use max_completion_tokens", "param": "max_tokens"}}'
+    engine = _engine(journal, lambda *_: HttpResponse(400, {}, body))
+    with pytest.raises(TeacherError, match=r"teacher\.max_tokens_parameter=max_completion_tokens"):
+        asyncio.run(engine.probe(next(_requests(1))))
+    assert journal.get("key-0") is None
+
+
 @pytest.mark.parametrize("status", [429, 500])
 def test_a_probe_lets_pass_what_may_pass(journal: Journal, status: int) -> None:
     asyncio.run(_engine(journal, lambda *_: _error(status)).probe(next(_requests(1))))

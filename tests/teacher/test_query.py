@@ -18,7 +18,7 @@ from proxykd.exceptions import (
     TeacherUnreachableError,
 )
 from proxykd.records import Outcome
-from proxykd.teacher.query import collect_prompts, probe_teacher, query_teacher
+from proxykd.teacher.query import collect_prompts, look_ahead, probe_teacher, query_teacher
 
 Make = Callable[..., RunSpec]
 _ROWS = [{"prompt": f"question {number}"} for number in range(12)]
@@ -128,6 +128,23 @@ def test_a_probe_is_one_call_that_is_kept(endpoint: Any, make_run: Make, tmp_pat
     for _ in range(2):
         probe_teacher(run, journal_path=tmp_path / "journal.sqlite")
     assert endpoint.asked.total() == 1
+
+
+def test_looking_ahead_counts_what_the_journal_has_and_asks_nothing(
+    endpoint: Any, make_run: Make, tmp_path: Path
+) -> None:
+    run, journal = make_run(_openai(endpoint), _ROWS), tmp_path / "journal.sqlite"
+    prompts = collect_prompts(run.prompts, seed=run.seed, output=tmp_path / "prompts")
+    first = next(iter(prompts.rows()))
+    outlook = look_ahead(prompts, run, journal_path=journal)
+    assert (outlook.num_requests, outlook.num_known, outlook.first_unknown) == (12, 0, (first, 0))
+    assert (endpoint.asked.total(), journal.exists()) == (0, False)
+    probe_teacher(run, journal_path=journal, prompt=first)
+    outlook = look_ahead(prompts, run, journal_path=journal)
+    assert (outlook.num_known, outlook.first_unknown and outlook.first_unknown[0]) == (1, list(prompts.rows())[1])
+    query_teacher(prompts, run, journal_path=journal, output=tmp_path / "completions")
+    assert endpoint.asked.total() == 12
+    assert look_ahead(prompts, run, journal_path=journal)[1:] == (12, None)
 
 
 def test_a_recorded_teacher_makes_no_calls(make_run: Make, tmp_path: Path) -> None:
