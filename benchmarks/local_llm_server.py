@@ -7,6 +7,7 @@ Ctrl-C, or after --max-seconds, whichever comes first.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import select
@@ -62,10 +63,8 @@ def main() -> None:
     model = packaged_gguf(options.package, options.file)
     server, address = start_server(model, port=options.port, slots=options.slots, threads=options.threads)
     print(json.dumps({"base_url": f"{address}/v1", "model": model.stem}), flush=True)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         wait(options.max_seconds, watch_stdin=options.watch_stdin)
-    except KeyboardInterrupt:
-        pass
     del server
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from proxykd.artifacts import batched
 from proxykd.data.chat import render_prompt
 from proxykd.exceptions import ArtifactError, ModelError
-from proxykd.records import ValidatedRow
+from proxykd.records import Outcome, ValidatedRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -189,9 +189,10 @@ def _tokenize(
         [row.text for row in rows], add_special_tokens=False, split_special_tokens=True
     ).input_ids
     for row, prompt, completion in zip(rows, prompt_ids, completion_ids, strict=True):
-        whole = [*completion, tokenizer.eos_token_id]
+        # A text that the teacher did not finish does not teach where to end.
+        whole = completion if row.outcome == Outcome.TRUNCATED else [*completion, tokenizer.eos_token_id]
         room = max_seq_tokens - len(prompt)
-        if prompt and room >= min(len(whole), MIN_COMPLETION_TOKENS):
+        if prompt and whole and room >= min(len(whole), MIN_COMPLETION_TOKENS):
             cut = np.asarray(whole[:room], np.int32)
             yield Example(row.prompt_id, row.sample_idx, np.asarray(prompt, np.int32), cut)
 

@@ -1,5 +1,6 @@
 """The tokenised corpus: what goes in comes out, cut and counted as promised, without copies."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -132,3 +133,11 @@ def test_tokenizer_without_eos_is_refused(tmp_path: Path) -> None:
     tokenizer.eos_token = None
     with pytest.raises(ModelError, match="end-of-sequence"):
         TokenizedCorpus.build([row("q", "a")], tokenizer, max_seq_tokens=64, path=tmp_path / "corpus.arrow")
+
+
+def test_a_truncated_text_does_not_teach_where_to_end(tmp_path: Path) -> None:
+    whole = row("question", "an answer that goes on")
+    truncated = dataclasses.replace(whole, outcome=Outcome.TRUNCATED, sample_idx=1)
+    empty = dataclasses.replace(truncated, text="", sample_idx=2)
+    finished, unfinished = build([whole, truncated, empty], tmp_path / "corpus.arrow")
+    assert finished.completion_ids.tolist() == [*unfinished.completion_ids.tolist(), TOKENIZER.eos_token_id]
