@@ -5,7 +5,6 @@ from typing import Any
 
 from zenml import pipeline
 from zenml.config.cache_policy import CachePolicy
-from zenml.enums import ExecutionMode
 
 from proxykd.config import RunSpec
 from steps import (
@@ -24,7 +23,7 @@ WITHOUT_TARGETS = CachePolicy(ignored_inputs=["targets"])
 """The SFT arm does not open the targets: other targets do not train it again."""
 
 
-@pipeline(enable_cache=True, enable_step_logs=False, execution_mode=ExecutionMode.FAIL_FAST)
+@pipeline(enable_cache=True, enable_step_logs=False)
 def distill(specification: dict[str, Any], inputs: str) -> None:
     """Wire the steps.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zenml.client import Client
+from zenml.enums import ExecutionMode
 from zenml.exceptions import RunInterruptedException
 from zenml.utils import source_utils
 
@@ -46,12 +47,20 @@ def run_distillation(run: RunSpec, *, inputs: str) -> RunResult:
     """
     logging.getLogger("zenml").setLevel(logging.CRITICAL)
     source_utils.set_custom_source_root(str(CHECKOUT))
-    configured = distill.with_options(run_name=f"{run.name}-{{date}}-{{time}}", tags=[run.name])
+    configured = distill.with_options(
+        run_name=f"{run.name}-{{date}}-{{time}}", tags=[run.name], execution_mode=_execution_mode()
+    )
     try:
         response = configured(specification=run.model_dump(mode="json"), inputs=inputs)
     except RunInterruptedException as interruption:
         raise KeyboardInterrupt from interruption
     return _collect(response.id)
+
+
+def _execution_mode() -> ExecutionMode:
+    """Stop at the first failure, where the orchestrator can (Kubeflow Pipelines cannot)."""
+    supported = Client().active_stack.orchestrator.supported_execution_modes
+    return ExecutionMode.FAIL_FAST if ExecutionMode.FAIL_FAST in supported else ExecutionMode.CONTINUE_ON_FAILURE
 
 
 def _collect(run_id: Any) -> RunResult:
