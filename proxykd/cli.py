@@ -5,13 +5,15 @@ Nothing heavy is imported before a command needs it. Exit status: 0 done, 2 bad 
 """
 
 import errno
-import importlib
+import importlib.util
 import json
 import os
+import re
+import sqlite3
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -19,6 +21,7 @@ from proxykd.exceptions import ConfigError, ProxykdError
 
 if TYPE_CHECKING:
     from proxykd.config import RunSpec
+    from proxykd.workspace import Workspace
 
 app = typer.Typer(
     help="Distil a black-box LLM API into a small model that you own.",
@@ -27,6 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_ENGINES = ("zenml", "mlflow", "great_expectations")
+_SQLITE_DISK_ERRORS = re.compile("disk is full|readonly database|unable to open database|disk I/O error")
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run specification, a YAML file.")]
@@ -50,8 +55,8 @@ def plan(config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption
     """Check everything that can be known before spending, and forecast calls, tokens, USD, steps and GB."""
     from proxykd.plan import make_plan, plan_table
 
-    forecast = make_plan(_load(config, overrides, quiet), workspace=_workspace().root)
-    _console().print(plan_table(forecast))
+    found = make_plan(_load(config, overrides, quiet), workspace=_workspace())
+    _console().print(plan_table(found))
 
 
 @app.command()
@@ -60,12 +65,10 @@ def run(config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption 
     started = time.monotonic()
     specification = _load(config, overrides, quiet)
     workspace = _workspace()
+    inputs_hash = _check_before_spending(specification, workspace)
     workspace.enter()
-    from proxykd.plan import make_plan
-
-    forecast = make_plan(specification, workspace=workspace.root)
     running = _import_application("pipelines.running")
-    result = running.run_distillation(specification, inputs=forecast.inputs_hash)
+    result = running.run_distillation(specification, inputs=inputs_hash)
     _show_result(result, time.monotonic() - started)
 
 
@@ -87,17 +90,31 @@ def main() -> None:
         sys.exit(app(standalone_mode=False))
     except ProxykdError as error:
         _fail(str(error), error.exit_status)
-    except typer.Abort:
-        _fail("interrupted; what was paid for is kept, and the same command goes on from here", 130)
     except typer.TyperException as error:
-        error.show()
+        # The usage, and what was wrong about it: typer's own words.
+        cast(Any, error).show()
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; what was paid for is kept, and the same command goes on from here", 130)
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+    except Exception as error:
+        if (reason := _disk_trouble(error)) is None:
             raise
-        _fail(f"cannot write: {error}; free some space (or fix the permission) and run the same command again", 2)
+        _fail(
+            f"cannot write: {reason}; free some space (or fix the permission) and run the same command again: it goes "
+            "on from here",
+            2,
+        )
+
+
+def _disk_trouble(error: BaseException | None) -> str | None:
+    """Why the disk is to blame for an error, or for the one that it came from; None = it is not."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            return str(error)
+        if isinstance(error, sqlite3.OperationalError) and _SQLITE_DISK_ERRORS.search(str(error)):
+            return f"database: {error}"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _load(config: Path, overrides: list[str] | None, quiet: bool) -> "RunSpec":
@@ -108,7 +125,23 @@ def _load(config: Path, overrides: list[str] | None, quiet: bool) -> "RunSpec":
     return load_specification(config, overrides or ()).with_ablations_applied()
 
 
-def _workspace() -> Any:
+def _check_before_spending(specification: "RunSpec", workspace: "Workspace") -> str:
+    """The plan's checks, then one call to a live endpoint if any is left to make; returns the hash of the inputs.
+
+    The call is the run's first one and its answer goes to the journal, so that it is not paid for twice.
+    """
+    from proxykd.plan import make_plan
+    from proxykd.teacher.query import probe_teacher
+
+    found = make_plan(specification, workspace=workspace)
+    _find_application("pipelines.running")
+    if specification.teacher.kind == "openai" and found.first_unknown is not None:
+        prompt, sample_idx = found.first_unknown
+        probe_teacher(specification, journal_path=workspace.journal, prompt=prompt, sample_idx=sample_idx)
+    return found.inputs_hash
+
+
+def _workspace() -> "Workspace":
     from proxykd.workspace import Workspace
 
     return Workspace.default()
@@ -116,15 +149,19 @@ def _workspace() -> Any:
 
 def _import_application(module: str) -> Any:
     """Import a module of the checkout: the pipelines are the application, and the wheel holds the library alone."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and error.name.split(".")[0] in {"pipelines", "steps", "zenml", "mlflow"}:
-            raise ConfigError(
-                f"`{module}` is not installed ({error.name} is missing): this command runs from a checkout of proxykd "
-                "with the extra `pipeline`; see the README"
-            ) from error
-        raise
+    _find_application(module)
+    return importlib.import_module(module)
+
+
+def _find_application(module: str) -> None:
+    """Check, without importing anything, that the application and its engines are installed."""
+    package = module.partition(".")[0]
+    missing = [name for name in (package, *_ENGINES) if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"expected proxykd's checkout with the extra `pipeline`, found no {', '.join(missing)}: the wheel holds "
+            "the library alone; clone the repository and run `make install` there"
+        )
 
 
 def _console() -> Any:
