@@ -115,22 +115,45 @@ def compare(sums: Mapping[str, Mapping[int, Arm]], metric: str, arm: str, agains
 
 def report_table(report: Mapping[str, Any]) -> "Table":
     """The arms with their intervals as a table for the terminal, one row an arm."""
+    from rich import box
     from rich.table import Table
 
     metrics = metrics_of(report)
-    table = Table(title=f"{report['name']}: {report['num_prompts']} held-out prompts", title_justify="left")
+    title = f"{report['name']}: {report['num_prompts']} held-out prompts"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("arm")
     for metric in metrics:
         table.add_column(metric_label(metric), justify="right")
     for arm, measures in report["arms"].items():
-        cells = [format_interval(measures[metric]) if metric in measures else "" for metric in metrics]
+        cells = [_cell(measures[metric]) if metric in measures else "" for metric in metrics]
         table.add_row(ARM_LABELS.get(arm, arm), *cells)
     if entropy := report["teacher"].get("entropy"):
-        floors = {"heldout_nll": format_interval(entropy), "exact_kl": "0"}
-        table.add_row("teacher itself", *(floors.get(metric, "") for metric in metrics))
-    table.caption = f"in brackets: {report['confidence']:.0%} interval, bootstrap over prompts"
+        floors = {"heldout_nll": _cell(entropy), "exact_kl": "0"}
+        table.add_row("teacher", *(floors.get(metric, "") for metric in metrics))
+    notes = [f"in brackets: {report['confidence']:.0%} interval, bootstrap over prompts"]
+    table.caption = "\n".join([*notes, *difference_lines(report), *seed_lines(report)])
     table.caption_justify = "left"
     return table
+
+
+def difference_lines(report: Mapping[str, Any]) -> list[str]:
+    """One line for each metric on which the distilled student was compared with its baseline, prompt by prompt."""
+    return [
+        f"Proxy-KD - SFT, {metric_label(found['metric'])}: {format_interval(found, signed=True)}"
+        for found in report["comparisons"]
+        if (found["arm"], found["against"]) == ("proxy_kd", "sft")
+    ]
+
+
+def seed_lines(report: Mapping[str, Any], metric: str = "heldout_nll") -> list[str]:
+    """One line for each arm that was trained with several seeds: the value of each."""
+    lines = []
+    for arm, measures in report["arms"].items():
+        seeds = measures.get(metric, {}).get("per_seed", {})
+        if len(set(seeds.values())) > 1:
+            values = ", ".join(f"{seed}: {value:.3f}" for seed, value in seeds.items() if value is not None)
+            lines.append(f"{ARM_LABELS.get(arm, arm)} by seed, {metric_label(metric)}: {values}")
+    return lines
 
 
 def metrics_of(report: Mapping[str, Any]) -> list[str]:
@@ -148,8 +171,8 @@ def metric_label(metric: str) -> str:
     return METRIC_LABELS.get(metric, metric.replace("/", " "))
 
 
-def format_interval(measure: Mapping[str, Any]) -> str:
-    """A value with its interval.
+def format_interval(measure: Mapping[str, Any], *, signed: bool = False) -> str:
+    """A value with its interval; a difference is ``signed``.
 
     Example:
         >>> format_interval({"value": 0.5, "low": 0.25, "high": None})
@@ -157,9 +180,15 @@ def format_interval(measure: Mapping[str, Any]) -> str:
     """
     if measure["value"] is None:
         return "-"
+    form = "+.3f" if signed else ".3f"
     if measure["low"] is None or measure["high"] is None:
-        return f"{measure['value']:.3f}"
-    return f"{measure['value']:.3f} [{measure['low']:.3f}, {measure['high']:.3f}]"
+        return format(measure["value"], form)
+    return f"{measure['value']:{form}} [{measure['low']:{form}}, {measure['high']:{form}}]"
+
+
+def _cell(measure: Mapping[str, Any]) -> str:
+    """Value above interval, so that a table fits 80 columns."""
+    return format_interval(measure).replace(" [", "\n[")
 
 
 def _ordered(metrics: set[str]) -> list[str]:

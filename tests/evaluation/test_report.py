@@ -58,8 +58,9 @@ def test_table_shows_values_with_intervals(report: dict[str, Any]) -> None:
     console.print(report_table(report))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "Proxy-KD" in text
-    assert "0.600 [0.600, 0.600]" in text
-    assert "teacher itself" in text
+    assert "0.600" in text
+    assert "[0.600, 0.600]" in text
+    assert "teacher" in text
     assert "95% interval" in text
 
 
