@@ -65,6 +65,10 @@ def run(config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption 
     started = time.monotonic()
     specification = _load(config, overrides, quiet)
     workspace = _workspace()
+    workspace.set_environment()
+    from proxykd.progress import hush_engines
+
+    hush_engines()
     inputs_hash = _check_before_spending(specification, workspace)
     workspace.enter()
     running = _import_application("pipelines.running")

@@ -4,9 +4,11 @@ The environment variable ``PROXYKD_PROGRESS`` (``auto``, ``lines`` or ``off``) d
 run in processes of their own.
 """
 
+import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
@@ -60,7 +62,10 @@ def stage(description: str, *, total: int | None = None, unit: str = "row") -> I
     """
     if _mode() == "bar":
         bar: tqdm[Any]
-        with tqdm(desc=description, total=total, unit=unit, dynamic_ncols=True, file=sys.__stderr__) as bar:
+        # disable=False: the environment may have switched off the bars of everybody else.
+        with tqdm(
+            desc=description, total=total, unit=unit, dynamic_ncols=True, file=sys.__stderr__, disable=False
+        ) as bar:
             yield _Bar(bar)
         return
     line = _Line(description, unit)
@@ -83,6 +88,13 @@ def report(text: str) -> None:
     """Say one line, unless quiet."""
     if _mode() != "off":
         _print(text)
+
+
+def hush_engines() -> None:
+    """Let loggers speak from warnings on, whatever level they set, and Python's own warnings only if ``-W`` asks."""
+    logging.disable(logging.INFO)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 def _mode() -> str:

@@ -47,18 +47,25 @@ class Workspace:
             "MLFLOW_TRACKING_URI": self.mlflow_uri,
             "GX_ANALYTICS_ENABLED": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_LOGGING_LEVEL": "WARNING",
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            # No bars but the house's own, which say so, and the hub's downloads, which end with the terminal.
+            "TQDM_DISABLE": "1",
             # Threads that wait sleep instead of spinning: beside any other load, spinning is ten times slower.
             "OMP_WAIT_POLICY": "PASSIVE",
             "TOKENIZERS_PARALLELISM": "false",
         }
 
+    def set_environment(self) -> None:
+        """Set those variables of ``environment`` that are not set yet; some count only before an engine is imported."""
+        for name, value in self.environment().items():
+            os.environ.setdefault(name, value)
+
     def enter(self) -> None:
-        """Create the folder and set those variables of ``environment`` that are not set yet.
+        """Create the folder and set the environment.
 
         Raises:
             OSError: if the folder cannot be created.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        for name, value in self.environment().items():
-            os.environ.setdefault(name, value)
+        self.set_environment()
