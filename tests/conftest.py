@@ -1,22 +1,33 @@
-"""A small corpus of the embedded teacher's texts, split, and a specification with the embedded models."""
+"""What all tests share: one thread, state in a temporary folder, and a small corpus of the embedded teacher."""
 
+import os
 import random
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+# Before torch is loaded: models this small only lose time to threads. Programs that tests start inherit it.
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+
 import pytest
-import torch
 
 from proxykd.artifacts import SplitSet, ValidatedSet, seal
 from proxykd.config import RunSpec
 from proxykd.data.splits import build_splits
 from proxykd.records import Outcome, ValidatedRow
 from proxykd.teacher.problems import generate_prompts, sample_completion
+from proxykd.workspace import Workspace
 
 NUM_PROMPTS = 60
+STATE = tempfile.TemporaryDirectory(prefix="proxykd-tests-")
 
-# Models this small only lose time to threads, much of it where other work shares the cores.
-torch.set_num_threads(1)
+# Whatever a test starts by mistake writes here, and not into the user's ZenML, MLflow or workspace.
+os.environ.update(Workspace(Path(STATE.name)).environment())
+
+
+def pytest_unconfigure() -> None:
+    STATE.cleanup()
 
 
 @pytest.fixture(scope="session")

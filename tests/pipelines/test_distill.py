@@ -1,0 +1,108 @@
+"""The main job from end to end: what it leaves, what a second run does again, and what a change makes it redo."""
+
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile, is_zipfile
+
+import pytest
+
+from tests.support.program import NUM_PROMPTS, Finished, Home
+
+pytestmark = pytest.mark.integration
+
+STEPS = {
+    "query_teacher", "validate_data", "split", "align_proxy", "estimate_distributions", "distill_student_sft",
+    "distill_student_proxy_kd", "evaluate_student", "promote_model",
+}  # fmt: skip
+ARMS = {"none", "sft", "proxy_kd", "proxy"}
+CODE_SUFFIXES = {".pkl", ".pickle", ".bin", ".pt", ".pth", ".ckpt", ".joblib", ".dill", ".npy"}
+Run = tuple[Home, Finished]
+
+
+def tracked(home: Home) -> Any:
+    from mlflow import MlflowClient
+
+    uri = home.workspace.mlflow_uri
+    return MlflowClient(uri, uri)
+
+
+def runs_of(client: Any) -> list[Any]:
+    return list(client.search_runs([client.get_experiment_by_name("tiny").experiment_id]))
+
+
+def artifacts_of(client: Any, run_id: str, folder: str | None = None) -> set[str]:
+    return {item.path for item in client.list_artifacts(run_id, folder)}
+
+
+def can_run_code(file: Path) -> bool:
+    """Whether a file is a pickle, or an archive with one inside."""
+    start = file.open("rb").read(2)
+    is_pickle = len(start) == 2 and start[0] == 0x80 and start[1] <= 5
+    has_pickle = is_zipfile(file) and any(name.endswith(".pkl") for name in ZipFile(file).namelist())
+    return is_pickle or has_pickle or file.suffix in CODE_SUFFIXES
+
+
+def test_every_arm_is_reported_with_intervals(undisturbed: Run) -> None:
+    arms = undisturbed[1].report["arms"]
+    assert set(arms) == ARMS
+    for arm in ARMS:
+        for metric in ("exact_kl", "heldout_nll", "top1_agreement", "accuracy/sums"):
+            measure = arms[arm][metric]
+            assert measure["low"] <= measure["value"] <= measure["high"], (arm, metric)
+    # Ten steps are enough to leave the untrained model behind.
+    assert arms["proxy_kd"]["exact_kl"]["high"] < arms["none"]["exact_kl"]["low"]
+
+
+def test_student_is_registered_with_its_alias(undisturbed: Run) -> None:
+    home, finished = undisturbed
+    client = tracked(home)
+    versions = client.search_model_versions("name = 'tiny-student'")
+    assert [version.version for version in versions] in (["1"], [1])
+    aliases = {alias: str(version) for alias, version in client.get_registered_model("tiny-student").aliases.items()}
+    assert aliases["challenger"] == "1"
+    assert "models:/tiny-student/1" in finished.stdout
+
+
+def test_the_run_is_tracked_with_parameters_metrics_and_documents(undisturbed: Run) -> None:
+    home, finished = undisturbed
+    client = tracked(home)
+    (run,) = runs_of(client)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["student.steps"] == "10"
+    assert run.data.metrics["proxy_kd/heldout_nll"] == finished.report["arms"]["proxy_kd"]["heldout_nll"]["value"]
+    assert {"report", "validation", "specification.json"} <= artifacts_of(client, run.info.run_id)
+    assert "report/report.html" in artifacts_of(client, run.info.run_id, "report")
+    assert "validation/index.html" in artifacts_of(client, run.info.run_id, "validation")
+
+
+def test_nothing_that_was_stored_can_run_code(undisturbed: Run) -> None:
+    root = undisturbed[0].workspace.root
+    files = [path for path in root.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".safetensors" for path in files)
+    assert any("mlartifacts" in path.parts for path in files)
+    assert not [path for path in files if can_run_code(path)]
+
+
+def test_steps_leave_no_temporary_files(undisturbed: Run) -> None:
+    assert not list((undisturbed[0].folder / "tmp").glob("proxykd-*"))
+
+
+def test_second_run_does_nothing_twice_and_a_change_redoes_what_depends_on_it(undisturbed: Run) -> None:
+    home, first = undisturbed
+    # Another hash seed: the order of sets must not reach a cache key.
+    second = home.run(PYTHONHASHSEED="2")
+    assert second.status == 0, second.stderr
+    assert home.statuses() == dict.fromkeys(STEPS, "cached")
+    assert "Asking the teacher" not in second.stderr
+    assert home.answers() == NUM_PROMPTS
+    assert second.report == first.report
+    assert len(runs_of(tracked(home))) == 1
+
+    changed = home.run("--set", "evaluation.confidence=0.8")
+    assert changed.status == 0, changed.stderr
+    redone = {step for step, status in home.statuses().items() if status == "completed"}
+    assert redone == {"evaluate_student", "promote_model"}
+    assert changed.report["confidence"] == 0.8
+    assert len(runs_of(tracked(home))) == 2
+    # The same student, judged at another level: still one version.
+    assert len(tracked(home).search_model_versions("name = 'tiny-student'")) == 1
