@@ -30,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_INTERRUPTED = 130
 _ENGINES = ("zenml", "mlflow", "great_expectations")
 _SQLITE_DISK_ERRORS = re.compile("disk is full|readonly database|unable to open database|disk I/O error")
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -91,7 +92,10 @@ def ask(
 def main() -> None:
     """Entry point: errors raised on purpose become one message and their exit status."""
     try:
-        sys.exit(app(standalone_mode=False))
+        status = app(standalone_mode=False)
+        if status == _INTERRUPTED:  # typer turns Ctrl-C into this status
+            raise KeyboardInterrupt
+        sys.exit(status)
     except ProxykdError as error:
         _fail(str(error), error.exit_status)
     except typer.TyperException as error:
@@ -99,7 +103,7 @@ def main() -> None:
         cast(Any, error).show()
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; what was paid for is kept, and the same command goes on from here", 130)
+        _fail("interrupted; what was paid for is kept, and the same command goes on from here", _INTERRUPTED)
     except Exception as error:
         if (reason := _disk_trouble(error)) is None:
             raise

@@ -74,8 +74,8 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     _check_writable(workspace.root)
     with tempfile.TemporaryDirectory(prefix="proxykd-plan-") as folder:
         prompts = collect_prompts(run.prompts, seed=run.seed, output=Path(folder) / "prompts")
-        sides = _count_sides(run, prompts)
         lengths = _measure_lengths(run, prompts)
+        sides = _count_sides(run, prompts)
         outlook = look_ahead(prompts, run, journal_path=workspace.journal)
         inputs_hash = _hash_inputs(run, prompts)
     calls_left = outlook.num_requests - outlook.num_known

@@ -1,9 +1,10 @@
 """The whole run specification and its smaller sections."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, field_validator, model_validator
 
 from proxykd.config.base import Count, Fraction, PositiveFloat, Spec
 from proxykd.config.models import ModelSpec, PreferenceSpec, ProxySpec, StudentSpec
@@ -92,6 +93,17 @@ class ExactMatchTaskSpec(Spec):
     """Longest generated completion, in tokens."""
     limit: Count | None = None
     """Ask only so many prompts; None = all that are held out."""
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _has_a_group(cls, value: str) -> str:
+        try:
+            num_groups = re.compile(value).groups
+        except re.error as error:
+            raise ValueError(f"expected a regular expression: {error}") from None
+        if num_groups < 1:
+            raise ValueError("expected a regular expression with a group around the answer")
+        return value
 
 
 class EvaluationSpec(Spec):

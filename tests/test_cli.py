@@ -1,0 +1,336 @@
+"""Every bad input, as a user meets it: one message, exit status 2, no traceback, nothing asked, nothing written."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import sysconfig
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import pytest
+import yaml
+
+from proxykd import cli
+from proxykd.config import RunSpec
+
+SECRET = "sk-very-secret"
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def proxykd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Ended]]:
+    """Runs the command line in this process with a workspace of its own."""
+    monkeypatch.setenv("PROXYKD_HOME", str(tmp_path / "home"))
+
+    def call(*arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["proxykd", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        output = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), output.out, output.err)
+
+    with mock.patch.dict(os.environ):
+        yield call
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., str]:
+    """Writes a specification of a recorded teacher with 300 prompts, changed by dotted keys; returns its path."""
+    rows = [{"prompt": f"How much is {n} plus {n}?", "completion": f"It is {2 * n}."} for n in range(300)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def make(**changes: Any) -> str:
+        values: dict[str, Any] = {
+            "name": "run",
+            "prompts": {"kind": "jsonl", "path": "rows.jsonl"},
+            "teacher": {"kind": "recorded"},
+            "proxy": {"model": {"source": "embedded:proxy"}},
+            "student": {"model": {"source": "embedded:student"}},
+            "registry": {"model_name": "student"},
+        }
+        for key, value in changes.items():
+            section, _, name = key.partition("__")
+            values[section] = {**values[section], name: value} if name else value
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+        return str(tmp_path / "run.yaml")
+
+    return make
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Callable[[int], dict[str, Any]]]:
+    """Starts an endpoint that answers every call with one status; gives the teacher's section and counts calls."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(status: int) -> dict[str, Any]:
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.server.calls += 1  # type: ignore[attr-defined]
+                body = json.dumps({"error": {"message": f"no: {self.headers['Authorization']}"}}).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.calls = 0  # type: ignore[attr-defined]
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        return {"kind": "openai", "base_url": url, "model": "gpt-x", "api_key": "${CLI_TEST_KEY}"}
+
+    start.servers = servers  # type: ignore[attr-defined]
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def expect(ended: Ended, *words: str) -> None:
+    """One message with these words and nothing else."""
+    assert ended.status == 2, ended
+    (message,) = [line for line in ended.err.splitlines() if line.startswith("proxykd: ")]
+    for word in words:
+        assert word in ended.err, (word, message)
+    assert "Traceback" not in ended.err
+    assert SECRET not in ended.err + ended.out
+    assert ended.out == ""
+
+
+def test_a_plan_of_good_input_shows_the_forecast(proxykd: Any, write: Any, tmp_path: Path) -> None:
+    ended = proxykd("plan", write())
+    assert ended.status == 0
+    assert all(word in ended.out for word in ("nothing spent", "300 (", "none: the texts are recorded", "GiB"))
+    assert max(map(len, ended.out.splitlines())) <= 80
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"studnet": {}}, ["studnet: unknown key", "did you mean 'student'"]),
+        ({"student__steps": "many"}, ["student.steps", "integer", "got 'many'"]),
+        ({"student__steps": 0}, ["student.steps", "greater than or equal to 1", "got 0"]),
+        ({"teacher": {"kind": "oracle"}}, ["teacher", "oracle", "openai"]),
+        ({"prompts__path": "nowhere.jsonl"}, ["nowhere.jsonl", "No such file", "correct prompts.path"]),
+        ({"prompts__prompt_field": "question"}, ["line 1", "'question'", "'prompt'"]),
+        ({"split": {"min_heldout": 200}}, ["split.min_heldout=200", "raise split.heldout"]),
+        ({"split": {"distillation": 0.0, "alignment": 0.9}}, ["distillation side", "raise split.distillation"]),
+        (
+            {"student__learning_rates": [1e-3, 1e-4], "split": {"development": 0.0}},
+            ["student.learning_rates", "raise split.development"],
+        ),
+        ({"proxy": {"model": {"source": "./no/folder"}}}, ["model folder", "no/folder"]),
+        ({"proxy": {"model": {"source": "package:no_such/m.gguf"}}}, ["'no_such'", "pip install"]),
+        ({"proxy": {"model": {"source": "embedded:teacher"}}}, ["embedded:proxy or embedded:student"]),
+        ({"student": {"model": {"source": "embedded:student", "num_layers": 40}}}, ["num_layers=40", "has 4"]),
+        ({"evaluation": {"tasks": [{"name": "t", "answer_pattern": "(.)"}]}}, ["prompts.reference_field"]),
+        ({"evaluation": {"tasks": [{"name": "t", "answer_pattern": "("}]}}, ["answer_pattern", "regular expression"]),
+        ({"teacher": {"kind": "openai", "model": "m", "api_key": SECRET}}, ["teacher.openai.api_key", "${NAME}"]),
+        ({"teacher": {"kind": "openai", "model": "m", "api_key": "${CLI_UNSET}"}}, ["CLI_UNSET", "export"]),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_bad_specification(
+    proxykd: Any, write: Any, tmp_path: Path, command: str, changes: dict[str, Any], words: list[str]
+) -> None:
+    expect(proxykd(command, write(**changes)), *words)
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"prompt": "a", "completion": "b"}\n{"prompt": "a"', ["line 2", "expected one JSON object"]),
+        ('{"prompt": "a", "completion": "b"}\n\n{"prompt": "a", "completion": "c"}', ["line 3", "line 1 again"]),
+        ('{"prompt": "  ", "completion": "b"}', ["line 1", "empty prompt"]),
+        ('{"prompt": "a", "completion": 7}', ["line 1", "'completion' to be a string"]),
+        ("", ["at least one JSON object", "empty file"]),
+    ],
+)
+def test_bad_rows_are_named_by_their_line(
+    proxykd: Any, write: Any, tmp_path: Path, content: str, words: list[str]
+) -> None:
+    config = write(split={"min_heldout": 1, "heldout": 0.9, "development": 0.0, "mode": "shared"}, proxy={
+        "model": {"source": "embedded:proxy"}, "warmup": None, "preference": None})  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text(content)
+    expect(proxykd("plan", config), "rows.jsonl", *words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["plan"], ["Missing argument", "CONFIG"]),
+        (["plan", "x.yaml", "--colour"], ["No such option", "--colour"]),
+        (["distil"], ["No such command", "distil"]),
+    ],
+)
+def test_a_wrong_command_shows_the_usage(proxykd: Any, arguments: list[str], words: list[str]) -> None:
+    ended = proxykd(*arguments)
+    assert ended.status == 2
+    assert "Usage: proxykd" in ended.err
+    assert all(word in ended.err for word in words)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, ["No such file"]), ("a: [", ["not YAML", "line 1"]), ("- a", ["expected keys and values"])],
+)
+def test_a_file_that_is_no_specification(proxykd: Any, tmp_path: Path, content: str | None, words: list[str]) -> None:
+    if content is not None:
+        (tmp_path / "x.yaml").write_text(content)
+    expect(proxykd("plan", str(tmp_path / "x.yaml")), "x.yaml", *words)
+
+
+@pytest.mark.parametrize("override", ["student.steps", "student.more.steps=1", "student.stepz=1"])
+def test_a_bad_override(proxykd: Any, write: Any, override: str) -> None:
+    expect(proxykd("plan", write(), "--set", override), "student.")
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(401, ["HTTP 401", "CLI_TEST_KEY"]), (403, ["HTTP 403"]), (404, ["'gpt-x'", "check teacher.model"])],
+)
+def test_an_endpoint_that_refuses_is_asked_once(
+    proxykd: Any, write: Any, endpoint: Any, monkeypatch: pytest.MonkeyPatch, status: int, words: list[str]
+) -> None:
+    monkeypatch.setenv("CLI_TEST_KEY", SECRET)
+    config = write(teacher=endpoint(status))
+    assert proxykd("plan", config).status == 0
+    assert endpoint.servers[0].calls == 0
+    expect(proxykd("run", config), *words)
+    assert endpoint.servers[0].calls == 1
+
+
+def test_a_dead_endpoint_is_told_before_anything_heavy_is_imported(write: Any, tmp_path: Path) -> None:
+    config = write(teacher={"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "gpt-x"})
+    code = (
+        "import sys; from proxykd import cli\n"
+        "try: cli.main()\n"
+        "finally: assert not {'torch', 'zenml', 'mlflow', 'trl'} & set(sys.modules), 'heavy'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", config],
+        env={**os.environ, "PROXYKD_HOME": str(tmp_path / "home")}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    expect(Ended(done.returncode, done.stdout, done.stderr), "http://127.0.0.1:9/v1", "check teacher.base_url")
+
+
+def test_a_model_on_the_hub_fails_at_once_without_a_network(
+    proxykd: Any, write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}")
+    config = write(proxy={"model": {"source": "some/model"}})
+    expect(proxykd("plan", config), "hub repository 'some/model'", "check the name, the network and HF_TOKEN")
+
+
+def save_model_files(folder: Path, **config: int) -> str:
+    """A folder that looks like a model of the given size, with the embedded tokenizer."""
+    from proxykd.models.sources import EMBEDDED_FOLDER
+
+    folder.mkdir()
+    for file in EMBEDDED_FOLDER.glob("*.json"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 465, **config}
+    (folder / "config.json").write_text(json.dumps({"tie_word_embeddings": True, **sizes}))
+    (folder / "model.safetensors").touch()
+    return str(folder)
+
+
+def test_a_folder_without_weights(proxykd: Any, write: Any, tmp_path: Path) -> None:
+    source = save_model_files(tmp_path / "model")
+    assert proxykd("plan", write(student={"model": {"source": source}})).status == 0
+    (tmp_path / "model" / "model.safetensors").unlink()
+    expect(proxykd("plan", write(student={"model": {"source": source}})), source, "no model.safetensors")
+
+
+def test_tokenizers_that_disagree(proxykd: Any, write: Any, tmp_path: Path) -> None:
+    source = save_model_files(tmp_path / "model")
+    settings = tmp_path / "model" / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "eos_token": "<|user|>"}))
+    expect(proxykd("plan", write(student={"model": {"source": source}})), "share a tokenizer", "end-of-sequence token")
+
+
+@pytest.mark.parametrize(("layers", "what"), [(2_000_000, "on the disk"), (1_000, "of memory")])
+def test_a_machine_that_is_too_small(proxykd: Any, write: Any, tmp_path: Path, layers: int, what: str) -> None:
+    source = save_model_files(tmp_path / "model", num_hidden_layers=layers)
+    section = {"model": {"source": source, "max_seq_tokens": 1_000_000}, "optimizer": {"batch_size": 10_000_000}}
+    expect(proxykd("plan", write(student=section, proxy={"model": {**section["model"], "source": "embedded:proxy"}})),
+           "the run needs about", what)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_workspace_that_cannot_be_written(
+    proxykd: Any, write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PROXYKD_HOME", str(tmp_path / "file" / "home"))
+    expect(proxykd(command, write()), "is a file", "set PROXYKD_HOME")
+
+
+def test_a_full_disk_is_recognised_wherever_it_is_met() -> None:
+    import errno
+    import sqlite3
+
+    def wrapped(cause: Exception) -> Exception:
+        error = RuntimeError("some engine")
+        error.__cause__ = cause
+        return error
+
+    assert "No space" in str(cli._disk_trouble(wrapped(OSError(errno.ENOSPC, "No space left on device"))))
+    assert "disk is full" in str(cli._disk_trouble(wrapped(sqlite3.OperationalError("database or disk is full"))))
+    assert cli._disk_trouble(wrapped(OSError(errno.ECONNRESET, "reset"))) is None
+    assert cli._disk_trouble(sqlite3.OperationalError("no such table: x")) is None
+
+
+def test_the_wheel_alone_says_that_it_takes_a_checkout(write: Any, tmp_path: Path) -> None:
+    site = sysconfig.get_path("purelib")
+    (tmp_path / "wheel").mkdir()
+    (tmp_path / "wheel" / "proxykd").symlink_to(Path(cli.__file__).parent)
+    # -S: without the file that puts the checkout on the path.
+    code = f"import sys; sys.path[:0] = [{str(tmp_path / 'wheel')!r}, {site!r}]; from proxykd import cli; cli.main()"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code, "run", write()],
+        env={**os.environ, "PROXYKD_HOME": str(tmp_path / "home")}, cwd=tmp_path, capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+    expect(Ended(done.returncode, done.stdout, done.stderr), "found no pipelines", "clone the repository")
+
+
+def test_an_interruption_ends_with_130(proxykd: Any, monkeypatch: pytest.MonkeyPatch, write: Any) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", interrupt)
+    ended = proxykd("plan", write())
+    assert ended.status == 130
+    assert ended.err == "proxykd: interrupted; what was paid for is kept, and the same command goes on from here\n"
+
+
+def test_the_schema_is_the_specifications(proxykd: Any) -> None:
+    ended = proxykd("schema")
+    assert (ended.status, json.loads(ended.out)) == (0, RunSpec.model_json_schema())
