@@ -1,0 +1,103 @@
+"""What decides a step's cache key, and what becomes of its temporary folders."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxykd.config import RunSpec
+from steps import settings
+from steps.settings import code_hash, new_folder, scratch_folder, settings_for
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the checkout's sources, to be changed at will."""
+    for room in ("proxykd", "steps"):
+        shutil.copytree(settings.CHECKOUT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(settings, "CHECKOUT", tmp_path)
+    forget()
+    yield tmp_path
+    forget()
+
+
+def forget() -> None:
+    for cached in (settings.code_hash, settings._imports, settings._files_of):
+        cached.cache_clear()
+
+
+def changed(checkout: Path, file: str) -> set[str]:
+    """The steps whose hash changes with a file."""
+    steps = [path.stem for path in (checkout / "steps").glob("*.py") if path.stem not in ("__init__", "settings")]
+    before = {step: code_hash(f"steps.{step}") for step in steps}
+    with (checkout / file).open("a", encoding="utf-8") as opened:
+        opened.write("\n# changed\n")
+    forget()
+    return {step for step in steps if code_hash(f"steps.{step}") != before[step]}
+
+
+@pytest.mark.parametrize(
+    ("file", "steps"),
+    [
+        ("steps/align_proxy.py", {"align_proxy"}),
+        ("proxykd/proxy/rounds.py", {"align_proxy"}),
+        ("proxykd/student/objective.py", {"distill_student"}),
+        ("proxykd/estimation/weights.py", {"estimate_distributions"}),
+        ("proxykd/targets/codec.py", {"estimate_distributions", "distill_student"}),
+        ("proxykd/teacher/engine.py", {"query_teacher"}),
+        ("steps/adapters/great_expectations_gate.py", {"validate_data", "split"}),
+        ("steps/adapters/mlflow_registry.py", {"promote_model"}),
+        ("proxykd/cli.py", set()),
+    ],
+)
+def test_a_change_reaches_the_steps_that_import_the_file(checkout: Path, file: str, steps: set[str]) -> None:
+    assert changed(checkout, file) == steps
+
+
+def test_data_files_beside_the_code_count(checkout: Path) -> None:
+    assert "evaluate_student" in changed(checkout, "proxykd/evaluation/report.html.jinja")
+    assert {"align_proxy", "distill_student"} <= changed(checkout, "proxykd/models/embedded/tokenizer.json")
+
+
+def test_what_all_share_reaches_every_step(checkout: Path) -> None:
+    assert len(changed(checkout, "proxykd/artifacts.py")) == 8
+
+
+def test_unknown_modules_have_no_sources() -> None:
+    assert settings._files_of("torch.nn") == set()
+
+
+def test_settings_hold_the_named_sections_only() -> None:
+    run = RunSpec.model_validate(
+        {
+            "name": "tiny",
+            "prompts": {"kind": "embedded"},
+            "teacher": {"kind": "embedded"},
+            "proxy": {"model": {"source": "embedded:proxy"}},
+            "student": {"model": {"source": "embedded:student"}},
+            "registry": {"model_name": "tiny"},
+        }
+    )
+    told = settings_for(run, "seed", "split")
+    assert set(told) == {"seed", "split"}
+    assert RunSpec.view(told).split == run.split
+
+
+def interrupted_work() -> None:
+    with new_folder("proxy") as output, scratch_folder() as scratch:
+        (output / "file.json").touch()
+        (scratch / "file.json").touch()
+        raise KeyboardInterrupt
+
+
+def test_an_artifacts_folder_outlives_success_and_not_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with new_folder("proxy") as kept:
+        (kept / "file.json").touch()
+    assert kept.is_dir()
+    shutil.rmtree(kept)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_work()
+    assert not list(tmp_path.iterdir())
