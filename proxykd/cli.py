@@ -44,10 +44,16 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, o
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a page of documentation instead.")] = False,
+) -> None:
     """Print the JSON Schema of the run specification, so that editors complete and check it."""
     from proxykd.config import RunSpec
+    from proxykd.config.describing import specification_page
 
+    if markdown:
+        typer.echo(specification_page(), nl=False)
+        return
     typer.echo(json.dumps(RunSpec.model_json_schema(), indent=2))
 
 
@@ -85,6 +91,9 @@ def ask(
 ) -> None:
     """Ask a registered student one question (greedy decoding)."""
     _workspace().enter()
+    from proxykd.progress import hush_engines
+
+    hush_engines()
     asking = _import_application("steps.adapters.mlflow_asking")
     typer.echo(asking.ask(model, question, max_new_tokens=max_new_tokens))
 

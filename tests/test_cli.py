@@ -18,7 +18,9 @@ import yaml
 
 from proxykd import cli
 from proxykd.config import RunSpec
+from proxykd.workspace import Workspace
 
+DOCS = Path(__file__).parents[1] / "docs"
 SECRET = "sk-very-secret"
 
 
@@ -334,3 +336,14 @@ def test_an_interruption_ends_with_130(proxykd: Any, monkeypatch: pytest.MonkeyP
 def test_the_schema_is_the_specifications(proxykd: Any) -> None:
     ended = proxykd("schema")
     assert (ended.status, json.loads(ended.out)) == (0, RunSpec.model_json_schema())
+
+
+def test_the_page_of_the_specification_is_current(proxykd: Any) -> None:
+    assert proxykd("schema", "--markdown").out == (DOCS / "specification.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_the_command_line_names_every_command_and_variable() -> None:
+    page = (DOCS / "cli.md").read_text(encoding="utf-8")
+    commands = {command.callback.__name__ for command in cli.app.registered_commands if command.callback}
+    assert all(f"proxykd {command}" in page for command in commands)
+    assert all(f"`{name}`" in page for name in Workspace(Path("home")).environment())

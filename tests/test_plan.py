@@ -1,0 +1,110 @@
+"""The forecast, by hand: steps, prices and sizes follow from the specification and the number of prompts."""
+
+from typing import Any
+
+import pytest
+
+from proxykd.config import RunSpec
+from proxykd.forecast import GIB, TextLengths, forecast_run
+from proxykd.models.sizes import ModelSize
+from proxykd.plan import Plan, plan_table
+from proxykd.records import Side
+
+SIDES = {Side.WARMUP: 100, Side.ALIGNMENT: 450, Side.DISTILLATION: 450, Side.DEVELOPMENT: 50, Side.HELDOUT: 100}
+SIZES = {role: ModelSize(1_000_000, 1_000_000, 1000, 10_000) for role in ("proxy", "student")}
+LENGTHS = TextLengths(prompt=20.0, completion=100.0, longest=150.0, are_exact=True)
+
+
+def make_run(teacher: dict[str, Any] | None = None, **sections: Any) -> RunSpec:
+    values = {
+        "name": "run",
+        "prompts": {"kind": "jsonl", "path": "x.jsonl"},
+        "teacher": teacher or {"kind": "openai", "model": "m"},
+        "proxy": {"model": {"source": "embedded:proxy"}},
+        "student": {"model": {"source": "embedded:student"}},
+        "registry": {"model_name": "student"},
+    }
+    return RunSpec.model_validate({**values, **sections})
+
+
+def forecast(run: RunSpec, calls_left: int = 1150, lengths: TextLengths = LENGTHS) -> Any:
+    return forecast_run(run, sides=SIDES, sizes=SIZES, lengths=lengths, calls_left=calls_left)
+
+
+def proxy(**stages: Any) -> dict[str, Any]:
+    return {"model": {"source": "embedded:proxy"}, "warmup": None, "preference": None, **stages}
+
+
+@pytest.mark.parametrize(
+    ("section", "steps"),
+    [
+        (proxy(), 0),
+        (proxy(warmup={"epochs": 1.5, "optimizer": {"batch_size": 16}}), 10),  # ceil(150 / 16)
+        # 450 texts in 4 rounds: 113, 113, 112, 112; each ends in a batch of its own: 8 + 8 + 7 + 7
+        (proxy(preference={"rounds": 4, "optimizer": {"batch_size": 16}}), 30),
+    ],
+)
+def test_steps_of_the_proxy(section: dict[str, Any], steps: int) -> None:
+    assert forecast(make_run(proxy=section)).proxy_steps == steps
+
+
+def test_every_sample_of_a_prompt_is_a_text_to_train_on() -> None:
+    teacher = {"kind": "openai", "model": "m", "sampling": {"num_samples": 3}}
+    found = forecast(make_run(teacher, proxy=proxy(warmup={"optimizer": {"batch_size": 16}})))
+    assert (found.calls, found.proxy_steps) == (3450, 19)  # ceil(300 / 16)
+
+
+def test_rounds_are_cut_as_the_alignment_cuts_them() -> None:
+    from proxykd.proxy.rounds import round_indices
+
+    section = {"rounds": 7, "epochs": 0.9, "optimizer": {"batch_size": 8}}
+    parts = round_indices(450, epochs=0.9, rounds=7, seed=0)
+    expected = sum(-(-len(part) // 8) for part in parts)
+    assert forecast(make_run(proxy=proxy(preference=section))).proxy_steps == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "runs"),
+    [({}, 1), ({"seeds": [0, 1, 2]}, 3), ({"learning_rates": [1e-3, 1e-4, 1e-5], "seeds": [0, 1]}, 4)],
+)
+def test_the_search_uses_the_first_seed_and_its_winner_is_kept(settings: dict[str, Any], runs: int) -> None:
+    student = {"model": {"source": "embedded:student"}, "steps": 10, **settings}
+    found = forecast(make_run(student=student))
+    assert (found.student_runs, found.student_steps) == (2 * runs, 20 * runs)
+
+
+def test_the_price_is_that_of_the_calls_that_are_left() -> None:
+    price = {"input_usd_per_million": 1.0, "output_usd_per_million": 10.0}
+    run = make_run({"kind": "openai", "model": "m", "price": price})
+    # 150 calls of 20 tokens in and 100 out: 150 * (20 * 1 + 100 * 10) / 1e6
+    assert forecast(run, calls_left=150).usd_left == pytest.approx(0.153)
+    assert forecast(run, calls_left=0).usd_left == 0.0
+    assert forecast(make_run()).usd_left is None
+    assert forecast(make_run({"kind": "recorded"})).usd_left == 0.0
+
+
+def test_memory_is_that_of_the_hungriest_stage() -> None:
+    # 16 bytes a weight; 2 * 16 rows of 150 tokens with 10,000 numbers each; 3 copies of 32 * 100 * 1000 scores
+    expected = 16e6 + 4 * 32 * 150 * 10_000 + 3 * 4 * 32 * 100 * 1000
+    assert forecast(make_run()).memory_bytes - int(1.1 * GIB) == pytest.approx(expected)
+
+
+def test_memory_does_not_grow_beyond_the_longest_sequence() -> None:
+    longer = TextLengths(20.0, 1e6, 1e6, are_exact=True)
+    assert forecast(make_run(), lengths=longer).memory_bytes < 8 * GIB
+
+
+@pytest.mark.parametrize(
+    ("calls_left", "lengths", "words"),
+    [
+        (1150, LENGTHS, ["1,150", "at most 115,000", "unknown: teacher.price is not set"]),
+        (150, LENGTHS, ["150 (1,000 more are in the journal)"]),
+        (0, TextLengths(20.0, 100.0, 150.0, are_exact=False), ["4 characters a token"]),
+    ],
+)
+def test_the_table_says_what_is_bound_estimated_or_unknown(
+    calls_left: int, lengths: TextLengths, words: list[str]
+) -> None:
+    plan = Plan("run", "0" * 64, forecast(make_run(), calls_left, lengths), None)
+    cells = [str(cell) for column in plan_table(plan).columns for cell in column.cells]
+    assert all(any(word in cell for cell in cells) for word in words)

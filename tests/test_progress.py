@@ -1,0 +1,66 @@
+"""One line a stage where output is no terminal, nothing when quiet, and always all items."""
+
+import io
+import logging
+import sys
+import warnings
+
+import pytest
+
+from proxykd.progress import hush_engines, report, stage, track
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def stderr(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What is written to the real standard error."""
+    monkeypatch.delenv("PROXYKD_PROGRESS", raising=False)
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "__stderr__", written)
+    return written
+
+
+def test_a_stage_is_one_line_where_output_is_no_terminal(stderr: io.StringIO) -> None:
+    with stage("Reading", total=3, unit="row") as progress:
+        progress.advance(2, loss=0.123456)
+        progress.advance()
+    (line,) = stderr.getvalue().splitlines()
+    assert line.startswith("Reading: 3 rows in ")
+    assert line.endswith("/s), loss=0.1235")
+
+
+def test_a_terminal_gets_a_bar_with_rate_and_time_left_whatever_the_environment_says_of_others(
+    stderr: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "__stderr__", terminal)
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    assert list(track([1, 2, 3], "Reading", unit="row")) == [1, 2, 3]
+    assert all(part in terminal.getvalue() for part in ("Reading", "3/3", "row/s"))
+
+
+@pytest.mark.parametrize(("mode", "num_lines"), [("off", 0), ("lines", 2)])
+def test_quiet_means_quiet(stderr: io.StringIO, monkeypatch: pytest.MonkeyPatch, mode: str, num_lines: int) -> None:
+    monkeypatch.setenv("PROXYKD_PROGRESS", mode)
+    assert list(track(iter("abc"), "Reading")) == list("abc")
+    report("a remark")
+    assert len(stderr.getvalue().splitlines()) == num_lines
+
+
+def test_engines_are_heard_from_warnings_on(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "warnoptions", [])
+    loud = logging.getLogger("some.engine")
+    loud.setLevel(logging.DEBUG)
+    with warnings.catch_warnings():
+        try:
+            hush_engines()
+            warnings.warn("an engine's own", FutureWarning, stacklevel=1)
+            loud.info("starting")
+            loud.error("broken")
+        finally:
+            logging.disable(logging.NOTSET)
+    assert [record.message for record in caplog.records] == ["broken"]
