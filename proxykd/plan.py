@@ -89,7 +89,7 @@ def plan_table(plan: Plan) -> "Table":
     from rich.table import Table
 
     found, live = plan.forecast, plan.forecast.calls > 0
-    known = found.calls - found.calls_left
+    known, bound = found.calls - found.calls_left, "at most" if live else "about"
     sides = ", ".join(f"{count:,} {side}" for side, count in found.sides.items())
     how = "" if found.lengths.are_exact else f" (estimated: {CHARACTERS_A_TOKEN} characters a token)"
     calls = f"{found.calls_left:,}" + (f" ({known:,} more are in the journal)" if known else "")
@@ -97,11 +97,11 @@ def plan_table(plan: Plan) -> "Table":
         "prompts": f"{sum(found.sides.values()):,} ({sides})",
         "teacher calls": calls if live else "none: the texts are recorded",
         "prompt tokens": f"about {found.prompt_tokens:,}{how}",
-        "completion tokens": f"{'at most' if live else 'about'} {found.completion_tokens:,}{'' if live else how}",
+        "completion tokens": f"{bound} {found.completion_tokens:,}{'' if live else how}",
         "USD": _price_text(found),
         "proxy steps": f"{found.proxy_steps:,}",
         "student steps": f"{found.student_steps:,} ({found.student_runs} runs: both arms, seeds, learning rates)",
-        "memory": f"about {found.memory_bytes / GIB:.1f} GiB",
+        "memory": f"{bound} {found.memory_bytes / GIB:.1f} GiB",
         "disk": f"about {found.disk_bytes / GIB:.2f} GiB",
     }
     table = Table("forecast", "value", title=f"{plan.name}: every check passed, nothing spent", title_justify="left")
