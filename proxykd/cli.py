@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import sqlite3
 import sys
 import time
@@ -80,7 +81,7 @@ def run(config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption 
     workspace.enter()
     running = _import_application("pipelines.running")
     result = running.run_distillation(specification, inputs=inputs_hash)
-    _show_result(result, time.monotonic() - started)
+    _show_result(result, workspace, time.monotonic() - started)
 
 
 @app.command()
@@ -187,20 +188,24 @@ def _console() -> Any:
     return Console(highlight=False)
 
 
-def _show_result(result: Any, seconds: float) -> None:
+def _show_result(result: Any, workspace: "Workspace", seconds: float) -> None:
+    """The arms, what was spent, where everything is, and what to type next."""
     from proxykd.artifacts import read_json
-    from proxykd.evaluation.report import report_table
+    from proxykd.evaluation.report import report_table, spend_line
 
     console, promotion = _console(), result.promotion
-    console.print(report_table(read_json(result.evaluation.path / "report.json")))
+    report = read_json(result.evaluation.path / "report.json")
+    page = workspace.publish(result.evaluation.path / "report.html", f"{report['name']}.html")
+    cached = sum(status == "cached" for status in result.statuses.values())
+    console.print(report_table(report))
     lines = {
+        "spent": spend_line(report),
         "decision": f"{promotion['outcome']}: {'; '.join(promotion['reasons'])}",
         "student": f"{promotion['model_uri']} (alias {', '.join(promotion['aliases'])})",
-        "report": result.evaluation.path / "report.html",
+        "report": page,
         "mlflow": f"run {promotion['run_id']} in {promotion['tracking_uri']}",
-        "time": f"{seconds:.0f} s; steps cached: {sum(s == 'cached' for s in result.statuses.values())} "
-        f"of {len(result.statuses)}",
-        "next": f"proxykd ask {promotion['model_name']} {promotion['example_question']!r}",
+        "time": f"{seconds:.0f} s; {cached} of {len(result.statuses)} steps from the cache",
+        "next": shlex.join([sys.argv[0], "ask", promotion["model_name"], promotion["example_question"]]),
     }
     for name, text in lines.items():
         console.print(f"[bold]{name:>9}[/bold]  {text}", soft_wrap=True)

@@ -6,6 +6,7 @@ same run goes to a shared MLflow server or to another ZenML stack without a chan
 """
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,3 +70,10 @@ class Workspace:
         """
         self.root.mkdir(parents=True, exist_ok=True)
         self.set_environment()
+
+    def publish(self, page: Path, name: str) -> Path:
+        """Copy a report to where a person finds it, ``reports/NAME``; the newest one of a name stays."""
+        destination = self.root / "reports" / name
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(page, destination)
+        return destination

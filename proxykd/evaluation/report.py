@@ -136,6 +136,15 @@ def report_table(report: Mapping[str, Any]) -> "Table":
     return table
 
 
+def spend_line(report: Mapping[str, Any]) -> str:
+    """What the teacher was asked and what it cost, in one line."""
+    spend = report["facts"].get("spend", {})
+    return (
+        f"{spend.get('num_completions', 0):,} completions, {spend.get('prompt_tokens', 0):,} tokens in, "
+        f"{spend.get('completion_tokens', 0):,} tokens out, {spend.get('cost_usd', 0.0):.2f} USD"
+    )
+
+
 def difference_lines(report: Mapping[str, Any]) -> list[str]:
     """One line for each metric on which the distilled student was compared with its baseline, prompt by prompt."""
     return [
