@@ -29,7 +29,7 @@ TOPICS = (
 
 def main() -> None:
     """Print one JSON object a line."""
-    for template, topic in itertools.product(TEMPLATES, TOPICS):
+    for topic, template in itertools.product(TOPICS, TEMPLATES):
         print(json.dumps({"prompt": template.format(topic=topic)}))
 
 

@@ -35,6 +35,8 @@ def start_server(model: Path, *, port: int, slots: int, threads: int) -> tuple[o
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.model_alias = {model.stem}
     params.verbosity, params.ui = 0, False
+    # The model's whole distribution, as temperature 1 and top_p 1 ask for: the server's own cuts are off.
+    params.sampling.top_k, params.sampling.min_p, params.sampling.top_p = 0, 0.0, 1.0
     server = xllamacpp.Server(params)
     return server, str(server.listening_address)
 
