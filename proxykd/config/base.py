@@ -42,14 +42,20 @@ Count = Annotated[int, Field(ge=1)]
 
 
 def read_secret(name: str) -> str:
-    """The value of the environment variable that ``name`` (``${NAME}``) points to.
+    """The value of the environment variable that ``name`` (``${NAME}``) points to, without white space at its ends.
 
     Raises:
-        ConfigError: if the variable is unset or empty.
+        ConfigError: if the variable is unset or blank, or holds a line break or another character that no key has;
+            the message never repeats the value.
     """
     variable = name.removeprefix("${").removesuffix("}")
-    if not (value := os.environ.get(variable, "")):
+    if not (value := os.environ.get(variable, "").strip()):
         raise ConfigError(
             f"expected a secret in the environment variable {variable}, found none; export {variable}=..."
+        )
+    if not value.isprintable():
+        raise ConfigError(
+            f"expected a secret on one line in the environment variable {variable}, found a line break or another "
+            "control character inside; set it to the key alone"
         )
     return value

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from proxykd.config.specification import RunSpec
 from proxykd.exceptions import ConfigError
 
+_MAY_HOLD_SECRETS = ("api_key", "base_url")
 _SCALARS = (str, int, float, bool, type(None), Path)
 
 
@@ -88,8 +89,8 @@ def _reason(item: Mapping[str, Any]) -> str:
         return f"unknown key{f'; did you mean {close[0]!r}?' if close else ''}; `proxykd schema` lists all keys"
     if item["type"] == "missing":
         return "missing; `proxykd schema` describes it"
-    # Sections are not repeated, nor what stands where a secret's name belongs: it may be the secret itself.
-    repeatable = isinstance(item["input"], _SCALARS) and item["loc"][-1:] != ("api_key",)
+    # Sections are not repeated, nor what stands where a secret's name belongs or may hide in an address.
+    repeatable = isinstance(item["input"], _SCALARS) and item["loc"][-1] not in _MAY_HOLD_SECRETS
     return f"{item['msg']}, got {item['input']!r:.200}" if repeatable else str(item["msg"])
 
 

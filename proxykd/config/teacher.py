@@ -1,8 +1,9 @@
 """Prompts and teachers: where the questions come from and which black box answers them."""
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from proxykd.config.base import Count, InputPath, PositiveFloat, SecretName, Spec
 
@@ -64,13 +65,33 @@ class PriceSpec(Spec):
     """USD per million completion tokens."""
 
 
+def _check_address(value: str) -> str:
+    try:
+        address = urlsplit(value)
+        is_plain = bool(address.hostname) and (address.port or 1) > 0
+    except ValueError:
+        is_plain = False
+    # What stands before an @ or after a ? may be a key: the message must not repeat it.
+    if not is_plain or not value.isprintable() or " " in value:
+        raise ValueError("expected an address such as https://host:port/v1")
+    if "@" in address.netloc or "?" in value or "#" in value:
+        raise ValueError(
+            "expected an address without user, password, query or fragment; a key goes into an environment "
+            "variable, whose name goes into teacher.api_key as ${NAME}"
+        )
+    return value
+
+
+OnUnanswered = Literal["stop", "fail_rows"]
+
+
 class OpenAITeacherSpec(Spec):
     """Any endpoint in the OpenAI chat-completions shape."""
 
     kind: Literal["openai"] = "openai"
     """A live endpoint."""
-    base_url: Annotated[str, Field(pattern=r"^https?://")] = "https://api.openai.com/v1"
-    """Address up to and including the version, without /chat/completions."""
+    base_url: Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_check_address)] = "https://api.openai.com/v1"
+    """Address up to and including the version, without /chat/completions; no user, password, query or fragment."""
     model: str
     """Model name as the endpoint knows it."""
     api_key: SecretName | None = None
@@ -84,7 +105,10 @@ class OpenAITeacherSpec(Spec):
     concurrency: Annotated[int, Field(ge=1, le=512)] = 16
     """Most calls in flight."""
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 6
-    """Most tries of one call before it counts as failed."""
+    """Most tries of one call in one run."""
+    on_unanswered: OnUnanswered = "stop"
+    """What to do where calls get no answer, a passing outage say: stop, so that the same command asks them again, or
+    count their rows as failed for good."""
     timeout_s: PositiveFloat = 120.0
     """Seconds that one call may take."""
 
@@ -110,7 +134,10 @@ class EmbeddedTeacherSpec(Spec):
     concurrency: Annotated[int, Field(ge=1, le=512)] = 32
     """Most calls in flight."""
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 6
-    """Most tries of one call before it counts as failed."""
+    """Most tries of one call in one run."""
+    on_unanswered: OnUnanswered = "stop"
+    """What to do where calls get no answer, a passing outage say: stop, so that the same command asks them again, or
+    count their rows as failed for good."""
     timeout_s: PositiveFloat = 30.0
     """Seconds that one call may take."""
 

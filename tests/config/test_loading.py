@@ -115,6 +115,35 @@ def test_secrets_beside_another_mistake_are_not_repeated(tmp_path: Path) -> None
     assert "sk-verysecret" not in complaint(write(tmp_path, teacher=unknown))
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://user:sk-verysecret@host/v1",
+        "https://sk-verysecret@host/v1",
+        "https://host/v1?key=sk-verysecret",
+        "https://host/v1#sk-verysecret",
+        "https://host/v1?",
+        "https:///sk-verysecret@host/v1",
+        "https://host:sk-verysecret/v1",
+        "https://[sk-verysecret/v1",
+        "https://user:sk-verysecret\u2100@host/v1",
+        "https://host/v1\nsk-verysecret",
+        "htp://user:sk-verysecret@host/v1",
+    ],
+)
+def test_addresses_that_may_hold_a_secret_are_refused_without_being_repeated(tmp_path: Path, address: str) -> None:
+    found = complaint(write(tmp_path, teacher={"kind": "openai", "model": "m", "base_url": address}))
+    assert "teacher.openai.base_url" in found
+    assert "verysecret" not in found
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8000/v1", "https://[::1]:8000/v1/", "https://host/a/@b/v1"])
+def test_plain_addresses_are_taken_as_they_are(tmp_path: Path, address: str) -> None:
+    run = load_specification(write(tmp_path, teacher={"kind": "openai", "model": "m", "base_url": address}))
+    assert isinstance(run.teacher, OpenAITeacherSpec)
+    assert run.teacher.base_url == address
+
+
 def test_secrets_in_broken_yaml_are_not_repeated(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("teacher:\n  api_key: sk-verysecret: [\n")
     found = complaint(tmp_path / "run.yaml")

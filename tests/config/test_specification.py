@@ -134,10 +134,25 @@ def test_models_by_role() -> None:
 def test_secrets_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROXYKD_TEST_KEY", "value")
     assert read_secret("${PROXYKD_TEST_KEY}") == "value"
-    for unset in ("", None):
+    for unset in ("", " \n", None):
         if unset is None:
             monkeypatch.delenv("PROXYKD_TEST_KEY")
         else:
             monkeypatch.setenv("PROXYKD_TEST_KEY", unset)
         with pytest.raises(ConfigError, match="export PROXYKD_TEST_KEY="):
             read_secret("${PROXYKD_TEST_KEY}")
+
+
+def test_a_secret_may_end_in_a_line_break_as_mounted_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROXYKD_TEST_KEY", " sk-secret\r\n")
+    assert read_secret("${PROXYKD_TEST_KEY}") == "sk-secret"
+
+
+@pytest.mark.parametrize("inside", ["\n", "\r", "\t", "\x1b", "\x7f", "\u200b"])
+def test_a_secret_with_control_characters_is_refused_without_being_repeated(
+    monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    monkeypatch.setenv("PROXYKD_TEST_KEY", f"sk-first{inside}second")
+    with pytest.raises(ConfigError, match="environment variable PROXYKD_TEST_KEY") as caught:
+        read_secret("${PROXYKD_TEST_KEY}")
+    assert not any(part in str(caught.value) for part in ("sk-first", "second"))
