@@ -170,7 +170,11 @@ class Engine:
         except TeacherUnreachableError as error:
             return Verdict(Reply(error=str(error)), is_final=False, is_retryable=True), None
         self._stop_if_refused(response, statuses=(401,))
-        retry_after_s = parse_retry_after(response.headers.get("retry-after"), now_s=self.clock.now_s())
+        retry_after_s = parse_retry_after(
+            response.headers.get("retry-after"),
+            now_s=self.clock.now_s(),
+            server_date=response.headers.get("date"),
+        )
         return judge(response.status, response.body), retry_after_s
 
     def _stop_if_refused(self, response: HttpResponse, *, statuses: tuple[int, ...]) -> None:

@@ -41,24 +41,28 @@ class RetryPolicy:
         Args:
             num_attempts: Tries made so far, >= 1.
             retry_after_s: What the server asked for; None = nothing. It is waited out in full, and the jitter of the
-                first wait comes on top.
+                first wait comes on top; if that is less than the wait without it (the server said 0, say), the
+                longer one holds.
             draw: Uniform in [0, 1).
         """
         if num_attempts >= self.max_attempts:
             return None
+        backoff_s = draw * min(self.cap_s, self.base_s * 2.0 ** min(num_attempts - 1, 60))
         if retry_after_s is None:
-            return draw * min(self.cap_s, self.base_s * 2.0 ** min(num_attempts - 1, 60))
+            return backoff_s
         if retry_after_s > self.longest_retry_after_s:
             return None
-        return retry_after_s + draw * self.base_s
+        return max(retry_after_s + draw * self.base_s, backoff_s)
 
 
-def parse_retry_after(value: str | None, *, now_s: float) -> float | None:
+def parse_retry_after(value: str | None, *, now_s: float, server_date: str | None = None) -> float | None:
     """Seconds that a Retry-After header asks for.
 
     Args:
         value: The header: seconds or an HTTP date; None = no header.
         now_s: Wall clock, seconds since 1970 UTC.
+        server_date: The Date header of the same response; an HTTP date is taken relative to it, where it can be read,
+            and not to our clock, which may differ from the server's.
 
     Returns:
         >= 0; None if there is no header or it cannot be read.
@@ -68,8 +72,14 @@ def parse_retry_after(value: str | None, *, now_s: float) -> float | None:
     text = value.strip()
     if _SECONDS.fullmatch(text):
         return float(text)
+    until_s, sent_s = _parse_date_s(text), _parse_date_s(server_date or "")
+    return None if until_s is None else max(0.0, until_s - (now_s if sent_s is None else sent_s))
+
+
+def _parse_date_s(text: str) -> float | None:
+    """Seconds since 1970 UTC; None if it cannot be read."""
     try:
         date = parsedate_to_datetime(text)
-        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now_s)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
