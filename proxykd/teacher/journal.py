@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from proxykd.exceptions import StorageError
 from proxykd.teacher.chat_shape import Reply
@@ -77,10 +77,7 @@ class Journal:
             self._writer.execute(_SCHEMA)
             self._reader = open_connection(path)
         except (OSError, sqlite3.Error) as error:
-            raise StorageError(
-                f"expected a journal at {path} that can be read and written: {error}; "
-                "free or unlock it, or name another file"
-            ) from error
+            raise StorageError(f"expected a journal at {path} that can be used: {_advice(path, error)}") from error
 
     def __enter__(self) -> Self:
         """The open journal."""
@@ -94,20 +91,39 @@ class Journal:
         self._writer.close()
 
     def get(self, key: str) -> Entry | None:
-        """The entry of one request, final or not; None if it was never settled."""
-        row = self._reader.execute("SELECT reply, is_final FROM answers WHERE key = ?", (key,)).fetchone()
-        return None if row is None else Entry(key, Reply(**json.loads(row[0])), bool(row[1]))
+        """The entry of one request, final or not; None if it was never settled.
+
+        Raises:
+            StorageError: if the journal is damaged or cannot be read.
+        """
+        row = self._read("SELECT is_final, reply FROM answers WHERE key = ?", key)
+        try:
+            return None if row is None else Entry(key, Reply(**json.loads(row[1])), bool(row[0]))
+        except (ValueError, TypeError) as error:
+            raise StorageError(f"cannot read the journal {self.path}: {_damage(self.path, error)}") from error
 
     def has_final(self, key: str) -> bool:
-        """Whether the request must not be asked again."""
-        row = self._reader.execute("SELECT is_final FROM answers WHERE key = ?", (key,)).fetchone()
+        """Whether the request must not be asked again.
+
+        Raises:
+            StorageError: if the journal is damaged or cannot be read.
+        """
+        row = self._read("SELECT is_final FROM answers WHERE key = ?", key)
         return row is not None and bool(row[0])
+
+    def _read(self, query: str, key: str) -> tuple[Any, ...] | None:
+        try:
+            row: tuple[Any, ...] | None = self._reader.execute(query, (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise StorageError(f"cannot read the journal {self.path}: {_advice(self.path, error)}") from error
+        return row
 
     def commit(self, entries: Iterable[Entry]) -> None:
         """Write entries in one transaction and return when they are durable.
 
         Raises:
-            StorageError: if the disk is full or the file cannot be written; nothing of ``entries`` is kept then.
+            StorageError: if the disk is full, another run holds the file or it cannot be written; nothing of
+                ``entries`` is kept then.
         """
         rows = [(e.key, json.dumps(asdict(e.reply)), int(e.is_final), time.time()) for e in entries]
         try:
@@ -117,10 +133,7 @@ class Journal:
         except sqlite3.Error as error:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
-            raise StorageError(
-                f"cannot add to the journal {self.path}: {error}; free space on its disk and run the same command "
-                "again: every answer that is in the journal stays and is not paid for twice"
-            ) from error
+            raise StorageError(f"cannot add to the journal {self.path}: {_advice(self.path, error)}") from error
 
 
 class GroupCommits:
@@ -171,6 +184,32 @@ class GroupCommits:
                 failure = error
             for _, done in batch:
                 _settle(done, failure)
+
+
+def _advice(path: Path, error: Exception) -> str:
+    """What is wrong with the file and what to do about it."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # extended codes share their lowest byte
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "decode to UTF-8" in str(error):
+        return _damage(path, error)
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return (
+            f"{error}: another run uses this workspace and kept it for {_BUSY_S:g} s; wait for its end or stop it, "
+            "then run the same command again"
+        )
+    if code == sqlite3.SQLITE_FULL:
+        return (
+            f"{error}; free space on its disk and run the same command again: every answer that is in the journal "
+            "stays and is not paid for twice"
+        )
+    return f"{error}; make sure that it is a file on a disk that works, which you may read and write"
+
+
+def _damage(path: Path, error: Exception) -> str:
+    return (
+        f"it is damaged ({error}); restore a copy of it, or rebuild it with "
+        f"`sqlite3 {path} .recover | sqlite3 {path}.recovered` and put that in its place; do not delete it: its "
+        "answers are paid for"
+    )
 
 
 def _settle(done: "asyncio.Future[None]", failure: StorageError | None) -> None:

@@ -116,8 +116,59 @@ def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path: Path) -> None:
 def test_what_is_no_journal_is_told(tmp_path: Path) -> None:
     path = tmp_path / "j.sqlite"
     path.write_bytes(b"not a database at all, but long enough to be read as one" * 40)
-    with pytest.raises(StorageError, match="expected a journal at"):
+    with pytest.raises(StorageError, match="expected a journal at .* do not delete it"):
         Journal(path)
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="expected a journal at"):
         Journal(tmp_path / "file" / "j.sqlite")
+
+
+def _filled(path: Path) -> list[str]:
+    keys = [f"{number:04}" for number in range(500)]
+    with Journal(path) as journal:
+        journal.commit(Entry(key, Reply(text="x" * 200), True) for key in keys)
+    return keys
+
+
+def test_a_damaged_journal_is_told_and_must_not_be_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    keys = _filled(path)
+    with path.open("r+b") as file:  # the first page, which holds the schema, stays
+        file.seek(4096)
+        file.write(b"\xa5" * (path.stat().st_size - 4096))
+    for read in (Journal.get, Journal.has_final):
+        with (
+            Journal(path) as journal,
+            pytest.raises(StorageError, match=r"damaged .*restore a copy .*\.recover.*do not delete it"),
+        ):
+            [read(journal, key) for key in keys]
+
+
+@pytest.mark.parametrize("reply", ["'{'", "'[1]'", "'{\"no\": 1}'", "CAST(x'ff' AS TEXT)"])
+def test_a_damaged_reply_is_told(tmp_path: Path, reply: str) -> None:
+    path = tmp_path / "j.sqlite"
+    keys = _filled(path)
+    connection = connect(path)
+    connection.execute(f"UPDATE answers SET reply = {reply}")
+    connection.close()
+    with Journal(path) as journal, pytest.raises(StorageError, match="damaged .*do not delete it"):
+        journal.get(keys[0])
+
+
+def _impatient(path: Path) -> sqlite3.Connection:
+    connection = connect(path)
+    connection.execute("PRAGMA busy_timeout=1")
+    return connection
+
+
+def test_a_locked_journal_is_told_apart_from_a_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    with Journal(path, open_connection=_impatient) as journal:
+        other = connect(path)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageError, match="another run uses this workspace") as caught:
+            journal.commit([Entry("k", Reply(text="x"), True)])
+        other.close()
+        assert "space on its disk" not in str(caught.value)
+        journal.commit([Entry("k", Reply(text="x"), True)])
+        assert journal.has_final("k")
