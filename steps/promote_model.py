@@ -21,14 +21,15 @@ from proxykd.config import RunSpec
 from proxykd.data.splits import select_rows
 from proxykd.evaluation.card import model_card
 from proxykd.evaluation.decision import Decision, decide
-from proxykd.evaluation.evaluating import compare_with_champion
+from proxykd.evaluation.evaluating import compare_registered, compare_with_champion
 from proxykd.records import Side
 from steps.adapters import mlflow_registry, mlflow_tracking
 from steps.materializers.folder import FolderMaterializer
 from steps.settings import new_folder, scratch_folder
 
 
-@step(output_materializers=FolderMaterializer)
+# Never from the cache: it acts on MLflow, which may be another one by now, or may have lost what it had.
+@step(output_materializers=FolderMaterializer, enable_cache=False)
 def promote_model(
     validation: ValidationResult,
     validated: ValidatedSet,
@@ -82,10 +83,10 @@ def promote_model(
 
 
 def _decide(evaluation: Evaluation, validated: ValidatedSet, splits: SplitSet, run: RunSpec, scratch: Path) -> Decision:
-    """Against the present champion where there is one, else against the SFT arm and the floor."""
+    """Against the present champion where there is one, else against the SFT arm's first seed and the floor."""
     champion = mlflow_registry.find_champion(run.registry.model_name)
     if champion is None:
-        return decide(read_json(evaluation.path / "report.json"), run.registry, None)
+        return decide(compare_registered(evaluation, run), run.registry, None)
     folder = mlflow_registry.download_version(champion, scratch / "model")
     report = compare_with_champion(evaluation, folder, validated, splits, run, scratch=scratch)
     return decide(report, run.registry, {"version": champion.version})

@@ -1,8 +1,10 @@
 """report.json -> promote, keep or undecided: a pure function that reads no file and asks nobody.
 
-The bar is the present champion, scored on the same held-out prompts; where there is none, it is the SFT arm (the
-student that the same teacher texts give without the method) together with the stated floor. With the interval
-[low, high] of the paired difference in held-out NLL, candidate - bar, and the margin m of the specification:
+What is registered is the model of the candidate's first seed, so that model is what is decided on, not the mean of
+its seeds. The bar is the present champion, scored on the same held-out prompts; where there is none, it is the first
+seed of the SFT arm (the student that the same teacher texts give without the method) together with the stated floor.
+With the interval [low, high] of the paired difference in held-out NLL, candidate - bar, and the margin m of the
+specification:
 
     promote      high < -m         better by more than the margin, whatever prompts had been drawn
     keep         low >= -m         not better by more than the margin
@@ -20,8 +22,12 @@ from proxykd.config.specification import RegistrySpec
 
 METRIC = "heldout_nll"
 CANDIDATE = "proxy_kd"
+REGISTERED = "registered"
+"""The candidate's first seed, the model that is registered."""
 CHAMPION = "champion"
 BASELINE = "sft"
+FIRST_BASELINE = "first_sft"
+"""The SFT arm's first seed."""
 
 Outcome = Literal["promote", "keep", "undecided"]
 
@@ -43,7 +49,8 @@ def decide(report: Mapping[str, Any], registry: RegistrySpec, champion: Mapping[
     """Decide about the student of a report.
 
     Args:
-        report: Content of ``report.json``; with a champion, extended by ``compare_with_champion``.
+        report: Content of ``report.json``, extended by ``compare_registered`` or, with a champion, by
+            ``compare_with_champion``.
         registry: Floor and margin.
         champion: What the registry says of the present champion (``version``); None = there is none.
     """
@@ -51,7 +58,7 @@ def decide(report: Mapping[str, Any], registry: RegistrySpec, champion: Mapping[
         return _against_bar(report, registry, CHAMPION, f"champion version {champion.get('version', '?')}")
     if (blocked := _below_floor(report, registry)) is not None:
         return blocked
-    return _against_bar(report, registry, BASELINE, "the SFT arm")
+    return _against_bar(report, registry, FIRST_BASELINE, "the SFT arm's first seed")
 
 
 def _below_floor(report: Mapping[str, Any], registry: RegistrySpec) -> Decision | None:
@@ -74,9 +81,11 @@ def registered_nll(report: Mapping[str, Any]) -> float | None:
 
 
 def _against_bar(report: Mapping[str, Any], registry: RegistrySpec, bar: str, name: str) -> Decision:
-    found = comparison(report, METRIC, CANDIDATE, bar)
+    found = comparison(report, METRIC, REGISTERED, bar)
     if found is None:
         return Decision("undecided", (f"{CANDIDATE} was not compared with {name} on the same held-out prompts",))
+    if refusal := found.get("refusal"):
+        return Decision("undecided", (f"{CANDIDATE} cannot be compared with {name}: {refusal}",))
     if _unknown(found["low"]) or _unknown(found["high"]):
         return Decision("undecided", (f"too few held-out prompts to compare {CANDIDATE} with {name}",))
     outcome = _outcome(found["low"], found["high"], registry.margin)

@@ -14,15 +14,22 @@ import pyarrow.parquet as pq
 
 from proxykd.artifacts import Evaluation, SplitSet, ValidatedSet, read_json, seal, write_json
 from proxykd.config import RunSpec
-from proxykd.evaluation.decision import CANDIDATE, CHAMPION, METRIC
+from proxykd.evaluation.decision import BASELINE, CANDIDATE, CHAMPION, FIRST_BASELINE, METRIC, REGISTERED
 from proxykd.evaluation.page import write_page
-from proxykd.evaluation.report import Sums, build_report, compare, sums_of_metric
+from proxykd.evaluation.report import Sums, build_report, compare, refused, sums_of_metric
 from proxykd.evaluation.scoring import PREDICTIONS, HeldoutSets, ModelScores, score_model
+from proxykd.models.sources import Source
+from proxykd.models.tokenizers import load_tokenizer_from, tokenizer_fingerprint
 from proxykd.progress import stage
 from proxykd.records import hash_json
 
 SECTIONS = ("teacher", "split", "proxy", "targets", "student", "evaluation")
 """Sections of the specification that the report shows."""
+
+_OTHER_TOKENS = (
+    "its tokenizer is another one, and nats a token of different tokens cannot be compared; register this student "
+    "under another registry.model_name"
+)
 
 
 def evaluate(
@@ -62,6 +69,7 @@ def evaluate(
         run,
         facts={**facts, "settings": settings, "made_from": made_from},
         entropy=sets.teacher_entropy(),
+        texts=_candidate(scores).texts,
     )
     write_json(output / "report.json", report)
     write_page(report, output)
@@ -70,12 +78,29 @@ def evaluate(
     return evaluation
 
 
+def compare_registered(evaluation: Evaluation, run: RunSpec) -> dict[str, Any]:
+    """The report with one more difference: the model that is registered against the first seed of the SFT arm.
+
+    The comparisons of the report itself are between means over seeds, and the mean of several models is none that
+    could be registered. Without an SFT arm the report comes back as it is.
+
+    Args:
+        evaluation: Of the candidate; not changed.
+        run: The specification; its evaluation section is read.
+    """
+    report, predictions = read_json(evaluation.path / "report.json"), evaluation.path / "predictions.parquet"
+    ours, theirs = _first_seed(predictions, CANDIDATE), _first_seed(predictions, BASELINE)
+    return _with_comparison(report, ours, theirs, FIRST_BASELINE, run) if ours and theirs else report
+
+
 def compare_with_champion(
     evaluation: Evaluation, champion: Path, validated: ValidatedSet, splits: SplitSet, run: RunSpec, *, scratch: Path
 ) -> dict[str, Any]:
     """The report with one more arm, the present champion, on the same held-out prompts.
 
     The candidate in this comparison is the model that would be registered: its first seed, not the mean of its seeds.
+    Nats a token of different tokens say nothing about each other, so a champion with another tokenizer is not scored:
+    the comparison then has a ``refusal`` and no numbers.
 
     Args:
         evaluation: Of the candidate; not changed.
@@ -90,13 +115,19 @@ def compare_with_champion(
         GateError: if the two were scored on no common prompt.
     """
     report = read_json(evaluation.path / "report.json")
+    if tokenizer_fingerprint(load_tokenizer_from(Source(str(champion)))) != report["heldout"]["tokenizer"]:
+        return {**report, "comparisons": [*report["comparisons"], refused(METRIC, REGISTERED, CHAMPION, _OTHER_TOKENS)]}
     sets = HeldoutSets(validated, splits, run, scratch, with_truth=False)
     with stage("scoring champion", total=1, unit="model") as progress:
         theirs = score_model(champion, sets, run, heldout_only=True).sums()[METRIC]
         progress.advance()
-    ours = _first_seed(evaluation.path / "predictions.parquet")
-    sums = {CANDIDATE: {0: {METRIC: ours}}, CHAMPION: {0: {METRIC: theirs}}}
-    found = compare(sums_of_metric(sums, METRIC), METRIC, CANDIDATE, CHAMPION, run)
+    ours = _first_seed(evaluation.path / "predictions.parquet", CANDIDATE)
+    return _with_comparison(report, ours, theirs, CHAMPION, run)
+
+
+def _with_comparison(report: Mapping[str, Any], ours: Sums, theirs: Sums, against: str, run: RunSpec) -> dict[str, Any]:
+    sums = {REGISTERED: {0: {METRIC: ours}}, against: {0: {METRIC: theirs}}}
+    found = compare(sums_of_metric(sums, METRIC), METRIC, REGISTERED, against, run)
     return {**report, "comparisons": [*report["comparisons"], found]}
 
 
@@ -122,9 +153,14 @@ def _seeds(run: RunSpec, count: int) -> tuple[int, ...]:
     return run.student.seeds if count == len(run.student.seeds) else tuple(range(count))
 
 
-def _first_seed(predictions: Path) -> Sums:
+def _candidate(scores: Mapping[str, Mapping[int, ModelScores]]) -> ModelScores:
+    arm = scores[CANDIDATE] if CANDIDATE in scores else next(iter(scores.values()))
+    return next(iter(arm.values()))
+
+
+def _first_seed(predictions: Path, arm: str) -> Sums:
     table = pq.read_table(predictions, columns=["arm", "seed", "prompt_id", "nll_sum", "num_tokens"])
-    rows = table.filter(pc.equal(table["arm"], CANDIDATE)).to_pylist()
+    rows = table.filter(pc.equal(table["arm"], arm)).to_pylist()
     # The seeds stand one after the other in the order in which they were given: the first row has the first one.
     return {
         row["prompt_id"]: (row["nll_sum"], float(row["num_tokens"])) for row in rows if row["seed"] == rows[0]["seed"]

@@ -2,6 +2,7 @@
 
     report = {
         name, num_prompts, confidence, resamples,
+        heldout:      {tokenizer, num_texts, num_cut, num_skipped}: the held-out texts in the candidate's tokens,
         arms:         arm -> metric -> {value, low, high, per_seed, std_over_seeds, num_prompts, num_tokens},
         comparisons:  [{metric, arm, against, value, low, high, p_value, per_seed, num_prompts}],
         teacher:      {entropy} where its odds are known: the floor of the held-out NLL,
@@ -41,7 +42,9 @@ Scores = Mapping[str, Mapping[int, Mapping[str, Sums]]]
 """Arm -> seed -> metric -> sums."""
 
 
-def build_report(scores: Scores, run: RunSpec, *, facts: Mapping[str, Any], entropy: Arm | None) -> dict[str, Any]:
+def build_report(
+    scores: Scores, run: RunSpec, *, facts: Mapping[str, Any], entropy: Arm | None, texts: Mapping[str, Any]
+) -> dict[str, Any]:
     """The content of ``report.json``.
 
     Prompts that some arm could not be scored on (another tokenizer left no room for them) are left out for all, so
@@ -52,6 +55,7 @@ def build_report(scores: Scores, run: RunSpec, *, facts: Mapping[str, Any], entr
         run: Confidence, resamples and seeds.
         facts: Shown as they are.
         entropy: The teacher's own entropy for each prompt; None if it is not known.
+        texts: What ``HeldoutSet.describe`` says of the texts.
 
     Raises:
         GateError: if the arms have no prompt in common.
@@ -63,6 +67,7 @@ def build_report(scores: Scores, run: RunSpec, *, facts: Mapping[str, Any], entr
         "num_prompts": len(next(iter(next(iter(aligned["heldout_nll"].values())).values())).numerators),
         "confidence": run.evaluation.confidence,
         "resamples": run.evaluation.resamples,
+        "heldout": dict(texts),
         "arms": {
             arm: {metric: _measure(aligned[metric][arm], run) for metric in metrics if arm in aligned[metric]}
             for arm in scores
@@ -113,6 +118,20 @@ def compare(sums: Mapping[str, Mapping[int, Arm]], metric: str, arm: str, agains
     }
 
 
+def refused(metric: str, arm: str, against: str, refusal: str) -> dict[str, Any]:
+    """A comparison that was not made, with the reason why: no numbers, so that nothing can be decided on it."""
+    numbers = dict.fromkeys(("value", "low", "high", "p_value"))
+    return {
+        "metric": metric,
+        "arm": arm,
+        "against": against,
+        **numbers,
+        "per_seed": {},
+        "num_prompts": 0,
+        "refusal": refusal,
+    }
+
+
 def report_table(report: Mapping[str, Any]) -> "Table":
     """The arms with their intervals as a table for the terminal, one row an arm."""
     from rich import box
@@ -131,6 +150,7 @@ def report_table(report: Mapping[str, Any]) -> "Table":
         floors = {"heldout_nll": _cell(entropy), "exact_kl": "0"}
         table.add_row("teacher", *(floors.get(metric, "") for metric in metrics))
     notes = [f"in brackets: {report['confidence']:.0%} interval, bootstrap over prompts"]
+    notes.append(seeds_note(report))
     table.caption = "\n".join([*notes, *difference_lines(report), *seed_lines(report)])
     table.caption_justify = "left"
     return table
@@ -152,6 +172,19 @@ def difference_lines(report: Mapping[str, Any]) -> list[str]:
         for found in report["comparisons"]
         if (found["arm"], found["against"]) == ("proxy_kd", "sft")
     ]
+
+
+def seeds_note(report: Mapping[str, Any], arm: str = "proxy_kd") -> str:
+    """How many seeds the numbers of an arm are the mean of.
+
+    Example:
+        >>> measure = {"heldout_nll": {"per_seed": {"0": 1.0, "1": 1.1}}}
+        >>> seeds_note({"arms": {"proxy_kd": measure}})
+        'Proxy-KD: mean over 2 seeds (0, 1)'
+    """
+    seeds = list(report["arms"].get(arm, {}).get("heldout_nll", {}).get("per_seed", {}))
+    found = f"mean over {len(seeds)} seeds ({', '.join(seeds)})" if len(seeds) > 1 else f"{len(seeds)} seed"
+    return f"{ARM_LABELS.get(arm, arm)}: {found}"
 
 
 def seed_lines(report: Mapping[str, Any], metric: str = "heldout_nll") -> list[str]:

@@ -58,12 +58,23 @@ class HeldoutSet:
         index: Which prompt each example belongs to.
         truth: The embedded teacher's odds; None unless the run asks for the exact KL.
         task_prompts: Prompts with a reference answer.
+        tokenizer: Fingerprint of the tokenizer.
     """
 
     corpus: TokenizedCorpus
     index: PromptIndex
     truth: TrueCorpus | None
     task_prompts: tuple[TaskPrompt, ...]
+    tokenizer: str
+
+    def describe(self) -> dict[str, Any]:
+        """``tokenizer``, ``num_texts``, ``num_cut`` (scored without their end) and ``num_skipped`` (no room)."""
+        return {
+            "tokenizer": self.tokenizer,
+            "num_texts": len(self.corpus),
+            "num_cut": self.corpus.num_cut,
+            "num_skipped": self.corpus.num_skipped,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +86,14 @@ class ModelScores:
         heldout: NLL, tokens and top-1 agreement.
         kl_sum: KL(teacher || model), nats, NaN where it was not computed; None if it was computed nowhere.
         answers: Task name -> answers of the prompts that were asked.
+        texts: What ``HeldoutSet.describe`` says of the texts that were scored.
     """
 
     prompt_ids: tuple[str, ...]
     heldout: HeldoutScores
     kl_sum: NDArray[np.float64] | None
     answers: Mapping[str, Sequence[TaskAnswer]] = field(default_factory=dict)
+    texts: Mapping[str, Any] = field(default_factory=dict)
 
     def sums(self) -> dict[str, dict[str, tuple[float, float]]]:
         """Metric -> prompt id -> (numerator, denominator); prompts that were not measured are absent."""
@@ -141,10 +154,10 @@ class HeldoutSets:
         Raises:
             GateError: if no held-out prompt has a usable text.
         """
-        name = tokenizer_fingerprint(tokenizer)[:16]
-        if name not in self._sets:
-            self._sets[name] = self._build(tokenizer, self._scratch / f"heldout-{name}.arrow")
-        return self._sets[name]
+        fingerprint = tokenizer_fingerprint(tokenizer)
+        if fingerprint not in self._sets:
+            self._sets[fingerprint] = self._build(tokenizer, fingerprint)
+        return self._sets[fingerprint]
 
     def teacher_entropy(self) -> Arm | None:
         """The embedded teacher's own entropy for each prompt, nats over tokens; None unless its odds were asked for."""
@@ -153,7 +166,8 @@ class HeldoutSets:
                 return Arm(*entropy_by_prompt(heldout.truth, len(heldout.index.prompt_ids)))
         return None
 
-    def _build(self, tokenizer: "PreTrainedTokenizerBase", path: Path) -> HeldoutSet:
+    def _build(self, tokenizer: "PreTrainedTokenizerBase", fingerprint: str) -> HeldoutSet:
+        path = self._scratch / f"heldout-{fingerprint[:16]}.arrow"
         rows = select_rows(self._validated, self._splits, {Side.HELDOUT})
         longest = self._run.student.model.max_seq_tokens
         corpus = TokenizedCorpus.build(rows, tokenizer, max_seq_tokens=longest, path=path)
@@ -165,7 +179,7 @@ class HeldoutSets:
         if self._with_truth:
             count = self._run.evaluation.exact_kl_prompts
             truth = true_corpus(corpus, index, questions, tokenizer, num_prompts=count)
-        return HeldoutSet(corpus, index, truth, task_prompts)
+        return HeldoutSet(corpus, index, truth, task_prompts, fingerprint)
 
     def _questions(self, prompt_ids: frozenset[str]) -> tuple[dict[str, str], tuple[TaskPrompt, ...]]:
         questions: dict[str, str] = {}
@@ -203,4 +217,4 @@ def score_model(folder: Path, sets: HeldoutSets, run: RunSpec, *, heldout_only: 
         kl_sum[run.evaluation.exact_kl_prompts :] = np.nan
     sampler = TransformersSampler(model, tokenizer, precision=settings["precision"], description="generating answers")
     answers = {task.name: run_task(task, heldout.task_prompts, sampler, tokenizer) for task in run.evaluation.tasks}
-    return ModelScores(heldout.index.prompt_ids, scores, kl_sum, answers)
+    return ModelScores(heldout.index.prompt_ids, scores, kl_sum, answers, heldout.describe())

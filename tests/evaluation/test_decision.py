@@ -8,14 +8,17 @@ from hypothesis import strategies as st
 
 from proxykd.config import RegistrySpec
 from proxykd.evaluation.decision import decide
+from proxykd.evaluation.report import refused
 
 ENDS = st.tuples(st.floats(-1, 1), st.floats(-1, 1)).map(sorted)
 CHAMPION = {"version": "4"}
 
 
-def _report(low: float | None, high: float | None, *, against: str = "sft", nll: float | None = 1.0) -> dict[str, Any]:
+def _report(
+    low: float | None, high: float | None, *, against: str = "first_sft", nll: float | None = 1.0
+) -> dict[str, Any]:
     value = 0.0 if low is None or high is None else (low + high) / 2
-    found = {"metric": "heldout_nll", "arm": "proxy_kd", "against": against, "value": value, "low": low, "high": high}
+    found = {"metric": "heldout_nll", "arm": "registered", "against": against, "value": value, "low": low, "high": high}
     per_seed = {"7": nll, "8": 99.0}
     return {"arms": {"proxy_kd": {"heldout_nll": {"per_seed": per_seed}}}, "comparisons": [found]}
 
@@ -32,7 +35,7 @@ def test_clear_win_promotes() -> None:
 
 @pytest.mark.parametrize("champion", [None, CHAMPION])
 def test_identical_arms_never_promote(champion: dict[str, str] | None) -> None:
-    against = "sft" if champion is None else "champion"
+    against = "first_sft" if champion is None else "champion"
     assert decide(_report(0.0, 0.0, against=against), _registry(), champion).outcome == "keep"
 
 
@@ -66,6 +69,19 @@ def test_champion_is_the_bar_where_there_is_one() -> None:
     decision = decide(report, _registry(), CHAMPION)
     assert decision.outcome == "undecided"
     assert "champion version 4" in decision.reasons[0]
+
+
+def test_the_mean_over_seeds_decides_nothing() -> None:
+    report = _report(-0.3, -0.1)
+    report["comparisons"][0].update(arm="proxy_kd", against="sft")
+    assert decide(report, _registry(), None).outcome == "undecided"
+
+
+def test_a_refused_comparison_is_undecided_and_says_why() -> None:
+    report = {"comparisons": [refused("heldout_nll", "registered", "champion", "another tokenizer")]}
+    decision = decide(report, _registry(), CHAMPION)
+    assert decision.outcome == "undecided"
+    assert decision.reasons == ("proxy_kd cannot be compared with champion version 4: another tokenizer",)
 
 
 def test_too_few_prompts_are_undecided() -> None:

@@ -12,8 +12,8 @@ import pytest
 from proxykd.artifacts import Evaluation, SplitSet, ValidatedSet, read_json
 from proxykd.config import RunSpec
 from proxykd.evaluation.decision import comparison, decide
-from proxykd.evaluation.evaluating import compare_with_champion, evaluate
-from proxykd.models.loading import load_model
+from proxykd.evaluation.evaluating import compare_registered, compare_with_champion, evaluate
+from proxykd.models.loading import load_model, load_tokenizer, save_model
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +123,42 @@ def test_champion_is_compared_with_the_seed_that_would_be_registered(
         return compare_with_champion(evaluation, champion, validated, splits, run_spec, scratch=tmp_path)
 
     itself = compared(arms["proxy_kd"][0])
-    found = comparison(itself, "heldout_nll", "proxy_kd", "champion")
+    found = comparison(itself, "heldout_nll", "registered", "champion")
     assert found is not None
     assert (found["value"], found["low"], found["high"]) == pytest.approx((0, 0, 0), abs=1e-9)
     assert decide(itself, run_spec.registry, {"version": "1"}).outcome != "promote"
-    other = comparison(compared(arms["sft"][0]), "heldout_nll", "proxy_kd", "champion")
+    other = comparison(compared(arms["sft"][0]), "heldout_nll", "registered", "champion")
     per_seed = {arm: itself["arms"][arm]["heldout_nll"]["per_seed"]["3"] for arm in ("proxy_kd", "sft")}
     assert other is not None
     assert other["value"] == pytest.approx(per_seed["proxy_kd"] - per_seed["sft"])
+
+
+def test_the_first_version_is_decided_on_the_seed_that_would_be_registered(
+    evaluation: Evaluation, report: dict[str, Any], run_spec: RunSpec
+) -> None:
+    extended = compare_registered(evaluation, run_spec)
+    found = comparison(extended, "heldout_nll", "registered", "first_sft")
+    means = comparison(extended, "heldout_nll", "proxy_kd", "sft")
+    assert found is not None
+    assert means is not None
+    assert found["value"] == pytest.approx(means["per_seed"]["3"])
+    assert found["value"] != pytest.approx(means["value"])
+    assert f"{found['value']:+.4f}" in decide(extended, run_spec.registry, None).reasons[0]
+    assert decide(report, run_spec.registry, None).outcome == "undecided"
+
+
+def test_champion_with_another_tokenizer_is_not_compared(
+    evaluation: Evaluation,
+    validated: ValidatedSet,
+    splits: SplitSet,
+    run_spec: RunSpec,
+    tmp_path: Path,
+) -> None:
+    tokenizer = load_tokenizer(run_spec.student.model)
+    tokenizer.add_tokens(["pears and apples"])
+    save_model(load_model(run_spec.student.model, seed=0), tokenizer, tmp_path / "champion")
+    report = compare_with_champion(evaluation, tmp_path / "champion", validated, splits, run_spec, scratch=tmp_path)
+    decision = decide(report, run_spec.registry, {"version": "2"})
+    assert decision.outcome == "undecided"
+    assert "tokenizer" in decision.reasons[0]
+    assert "registry.model_name" in decision.reasons[0]

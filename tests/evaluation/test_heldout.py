@@ -40,7 +40,7 @@ def test_scores_equal_the_loss_of_the_model_itself(
     tokenizer, model = load_tokenizer(run_spec.student.model), load_model(run_spec.student.model, seed=1)
     heldout = HeldoutSets(validated, splits, run_spec, tmp_path, with_truth=False).for_tokenizer(tokenizer)
     found = score_heldout(model, heldout.corpus, heldout.index, pad_id=tokenizer.pad_token_id)
-    first = [heldout.corpus[row] for row in np.flatnonzero(heldout.index.prompt_idx == 0)]
+    first = [heldout.corpus[row] for row in np.flatnonzero(heldout.index.prompt_idx == 0).tolist()]
     expected = 0.0
     for example in first:
         ids = torch.tensor([[*example.prompt_ids, *example.completion_ids]], dtype=torch.long)

@@ -13,6 +13,8 @@ from proxykd.evaluation.report import Sums, build_report, metrics_of, report_tab
 from proxykd.evaluation.statistics import arm
 from proxykd.exceptions import GateError
 
+TEXTS = {"tokenizer": "ab" * 32, "num_texts": 9, "num_cut": 2, "num_skipped": 1}
+
 
 def _sums(level: float, *, ids: str = "abcdef") -> dict[str, Sums]:
     return {
@@ -25,7 +27,7 @@ def _sums(level: float, *, ids: str = "abcdef") -> dict[str, Sums]:
 def report(run_spec: RunSpec) -> dict[str, Any]:
     scores = {"none": {0: _sums(5.0)}, "sft": {0: _sums(1.0)}, "proxy_kd": {0: _sums(0.5), 1: _sums(0.7)}}
     facts = {"spend": {"cost_usd": 1.5}, "notes": {"text": "<b>"}}
-    return build_report(scores, run_spec, facts=facts, entropy=arm(np.full(6, 0.4), np.full(6, 2.0)))
+    return build_report(scores, run_spec, facts=facts, entropy=arm(np.full(6, 0.4), np.full(6, 2.0)), texts=TEXTS)
 
 
 def test_report_has_every_arm_and_difference(report: dict[str, Any]) -> None:
@@ -47,10 +49,11 @@ def test_p_value_asks_whether_more_is_better(report: dict[str, Any]) -> None:
 
 def test_prompts_that_one_arm_lacks_are_left_out_for_all(run_spec: RunSpec) -> None:
     scores = {"sft": {0: _sums(1.0)}, "proxy_kd": {0: _sums(1.0, ids="abc")}}
-    report = build_report(scores, run_spec, facts={}, entropy=None)
+    nothing: dict[str, Any] = {"facts": {}, "entropy": None, "texts": {}}
+    report = build_report(scores, run_spec, **nothing)
     assert report["num_prompts"] == 3
     with pytest.raises(GateError, match="every arm"):
-        build_report({"sft": {0: _sums(1.0)}, "proxy_kd": {0: _sums(1.0, ids="xyz")}}, run_spec, facts={}, entropy=None)
+        build_report({"sft": {0: _sums(1.0)}, "proxy_kd": {0: _sums(1.0, ids="xyz")}}, run_spec, **nothing)
 
 
 def test_table_shows_values_with_intervals(report: dict[str, Any]) -> None:
@@ -62,6 +65,7 @@ def test_table_shows_values_with_intervals(report: dict[str, Any]) -> None:
     assert "[0.600, 0.600]" in text
     assert "teacher" in text
     assert "95% interval" in text
+    assert "Proxy-KD: mean over 2 seeds (0, 1)" in text
 
 
 def test_page_escapes_what_it_shows(report: dict[str, Any]) -> None:
