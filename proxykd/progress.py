@@ -1,4 +1,6 @@
-"""Progress that a person can follow: bars on a terminal, one line a stage elsewhere, nothing when quiet.
+"""Progress that a person can follow: bars on a terminal, lines elsewhere, nothing when quiet.
+
+A stage is one line, written when it ends; one that lasts says every minute how far it is.
 
 The environment variable ``PROXYKD_PROGRESS`` (``auto``, ``lines`` or ``off``) decides, so that it reaches steps that
 run in processes of their own.
@@ -9,7 +11,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -17,12 +19,18 @@ from tqdm import tqdm
 
 ItemT = TypeVar("ItemT")
 
+HEARTBEAT_S = 60.0
+"""Seconds between two lines of a stage that is still under way, where output is no terminal."""
+
 
 class Progress(Protocol):
     """A stage that is under way."""
 
     def advance(self, count: int = 1, **facts: float | str) -> None:
-        """Report ``count`` finished units and, beside them, the latest ``facts`` (a loss, a price)."""
+        """Report ``count`` finished units and, beside them, the latest ``facts`` (a loss, a price).
+
+        A count of 0 says that the stage is alive: a line that is due is written then.
+        """
 
 
 class _Bar:
@@ -36,29 +44,49 @@ class _Bar:
 
 
 class _Line:
-    def __init__(self, description: str, unit: str) -> None:
-        self._description, self._unit = description, unit
-        self._count, self._facts, self._start = 0, {}, time.monotonic()  # type: ignore[var-annotated]
+    def __init__(self, description: str, unit: str, *, total: int | None, clock: Callable[[], float]) -> None:
+        self._description, self._unit, self._total, self._clock = description, unit, total, clock
+        self._count, self._told_count = 0, 0
+        self._facts: dict[str, float | str] = {}
+        self._start_s = self._told_s = clock()
 
     def advance(self, count: int = 1, **facts: float | str) -> None:
         self._count += count
         self._facts.update(facts)
+        now_s = self._clock()
+        if now_s - self._told_s >= HEARTBEAT_S and _mode() == "lines":
+            self._beat(now_s)
+
+    def _beat(self, now_s: float) -> None:
+        # The rate since the last line: a stage that stands still says 0.
+        rate = (self._count - self._told_count) / (now_s - self._told_s)
+        of_total = "" if self._total is None else f" of {self._total}"
+        done = f"{self._count}{of_total} {self._unit}s after {now_s - self._start_s:.0f} s"
+        _print(f"{self._description}: {done} ({rate:.1f}/s now){self._facts_text()}")
+        self._told_count, self._told_s = self._count, now_s
 
     def close(self) -> None:
-        seconds = time.monotonic() - self._start
+        seconds = self._clock() - self._start_s
         rate = self._count / max(seconds, 1e-9)
-        facts = "".join(f", {key}={_short(value)}" for key, value in self._facts.items())
-        _print(f"{self._description}: {self._count} {self._unit}s in {seconds:.1f} s ({rate:.1f}/s){facts}")
+        _print(
+            f"{self._description}: {self._count} {self._unit}s in {seconds:.1f} s ({rate:.1f}/s){self._facts_text()}"
+        )
+
+    def _facts_text(self) -> str:
+        return "".join(f", {key}={_short(value)}" for key, value in self._facts.items())
 
 
 @contextmanager
-def stage(description: str, *, total: int | None = None, unit: str = "row") -> Iterator[Progress]:
+def stage(
+    description: str, *, total: int | None = None, unit: str = "row", clock: Callable[[], float] = time.monotonic
+) -> Iterator[Progress]:
     """A stage of ``total`` units; the bar shows its rate and the time left.
 
     Args:
         description: What is being done, a few words.
         total: Number of units; None = not known.
         unit: Singular name of a unit.
+        clock: Seconds from any start; decides when a line is due.
     """
     if _mode() == "bar":
         bar: tqdm[Any]
@@ -68,7 +96,7 @@ def stage(description: str, *, total: int | None = None, unit: str = "row") -> I
         ) as bar:
             yield _Bar(bar)
         return
-    line = _Line(description, unit)
+    line = _Line(description, unit, total=total, clock=clock)
     yield line
     if _mode() == "lines":
         line.close()

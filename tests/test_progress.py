@@ -33,6 +33,39 @@ def test_a_stage_is_one_line_where_output_is_no_terminal(stderr: io.StringIO) ->
     assert line.endswith("/s), loss=0.1235")
 
 
+def test_a_long_stage_says_every_minute_how_far_it_is(stderr: io.StringIO) -> None:
+    now_s = 1000.0
+    with stage("Asking", total=500, unit="answer", clock=lambda: now_s) as progress:
+        for _ in range(100):
+            progress.advance(1)
+        now_s += 59.0
+        progress.advance(19)
+        assert stderr.getvalue() == ""
+        now_s += 1.0
+        progress.advance(1, latest_error="HTTP 503: down")
+        progress.advance(0)
+        now_s += 60.0
+        progress.advance(0)
+    # 120 answers in the first minute, none in the second, and the summary over both.
+    assert stderr.getvalue().splitlines() == [
+        "Asking: 120 of 500 answers after 60 s (2.0/s now), latest_error=HTTP 503: down",
+        "Asking: 120 of 500 answers after 120 s (0.0/s now), latest_error=HTTP 503: down",
+        "Asking: 120 answers in 120.0 s (1.0/s), latest_error=HTTP 503: down",
+    ]
+
+
+@pytest.mark.parametrize("mode", ["off", "bar"])
+def test_no_minute_is_told_to_those_who_are_quiet_or_see_a_bar(
+    stderr: io.StringIO, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setenv("PROXYKD_PROGRESS", mode)
+    now_s = 0.0
+    with stage("Asking", clock=lambda: now_s) as progress:
+        now_s = 1e6
+        progress.advance()
+    assert "after" not in stderr.getvalue()
+
+
 def test_a_terminal_gets_a_bar_with_rate_and_time_left_whatever_the_environment_says_of_others(
     stderr: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
