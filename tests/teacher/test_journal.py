@@ -116,7 +116,7 @@ def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path: Path) -> None:
 def test_what_is_no_journal_is_told(tmp_path: Path) -> None:
     path = tmp_path / "j.sqlite"
     path.write_bytes(b"not a database at all, but long enough to be read as one" * 40)
-    with pytest.raises(StorageError, match="expected a journal at .* do not delete it"):
+    with pytest.raises(StorageError, match=r"expected a journal at .* do not delete it"):
         Journal(path)
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="expected a journal at"):
@@ -151,7 +151,7 @@ def test_a_damaged_reply_is_told(tmp_path: Path, reply: str) -> None:
     connection = connect(path)
     connection.execute(f"UPDATE answers SET reply = {reply}")
     connection.close()
-    with Journal(path) as journal, pytest.raises(StorageError, match="damaged .*do not delete it"):
+    with Journal(path) as journal, pytest.raises(StorageError, match=r"damaged .*do not delete it"):
         journal.get(keys[0])
 
 
