@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 COLOURS = {"none": "#8d99ae", "sft": "#457b9d", "proxy_kd": "#d1495b", "proxy": "#edae49", "champion": "#2a9d8f"}
 OTHER_COLOUR = "#6c757d"
 FIDELITY_LABELS = {
+    "development_nll": "development NLL, nats/token",
     "heldout_nll": "held-out NLL, nats/token",
     "top1_agreement": "top-1 agreement",
 }

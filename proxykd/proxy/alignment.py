@@ -4,7 +4,9 @@
     for each round k:   reference <- proxy;   rejected <- sample(proxy, prompts of the round)
                         minimise  nll_coef * NLL(teacher's text) + preference_coef * DPO(teacher's text > rejected)
 
-After every stage the proxy is measured on held-out text; ``fidelity.json`` has it all.
+After every stage the proxy is measured on text of the development side, so that settings can be chosen by it without
+looking at the held-out prompts; only where that side is empty on text of the held-out side. ``fidelity.json`` has it
+all, and says which side it was.
 """
 
 import time
@@ -56,7 +58,9 @@ def align_proxy(validated: ValidatedSet, splits: SplitSet, run: RunSpec, *, outp
         alignment.run_rounds(spec.preference)
     save_model(alignment.model, alignment.tokenizer, output / "model")
     settings = {"seed": run.seed, "proxy": spec.model_dump(mode="json")}
-    write_json(output / "fidelity.json", {"stages": alignment.stages, "settings": settings})
+    write_json(
+        output / "fidelity.json", {"side": alignment.side.value, "stages": alignment.stages, "settings": settings}
+    )
     artifact = ProxyModel(output)
     seal(artifact, {"validated": validated.hash, "splits": splits.hash, "settings": hash_json(settings)})
     return artifact
@@ -68,6 +72,7 @@ class _Alignment:
     Attributes:
         model: The proxy as it is now, adapters included.
         tokenizer: Its tokenizer.
+        side: The side on which it is measured.
         stages: What was measured so far, one mapping a stage: ``stage``, the numbers of ``measure_fidelity``,
             ``seconds`` by part, ``training`` and, for a preference round, ``preference``.
     """
@@ -83,7 +88,7 @@ class _Alignment:
             self.model = attach_lora(self.model, self._spec.lora)
         clock.lap("loading_s")
         self._scoring = {"pad_id": self.tokenizer.pad_token_id, "precision": self._spec.precision}
-        self._heldout = self._tokenize("heldout", {Side.HELDOUT}, limit=FIDELITY_EXAMPLES)
+        self.side, self._measured = self._choose_side()
         self.stages: list[dict[str, Any]] = []
         self._measure("unaligned", clock)
 
@@ -181,9 +186,15 @@ class _Alignment:
         )
 
     def _measure(self, name: str, clock: "_Clock", **facts: dict[str, Any]) -> None:
-        fidelity = measure_fidelity(self.model, self._heldout, **self._scoring)
+        fidelity = measure_fidelity(self.model, self._measured, side=self.side, **self._scoring)
         clock.lap("measuring_s")
         self.stages.append({"stage": name, **fidelity, "seconds": clock.laps, **facts})
+
+    def _choose_side(self) -> tuple[Side, TokenizedCorpus]:
+        development = self._tokenize("development", {Side.DEVELOPMENT}, limit=FIDELITY_EXAMPLES)
+        if len(development) > 0:
+            return Side.DEVELOPMENT, development
+        return Side.HELDOUT, self._tokenize("heldout", {Side.HELDOUT}, limit=FIDELITY_EXAMPLES)
 
     def _training_corpus(self, name: Literal["warmup", "alignment"]) -> TokenizedCorpus:
         corpus = self._tokenize(name, sides_for(name, self._run.split))

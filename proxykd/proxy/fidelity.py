@@ -12,37 +12,39 @@ from proxykd.data.tokenizing import Example
 from proxykd.models.forward import score_corpus
 from proxykd.preferences import preference_loss, reward_margins
 from proxykd.proxy.rounds import PairSet
+from proxykd.records import Side
 
 FIDELITY_EXAMPLES = 200
-"""Held-out texts, and pairs of a round, that are scored for the report: the first ones, always the same."""
+"""Measured texts, and pairs of a round, that are scored for the report: the first ones, always the same."""
 
 
 def measure_fidelity(
-    model: PreTrainedModel, heldout: Sequence[Example], *, pad_id: int, precision: str
+    model: PreTrainedModel, examples: Sequence[Example], *, side: Side, pad_id: int, precision: str
 ) -> dict[str, Any]:
-    """Fit of the proxy to the teacher's held-out text.
+    """Fit of the proxy to teacher's text that it does not train on.
 
     Args:
         model: The proxy.
-        heldout: Texts that no stage trains on.
+        examples: Texts that the proxy does not train on.
+        side: Where they are from: names the NLL.
         pad_id: Any token id.
         precision: Arithmetic, as in ``ModelSpec.precision``.
 
     Returns:
-        ``num_examples``, ``num_tokens``, ``heldout_nll`` (nats a token, ratio of sums over all tokens) and
-        ``top1_agreement`` (share of the teacher's tokens that are the proxy's first choice); the last two None
-        without held-out text.
+        ``num_examples``, ``num_tokens``, ``development_nll`` or ``heldout_nll`` (nats a token, ratio of sums over all
+        tokens) and ``top1_agreement`` (share of the teacher's tokens that are the proxy's first choice); the last two
+        None without text.
     """
     nll = num_agreed = num_tokens = 0.0
-    for _, logprobs, is_top1 in score_corpus(model, heldout, pad_id=pad_id, precision=precision):
+    for _, logprobs, is_top1 in score_corpus(model, examples, pad_id=pad_id, precision=precision):
         nll -= float(logprobs.sum(dtype=np.float64))
         num_agreed += int(is_top1.sum())
         num_tokens += len(logprobs)
     return {
-        "heldout_nll": nll / num_tokens if num_tokens else None,
+        f"{side.value}_nll": nll / num_tokens if num_tokens else None,
         "top1_agreement": num_agreed / num_tokens if num_tokens else None,
         "num_tokens": int(num_tokens),
-        "num_examples": len(heldout),
+        "num_examples": len(examples),
     }
 
 

@@ -84,7 +84,7 @@ def arms(run_spec: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 FACTS: dict[str, Any] = {
     "spend": {"num_completions": 100, "cost_usd": 0.25},
-    "fidelity": [{"stage": "unaligned", "heldout_nll": 7.0, "top1_agreement": None}],
+    "fidelity": [{"stage": "unaligned", "development_nll": 7.0, "top1_agreement": None}],
     "curves": {"sft/seed-3": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]},
     "made_from": {"student": "ab" * 32},
 }

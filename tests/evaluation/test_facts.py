@@ -62,7 +62,7 @@ def test_facts_come_from_every_stage(tmp_path: Path) -> None:
     completions.write([])
     seal(completions)
     gate = {"is_open": True, "reasons": []}
-    stages = [{"stage": "unaligned", "heldout_nll": 1.0}]
+    stages = [{"stage": "unaligned", "development_nll": 1.0}]
     student = sealed(StudentModel, "student", "training.json", training("proxy_kd"))
     facts = collect_facts(
         completions,

@@ -6,11 +6,11 @@ import pytest
 
 from proxykd.artifacts import ValidatedSet, read_json, seal
 from proxykd.config import RunSpec
-from proxykd.data.splits import build_splits
+from proxykd.data.splits import build_splits, select_rows
 from proxykd.exceptions import ConfigError, GateError
 from proxykd.models.loading import load_saved
 from proxykd.proxy.alignment import align_proxy
-from proxykd.records import Outcome, ValidatedRow
+from proxykd.records import Outcome, Side, ValidatedRow
 from proxykd.teacher.problems import generate_prompts, sample_completion
 
 OPTIMIZER = {"learning_rate": 3e-3, "batch_size": 8}
@@ -44,7 +44,9 @@ def corpus(tmp_path_factory):
 
 
 def specify(**changes):
-    return RunSpec.view({"seed": 0, "split": {"mode": "shared", "heldout": 0.2}, "proxy": {**PROXY, **changes}})
+    return RunSpec.view(
+        {"seed": 0, "split": {"mode": "shared", "heldout": 0.05, "development": 0.2}, "proxy": {**PROXY, **changes}}
+    )
 
 
 def align(corpus, folder, run):
@@ -60,12 +62,12 @@ def without_seconds(stages):
 
 
 @pytest.mark.integration
-def test_alignment_lowers_heldout_nll_and_repeats_to_the_digit(corpus, tmp_path):
+def test_alignment_lowers_development_nll_and_repeats_to_the_digit(corpus, tmp_path):
     proxy, stages = align(corpus, tmp_path / "one", specify())
     assert [stage["stage"] for stage in stages] == ["unaligned", "warmup", "round 1 of 2", "round 2 of 2"]
     before, warm, *rounds = stages
-    assert warm["heldout_nll"] < before["heldout_nll"] - 0.5
-    assert rounds[-1]["heldout_nll"] < warm["heldout_nll"]
+    assert warm["development_nll"] < before["development_nll"] - 0.5
+    assert rounds[-1]["development_nll"] < warm["development_nll"]
     assert rounds[-1]["top1_agreement"] > before["top1_agreement"]
     for stage in rounds:
         assert stage["preference"]["reward_margin"] > 0.0
@@ -81,7 +83,7 @@ def test_without_the_preference_term_nothing_is_sampled(corpus, tmp_path, monkey
     run = specify(preference={**PROXY["preference"], "preference_coef": 0.0})
     _, stages = align(corpus, tmp_path, run)
     assert [stage["stage"] for stage in stages] == ["unaligned", "warmup", "round 1 of 2", "round 2 of 2"]
-    assert stages[-1]["heldout_nll"] < stages[1]["heldout_nll"]
+    assert stages[-1]["development_nll"] < stages[1]["development_nll"]
     assert all("preference" not in stage for stage in stages)
 
 
@@ -91,6 +93,23 @@ def test_an_unaligned_proxy_is_measured_and_saved_as_it_is(corpus, tmp_path):
     assert stages[0]["num_tokens"] > 0
     model, _ = load_saved(proxy.path / "model")
     assert model.config.num_hidden_layers == 2
+
+
+def test_the_development_side_is_measured_and_the_heldout_side_only_without_it(corpus, tmp_path):
+    validated, splits = corpus
+    run = specify(warmup=None, preference=None)
+    proxy, stages = align(corpus, tmp_path / "one", run)
+    assert read_json(proxy.path / "fidelity.json")["side"] == "development"
+    assert "heldout_nll" not in stages[0]
+    assert stages[0]["num_examples"] == sum(1 for _ in select_rows(validated, splits, {Side.DEVELOPMENT})) > 0
+
+    empty = RunSpec.view({**run.model_dump(mode="json"), "split": {"heldout": 0.3, "development": 0.0}})
+    (tmp_path / "splits").mkdir()
+    bare = validated, build_splits(validated, empty.split, output=tmp_path / "splits")
+    proxy, stages = align(bare, tmp_path / "two", empty)
+    assert read_json(proxy.path / "fidelity.json")["side"] == "heldout"
+    assert "development_nll" not in stages[0]
+    assert stages[0]["num_examples"] == sum(1 for _ in select_rows(*bare, {Side.HELDOUT})) > 0
 
 
 def test_a_loss_without_terms_is_refused(corpus, tmp_path):
