@@ -15,10 +15,11 @@ from proxykd.config import RunSpec
 from proxykd.data.splits import build_splits, select_rows, sides_for
 from proxykd.data.tokenizing import TokenizedCorpus
 from proxykd.exceptions import ArtifactError, GateError
+from proxykd.models.forward import collate
 from proxykd.models.loading import load_saved, load_tokenizer
 from proxykd.models.tokenizers import tokenizer_fingerprint
 from proxykd.student import loop
-from proxykd.student.loop import TrainingData, train
+from proxykd.student.loop import TrainingData, train, train_step
 from proxykd.student.training import distill_student, load_student
 from proxykd.targets.codec import Positions
 from proxykd.targets.reader import TargetReader
@@ -91,16 +92,43 @@ def test_training_leaves_the_global_generator_alone(data: TrainingData, make_run
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_micro_batches_take_the_same_step_as_the_whole_batch(
-    data: TrainingData, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = make_run(student={"steps": 1})
-    _, whole = train_tiny(data, run, alpha=1.0)
-    monkeypatch.setattr(loop, "_MICRO_BATCH_SCORES", 1)  # every example on its own
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+
+
+def step_gradients(data: TrainingData, run: RunSpec, batch: list[int], *, alpha: float) -> dict[str, torch.Tensor]:
+    """What one step hands to the optimiser: the learning rate is 0, and nothing is clipped."""
     model = load_student(run.student, seed=0)
-    parts = train(model, data, run.student, alpha=1.0, learning_rate=1e-3, seed=0)
-    for name in ("loss", "nll", "kl"):
-        assert parts.curve[0][name] == pytest.approx(whole.curve[0][name], rel=1e-5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    train_step(model, optimizer, data, batch, run.student, alpha=alpha, learning_rate=0.0)
+    return gradients(model)
+
+
+@pytest.fixture
+def unclipped(make_run: MakeRun) -> RunSpec:
+    return make_run(student={"optimizer": {"batch_size": 4, "max_grad_norm": 1e9}})
+
+
+def test_micro_batches_take_the_same_step_as_the_whole_batch(
+    data: TrainingData, unclipped: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = np.argsort(data.corpus.completion_lengths)[[0, 1, -2, -1]].tolist()  # of different lengths
+    whole = step_gradients(data, unclipped, batch, alpha=1.0)
+    monkeypatch.setattr(loop, "_MICRO_BATCH_SCORES", 1)  # every example on its own
+    parts = step_gradients(data, unclipped, batch, alpha=1.0)
+    assert whole.keys() == parts.keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_without_targets_the_step_is_that_of_the_models_own_loss(data: TrainingData, unclipped: RunSpec) -> None:
+    batch = [0, 1, 2, 3]
+    model, plain = load_student(unclipped.student, seed=0), collate([data.corpus[i] for i in batch], pad_id=data.pad_id)
+    labels = plain.input_ids.masked_fill(~plain.loss_mask, -100)
+    model(input_ids=plain.input_ids, attention_mask=plain.attention_mask, labels=labels).loss.backward()
+    ours = step_gradients(replace(data, targets=None), unclipped, batch, alpha=1.0)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-3, atol=1e-6)
 
 
 def test_padded_rows_contribute_nothing(data: TrainingData, make_run: MakeRun) -> None:
