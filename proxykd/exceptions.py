@@ -9,6 +9,8 @@
     │   ├── TeacherUnreachableError     no answer from its address
     │   └── TeacherAuthError            it refused our key
     ├── GateError (RuntimeError)        a gate of the run is closed: too few usable rows, say
+    ├── BusyError (RuntimeError)        another run has the workspace
+    ├── TrackingError (RuntimeError)    MLflow refused or did not answer
     ├── ArtifactError (ValueError)      an artifact is damaged or of another kind
     └── StorageError (OSError)          the disk is full or cannot be written
 
@@ -53,6 +55,14 @@ class TeacherAuthError(TeacherError):
 
 class GateError(ProxykdError, RuntimeError):
     """A gate of the run is closed."""
+
+
+class BusyError(ProxykdError, RuntimeError):
+    """Another run has the workspace."""
+
+
+class TrackingError(ProxykdError, RuntimeError):
+    """MLflow, where runs are tracked and students registered, refused or did not answer."""
 
 
 class ArtifactError(ProxykdError, ValueError):

@@ -5,10 +5,18 @@ ZenML's database and artifacts, MLflow's database and artifacts. Variables that 
 same run goes to a shared MLflow server or to another ZenML stack without a change here.
 """
 
+import fcntl
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from proxykd.exceptions import BusyError, StorageError
+
+HOME_VARIABLE = "PROXYKD_HOME"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +32,17 @@ class Workspace:
     @classmethod
     def default(cls) -> "Workspace":
         """``$PROXYKD_HOME``, else ``.proxykd`` below the current folder."""
-        return cls(Path(os.environ.get("PROXYKD_HOME", ".proxykd")).resolve())
+        return cls(Path(os.environ.get(HOME_VARIABLE, ".proxykd")).resolve())
 
     @property
     def journal(self) -> Path:
         """The teacher's journal: every paid response, shared by all runs of the workspace."""
         return self.root / "journal.sqlite"
+
+    @property
+    def tmp(self) -> Path:
+        """Temporary folders, on the disk whose space the plan has checked."""
+        return self.root / "tmp"
 
     @property
     def mlflow_uri(self) -> str:
@@ -39,7 +52,7 @@ class Workspace:
     def environment(self) -> dict[str, str]:
         """Variables that keep ZenML, MLflow and Great Expectations inside the workspace and quiet."""
         return {
-            "PROXYKD_HOME": str(self.root),
+            HOME_VARIABLE: str(self.root),
             "ZENML_CONFIG_PATH": str(self.root / "zenml"),
             "ZENML_ANALYTICS_OPT_IN": "false",
             "ZENML_LOGGING_VERBOSITY": "CRITICAL",
@@ -71,9 +84,85 @@ class Workspace:
         self.root.mkdir(parents=True, exist_ok=True)
         self.set_environment()
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out of the workspace, and clear away the temporary folders of those that were killed.
+
+        The system gives the lock back when the process ends, however it ends.
+
+        Raises:
+            BusyError: if another run has it; names that run's process.
+            StorageError: if its disk knows no locks.
+            OSError: if the folder cannot be created.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "run.lock").open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise BusyError(
+                    f"expected no other run in the workspace {self.root}, but process {file.read().strip() or '?'} is "
+                    "running there; wait for its end, or set PROXYKD_HOME to another folder"
+                ) from None
+            except OSError as error:
+                raise StorageError(f"cannot lock {file.name}: {error}; set PROXYKD_HOME to a local disk") from error
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            self._empty_tmp()
+            yield
+
+    @contextmanager
+    def temporary_folder(self, name: str, *, is_kept: bool = False) -> Iterator[Path]:
+        """An empty folder in ``tmp``, removed at the end; a workspace that did not exist does not exist again then.
+
+        It is locked meanwhile, so that a run that starts beside whoever works in it leaves it alone.
+
+        Args:
+            name: For people who look into ``tmp``.
+            is_kept: Whether it is removed after a failure only.
+        """
+        is_new = not self.root.exists()
+        self.tmp.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"proxykd-{name}-", dir=self.tmp))
+        is_done = False
+        try:
+            with _flock(folder, fcntl.LOCK_SH):
+                yield folder
+            is_done = True
+        finally:
+            if not (is_done and is_kept):
+                shutil.rmtree(folder, ignore_errors=True)
+            if is_new:
+                with suppress(OSError):  # not empty any more
+                    self.tmp.rmdir()
+                    self.root.rmdir()
+
+    def _empty_tmp(self) -> None:
+        for folder in self.tmp.glob("proxykd-*"):
+            with _flock(folder, fcntl.LOCK_EX) as is_unused:
+                if is_unused:
+                    shutil.rmtree(folder, ignore_errors=True)
+
     def publish(self, page: Path, name: str) -> Path:
         """Copy a report to where a person finds it, ``reports/NAME``; the newest one of a name stays."""
         destination = self.root / "reports" / name
         destination.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(page, destination)
         return destination
+
+
+@contextmanager
+def _flock(folder: Path, operation: int) -> Iterator[bool]:
+    """Lock a folder if that can be done at once; whether it was (some network disks lock no folders)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)

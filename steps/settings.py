@@ -5,7 +5,7 @@ Both are step parameters, so ZenML's cache key changes when, and only when, some
 
 import ast
 import hashlib
-import shutil
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +15,7 @@ from typing import Any
 
 import proxykd
 from proxykd.config import RunSpec
+from proxykd.workspace import HOME_VARIABLE, Workspace
 
 CHECKOUT = Path(proxykd.__file__).parents[1]
 CODE_SUFFIX, COMPILED_SUFFIX = ".py", ".pyc"
@@ -47,19 +48,22 @@ def new_folder(name: str) -> Iterator[Path]:
     It outlives the context: the materializer removes it once its files are in the artifact store. If the step fails,
     it is removed here.
     """
-    folder = Path(tempfile.mkdtemp(prefix=f"proxykd-{name}-"))
-    try:
+    with _workspace().temporary_folder(name, is_kept=True) as folder:
         yield folder
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """An empty temporary folder that is removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="proxykd-scratch-") as folder:
-        yield Path(folder)
+    with _workspace().temporary_folder("scratch") as folder:
+        yield folder
+
+
+def _workspace() -> Workspace:
+    """Where temporary folders are: on the workspace's disk, or on the system's where a step has no workspace."""
+    if HOME_VARIABLE in os.environ:
+        return Workspace.default()
+    return Workspace(Path(tempfile.gettempdir()) / f"proxykd-{os.getuid()}")
 
 
 def _closure(files: set[Path]) -> set[Path]:

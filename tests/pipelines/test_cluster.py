@@ -25,6 +25,7 @@ def test_steps_share_nothing_but_the_artifact_store(undisturbed: tuple[Home, Fin
     assert len(notes) == 9
     assert not [note for note in notes if note["left"]]
     assert (home.folder / "volume" / "journal.sqlite").is_file()
+    assert not list((home.folder / "volume" / "tmp").iterdir())
     assert not home.answers()
     assert list((home.folder / "objects").rglob("*.safetensors"))
     # Another workspace, other processes, another store: the same numbers.

@@ -93,11 +93,21 @@ def interrupted_work() -> None:
 
 
 def test_an_artifacts_folder_outlives_success_and_not_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("PROXYKD_HOME", str(tmp_path / "home"))
     with new_folder("proxy") as kept:
         (kept / "file.json").touch()
-    assert kept.is_dir()
+    assert kept.parent == tmp_path / "home" / "tmp"
     shutil.rmtree(kept)
     with pytest.raises(KeyboardInterrupt):
         interrupted_work()
+    assert not list(kept.parent.iterdir())
+
+
+def test_a_step_without_a_workspace_works_in_the_systems_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PROXYKD_HOME", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with scratch_folder() as scratch:
+        assert scratch.is_relative_to(tmp_path)
     assert not list(tmp_path.iterdir())
