@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, LlamaConfig
 
 from proxykd.config.models import LoraSpec, ModelSpec
-from proxykd.exceptions import ModelError
+from proxykd.exceptions import ModelError, StorageError
 from proxykd.models.sources import EMBEDDED_SHAPES, Source, missing_model, resolve_source
 from proxykd.models.tokenizers import load_tokenizer, load_tokenizer_from
 
@@ -73,6 +74,9 @@ def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", f
         model: A model; adapters are merged into it for good, so train a LoRA model no further afterwards.
         tokenizer: Its tokenizer, chat template included.
         folder: Where to; created.
+
+    Raises:
+        StorageError: if the weights cannot be written: the disk is full, say.
     """
     plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
     plain.generation_config = GenerationConfig(
@@ -81,7 +85,13 @@ def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", f
         pad_token_id=tokenizer.pad_token_id,
         max_new_tokens=256,
     )
-    plain.save_pretrained(folder)
+    try:
+        plain.save_pretrained(folder)
+    except SafetensorError as error:
+        raise StorageError(
+            f"expected to write the model's weights to {folder}: {error}; free some space and run the same command "
+            "again: it goes on from here"
+        ) from error
     tokenizer.save_pretrained(folder)
 
 

@@ -1,11 +1,13 @@
 """Loading, pruning, adapters and saving; what is saved is an ordinary transformers model."""
 
+import resource
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from proxykd.config.models import LoraSpec, ModelSpec
-from proxykd.exceptions import ModelError
+from proxykd.exceptions import ModelError, StorageError
 from proxykd.models.loading import (
     attach_lora,
     autocast,
@@ -112,6 +114,17 @@ def test_a_pruned_model_is_saved_pruned(tmp_path):
     loaded, _ = load_saved(tmp_path)
     assert len(loaded.model.layers) == 2
     assert all(torch.equal(one, two) for one, two in zip(model.parameters(), loaded.parameters(), strict=True))
+
+
+def test_weights_that_cannot_be_written_are_told_as_such(tmp_path):
+    model, tokenizer = load_model(PROXY, seed=0), load_tokenizer(PROXY)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(StorageError, match="expected to write the model's weights"):
+            save_model(model, tokenizer, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_autocast_lowers_the_arithmetic_only_when_asked():
