@@ -22,6 +22,7 @@ from proxykd.exceptions import ConfigError, ProxykdError
 
 if TYPE_CHECKING:
     from proxykd.config import RunSpec
+    from proxykd.plan import Plan
     from proxykd.workspace import Workspace
 
 app = typer.Typer(
@@ -34,7 +35,8 @@ app = typer.Typer(
 _INTERRUPTED = 130
 _ENGINES = ("zenml", "mlflow", "great_expectations")
 _SQLITE_DISK_ERRORS = re.compile("disk is full|readonly database|unable to open database|disk I/O error")
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_DISK_REFUSES = {errno.EACCES, errno.EPERM}
 
 ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run specification, a YAML file.")]
 SetOption = Annotated[
@@ -77,10 +79,11 @@ def run(config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption 
     from proxykd.progress import hush_engines
 
     hush_engines()
-    inputs_hash = _check_before_spending(specification, workspace)
-    workspace.enter()
-    running = _import_application("pipelines.running")
-    result = running.run_distillation(specification, inputs=inputs_hash)
+    found = _check_plan(specification, workspace)
+    with workspace.locked():
+        _check_services(specification, workspace, found)
+        running = _import_application("pipelines.running")
+        result = running.run_distillation(specification, inputs=found.inputs_hash, models=found.models)
     _show_result(result, workspace, time.monotonic() - started)
 
 
@@ -93,8 +96,10 @@ def ask(
     """Ask a registered student one question (greedy decoding)."""
     _workspace().enter()
     from proxykd.progress import hush_engines
+    from proxykd.tracking import check_tracking_server
 
     hush_engines()
+    check_tracking_server(os.environ["MLFLOW_TRACKING_URI"])
     asking = _import_application("steps.adapters.mlflow_asking")
     typer.echo(asking.ask(model, question, max_new_tokens=max_new_tokens))
 
@@ -115,7 +120,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; what was paid for is kept, and the same command goes on from here", _INTERRUPTED)
     except Exception as error:
-        if (reason := _disk_trouble(error)) is None:
+        if (reason := _disk_trouble(error, _workspace().root)) is None:
             raise
         _fail(
             f"cannot write: {reason}; free some space (or fix the permission) and run the same command again: it goes "
@@ -124,15 +129,25 @@ def main() -> None:
         )
 
 
-def _disk_trouble(error: BaseException | None) -> str | None:
-    """Why the disk is to blame for an error, or for the one that it came from; None = it is not."""
+def _disk_trouble(error: BaseException | None, root: Path) -> str | None:
+    """Why the disk is to blame for an error, or for the one that it was raised from; None = it is not.
+
+    Args:
+        error: What ended the run.
+        root: The workspace; a permission counts only where it is one of the workspace's own files that lacks it.
+    """
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        if isinstance(error, OSError) and (error.errno in _DISK_FULL or _may_not_write(error, root)):
             return str(error)
         if isinstance(error, sqlite3.OperationalError) and _SQLITE_DISK_ERRORS.search(str(error)):
             return f"database: {error}"
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return None
+
+
+def _may_not_write(error: OSError, root: Path) -> bool:
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)]
+    return error.errno in _DISK_REFUSES and any(Path(name).absolute().is_relative_to(root) for name in names)
 
 
 def _load(config: Path, overrides: list[str] | None, quiet: bool) -> "RunSpec":
@@ -143,20 +158,26 @@ def _load(config: Path, overrides: list[str] | None, quiet: bool) -> "RunSpec":
     return load_specification(config, overrides or ()).with_ablations_applied()
 
 
-def _check_before_spending(specification: "RunSpec", workspace: "Workspace") -> str:
-    """The plan's checks, then one call to a live endpoint if any is left to make; returns the hash of the inputs.
-
-    The call is the run's first one and its answer goes to the journal, so that it is not paid for twice.
-    """
+def _check_plan(specification: "RunSpec", workspace: "Workspace") -> "Plan":
     from proxykd.plan import make_plan
-    from proxykd.teacher.query import probe_teacher
 
     found = make_plan(specification, workspace=workspace)
     _find_application("pipelines.running")
+    return found
+
+
+def _check_services(specification: "RunSpec", workspace: "Workspace", found: "Plan") -> None:
+    """One call to a tracking server, then one to a live endpoint if any is left to make.
+
+    The second is the run's first one and its answer goes to the journal, so that it is not paid for twice.
+    """
+    from proxykd.teacher.query import probe_teacher
+    from proxykd.tracking import check_tracking_server
+
+    check_tracking_server(os.environ["MLFLOW_TRACKING_URI"])
     if specification.teacher.kind == "openai" and found.first_unknown is not None:
         prompt, sample_idx = found.first_unknown
         probe_teacher(specification, journal_path=workspace.journal, prompt=prompt, sample_idx=sample_idx)
-    return found.inputs_hash
 
 
 def _workspace() -> "Workspace":

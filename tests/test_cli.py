@@ -1,8 +1,10 @@
 """Every bad input, as a user meets it: one message, exit status 2, no traceback, nothing asked, nothing written."""
 
+import errno
 import json
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 import sysconfig
@@ -82,8 +84,11 @@ def endpoint() -> Iterator[Callable[[int], dict[str, Any]]]:
 
     def start(status: int) -> dict[str, Any]:
         class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.do_POST()
+
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
+                self.rfile.read(int(self.headers["Content-Length"] or 0))
                 self.server.calls += 1  # type: ignore[attr-defined]
                 body = json.dumps({"error": {"message": f"no: {self.headers['Authorization']}"}}).encode()
                 self.send_response(status)
@@ -294,19 +299,65 @@ def test_a_workspace_that_cannot_be_written(
     expect(proxykd(command, write()), "is a file", "set PROXYKD_HOME")
 
 
-def test_a_full_disk_is_recognised_wherever_it_is_met() -> None:
-    import errno
-    import sqlite3
-
+def test_a_full_disk_is_recognised_wherever_it_is_met(tmp_path: Path) -> None:
     def wrapped(cause: Exception) -> Exception:
         error = RuntimeError("some engine")
         error.__cause__ = cause
         return error
 
-    assert "No space" in str(cli._disk_trouble(wrapped(OSError(errno.ENOSPC, "No space left on device"))))
-    assert "disk is full" in str(cli._disk_trouble(wrapped(sqlite3.OperationalError("database or disk is full"))))
-    assert cli._disk_trouble(wrapped(OSError(errno.ECONNRESET, "reset"))) is None
-    assert cli._disk_trouble(sqlite3.OperationalError("no such table: x")) is None
+    def trouble(error: Exception) -> str:
+        return str(cli._disk_trouble(error, tmp_path))
+
+    assert "No space" in trouble(wrapped(OSError(errno.ENOSPC, "No space left on device")))
+    assert "disk is full" in trouble(wrapped(sqlite3.OperationalError("database or disk is full")))
+    assert "denied" in trouble(wrapped(PermissionError(errno.EACCES, "denied", str(tmp_path / "journal.sqlite"))))
+    assert trouble(wrapped(OSError(errno.ECONNRESET, "reset"))) == "None"
+    assert trouble(sqlite3.OperationalError("no such table: x")) == "None"
+
+
+def test_an_unrelated_error_is_not_laid_to_the_disk(tmp_path: Path) -> None:
+    for unrelated in (PermissionError(errno.EACCES, "denied", "/etc/shadow"), PermissionError(errno.EPERM, "no")):
+        assert cli._disk_trouble(unrelated, tmp_path) is None
+    later = KeyError("a bug of ours")
+    later.__context__ = OSError(errno.ENOSPC, "met and dealt with before")
+    assert cli._disk_trouble(later, tmp_path) is None
+
+
+def test_a_second_run_in_the_workspace_is_told_of_the_first(proxykd: Any, write: Any, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from proxykd.workspace import Workspace\n"
+        f"with Workspace(Path({str(tmp_path / 'home')!r})).locked(): print('locked', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"locked\n"
+        expect(proxykd("run", write()), f"process {first.pid} ", "set PROXYKD_HOME")
+        assert proxykd("plan", write()).status == 0
+        first.kill()
+    with Workspace(tmp_path / "home").locked():  # the system has given the dead process's lock back
+        assert (tmp_path / "home" / "run.lock").read_text() == f"{os.getpid()}\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(500, ["HTTP 500", "working MLflow server"]), (401, ["refused our key", "MLFLOW_TRACKING_TOKEN"]),
+     (None, ["got no answer", "unset the variable"])],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["run", "ask"])
+def test_a_tracking_server_that_fails_is_told_before_anything_is_spent(
+    proxykd: Any, write: Any, endpoint: Any, monkeypatch: pytest.MonkeyPatch, command: str, status: int | None,
+    words: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("CLI_TEST_KEY", "key")
+    teacher = endpoint(200)
+    port = 9
+    if status is not None:
+        endpoint(status)
+        port = endpoint.servers[1].server_port
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:{SECRET}@127.0.0.1:{port}")
+    arguments = ["run", write(teacher=teacher)] if command == "run" else ["ask", "student", "How much?"]
+    expect(proxykd(*arguments), f"MLFLOW_TRACKING_URI=http://127.0.0.1:{port}", *words)
+    assert endpoint.servers[0].calls == 0
 
 
 def test_the_wheel_alone_says_that_it_takes_a_checkout(write: Any, tmp_path: Path) -> None:
@@ -327,7 +378,7 @@ def test_an_interruption_ends_with_130(proxykd: Any, monkeypatch: pytest.MonkeyP
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tempfile.TemporaryDirectory", interrupt)
+    monkeypatch.setattr("tempfile.mkdtemp", interrupt)
     ended = proxykd("plan", write())
     assert ended.status == 130
     assert ended.err == "proxykd: interrupted; what was paid for is kept, and the same command goes on from here\n"
