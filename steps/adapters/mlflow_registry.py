@@ -9,7 +9,6 @@ what an interrupted one left. Aliases:
 """
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from proxykd.evaluation.decision import Decision
 from steps.adapters.mlflow_model_folder import write_model_folder
-from steps.adapters.mlflow_tracking import connect, ensure_experiment
+from steps.adapters.mlflow_tracking import connect, ensure_experiment, tracking_errors
+from steps.settings import scratch_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,6 +30,9 @@ DECISION_TAG, REASONS_TAG = "proxykd.decision", "proxykd.decision.reasons"
 """Version tags, written before the aliases: the outcome and why."""
 APPLIED_TAG = "proxykd.decision.applied"
 """Version tag, written after the aliases."""
+
+UNKNOWN_NAME = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
+"""MLflow's codes for a missing model and for a missing alias; anything else is a failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class RegisteredVersion:
     is_new: bool = False
 
 
+@tracking_errors()
 def register_student(
     model_folder: Path,
     *,
@@ -73,6 +77,7 @@ def register_student(
         model_card: Markdown; becomes README.md and the version's description.
 
     Raises:
+        TrackingError: if MLflow refuses or does not answer, here and in every other function of this module.
         ArtifactError: if the folder holds weights in a format that can run code.
     """
     client = connect()
@@ -94,6 +99,7 @@ def register_student(
     return _registered(created, student_hash, is_new=True)
 
 
+@tracking_errors()
 def apply_decision(registered: RegisteredVersion, decision: Decision) -> None:
     """Record a decision and set the aliases that it calls for; only "promote" moves the champion.
 
@@ -112,6 +118,7 @@ def apply_decision(registered: RegisteredVersion, decision: Decision) -> None:
     _set_aliases(client, registered, decision)
 
 
+@tracking_errors()
 def applied_decision(registered: RegisteredVersion) -> Decision | None:
     """The decision about a version; None if there was none yet.
 
@@ -127,18 +134,21 @@ def applied_decision(registered: RegisteredVersion) -> Decision | None:
     return decision
 
 
+@tracking_errors()
 def aliases_of(registered: RegisteredVersion) -> list[str]:
     """The aliases that point to a version now, in alphabetical order."""
     aliases = connect().get_registered_model(registered.model_name).aliases
     return sorted(alias for alias, version in aliases.items() if str(version) == registered.version)
 
 
+@tracking_errors()
 def find_champion(model_name: str) -> RegisteredVersion | None:
     """The present champion; None if there is none."""
     found = _version_with_alias(connect(), model_name, CHAMPION)
     return None if found is None else _registered(found, found.tags.get(STUDENT_TAG, ""), is_new=False)
 
 
+@tracking_errors()
 def download_champion(model_name: str, destination: Path) -> Path | None:
     """The present champion's model folder, as ``load_saved`` takes it; None if there is no champion.
 
@@ -150,6 +160,7 @@ def download_champion(model_name: str, destination: Path) -> Path | None:
     return None if champion is None else download_version(champion, destination)
 
 
+@tracking_errors()
 def download_version(registered: RegisteredVersion, destination: Path) -> Path:
     """The model folder of a version, as ``load_saved`` takes it."""
     from mlflow.artifacts import download_artifacts
@@ -172,8 +183,7 @@ def _log_model(
     logged = client.create_logged_model(
         experiment_id, name="student", source_run_id=run_id, tags={STUDENT_TAG: student_hash}, model_type="student"
     )
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with scratch_folder() as folder:
         write_model_folder(model_folder, folder, model_card=model_card)
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, "READY")
@@ -219,8 +229,7 @@ def _version_with_alias(client: "MlflowClient", model_name: str, alias: str) -> 
     try:
         return client.get_model_version_by_alias(model_name, alias)
     except MlflowException as error:
-        # A missing model is one code, a missing alias another; anything else is a failure.
-        if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+        if error.error_code in UNKNOWN_NAME:
             return None
         raise
 

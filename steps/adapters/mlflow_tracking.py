@@ -1,23 +1,27 @@
 """A finished evaluation -> one MLflow run: parameters, metrics, curves, the specification and the documents.
 
-Exactly once: the run carries the evaluation's hash as a tag, and whoever logs the same evaluation again gets the run
-that is there. A run that a crash left half written is found by the same tag and completed; every write is repeatable,
-because metrics are stamped with the start of the run.
+Exactly once: the run carries the hashes of the evaluation and of the specification as tags, and whoever logs the same
+pair again gets the run that is there. A run that a crash left half written is found by the same tags and completed;
+every write is repeatable, because metrics are stamped with the start of the run, and parameters are those of the
+specification.
 
 Where: ``MLFLOW_TRACKING_URI``, else SQLite in the current workspace. Artifacts of a SQLite store go to the folder
 ``mlartifacts`` beside its file.
 """
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proxykd.artifacts import Evaluation, batched, read_json, write_json
+from proxykd.artifacts import Evaluation, batched, read_json
 from proxykd.config import RunSpec
 from proxykd.evaluation.page import flatten
+from proxykd.exceptions import TrackingError
+from proxykd.records import hash_json
+from proxykd.tracking import without_userinfo
 from proxykd.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -27,6 +31,9 @@ if TYPE_CHECKING:
 EVALUATION_TAG = "proxykd.evaluation"
 """Run tag: the hash of the evaluation that the run shows."""
 
+SPECIFICATION_TAG = "proxykd.specification"
+"""Run tag: the hash of the specification whose values are the run's parameters; MLflow lets none of them change."""
+
 _MAX_METRICS, _MAX_PARAMS, _MAX_PARAM_CHARS = 1000, 100, 5000
 
 
@@ -35,7 +42,7 @@ class TrackedRun:
     """Where a run is tracked.
 
     Attributes:
-        tracking_uri: MLflow's address.
+        tracking_uri: MLflow's address, without a user's name and password.
         experiment_id: The experiment, named like the run specification.
         run_id: The run.
         is_new: False if it had been logged completely before.
@@ -50,6 +57,25 @@ class TrackedRun:
 def tracking_uri() -> str:
     """``MLFLOW_TRACKING_URI``, else SQLite in the current workspace."""
     return os.environ.get("MLFLOW_TRACKING_URI") or Workspace.default().mlflow_uri
+
+
+@contextmanager
+def tracking_errors() -> Iterator[None]:
+    """Turn what MLflow raises into one message that names its address; also a decorator.
+
+    Raises:
+        TrackingError: if MLflow refused or did not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        reason = without_userinfo(str(error)).strip().partition("\n")[0]
+        raise TrackingError(
+            f"expected MLflow at {without_userinfo(tracking_uri())} to work, got {error.error_code}: {reason}; check "
+            "the server, its disk and MLFLOW_TRACKING_URI, then run the same command again: it goes on from here"
+        ) from error
 
 
 def connect() -> "MlflowClient":
@@ -76,6 +102,7 @@ def ensure_experiment(client: "MlflowClient", name: str) -> str:
     return str(client.create_experiment(name, artifact_location=location))
 
 
+@tracking_errors()
 def log_evaluation(evaluation: Evaluation, run: RunSpec, *, documents: Mapping[str, Path] | None = None) -> TrackedRun:
     """Log an evaluation, unless it has been logged.
 
@@ -83,23 +110,27 @@ def log_evaluation(evaluation: Evaluation, run: RunSpec, *, documents: Mapping[s
         evaluation: Its report becomes metrics and artifacts.
         run: The whole resolved specification; becomes parameters and ``specification.json``.
         documents: Name -> folder of further artifacts: the data docs, say.
+
+    Raises:
+        TrackingError: if MLflow refuses or does not answer.
     """
     client = connect()
-    experiment_id = ensure_experiment(client, run.name)
-    found = _find(client, experiment_id, evaluation.hash)
+    shown, experiment_id = without_userinfo(tracking_uri()), ensure_experiment(client, run.name)
+    tags = {EVALUATION_TAG: evaluation.hash, SPECIFICATION_TAG: hash_json(run.model_dump(mode="json"))}
+    found = _find(client, experiment_id, tags)
     if found is not None and found.info.status == "FINISHED":
-        return TrackedRun(tracking_uri(), experiment_id, found.info.run_id, is_new=False)
-    started = found or client.create_run(experiment_id, tags={EVALUATION_TAG: evaluation.hash}, run_name=run.name)
+        return TrackedRun(shown, experiment_id, found.info.run_id, is_new=False)
+    started = found or client.create_run(experiment_id, tags=tags, run_name=run.name)
     _log_values(client, started, run, read_json(evaluation.path / "report.json"))
     _log_documents(client, started.info.run_id, run, {"report": evaluation.path, **(documents or {})})
     client.set_terminated(started.info.run_id, "FINISHED")
-    return TrackedRun(tracking_uri(), experiment_id, started.info.run_id, is_new=True)
+    return TrackedRun(shown, experiment_id, started.info.run_id, is_new=True)
 
 
-def _find(client: "MlflowClient", experiment_id: str, evaluation_hash: str) -> "Run | None":
+def _find(client: "MlflowClient", experiment_id: str, tags: Mapping[str, str]) -> "Run | None":
     runs = client.search_runs(
         [experiment_id],
-        filter_string=f"tags.`{EVALUATION_TAG}` = '{evaluation_hash}'",
+        filter_string=" AND ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items()),
         order_by=["attributes.start_time ASC"],
         max_results=1,
     )
@@ -150,9 +181,7 @@ def _at_step(prefix: str, point: Mapping[str, Any]) -> Iterator[tuple[str, int, 
 
 
 def _log_documents(client: "MlflowClient", run_id: str, run: RunSpec, folders: Mapping[str, Path]) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        write_json(Path(scratch) / "specification.json", run.model_dump(mode="json"))
-        client.log_artifacts(run_id, scratch)
+    client.log_dict(run_id, run.model_dump(mode="json"), "specification.json")
     for name, folder in folders.items():
         client.log_artifacts(run_id, str(folder), artifact_path=name)
 

@@ -7,7 +7,16 @@ import pytest
 
 from proxykd.artifacts import Evaluation, seal, write_json
 from proxykd.config import RunSpec
-from steps.adapters.mlflow_tracking import EVALUATION_TAG, connect, ensure_experiment, log_evaluation, named_values
+from proxykd.exceptions import TrackingError
+from proxykd.records import hash_json
+from steps.adapters.mlflow_tracking import (
+    EVALUATION_TAG,
+    SPECIFICATION_TAG,
+    connect,
+    ensure_experiment,
+    log_evaluation,
+    named_values,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 
@@ -85,11 +94,37 @@ def test_same_evaluation_is_logged_once(evaluation: Evaluation, run_spec: RunSpe
     assert len(connect().search_runs([first.experiment_id])) == 1
 
 
-def test_run_that_was_interrupted_is_completed(evaluation: Evaluation, run_spec: RunSpec) -> None:
-    client = connect()
-    started = client.create_run(ensure_experiment(client, "tiny"), tags={EVALUATION_TAG: evaluation.hash})
+def start_run(evaluation: Evaluation, run_spec: RunSpec) -> Any:
+    """A run as a crash leaves it: started, some values logged."""
+    client, specification = connect(), run_spec.model_dump(mode="json")
+    tags = {EVALUATION_TAG: evaluation.hash, SPECIFICATION_TAG: hash_json(specification)}
+    started = client.create_run(ensure_experiment(client, "tiny"), tags=tags)
     client.log_metric(started.info.run_id, "sft/heldout_nll", 0.5, timestamp=started.info.start_time, step=0)
+    client.log_param(started.info.run_id, "registry.model_name", "tiny")
+    return started
+
+
+def test_run_that_was_interrupted_is_completed(evaluation: Evaluation, run_spec: RunSpec) -> None:
+    started, client = start_run(evaluation, run_spec), connect()
     tracked = log_evaluation(evaluation, run_spec)
     assert (tracked.run_id, tracked.is_new) == (started.info.run_id, True)
     assert client.get_run(tracked.run_id).info.status == "FINISHED"
     assert len(client.get_metric_history(tracked.run_id, "sft/heldout_nll")) == 1
+
+
+def test_another_specification_of_the_same_evaluation_is_another_run(evaluation: Evaluation, run_spec: RunSpec) -> None:
+    started = start_run(evaluation, run_spec)
+    registry = run_spec.registry.model_copy(update={"model_name": "other"})
+    tracked = log_evaluation(evaluation, run_spec.model_copy(update={"registry": registry}))
+    assert tracked.run_id != started.info.run_id
+    assert connect().get_run(tracked.run_id).data.params["registry.model_name"] == "other"
+
+
+def test_a_server_that_does_not_answer_is_named_without_its_key(
+    evaluation: Evaluation, run_spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:very-secret@127.0.0.1:9")
+    with pytest.raises(TrackingError, match=r"expected MLflow at http://127.0.0.1:9 .*same command") as raised:
+        log_evaluation(evaluation, run_spec)
+    assert "very-secret" not in str(raised.value)
