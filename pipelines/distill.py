@@ -24,17 +24,21 @@ WITHOUT_TARGETS = CachePolicy(ignored_inputs=["targets"])
 
 
 @pipeline(enable_cache=True, enable_step_logs=False)
-def distill(specification: dict[str, Any], inputs: str) -> None:
+def distill(specification: dict[str, Any], inputs: str, models: dict[str, str]) -> None:
     """Wire the steps.
 
     Args:
         specification: The resolved run specification, ablations applied.
-        inputs: Hash of the input files.
+        inputs: Hash of the prompts' file.
+        models: Role -> identity of the model behind its source.
     """
     run = RunSpec.model_validate(specification)
 
     def told(module: ModuleType) -> dict[str, Any]:
-        return {"settings": settings_for(run, *module.SECTIONS), "code": code_hash(module.__name__)}
+        found: dict[str, Any] = {"settings": settings_for(run, *module.SECTIONS), "code": code_hash(module.__name__)}
+        if roles := getattr(module, "MODELS", ()):
+            found["models"] = {role: models[role] for role in roles}
+        return found
 
     prompts, completions = query_teacher.query_teacher(**told(query_teacher), inputs=inputs)
     validated, validation = validate_data.validate_data(prompts, completions, **told(validate_data))

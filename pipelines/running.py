@@ -34,12 +34,13 @@ class RunResult:
     statuses: Mapping[str, str]
 
 
-def run_distillation(run: RunSpec, *, inputs: str) -> RunResult:
+def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str]) -> RunResult:
     """Run the main job.
 
     Args:
         run: The resolved specification.
-        inputs: Hash of the input files.
+        inputs: Hash of the prompts' file.
+        models: Role -> identity of the model behind its source.
 
     Raises:
         ProxykdError: as the step raised it.
@@ -51,7 +52,7 @@ def run_distillation(run: RunSpec, *, inputs: str) -> RunResult:
         run_name=f"{run.name}-{{date}}-{{time}}", tags=[run.name], execution_mode=_execution_mode()
     )
     try:
-        response = configured(specification=run.model_dump(mode="json"), inputs=inputs)
+        response = configured(specification=run.model_dump(mode="json"), inputs=inputs, models=dict(models))
     except RunInterruptedException as interruption:
         raise KeyboardInterrupt from interruption
     return _collect(response.id)

@@ -6,9 +6,8 @@ It imports neither torch nor, in most cases, transformers, so that it answers at
 
 import os
 import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,6 +23,7 @@ from proxykd.data.splits import side_of, sides_for
 from proxykd.exceptions import ConfigError, InputError, StorageError
 from proxykd.forecast import GIB, Forecast, TextLengths, forecast_run
 from proxykd.models.sizes import model_size
+from proxykd.models.source_files import source_identity
 from proxykd.models.sources import resolve_source
 from proxykd.models.tokenizer_files import TokenizerFiles, read_tokenizer
 from proxykd.models.tokenizers import check_same_tokenizer, load_tokenizer
@@ -46,13 +46,15 @@ class Plan:
 
     Attributes:
         name: Name of the run.
-        inputs_hash: 64 hex digits over the input files; with the specification it decides what is in the cache.
+        inputs_hash: 64 hex digits over the prompts' file; with the specification it decides what is in the cache.
+        models: Role -> identity of the model behind its source, which counts in the same way.
         forecast: What it will take.
         first_unknown: The first prompt and sample index that the journal has no answer to; None = nothing to ask.
     """
 
     name: str
     inputs_hash: str
+    models: Mapping[str, str]
     forecast: Forecast
     first_unknown: tuple[Prompt, int] | None
 
@@ -72,8 +74,8 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     sizes = {role: model_size(spec) for role, spec in run.models().items()}
     check_same_tokenizer(run.proxy.model, run.student.model)
     _check_writable(workspace.root)
-    with tempfile.TemporaryDirectory(prefix="proxykd-plan-") as folder:
-        prompts = collect_prompts(run.prompts, seed=run.seed, output=Path(folder) / "prompts")
+    with workspace.temporary_folder("plan") as folder:
+        prompts = collect_prompts(run.prompts, seed=run.seed, output=folder / "prompts")
         lengths = _measure_lengths(run, prompts)
         sides = _count_sides(run, prompts)
         outlook = look_ahead(prompts, run, journal_path=workspace.journal)
@@ -81,7 +83,8 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     calls_left = outlook.num_requests - outlook.num_known
     forecast = forecast_run(run, sides=sides, sizes=sizes, lengths=lengths, calls_left=calls_left)
     _check_machine(forecast, workspace.root)
-    return Plan(run.name, inputs_hash, forecast, outlook.first_unknown)
+    models = {role: source_identity(resolve_source(spec.source)) for role, spec in run.models().items()}
+    return Plan(run.name, inputs_hash, models, forecast, outlook.first_unknown)
 
 
 def plan_table(plan: Plan) -> "Table":

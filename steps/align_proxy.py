@@ -11,11 +11,12 @@ from steps.materializers.folder import FolderMaterializer
 from steps.settings import new_folder, scratch_folder
 
 SECTIONS = ("seed", "split", "proxy")
+MODELS = ("proxy",)
 
 
 @step(output_materializers=FolderMaterializer)
 def align_proxy(
-    validated: ValidatedSet, splits: SplitSet, settings: dict[str, Any], code: str
+    validated: ValidatedSet, splits: SplitSet, settings: dict[str, Any], models: dict[str, str], code: str
 ) -> Annotated[ProxyModel, "proxy"]:
     """Warm-up and preference rounds, with the proxy's fidelity before and after each.
 
@@ -23,6 +24,7 @@ def align_proxy(
         validated: The teacher's texts.
         splits: Which stage sees which.
         settings: The sections named in ``SECTIONS``.
+        models: Identity of the proxy's model, so that another one behind the same source is used.
         code: Hash of the code that the step runs.
     """
     with new_folder("proxy") as output, scratch_folder() as scratch:

@@ -11,6 +11,7 @@ from steps.materializers.folder import FolderMaterializer
 from steps.settings import new_folder, scratch_folder
 
 SECTIONS = ("split", "student")
+MODELS = ("student",)
 
 
 @step(output_materializers=FolderMaterializer)
@@ -20,6 +21,7 @@ def distill_student(
     targets: Targets,
     arm: Literal["sft", "proxy_kd"],
     settings: dict[str, Any],
+    models: dict[str, str],
     code: str,
 ) -> Annotated[StudentModel, "student"]:
     """Train a student for every seed.
@@ -30,6 +32,7 @@ def distill_student(
         targets: The estimated distributions; the arm ``sft`` does not open them.
         arm: ``proxy_kd`` or ``sft``.
         settings: The sections named in ``SECTIONS``.
+        models: Identity of the student's model, so that another one behind the same source is used.
         code: Hash of the code that the step runs.
     """
     run, soft = RunSpec.view(settings), targets if arm == "proxy_kd" else None

@@ -22,6 +22,7 @@ from steps.materializers.folder import FolderMaterializer
 from steps.settings import new_folder, scratch_folder
 
 SECTIONS = ("name", "seed", "student", "proxy", "split", "evaluation", "teacher", "targets")
+MODELS = ("student",)
 
 
 @step(output_materializers=FolderMaterializer)
@@ -35,6 +36,7 @@ def evaluate_student(
     sft: StudentModel,
     student: StudentModel,
     settings: dict[str, Any],
+    models: dict[str, str],
     code: str,
 ) -> Annotated[Evaluation, "evaluation"]:
     """Held-out NLL, exact KL where the teacher tells its odds, task accuracy; the report.
@@ -49,6 +51,7 @@ def evaluate_student(
         sft: The baseline.
         student: The distilled student.
         settings: The sections named in ``SECTIONS``.
+        models: Identity of the student's model, so that another one behind the same source is used.
         code: Hash of the code that the step runs.
     """
     run = RunSpec.view(settings)

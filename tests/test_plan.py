@@ -105,6 +105,6 @@ def test_memory_does_not_grow_beyond_the_longest_sequence() -> None:
 def test_the_table_says_what_is_bound_estimated_or_unknown(
     calls_left: int, lengths: TextLengths, words: list[str]
 ) -> None:
-    plan = Plan("run", "0" * 64, forecast(make_run(), calls_left, lengths), None)
+    plan = Plan("run", "0" * 64, {}, forecast(make_run(), calls_left, lengths), None)
     cells = [str(cell) for column in plan_table(plan).columns for cell in column.cells]
     assert all(any(word in cell for cell in cells) for word in words)

@@ -5,6 +5,8 @@ network, instead of the patient retries that suit a long download.
 """
 
 import json
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 from proxykd.exceptions import ModelError
 from proxykd.models.gguf_metadata import GgufMetadata
 from proxykd.models.sources import EMBEDDED_SHAPES, Source, missing_model
+from proxykd.records import hash_json
 
 HUB_TIMEOUT_S = 10.0
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -79,6 +82,47 @@ def check_weights(source: Source) -> None:
         found = any(_find_on_hub(source, name, is_fetched=False) is not None for name in _WEIGHTS)
     if not found:
         raise missing_model("model", source, FileNotFoundError("it has no model.safetensors"))
+
+
+def source_identity(source: Source) -> str:
+    """16 hex digits that change when the files behind a source do; no weights are read.
+
+    Of a folder: names, sizes and times of its files; of a package: its version and the size of its file; of a hub
+    repository: the commit in the local cache. The embedded models count as code.
+    """
+    if source.embedded_name is not None:
+        found: Any = source.embedded_name
+    elif source.gguf_file is not None:
+        file = Path(source.location) / source.gguf_file
+        found = [_package_version(Path(source.location).name), file.stat().st_size]
+    elif source.is_folder:
+        found = sorted(_files_in(Path(source.location)))
+    else:
+        found = _cached_commit(source)
+    return hash_json(found)[:16]
+
+
+def _files_in(folder: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, size and time of every file that is not hidden, nor in a hidden folder."""
+    for file in folder.rglob("*"):
+        name = file.relative_to(folder)
+        if file.is_file() and not any(part.startswith(".") for part in name.parts):
+            yield name.as_posix(), file.stat().st_size, file.stat().st_mtime_ns
+
+
+def _package_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a package may be called otherwise than the distribution that it is from
+        return None
+
+
+def _cached_commit(source: Source) -> str | None:
+    """The commit that ``config.json`` in the cache is from; None = nothing is cached."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(source.location, "config.json")
+    return Path(cached).parent.name if isinstance(cached, str) else None
 
 
 def _find_on_hub(source: Source, name: str, *, is_fetched: bool) -> Path | None:

@@ -84,7 +84,9 @@ def test_nothing_that_was_stored_can_run_code(undisturbed: Run) -> None:
 
 
 def test_steps_leave_no_temporary_files(undisturbed: Run) -> None:
-    assert not list((undisturbed[0].folder / "tmp").glob("proxykd-*"))
+    home = undisturbed[0]
+    assert not list((home.folder / "tmp").glob("proxykd-*"))
+    assert not list(home.workspace.tmp.iterdir())
 
 
 def test_second_run_does_nothing_twice_and_a_change_redoes_what_depends_on_it(undisturbed: Run) -> None:
@@ -92,7 +94,7 @@ def test_second_run_does_nothing_twice_and_a_change_redoes_what_depends_on_it(un
     # Another hash seed: the order of sets must not reach a cache key.
     second = home.run(PYTHONHASHSEED="2")
     assert second.status == 0, second.stderr
-    assert home.statuses() == dict.fromkeys(STEPS, "cached")
+    assert home.statuses() == {**dict.fromkeys(STEPS, "cached"), "promote_model": "completed"}
     assert "Asking the teacher" not in second.stderr
     assert home.answers() == NUM_PROMPTS
     assert second.report == first.report
