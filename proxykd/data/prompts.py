@@ -49,8 +49,14 @@ def load_prompts(spec: JsonlPromptsSpec, *, output: Path) -> PromptSet:
     prompts = PromptSet(output)
     prompts.write(track((prompt for prompt, _ in _iter_prompts(spec)), "Reading prompts", unit="prompt"))
     fields = spec.model_dump(mode="json", exclude={"path"})
-    seal(prompts, {"prompts": hash_json(fields), "file": _hash_file(spec.path)})
+    seal(prompts, {"prompts": hash_json(fields), "file": hash_file(spec.path)})
     return prompts
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def iter_recorded(spec: JsonlPromptsSpec, completion_field: str) -> Iterator[tuple[Prompt, str]]:
@@ -199,8 +205,3 @@ def _kind(value: Any) -> str:
 
 def _error(path: Path, number: int, message: str) -> InputError:
     return InputError(f"{path}, line {number}: {message}")
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

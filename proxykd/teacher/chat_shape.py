@@ -12,7 +12,7 @@ Outcome rules, first match wins:
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from proxykd.config.teacher import SamplingSpec
 from proxykd.records import Message, Outcome, Prompt, hash_json
@@ -20,6 +20,9 @@ from proxykd.teacher.retry import is_retryable_status
 
 CONTENT_FILTER = "content_filter"
 _FINAL_ERRORS = (400, 413, 422)
+_KEY_REFUSED = (401, 403)
+_PAYMENT_REQUIRED = 402
+_NO_CREDIT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 _LONGEST_REASON = 300
 
 
@@ -53,11 +56,14 @@ class Verdict(NamedTuple):
         reply: Its parts.
         is_final: Asking again, now or in a later run, would be paid for or would change nothing.
         is_retryable: The same request may get a usable response if it is sent again in this run.
+        stops: Why no other request would fare better: the key is refused, or the account has no credit or quota left;
+            "" = others may.
     """
 
     reply: Reply
     is_final: bool
     is_retryable: bool
+    stops: Literal["", "key", "credit"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +133,17 @@ def judge(status: int, body: bytes) -> Verdict:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             reason = f"malformed body: {type(error).__name__}: {error}; got {body[:100]!r}"
             return Verdict(Reply(error=reason[:_LONGEST_REASON]), is_final=True, is_retryable=True)
-    message, code = _read_error(body)
-    finish_reason = CONTENT_FILTER if code == CONTENT_FILTER else ""
-    reply = Reply(error=f"HTTP {status}: {message}"[:_LONGEST_REASON], finish_reason=finish_reason)
-    return Verdict(reply, is_final=status in _FINAL_ERRORS, is_retryable=is_retryable_status(status))
+    message, codes = _read_error(body)
+    # The words are the endpoint's: no line break or escape sequence of theirs reaches a terminal.
+    plain = "".join(character if character.isprintable() else " " for character in message)
+    reason = f"HTTP {status}: {plain}"[:_LONGEST_REASON]
+    if CONTENT_FILTER in codes:
+        return Verdict(Reply(error=reason, finish_reason=CONTENT_FILTER), is_final=True, is_retryable=False)
+    if status == _PAYMENT_REQUIRED or codes & _NO_CREDIT:
+        return Verdict(Reply(error=reason), is_final=False, is_retryable=False, stops="credit")
+    if status in _KEY_REFUSED:
+        return Verdict(Reply(error=reason), is_final=False, is_retryable=False, stops="key")
+    return Verdict(Reply(error=reason), is_final=status in _FINAL_ERRORS, is_retryable=is_retryable_status(status))
 
 
 def outcome_of(reply: Reply) -> tuple[Outcome, str]:
@@ -181,13 +194,17 @@ def _as_count(value: object) -> int:
     return value
 
 
-def _read_error(body: bytes) -> tuple[str, str]:
-    """Message and code of an error body, or its first bytes if it is of another shape."""
+def _read_error(body: bytes) -> tuple[str, set[str]]:
+    """Message, and code and type, of an error body, or its first bytes if it is of another shape."""
     try:
         value = json.loads(body)
     except ValueError:
         value = None
     error = value.get("error") if isinstance(value, dict) else None
     if isinstance(error, dict):
-        return str(error.get("message", "")), str(error.get("code", ""))
-    return (error if isinstance(error, str) else body[:200].decode("utf-8", "replace")), ""
+        codes = {str(error.get("code", "")), str(error.get("type", ""))}
+        metadata = error.get("metadata")
+        if isinstance(metadata, dict) and "flagged_input" in metadata:  # how routers tell a moderated prompt, with 403
+            codes.add(CONTENT_FILTER)
+        return str(error.get("message", "")), codes
+    return (error if isinstance(error, str) else body[:200].decode("utf-8", "replace")), set()

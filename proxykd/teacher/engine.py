@@ -3,6 +3,9 @@
 No batches and so no barriers: a slow answer holds up one worker. A worker takes its next request only when the last
 answer is durable, so a kill at any moment loses at most ``concurrency`` answers, and memory does not grow with the
 stream. Clock and randomness come from outside.
+
+A row that fails harms no other, but where no other would fare better the engine stops at once: the key is refused, the
+account has no credit left, or a long run of requests got no answer at all.
 """
 
 import asyncio
@@ -11,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from proxykd.exceptions import TeacherAuthError, TeacherError, TeacherUnreachableError
 from proxykd.teacher.chat_shape import Reply, Request, Verdict, judge
@@ -19,6 +22,8 @@ from proxykd.teacher.journal import Entry, GroupCommits, Journal
 from proxykd.teacher.retry import RetryPolicy, parse_retry_after
 from proxykd.teacher.transport import HttpResponse, Transport
 
+KEPT = "the answers that came are kept; run the same command again, it asks only the missing ones"
+OPT_OUT = "should it never answer these, set teacher.on_unanswered=fail_rows to count them as failed"
 _UNSUPPORTED = re.compile(r"unsupported (parameter|value)|max_completion_tokens", re.IGNORECASE)
 
 
@@ -66,6 +71,47 @@ class Endpoint:
         return f"check the key in the environment variable {self.secret_name.strip('${}')}"
 
 
+class Unanswered(NamedTuple):
+    """Requests that ended without a final answer, and so are asked again by the next run.
+
+    Attributes:
+        num_requests: How many.
+        last_reason: Why the latest of them has none; "" = there are none.
+    """
+
+    num_requests: int
+    last_reason: str
+
+
+@dataclass(slots=True)
+class _Losses:
+    """Counts what gets no final answer, in all and in a row."""
+
+    num_requests: int = 0
+    num_in_a_row: int = 0
+    last_reason: str = ""
+
+    def add(self, verdict: Verdict) -> None:
+        if verdict.is_final:
+            self.num_in_a_row = 0
+        else:
+            self.num_requests += 1
+            self.num_in_a_row += 1
+            self.last_reason = verdict.reply.error
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    """Who hears of what happens."""
+
+    on_settled: Callable[[Reply], None]
+    on_trouble: Callable[[str], None]
+
+
+def _ignore(_: str) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """Sends requests through a transport and journals what comes back.
@@ -76,6 +122,8 @@ class Engine:
         journal: Remembers every answer.
         policy: When to try again.
         concurrency: Most calls in flight.
+        max_unanswered_in_a_row: The engine stops when so many requests in a row, in the order in which they are
+            settled, got no final answer after all attempts; None = it never does.
         clock: Time.
         rng: Source of the jitter.
     """
@@ -85,6 +133,7 @@ class Engine:
     journal: Journal
     policy: RetryPolicy
     concurrency: int
+    max_unanswered_in_a_row: int | None = None
     clock: Clock = field(default_factory=WallClock)
     rng: random.Random = field(default_factory=random.Random)
 
@@ -94,7 +143,8 @@ class Engine:
         Raises:
             TeacherUnreachableError: if nothing answers.
             TeacherAuthError: if the key is refused.
-            TeacherError: if the model or the address does not exist there, or it does not know a parameter of ours.
+            TeacherError: if the account has no credit, the model or the address does not exist there, or it does not
+                know a parameter of ours.
         """
         try:
             response = await self.transport.send(request.body)
@@ -102,8 +152,8 @@ class Engine:
             raise TeacherUnreachableError(
                 f"expected a teacher at {self.endpoint.url}: {error}; check teacher.base_url and that it is running"
             ) from None
-        self._stop_if_refused(response, statuses=(401, 403))
         verdict = judge(response.status, response.body)
+        self._stop_if_hopeless(response, verdict)
         if response.status == 404 or 300 <= response.status < 400:
             raise TeacherError(
                 f"expected the model {self.endpoint.model!r} at {self.endpoint.url}, got {verdict.reply.error}; "
@@ -118,7 +168,13 @@ class Engine:
             async with GroupCommits(self.journal) as commits:
                 await commits.put(Entry(request.key, verdict.reply, is_final=True))
 
-    async def run(self, requests: Iterable[Request], *, on_settled: Callable[[Reply], None]) -> None:
+    async def run(
+        self,
+        requests: Iterable[Request],
+        *,
+        on_settled: Callable[[Reply], None],
+        on_trouble: Callable[[str], None] = _ignore,
+    ) -> Unanswered:
         """Settle every request that the journal has no final answer to.
 
         Cancelling this cancels the calls in flight and commits the answers that have arrived.
@@ -126,32 +182,42 @@ class Engine:
         Args:
             requests: Taken one by one, never collected.
             on_settled: Called after a request's entry is durable.
+            on_trouble: Called with the reason before a request is tried again.
+
+        Returns:
+            What ended without a final answer.
 
         Raises:
             TeacherAuthError: if the key is refused on the way.
+            TeacherError: if the account has no credit or quota left, or ``max_unanswered_in_a_row`` is reached.
             StorageError: if the journal cannot be written.
         """
-        stream = iter(requests)
+        stream, losses, listener = iter(requests), _Losses(), _Listener(on_settled, on_trouble)
         async with GroupCommits(self.journal) as commits:
-            workers = [asyncio.create_task(self._work(stream, commits, on_settled)) for _ in range(self.concurrency)]
+            workers = [
+                asyncio.create_task(self._work(stream, commits, losses, listener)) for _ in range(self.concurrency)
+            ]
             try:
                 await asyncio.gather(*workers)
             finally:
                 for worker in workers:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
+        return Unanswered(losses.num_requests, losses.last_reason)
 
     async def _work(
-        self, stream: Iterator[Request], commits: GroupCommits, on_settled: Callable[[Reply], None]
+        self, stream: Iterator[Request], commits: GroupCommits, losses: _Losses, listener: _Listener
     ) -> None:
         for request in stream:
             if self.journal.has_final(request.key):
                 continue
-            verdict = await self._settle(request)
+            verdict = await self._settle(request, listener)
             await commits.put(Entry(request.key, verdict.reply, verdict.is_final))
-            on_settled(verdict.reply)
+            listener.on_settled(verdict.reply)
+            losses.add(verdict)
+            self._stop_if_silent(losses)
 
-    async def _settle(self, request: Request) -> Verdict:
+    async def _settle(self, request: Request, listener: _Listener) -> Verdict:
         num_attempts = 0
         while True:
             num_attempts += 1
@@ -162,6 +228,7 @@ class Engine:
             wait_s = self.policy.wait_s(num_attempts, retry_after_s=retry_after_s, draw=draw)
             if wait_s is None:
                 return verdict
+            listener.on_trouble(verdict.reply.error)
             await self.clock.sleep(wait_s)
 
     async def _attempt(self, request: Request) -> tuple[Verdict, float | None]:
@@ -169,16 +236,30 @@ class Engine:
             response = await self.transport.send(request.body)
         except TeacherUnreachableError as error:
             return Verdict(Reply(error=str(error)), is_final=False, is_retryable=True), None
-        self._stop_if_refused(response, statuses=(401,))
+        verdict = judge(response.status, response.body)
+        self._stop_if_hopeless(response, verdict)
         retry_after_s = parse_retry_after(
             response.headers.get("retry-after"),
             now_s=self.clock.now_s(),
             server_date=response.headers.get("date"),
         )
-        return judge(response.status, response.body), retry_after_s
+        return verdict, retry_after_s
 
-    def _stop_if_refused(self, response: HttpResponse, *, statuses: tuple[int, ...]) -> None:
-        if response.status in statuses:
+    def _stop_if_hopeless(self, response: HttpResponse, verdict: Verdict) -> None:
+        # The endpoint's own words are left out: they may speak of the key.
+        if verdict.stops == "key":
             raise TeacherAuthError(
-                f"{self.endpoint.url} refused us with HTTP {response.status}; {self.endpoint.key_advice}"
+                f"{self.endpoint.url} refused us with HTTP {response.status}; {self.endpoint.key_advice}; {KEPT}"
+            )
+        if verdict.stops == "credit":
+            raise TeacherError(
+                f"{self.endpoint.url} says with HTTP {response.status} that the account has no credit or quota left; "
+                f"add some or raise its limit; {KEPT}"
+            )
+
+    def _stop_if_silent(self, losses: _Losses) -> None:
+        if self.max_unanswered_in_a_row is not None and losses.num_in_a_row >= self.max_unanswered_in_a_row:
+            raise TeacherError(
+                f"{self.endpoint.url} gave no answer to {losses.num_in_a_row} requests in a row (last reason: "
+                f"{losses.last_reason}); wait until it answers; {KEPT}; {OPT_OUT}"
             )

@@ -108,5 +108,10 @@ class LiveTeacher:
         async with AiohttpTransport(
             url, secret=self.secret, timeout_s=spec.timeout_s, concurrency=spec.concurrency
         ) as transport:
-            endpoint = Endpoint(url, self.model, name)
-            await work(Engine(endpoint, transport, journal, RetryPolicy(spec.max_attempts), spec.concurrency))
+            endpoint, policy = Endpoint(url, self.model, name), RetryPolicy(spec.max_attempts)
+            await work(Engine(endpoint, transport, journal, policy, spec.concurrency, _patience(spec)))
+
+
+def _patience(spec: LiveTeacherSpec) -> int | None:
+    """Requests in a row without an answer after which a run stops; more than one bad moment of all calls in flight."""
+    return max(20, 2 * spec.concurrency) if spec.on_unanswered == "stop" else None

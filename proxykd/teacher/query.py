@@ -7,8 +7,7 @@ tokens and money.
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +20,10 @@ from proxykd.config.teacher import (
     RecordedTeacherSpec,
 )
 from proxykd.data.prompts import load_prompts
-from proxykd.exceptions import StorageError
-from proxykd.progress import Progress, report, stage
+from proxykd.exceptions import InputError, StorageError
 from proxykd.records import Completion, Message, Outcome, Prompt, hash_json
-from proxykd.teacher.chat_shape import Reply, Request, outcome_of
-from proxykd.teacher.engine import Engine
+from proxykd.teacher.asking import ask_all
+from proxykd.teacher.chat_shape import Reply, outcome_of
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.live import LiveTeacher, LiveTeacherSpec, provider_of
 from proxykd.teacher.problems import generate_prompts
@@ -54,6 +52,28 @@ def collect_prompts(spec: PromptsSpec, *, seed: int, output: Path) -> PromptSet:
     return prompts
 
 
+def inputs_of(prompts: PromptSet) -> str:
+    """Hash of what the prompts came from: their file's bytes, or the prompts themselves where there is no file."""
+    return str(prompts.manifest["made_from"].get("file", prompts.hash))
+
+
+def check_inputs(prompts: PromptSet, inputs: str) -> None:
+    """Check that the prompts are the ones that a run was planned with.
+
+    Args:
+        prompts: As they were read now.
+        inputs: ``inputs_of`` the prompts that were planned with.
+
+    Raises:
+        InputError: if the file, or what the generator makes, has changed since.
+    """
+    if (found := inputs_of(prompts)) != inputs:
+        raise InputError(
+            f"expected the prompts that the run was planned with (hash {inputs:.12}), read others (hash {found:.12}): "
+            "the file changed meanwhile; run the same command again to plan with what it holds now"
+        )
+
+
 def query_teacher(prompts: PromptSet, run: RunSpec, *, journal_path: Path, output: Path) -> CompletionSet:
     """Ask the teacher everything that the journal has no answer to, and write all answers.
 
@@ -64,7 +84,9 @@ def query_teacher(prompts: PromptSet, run: RunSpec, *, journal_path: Path, outpu
         output: Folder of the new artifact.
 
     Raises:
-        TeacherUnreachableError, TeacherAuthError, TeacherError: after one probe call, if the endpoint is unusable.
+        TeacherUnreachableError, TeacherAuthError, TeacherError: after one probe call, if the endpoint is unusable;
+            later, if it refuses the key, has no credit for us or leaves calls unanswered (unless
+            ``teacher.on_unanswered`` is fail_rows, which counts their rows as failed).
         StorageError: if the journal or the artifact cannot be written.
         KeyboardInterrupt: passed on after the journal is committed; the same call goes on from there.
     """
@@ -77,7 +99,7 @@ def query_teacher(prompts: PromptSet, run: RunSpec, *, journal_path: Path, outpu
         num_samples = run.teacher.sampling.num_samples
         with Journal(journal_path) as journal:
             teacher = LiveTeacher.of(run, run.teacher)
-            _ask_all(teacher, prompts, journal)
+            ask_all(teacher, prompts, journal)
             summary = _write(completions, _read_answers(teacher, prompts, journal))
     write_json(output / SUMMARY, {"num_prompts": prompts.num_rows, "num_samples": num_samples, **summary})
     seal(completions, {"prompts": prompts.hash, "teacher": _teacher_hash(run)})
@@ -146,51 +168,6 @@ def probe_teacher(run: RunSpec, *, journal_path: Path, prompt: Prompt | None = N
             teacher.drive(journal, lambda engine: engine.probe(request))
 
 
-def _ask_all(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> None:
-    """Settle what the journal lacks; the first such request is the probe."""
-    total = prompts.num_rows * teacher.spec.sampling.num_samples
-    num_known = 0
-    with stage("Asking the teacher", total=total, unit="answer") as progress:
-
-        def unanswered() -> Iterator[Request]:
-            nonlocal num_known
-            for _, _, request in teacher.requests(prompts):
-                if journal.has_final(request.key):
-                    num_known += 1
-                    progress.advance()
-                else:
-                    yield request
-
-        pending = unanswered()
-        if (first := next(pending, None)) is not None:
-            on_settled = _counter(teacher, progress)
-
-            async def work(engine: Engine) -> None:
-                await engine.probe(first)
-                if (entry := journal.get(first.key)) is not None and entry.is_final:
-                    on_settled(entry.reply)
-                await engine.run(chain([first], pending), on_settled=on_settled)
-
-            teacher.drive(journal, work)
-    if num_known:
-        report(f"{num_known} of {total} answers were in the journal {journal.path} and were not asked again")
-
-
-def _counter(teacher: LiveTeacher, progress: Progress) -> Callable[[Reply], None]:
-    spent_usd, num_not_ok = 0.0, 0
-
-    def on_settled(reply: Reply) -> None:
-        nonlocal spent_usd, num_not_ok
-        spent_usd += teacher.cost_usd(reply)
-        num_not_ok += outcome_of(reply)[0] is not Outcome.OK
-        if teacher.price is None:
-            progress.advance(1, not_ok=str(num_not_ok))
-        else:
-            progress.advance(1, not_ok=str(num_not_ok), usd=spent_usd)
-
-    return on_settled
-
-
 def _read_answers(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> Iterator[Completion]:
     for prompt, sample_idx, request in teacher.requests(prompts):
         entry = journal.get(request.key)
@@ -246,7 +223,7 @@ def _write(completions: CompletionSet, rows: Iterator[Completion]) -> dict[str, 
 
 def _teacher_hash(run: RunSpec) -> str:
     """Hash of what decides the answers; patience and concurrency do not."""
-    patience = {"api_key", "base_url", "concurrency", "max_attempts", "timeout_s"}
+    patience = {"api_key", "base_url", "concurrency", "max_attempts", "on_unanswered", "timeout_s"}
     spec = run.teacher.model_dump(mode="json", exclude=patience)
     return hash_json({**spec, "provider": provider_of(run.teacher), "seed": run.seed})
 

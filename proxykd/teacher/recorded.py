@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from proxykd.artifacts import PromptSet
 from proxykd.config.teacher import JsonlPromptsSpec, RecordedTeacherSpec
-from proxykd.data.prompts import iter_recorded
+from proxykd.data.prompts import hash_file, iter_recorded
 from proxykd.exceptions import InputError
 from proxykd.records import Completion, hash_json
 from proxykd.teacher.chat_shape import Reply, outcome_of
@@ -21,7 +21,7 @@ def recorded_completions(
         teacher: Which key holds the texts.
 
     Raises:
-        InputError: if the file no longer holds the prompts that were read from it.
+        InputError: if the file is no longer the one that the prompts were read from.
     """
     recorded = iter_recorded(spec, teacher.completion_field)
     for prompt in prompts.rows():
@@ -32,6 +32,12 @@ def recorded_completions(
                 f"{prompt.source} ({prompt.prompt_id}); the file has changed: start a new run from it"
             )
         yield _completion(prompt.prompt_id, text, teacher.model)
+    # The prompts may be the same and the texts others.
+    if prompts.manifest["made_from"].get("file") != hash_file(spec.path):
+        raise InputError(
+            f"expected {spec.path} as it was when its prompts were read, found another content; the file has changed: "
+            "start a new run from it"
+        )
 
 
 def _completion(prompt_id: str, text: str, model: str) -> Completion:

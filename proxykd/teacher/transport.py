@@ -4,6 +4,7 @@ The secret lives here alone: it goes into a header, and should an endpoint repea
 before anybody sees it.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -55,6 +56,7 @@ class AiohttpTransport:
 
     def __init__(self, url: str, *, secret: str | None, timeout_s: float, concurrency: int) -> None:
         self._url, self._secret, self._timeout_s = url, secret, timeout_s
+        self._spellings = _spellings(secret)
         self._concurrency = concurrency
         self._session: aiohttp.ClientSession | None = None
 
@@ -94,4 +96,14 @@ class AiohttpTransport:
         return HttpResponse(response.status, headers, self._hide(content))
 
     def _hide(self, content: bytes) -> bytes:
-        return content.replace(self._secret.encode(), b"***") if self._secret else content
+        for spelling in self._spellings:
+            content = content.replace(spelling, b"***")
+        return content
+
+
+def _spellings(secret: str | None) -> list[bytes]:
+    """The secret as it is and as JSON may write it."""
+    if not secret:
+        return []
+    escaped = json.dumps(secret)[1:-1]
+    return [spelling.encode() for spelling in {secret, escaped, escaped.replace("/", "\\/")}]

@@ -109,6 +109,38 @@ def test_a_filter_that_answers_with_an_error_is_filtered() -> None:
     assert outcome_of(verdict.reply) == (Outcome.FILTERED, "HTTP 400: policy")
 
 
+@pytest.mark.parametrize("status", [400, 403, 429, 500])
+def test_a_filter_is_final_and_stops_nobody_whatever_its_status(status: int) -> None:
+    verdict = judge(status, b'{"error": {"message": "policy", "code": "content_filter"}}')
+    assert (verdict.is_final, verdict.is_retryable, verdict.stops) == (True, False, "")
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "stops"),
+    [
+        (401, {}, "key"),
+        (403, {}, "key"),
+        (402, {}, "credit"),
+        (429, {"code": "insufficient_quota"}, "credit"),
+        (429, {"type": "insufficient_quota"}, "credit"),
+        (400, {"code": "billing_hard_limit_reached"}, "credit"),
+        (429, {"code": "rate_limit_exceeded"}, ""),
+        (400, {}, ""),
+        (404, {}, ""),
+        (500, {}, ""),
+    ],
+)
+def test_what_no_other_request_would_fare_better_with(status: int, error: dict[str, str], stops: str) -> None:
+    verdict = judge(status, json.dumps({"error": {"message": "no", **error}}).encode())
+    assert verdict.stops == stops
+    assert not (stops and (verdict.is_final or verdict.is_retryable))
+
+
+def test_an_endpoints_words_cannot_steer_a_terminal() -> None:
+    verdict = judge(500, json.dumps({"error": {"message": "a\x1b[2Jb\nc"}}).encode())
+    assert verdict.reply.error == "HTTP 500: a [2Jb c"
+
+
 def test_keys_differ_by_all_that_is_asked_and_by_the_sample() -> None:
     def key(
         prompt: Prompt = _PROMPT, idx: int = 0, model: str = "m", seed: int = 0, provider: str = "", **sampling: Any

@@ -5,6 +5,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,11 @@ def _engine(journal: Journal, answer: Answer, *, concurrency: int = 4, max_attem
 def journal(tmp_path: Path) -> Iterator[Journal]:
     with Journal(tmp_path / "journal.sqlite") as opened:
         yield opened
+
+
+def _impatient(journal: Journal, answer: Answer, *, longest_row: int | None) -> Engine:
+    engine = _engine(journal, answer, concurrency=1, max_attempts=2)
+    return replace(engine, max_unanswered_in_a_row=longest_row)
 
 
 def _run(engine: Engine, count: int) -> list[Reply]:
@@ -214,6 +220,11 @@ def test_a_probe_stops_where_a_parameter_is_not_supported(journal: Journal) -> N
     assert journal.get("key-0") is None
 
 
+def test_a_probe_says_that_there_is_no_credit(journal: Journal) -> None:
+    with pytest.raises(TeacherError, match=r"HTTP 402 .*no credit or quota left.*run the same command again"):
+        asyncio.run(_engine(journal, lambda *_: _error(402)).probe(next(_requests(1))))
+
+
 @pytest.mark.parametrize("status", [429, 500])
 def test_a_probe_lets_pass_what_may_pass(journal: Journal, status: int) -> None:
     asyncio.run(_engine(journal, lambda *_: _error(status)).probe(next(_requests(1))))
@@ -226,6 +237,34 @@ def test_a_key_that_is_refused_on_the_way_stops_the_run(journal: Journal) -> Non
         _run(engine, 1000)
     assert engine.transport.asked.total() < 20  # type: ignore[attr-defined]
     assert journal.has_final("key-0")
+
+
+def test_a_row_of_requests_without_an_answer_stops_the_run(journal: Journal) -> None:
+    engine = _impatient(journal, lambda *_: _error(503), longest_row=7)
+    with pytest.raises(TeacherError, match=r"no answer to 7 requests in a row \(last reason: HTTP 503: no\)"):
+        _run(engine, 1000)
+    assert engine.transport.asked.total() == 7 * 2  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("answered", [_ok(), _error(400), HttpResponse(200, {}, b"?")])
+def test_any_final_answer_starts_the_count_anew(journal: Journal, answered: HttpResponse) -> None:
+    engine = _impatient(
+        journal, lambda question, _: answered if int(question[1:]) % 7 == 6 else _error(503), longest_row=7
+    )
+    unanswered = asyncio.run(engine.run(_requests(70), on_settled=lambda _: None))
+    assert unanswered == (60, "HTTP 503: no")
+
+
+def test_without_a_bound_everything_is_asked(journal: Journal) -> None:
+    assert len(_run(_impatient(journal, lambda *_: _error(503), longest_row=None), 100)) == 100
+
+
+def test_trouble_is_told_before_a_request_is_tried_again(journal: Journal) -> None:
+    told: list[str] = []
+    engine = _engine(journal, lambda _, time: _error(503) if time < 3 else _ok(), concurrency=1)
+    unanswered = asyncio.run(engine.run(_requests(2), on_settled=lambda _: None, on_trouble=told.append))
+    assert told == ["HTTP 503: no"] * 4
+    assert unanswered == (0, "")
 
 
 def test_cancelling_keeps_what_has_arrived(journal: Journal) -> None:

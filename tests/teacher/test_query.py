@@ -1,5 +1,6 @@
 """The stage as a whole: prompts in order, one outcome each, nothing paid twice, clear ends."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,14 @@ from proxykd.exceptions import (
     TeacherUnreachableError,
 )
 from proxykd.records import Outcome
-from proxykd.teacher.query import collect_prompts, look_ahead, probe_teacher, query_teacher
+from proxykd.teacher.query import (
+    check_inputs,
+    collect_prompts,
+    inputs_of,
+    look_ahead,
+    probe_teacher,
+    query_teacher,
+)
 
 Make = Callable[..., RunSpec]
 _ROWS = [{"prompt": f"question {number}"} for number in range(12)]
@@ -57,7 +65,7 @@ def test_every_ending_is_an_outcome_and_the_counts_add_up(endpoint: Any, make_ru
     }
     endpoint.answer = lambda question: script.get(question, (200, endpoint.chat("fine")))
     price = {"input_usd_per_million": 100.0, "output_usd_per_million": 1000.0}
-    completions = _query(make_run(_openai(endpoint, price=price), _ROWS), tmp_path)
+    completions = _query(make_run(_openai(endpoint, price=price, on_unanswered="fail_rows"), _ROWS), tmp_path)
     rows = list(completions.rows())
     named = ["ok", "truncated", "filtered", "refused", *["failed"] * 4, *["ok"] * 4]
     assert [row.outcome for row in rows] == [Outcome(name) for name in named]
@@ -71,9 +79,87 @@ def test_every_ending_is_an_outcome_and_the_counts_add_up(endpoint: Any, make_ru
     assert (summary["prompt_tokens"], summary["completion_tokens"]) == (90, 45)
 
 
-def test_what_only_failed_for_now_is_asked_again(endpoint: Any, make_run: Make, tmp_path: Path) -> None:
-    endpoint.answer = lambda question: (500, b"") if question == "question 3" else (200, endpoint.chat("fine"))
+@pytest.mark.parametrize("status", [404, 429, 500])
+def test_a_passing_outage_ends_in_an_error_and_the_same_command_asks_what_is_missing(
+    endpoint: Any, make_run: Make, tmp_path: Path, status: int
+) -> None:
+    down = ("question 3", "question 7")
+    endpoint.answer = lambda question: (status, b"down") if question in down else (200, endpoint.chat("fine"))
+    run = make_run(_openai(endpoint, max_attempts=1), _ROWS)
+    with pytest.raises(TeacherError, match=rf"2 of 12 requests got no answer \(last reason: HTTP {status}: down\)"):
+        _query(run, tmp_path)
+    assert not (tmp_path / "completions" / "manifest.json").exists()
+    endpoint.answer = lambda question: (200, endpoint.chat("late"))
+    rows = list(_query(run, tmp_path, "again").rows())
+    assert [row.text == "late" for row in rows] == [f"question {number}" in down for number in range(12)]
+    assert {row.outcome for row in rows} == {Outcome.OK}
+    assert endpoint.asked.total() == 12 + 2
+
+
+def test_an_endpoint_that_is_down_stops_the_run_unless_its_rows_may_fail(
+    endpoint: Any, make_run: Make, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"question {number}"} for number in range(60)]
+    endpoint.answer = lambda question: (503, b"down")
+    patient = {"max_attempts": 1, "concurrency": 4}
+    with pytest.raises(TeacherError, match=r"no answer to 20 requests in a row .*HTTP 503: down.*answers .* are kept"):
+        _query(make_run(_openai(endpoint, **patient), rows), tmp_path)
+    assert endpoint.asked.total() <= 1 + 20 + 4  # the probe, the row, the calls in flight
+    completions = _query(make_run(_openai(endpoint, on_unanswered="fail_rows", **patient), rows), tmp_path, "failing")
+    assert read_json(completions.path / "summary.json")["outcomes"]["failed"] == 60
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (401, {"code": "invalid_api_key"}),
+        (402, {}),
+        (403, {}),
+        (429, {"code": "insufficient_quota"}),
+        (429, {"type": "insufficient_quota"}),
+    ],
+)
+@pytest.mark.parametrize("on_unanswered", ["stop", "fail_rows"])
+def test_a_key_or_credit_that_ends_on_the_way_stops_the_run_and_is_never_shown(
+    endpoint: Any,
+    make_run: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    status: int,
+    error: dict[str, str],
+    on_unanswered: str,
+) -> None:
+    monkeypatch.setenv("TEACHER_KEY", "sk-secret/1")
+    body = {"error": {"message": "the key sk-secret/1 is spent", **error}}
+    bodies = [json.dumps(body).encode(), json.dumps(body).replace("/", "\\/").encode()]
+    endpoint.answer = lambda question: (
+        (status, bodies[endpoint.asked.total() % 2]) if endpoint.asked.total() > 5 else (200, endpoint.chat("fine"))
+    )
+    teacher = _openai(endpoint, api_key="${TEACHER_KEY}", concurrency=1, on_unanswered=on_unanswered)
+    run = make_run(teacher, _ROWS)
+    with pytest.raises(TeacherError, match=rf"HTTP {status}.* run the same command again") as caught:
+        _query(run, tmp_path)
+    assert endpoint.asked.total() == 6
+    assert "secret" not in str(caught.value) + "".join(capfd.readouterr())
+    assert b"sk-secret" not in (tmp_path / "journal.sqlite").read_bytes()
+    endpoint.answer = lambda question: (200, endpoint.chat("fine"))
+    assert {row.outcome for row in _query(run, tmp_path, "again").rows()} == {Outcome.OK}
+    assert endpoint.asked.total() == 6 + 7
+
+
+def test_a_moderated_prompt_is_filtered_and_stops_nobody(endpoint: Any, make_run: Make, tmp_path: Path) -> None:
+    flagged = {"error": {"code": 403, "message": "flagged", "metadata": {"reasons": ["x"], "flagged_input": "..."}}}
+    endpoint.answer = lambda question: (403, flagged) if question == "question 3" else (200, endpoint.chat("fine"))
     run = make_run(_openai(endpoint), _ROWS)
+    assert [row.outcome for row in _query(run, tmp_path).rows()][2:5] == [Outcome.OK, Outcome.FILTERED, Outcome.OK]
+    _query(run, tmp_path, "again")
+    assert endpoint.asked.total() == 12
+
+
+def test_rows_that_may_fail_are_still_asked_again(endpoint: Any, make_run: Make, tmp_path: Path) -> None:
+    endpoint.answer = lambda question: (500, b"") if question == "question 3" else (200, endpoint.chat("fine"))
+    run = make_run(_openai(endpoint, on_unanswered="fail_rows"), _ROWS)
     assert read_json(_query(run, tmp_path).path / "summary.json")["outcomes"]["failed"] == 1
     endpoint.answer = lambda question: (200, endpoint.chat("late"))
     assert [row.text for row in _query(run, tmp_path, "again").rows()][2:5] == ["fine", "late", "fine"]
@@ -169,6 +255,34 @@ def test_a_recorded_file_that_changed_is_refused(make_run: Make, tmp_path: Path)
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "b", "completion": "B"}) + "\n")
     with pytest.raises(InputError, match="the file has changed"):
         query_teacher(prompts, run, journal_path=tmp_path / "journal.sqlite", output=tmp_path / "completions")
+
+
+def test_recorded_texts_that_changed_are_refused(make_run: Make, tmp_path: Path) -> None:
+    run = make_run({"kind": "recorded"}, [{"prompt": "a", "completion": "A"}])
+    prompts = collect_prompts(run.prompts, seed=0, output=tmp_path / "prompts")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "a", "completion": "B"}) + "\n")
+    with pytest.raises(InputError, match="the file has changed"):
+        query_teacher(prompts, run, journal_path=tmp_path / "journal.sqlite", output=tmp_path / "completions")
+
+
+def test_prompts_that_changed_since_the_plan_are_refused(make_run: Make, tmp_path: Path) -> None:
+    run = make_run({"kind": "recorded"}, [{"prompt": "a", "completion": "A"}])
+    planned = inputs_of(collect_prompts(run.prompts, seed=0, output=tmp_path / "planned"))
+    path = tmp_path / "rows.jsonl"
+    assert planned == hashlib.sha256(path.read_bytes()).hexdigest()
+    check_inputs(collect_prompts(run.prompts, seed=0, output=tmp_path / "same"), planned)
+    path.write_text(json.dumps({"prompt": "a", "completion": "B"}) + "\n")
+    with pytest.raises(InputError, match="changed meanwhile; run the same command again"):
+        check_inputs(collect_prompts(run.prompts, seed=0, output=tmp_path / "changed"), planned)
+
+
+def test_generated_prompts_are_checked_by_their_own_hash(make_run: Make, tmp_path: Path) -> None:
+    run = make_run({"kind": "embedded"})
+    prompts = collect_prompts(run.prompts, seed=1, output=tmp_path / "one")
+    assert inputs_of(prompts) == prompts.hash
+    check_inputs(prompts, prompts.hash)
+    with pytest.raises(InputError, match="planned with"):
+        check_inputs(collect_prompts(run.prompts, seed=2, output=tmp_path / "two"), prompts.hash)
 
 
 def test_a_journal_that_cannot_be_opened_is_told(endpoint: Any, make_run: Make, tmp_path: Path) -> None:

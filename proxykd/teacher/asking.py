@@ -1,0 +1,123 @@
+"""Asks a live teacher all that the journal has no answer to, and says on the way how that goes.
+
+Where calls end without an answer, an outage of an hour say, the asking stops with an error: nothing that is built on
+the answers exists then, and the same command asks again what is missing. ``teacher.on_unanswered=fail_rows`` is the
+way past calls that an endpoint never answers.
+"""
+
+import asyncio
+import textwrap
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from itertools import chain
+
+from proxykd.artifacts import PromptSet
+from proxykd.exceptions import TeacherError
+from proxykd.progress import Progress, report, stage
+from proxykd.records import Outcome
+from proxykd.teacher.chat_shape import Reply, Request, outcome_of
+from proxykd.teacher.engine import KEPT, OPT_OUT, Engine, Unanswered
+from proxykd.teacher.journal import Journal
+from proxykd.teacher.live import LiveTeacher
+
+_LONGEST_ERROR = 80
+
+
+def ask_all(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> None:
+    """Settle what the journal lacks; the first such request is the probe.
+
+    Args:
+        teacher: Who is asked.
+        prompts: The questions.
+        journal: Keeps the answers.
+
+    Raises:
+        TeacherError: if the endpoint is unusable, at the start or on the way, or if calls got no answer and
+            ``teacher.on_unanswered`` is stop.
+        StorageError: if the journal cannot be used.
+    """
+    total = prompts.num_rows * teacher.spec.sampling.num_samples
+    num_known, missing = 0, Unanswered(0, "")
+    with stage("Asking the teacher", total=total, unit="answer") as progress:
+
+        def unanswered() -> Iterator[Request]:
+            nonlocal num_known
+            for _, _, request in teacher.requests(prompts):
+                if journal.has_final(request.key):
+                    num_known += 1
+                    progress.advance()
+                else:
+                    yield request
+
+        pending = unanswered()
+        if (first := next(pending, None)) is not None:
+            tally = _Tally(teacher, progress)
+
+            async def work(engine: Engine) -> None:
+                nonlocal missing
+                async with alive(progress):
+                    await engine.probe(first)
+                    if (entry := journal.get(first.key)) is not None and entry.is_final:
+                        tally.settled(entry.reply)
+                    requests = chain([first], pending)
+                    missing = await engine.run(requests, on_settled=tally.settled, on_trouble=tally.troubled)
+
+            teacher.drive(journal, work)
+    if num_known:
+        report(f"{num_known} of {total} answers were in the journal {journal.path} and were not asked again")
+    if missing.num_requests:
+        _account_for(missing, teacher, total)
+
+
+def _account_for(missing: Unanswered, teacher: LiveTeacher, total: int) -> None:
+    what = f"{missing.num_requests} of {total} requests got no answer (last reason: {missing.last_reason})"
+    if teacher.spec.on_unanswered == "stop":
+        raise TeacherError(f"{what}; {KEPT}; {OPT_OUT}")
+    report(f"{what} and count as failed, because teacher.on_unanswered=fail_rows")
+
+
+class _Tally:
+    """What is said beside the count of answers."""
+
+    def __init__(self, teacher: LiveTeacher, progress: Progress) -> None:
+        self._teacher, self._progress = teacher, progress
+        self._num_not_ok, self._spent_usd, self._latest_error = 0, 0.0, ""
+
+    def settled(self, reply: Reply) -> None:
+        self._spent_usd += self._teacher.cost_usd(reply)
+        self._num_not_ok += outcome_of(reply)[0] is not Outcome.OK
+        self._latest_error = reply.error or self._latest_error
+        self._say(1)
+
+    def troubled(self, reason: str) -> None:
+        self._latest_error = reason
+        self._say(0)
+
+    def _say(self, count: int) -> None:
+        facts: dict[str, float | str] = {"not_ok": str(self._num_not_ok)}
+        if self._teacher.price is not None:
+            facts["usd"] = self._spent_usd
+        if self._latest_error:
+            facts["latest_error"] = textwrap.shorten(self._latest_error, _LONGEST_ERROR, placeholder="...")
+        self._progress.advance(count, **facts)
+
+
+@asynccontextmanager
+async def alive(progress: Progress, *, every_s: float = 1.0) -> AsyncIterator[None]:
+    """Report nothing new again and again, so that a stage that waits for slow answers is not silent.
+
+    Args:
+        progress: The stage.
+        every_s: Seconds between two reports.
+    """
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            progress.advance(0)
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
