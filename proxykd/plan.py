@@ -28,7 +28,7 @@ from proxykd.models.sources import resolve_source
 from proxykd.models.tokenizer_files import TokenizerFiles, read_tokenizer
 from proxykd.models.tokenizers import check_same_tokenizer, load_tokenizer
 from proxykd.records import Message, Prompt, Side
-from proxykd.teacher.query import collect_prompts, look_ahead
+from proxykd.teacher.query import collect_prompts, inputs_of, look_ahead
 from proxykd.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Plan:
 
     Attributes:
         name: Name of the run.
-        inputs_hash: 64 hex digits over the prompts' file; with the specification it decides what is in the cache.
+        inputs_hash: 64 hex digits over the prompts; with the specification it decides what is in the cache.
         models: Role -> identity of the model behind its source, which counts in the same way.
         forecast: What it will take.
         first_unknown: The first prompt and sample index that the journal has no answer to; None = nothing to ask.
@@ -79,7 +79,7 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
         lengths = _measure_lengths(run, prompts)
         sides = _count_sides(run, prompts)
         outlook = look_ahead(prompts, run, journal_path=workspace.journal)
-        inputs_hash = _hash_inputs(run, prompts)
+        inputs_hash = inputs_of(prompts)
     calls_left = outlook.num_requests - outlook.num_known
     forecast = forecast_run(run, sides=sides, sizes=sizes, lengths=lengths, calls_left=calls_left)
     _check_machine(forecast, workspace.root)
@@ -200,10 +200,6 @@ class _TokenCounter:
         if self.backend is None:
             return -(-len(text) // CHARACTERS_A_TOKEN)
         return len(self.backend.encode(text, add_special_tokens=False))
-
-
-def _hash_inputs(run: RunSpec, prompts: PromptSet) -> str:
-    return str(prompts.manifest["made_from"]["file"]) if isinstance(run.prompts, JsonlPromptsSpec) else prompts.hash
 
 
 def _check_writable(folder: Path) -> None:

@@ -6,7 +6,7 @@ from zenml import step
 
 from proxykd.artifacts import CompletionSet, PromptSet
 from proxykd.config import RunSpec
-from proxykd.teacher.query import collect_prompts
+from proxykd.teacher.query import check_inputs, collect_prompts
 from proxykd.teacher.query import query_teacher as query
 from proxykd.workspace import Workspace
 from steps.materializers.folder import for_outputs
@@ -24,9 +24,13 @@ def query_teacher(
     Args:
         settings: The sections named in ``SECTIONS``.
         code: Hash of the code that the step runs.
-        inputs: Hash of the input files, so that a changed file is read again.
+        inputs: Hash of the prompts that the run was planned with, so that a changed file is read again.
+
+    Raises:
+        InputError: if the prompts changed after the plan.
     """
     run, journal = RunSpec.view(settings), Workspace.default().journal
     with new_folder("prompts") as questions, new_folder("completions") as answers:
         prompts = collect_prompts(run.prompts, seed=run.seed, output=questions)
+        check_inputs(prompts, inputs)
         return prompts, query(prompts, run, journal_path=journal, output=answers)

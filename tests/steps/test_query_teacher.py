@@ -1,0 +1,27 @@
+"""What is asked is what was planned."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxykd.exceptions import InputError
+
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
+
+
+def test_prompts_that_changed_after_the_plan_are_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from steps.query_teacher import query_teacher
+
+    monkeypatch.setenv("PROXYKD_HOME", str(tmp_path / "home"))
+    rows = [{"prompt": f"How much is {n}?", "completion": "Much."} for n in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings: dict[str, Any] = {
+        "seed": 0,
+        "prompts": {"kind": "jsonl", "path": str(tmp_path / "rows.jsonl")},
+        "teacher": {"kind": "recorded"},
+    }
+    with pytest.raises(InputError, match="planned with"):
+        query_teacher.entrypoint(settings=settings, code="", inputs="0" * 64)
+    assert not (tmp_path / "home").exists()
