@@ -17,7 +17,7 @@ OPTIMIZER = {"learning_rate": 3e-3, "batch_size": 8}
 PROXY = {
     "model": {"source": "embedded:student", "num_layers": 2, "max_seq_tokens": 160},
     "warmup": {"optimizer": OPTIMIZER, "epochs": 2},
-    "preference": {"optimizer": {**OPTIMIZER, "learning_rate": 2e-3}, "rounds": 2, "epochs": 2, "max_new_tokens": 48},
+    "preference": {"optimizer": {**OPTIMIZER, "learning_rate": 3e-4}, "rounds": 2, "max_new_tokens": 48},
 }
 
 
