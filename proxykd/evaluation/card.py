@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from proxykd.config import RunSpec
-from proxykd.evaluation.report import ARM_LABELS, format_interval, metric_label, metrics_of
+from proxykd.evaluation.report import ARM_LABELS, cut_note, format_interval, metric_label, metrics_of
 
 
 def model_card(report: Mapping[str, Any], run: RunSpec) -> str:
@@ -34,6 +34,8 @@ def _lines(report: Mapping[str, Any], run: RunSpec) -> Iterator[str]:
     yield ""
     yield f"Proxy-KD is this model, averaged over {len(run.student.seeds)} seed(s). In brackets: "
     yield f"{report['confidence']:.0%} interval, bootstrap over prompts."
+    if note := cut_note(report):
+        yield f"{note}."
     if spend := report["facts"].get("spend"):
         yield ""
         yield f"Teacher: {spend.get('num_completions', 0):,} completions, USD {spend.get('cost_usd', 0.0):.2f}."

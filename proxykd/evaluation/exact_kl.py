@@ -5,9 +5,11 @@ At every position t of the teacher's own text y (drawn from p_T, end token inclu
     KL_t = sum_v p_T(v | x, y_<t) (log p_T(v | x, y_<t) - log p_model(v | x, y_<t))        nats, >= 0
     H_t  = - sum_v p_T(v | x, y_<t) log p_T(v | x, y_<t)                                   nats, >= 0
 
-The mean of KL_t over such texts is the KL of the two distributions over whole texts for each token (chain rule), free
-of the luck of the one continuation that was drawn, which the held-out NLL is not. The mean of H_t is the floor of the
-held-out NLL: no model can expect less than H + KL.
+Only the next token is summed out exactly. The prefixes y_<t are those of the teacher's sampled texts, so the mean of
+KL_t over them estimates, with the luck of the prefixes, the KL (a token) between the two distributions over token
+sequences (chain rule); the held-out NLL has the luck of the next tokens on top. The teacher's distribution is over
+canonical sequences, each text as the tokenizer writes it: mass that a model gives to other spellings of the same text
+counts against it. The mean of H_t over the same texts is the floor of their held-out NLL: NLL = H + KL in expectation.
 
 Only the embedded teacher's odds are known, and only this module may ask for them; training never does.
 """

@@ -9,7 +9,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from proxykd.evaluation.decision import METRIC, comparison
 from proxykd.evaluation.plots import write_plots
-from proxykd.evaluation.report import ARM_LABELS, LOWER_IS_BETTER, format_interval, metric_label, metrics_of
+from proxykd.evaluation.report import (
+    ARM_LABELS,
+    LOWER_IS_BETTER,
+    cut_note,
+    format_interval,
+    metric_label,
+    metrics_of,
+    seeds_note,
+    teacher_label,
+)
 
 SHOWN_APART = frozenset({"curves", "fidelity", "spend", "settings", "made_from"})
 PLOT_TITLES = {"arms": "Arms with their intervals", "fidelity": "Fidelity of the proxy", "curves": "Training"}
@@ -50,6 +59,8 @@ def render_page(report: Mapping[str, Any], plots: Mapping[str, str]) -> str:
         arm_label=lambda arm: ARM_LABELS.get(arm, arm),
         format_interval=format_interval,
         is_better=_is_better,
+        teacher_label=teacher_label,
+        notes=[note for note in (seeds_note(report), cut_note(report)) if note],
         plots=plots,
         fidelity=list(facts.get("fidelity", ())),
         fidelity_keys=_scalar_keys(facts.get("fidelity", ())),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proxykd.evaluation.report import ARM_LABELS, LOWER_IS_BETTER, metric_label, metrics_of
+from proxykd.evaluation.report import ARM_LABELS, LOWER_IS_BETTER, metric_label, metrics_of, teacher_label
 from proxykd.exceptions import ModelError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _draw_metric(panel: "Axes", report: Mapping[str, Any], metric: str, arms: Se
     entropy = report["teacher"].get("entropy")
     if metric == "heldout_nll" and entropy and entropy["value"] is not None:
         panel.axvline(entropy["value"], color="#444444", linestyle=":", linewidth=1)
-        panel.set_xlabel("dotted: the teacher's own entropy", fontsize=8)
+        panel.set_xlabel(f"dotted: own entropy of the {teacher_label(report)}", fontsize=8)
     panel.set_yticks(range(len(arms)), [ARM_LABELS.get(arm, arm) for arm in arms])
     panel.set_ylim(len(arms) - 0.4, -0.7)
     if metric in LOWER_IS_BETTER and _is_wide(report, metric):

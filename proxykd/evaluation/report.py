@@ -148,9 +148,9 @@ def report_table(report: Mapping[str, Any]) -> "Table":
         table.add_row(ARM_LABELS.get(arm, arm), *cells)
     if entropy := report["teacher"].get("entropy"):
         floors = {"heldout_nll": _cell(entropy), "exact_kl": "0"}
-        table.add_row("teacher", *(floors.get(metric, "") for metric in metrics))
+        table.add_row(teacher_label(report), *(floors.get(metric, "") for metric in metrics))
     notes = [f"in brackets: {report['confidence']:.0%} interval, bootstrap over prompts"]
-    notes.append(seeds_note(report))
+    notes += [note for note in (seeds_note(report), cut_note(report)) if note]
     table.caption = "\n".join([*notes, *difference_lines(report), *seed_lines(report)])
     table.caption_justify = "left"
     return table
@@ -172,6 +172,28 @@ def difference_lines(report: Mapping[str, Any]) -> list[str]:
         for found in report["comparisons"]
         if (found["arm"], found["against"]) == ("proxy_kd", "sft")
     ]
+
+
+def teacher_label(report: Mapping[str, Any]) -> str:
+    """What the row of the teacher's own entropy is called: its odds may have been asked for on fewer prompts.
+
+    Example:
+        >>> teacher_label({"num_prompts": 300, "teacher": {"entropy": {"num_prompts": 200}}})
+        'teacher (200 prompts)'
+    """
+    asked = report["teacher"]["entropy"]["num_prompts"]
+    return "teacher" if asked == report["num_prompts"] else f"teacher ({asked:,} prompts)"
+
+
+def cut_note(report: Mapping[str, Any]) -> str:
+    """What is missing of the held-out texts, "" if nothing: an NLL of cut texts is that of their first tokens alone."""
+    texts = report.get("heldout", {})
+    notes = []
+    if num_cut := texts.get("num_cut", 0):
+        notes.append(f"{num_cut:,} of {texts['num_texts']:,} held-out texts are cut: only their first tokens count")
+    if num_skipped := texts.get("num_skipped", 0):
+        notes.append(f"{num_skipped:,} held-out texts left out: no room after the prompt")
+    return "; ".join(notes)
 
 
 def seeds_note(report: Mapping[str, Any], arm: str = "proxy_kd") -> str:

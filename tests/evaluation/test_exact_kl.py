@@ -9,9 +9,20 @@ import torch
 
 from proxykd.artifacts import SplitSet, ValidatedSet
 from proxykd.config import RunSpec
-from proxykd.evaluation.exact_kl import TrueCorpus, TrueOdds, entropy_by_prompt, exact_kl, flatten, kl_by_prompt
+from proxykd.data.tokenizing import Example
+from proxykd.evaluation.exact_kl import (
+    TrueCorpus,
+    TrueOdds,
+    entropy_by_prompt,
+    exact_kl,
+    flatten,
+    kl_by_prompt,
+    true_corpus,
+)
+from proxykd.evaluation.heldout import index_prompts
 from proxykd.evaluation.scoring import HeldoutSet, HeldoutSets
 from proxykd.models.loading import load_model, load_tokenizer
+from proxykd.teacher.problems import enumerate_completions, generate_prompts
 from proxykd.teacher.truth import NextToken
 
 
@@ -73,14 +84,17 @@ def test_only_so_many_prompts_are_asked_for(corpus: TrueCorpus, run_spec: RunSpe
     assert len(corpus.examples) == 2 * run_spec.evaluation.exact_kl_prompts  # two texts each
 
 
-def test_mean_nll_of_the_truth_approaches_the_entropy(corpus: TrueCorpus) -> None:
-    # E[-log p(y)] = H by definition; 12 texts are few, so the bound is wide.
-    nll = tokens = 0.0
-    for odds, example in zip(corpus.odds, corpus.examples, strict=True):
-        logprobs = _logprobs_of(odds, len(example.completion_ids), 1024)
-        chosen = torch.from_numpy(example.completion_ids.astype(np.int64))
-        nll -= float(logprobs.gather(1, chosen[:, None]).sum())
-        tokens += len(chosen)
-    entropy, counted = entropy_by_prompt(corpus, max(corpus.prompt_idx) + 1)
-    assert counted.sum() == tokens
-    assert nll / tokens == pytest.approx(entropy.sum() / tokens, rel=0.35)
+def test_entropy_along_every_text_adds_up_to_the_entropy_over_texts(run_spec: RunSpec) -> None:
+    # Chain rule: sum_y P(y) sum_t H_t = - sum_y P(y) log P(y), over all that the teacher can write.
+    tokenizer = load_tokenizer(run_spec.student.model)
+    question = next(generate_prompts(1, 0)).messages[-1].content
+    texts = enumerate_completions(question)
+    ids = [[*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id] for text, _ in texts]
+    examples = [Example("a", idx, np.zeros(1, np.int32), np.array(one, np.int32)) for idx, one in enumerate(ids)]
+    found = true_corpus(examples, index_prompts(examples), {"a": question}, tokenizer, num_prompts=1)
+    single = [
+        entropy_by_prompt(TrueCorpus([e], [o], np.zeros(1, np.int64)), 1)[0][0] for e, o, _ in zip(*found, strict=True)
+    ]
+    probs = np.array([prob for _, prob in texts])
+    assert len(texts) > 5
+    assert probs @ np.array(single) == pytest.approx(-float(probs @ np.log(probs)), rel=1e-9)
