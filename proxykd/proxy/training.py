@@ -5,6 +5,7 @@
 adds an end token, cuts, drops, reports, pushes or saves anything here.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def train_nll(
     Returns:
         ``training_loss`` (mean over the steps, nats a token), ``steps`` and ``num_examples``.
     """
-    arguments = _arguments(optimizer, precision=precision, seed=seed, scratch=scratch)
+    arguments = _arguments(optimizer, len(examples), precision=precision, seed=seed, scratch=scratch)
     config = SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True})
     dataset = _store(map(_labelled, examples), _LABELLED, scratch / f"{description}.arrow")
     trainer = SFTTrainer(model, config, train_dataset=dataset, processing_class=tokenizer)
@@ -96,7 +97,7 @@ def train_preference(
         ``training_loss`` (mean over the steps of the combined loss), ``steps`` and ``num_examples``.
     """
     config = DPOConfig(
-        **_arguments(preference.optimizer, precision=precision, seed=seed, scratch=scratch),
+        **_arguments(preference.optimizer, len(pairs), precision=precision, seed=seed, scratch=scratch),
         beta=preference.beta,
         loss_type=["sigmoid", "sft"],
         loss_weights=[preference.preference_coef, preference.nll_coef],
@@ -148,7 +149,9 @@ def _store(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, path: Path) -> 
     return Dataset.from_file(str(path))
 
 
-def _arguments(optimizer: OptimizerSpec, *, precision: str, seed: int, scratch: Path) -> dict[str, Any]:
+def _arguments(
+    optimizer: OptimizerSpec, num_examples: int, *, precision: str, seed: int, scratch: Path
+) -> dict[str, Any]:
     on_cpu = default_device().type == "cpu"
     constant = "constant_with_warmup" if optimizer.warmup_ratio > 0 else "constant"
     return {
@@ -157,7 +160,7 @@ def _arguments(optimizer: OptimizerSpec, *, precision: str, seed: int, scratch: 
         "num_train_epochs": 1.0,
         "learning_rate": optimizer.learning_rate,
         "weight_decay": optimizer.weight_decay,
-        "warmup_steps": optimizer.warmup_ratio if optimizer.warmup_ratio < 1.0 else 0,
+        "warmup_steps": math.ceil(optimizer.warmup_ratio * _num_steps(num_examples, optimizer)),
         "lr_scheduler_type": constant if optimizer.schedule == "constant" else optimizer.schedule,
         "max_grad_norm": optimizer.max_grad_norm,
         "train_sampling_strategy": "sequential",
@@ -176,10 +179,14 @@ def _arguments(optimizer: OptimizerSpec, *, precision: str, seed: int, scratch: 
     }
 
 
+def _num_steps(num_examples: int, optimizer: OptimizerSpec) -> int:
+    return -(-num_examples // optimizer.batch_size)
+
+
 def _train(
     trainer: SFTTrainer | DPOTrainer, num_examples: int, optimizer: OptimizerSpec, description: str
 ) -> dict[str, float]:
-    steps = -(-num_examples // optimizer.batch_size)
+    steps = _num_steps(num_examples, optimizer)
     trainer.remove_callback(PrinterCallback)
     with stage(description, total=steps, unit="step") as progress:
         trainer.add_callback(_ReportSteps(progress))

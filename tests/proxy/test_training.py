@@ -61,6 +61,21 @@ def test_nll_is_the_mean_over_completion_tokens(tokenizer, settings):
     assert token_nll(model, examples).item() < expected
 
 
+def test_a_run_of_warm_up_alone_moves_less_than_one_without(tokenizer, settings):
+    examples = random_examples(LENGTHS * 2)
+
+    def distance(warmup_ratio):
+        model, start = tiny_llama(), tiny_llama()
+        optimizer = ONE_STEP.model_copy(update={"batch_size": 2, "warmup_ratio": warmup_ratio})
+        facts = train_nll(model, tokenizer, examples, optimizer, **settings)
+        assert facts["steps"] == 4
+        both = zip(model.parameters(), start.parameters(), strict=True)
+        return max(float((one - two).detach().abs().max()) for one, two in both)
+
+    # Learning rates 0, 1/4, 1/2, 3/4 against 1, 1, 1, 1: 1.5 against 4 at most.
+    assert distance(1.0) < 0.6 * distance(0.0)
+
+
 def test_combined_loss_is_equation_6(tokenizer, settings):
     model = tiny_llama()
     # Scores of another model as the reference, so that the preference term is not just ln 2.
