@@ -15,7 +15,9 @@ def training_batches(lengths: NDArray[np.int32], *, batch_size: int, seed: int) 
 
     The epochs' permutations run on one after the other; each stretch of ``WINDOW_BATCHES`` batches is sorted by
     length, cut into batches, and these are shuffled. Every example is therefore seen once before any is seen twice,
-    but for one window across the border of two epochs.
+    but for one window across the border of two epochs. Such a window can hold an example twice, and sorting puts the
+    copies side by side, so they may share a batch; with fewer examples than ``WINDOW_BATCHES * batch_size`` every
+    window holds copies. They then count as often as they occur, in every arm alike.
 
     Args:
         lengths: Tokens of each example, [num_examples], not empty.
