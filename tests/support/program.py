@@ -164,7 +164,8 @@ class Finished:
 
     @property
     def report(self) -> dict[str, Any]:
-        found = re.search(r"report\s+(\S+)/report\.html", self.stdout)
+        found = re.search(r"mlflow\s+run (\w+) in sqlite:///(\S+)/mlflow\.db", self.stdout)
         assert found, self.stdout + self.stderr
-        report: dict[str, Any] = json.loads((Path(found[1]) / "report.json").read_text(encoding="utf-8"))
+        logged = Path(found[2]) / "mlartifacts" / SPECIFICATION["name"] / found[1] / "artifacts" / "report"
+        report: dict[str, Any] = json.loads((logged / "report.json").read_text(encoding="utf-8"))
         return report
