@@ -22,7 +22,7 @@ from proxykd.evaluation.statistics import Arm
 from proxykd.exceptions import GateError
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 LOWER_IS_BETTER = frozenset({"heldout_nll", "exact_kl"})
 COMPARED = (("proxy_kd", "sft"), ("proxy_kd", "none"), ("sft", "none"), ("proxy_kd", "proxy"))
@@ -132,9 +132,10 @@ def refused(metric: str, arm: str, against: str, refusal: str) -> dict[str, Any]
     }
 
 
-def report_table(report: Mapping[str, Any]) -> "Table":
-    """The arms with their intervals as a table for the terminal, one row an arm."""
+def report_table(report: Mapping[str, Any]) -> "Group":
+    """The arms with their intervals as a table for the terminal, one row an arm, and the notes under it."""
     from rich import box
+    from rich.console import Group
     from rich.table import Table
 
     metrics = metrics_of(report)
@@ -151,9 +152,7 @@ def report_table(report: Mapping[str, Any]) -> "Table":
         table.add_row(teacher_label(report), *(floors.get(metric, "") for metric in metrics))
     notes = [f"in brackets: {report['confidence']:.0%} interval, bootstrap over prompts"]
     notes += [note for note in (seeds_note(report), cut_note(report)) if note]
-    table.caption = "\n".join([*notes, *difference_lines(report), *seed_lines(report)])
-    table.caption_justify = "left"
-    return table
+    return Group(table, *notes, *difference_lines(report), *seed_lines(report))
 
 
 def spend_line(report: Mapping[str, Any]) -> str:
