@@ -22,10 +22,13 @@ from proxykd.teacher.serving import embedded_teacher
 pytestmark = pytest.mark.integration
 _COUNT, _CONCURRENCY = 300, 8
 _ASK = """
+import signal
 import sys
 from pathlib import Path
 from proxykd.config.specification import RunSpec
 from proxykd.teacher.query import collect_prompts, query_teacher
+# A parent that runs in the background may have SIGINT ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 folder, run = Path(sys.argv[1]), RunSpec.model_validate_json(sys.argv[2])
 prompts = collect_prompts(run.prompts, seed=run.seed, output=folder / "killed-prompts")
 query_teacher(prompts, run, journal_path=folder / "journal.sqlite", output=folder / "killed")
