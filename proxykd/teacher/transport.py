@@ -91,7 +91,8 @@ class AiohttpTransport:
         except TimeoutError:
             raise TeacherUnreachableError(f"no answer from {self._url} within {self._timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise TeacherUnreachableError(f"no answer from {self._url}: {self._hide(str(error).encode())!r}") from None
+            reason = self._hide(str(error).encode()).decode("utf-8", "replace")
+            raise TeacherUnreachableError(f"no answer from {self._url}: {reason}") from None
         headers = {name.lower(): value for name, value in response.headers.items()}
         return HttpResponse(response.status, headers, self._hide(content))
 
