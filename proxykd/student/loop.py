@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from proxykd.config.models import StudentSpec
+from proxykd.data.order import micro_batches, training_batches
 from proxykd.data.tokenizing import TokenizedCorpus
 from proxykd.exceptions import ArtifactError
 from proxykd.models.forward import collate, completion_labels, completion_logits
@@ -19,7 +20,6 @@ from proxykd.models.loading import autocast
 from proxykd.progress import Progress, stage
 from proxykd.student.objective import TargetBatch, collate_targets, student_objective
 from proxykd.student.optimizer import build_optimizer, learning_rate_factor
-from proxykd.student.order import micro_batches, training_batches
 from proxykd.targets.reader import SparseTarget, TargetReader
 
 if TYPE_CHECKING:

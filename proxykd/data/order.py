@@ -1,4 +1,4 @@
-"""Which examples make up which step: seeded epochs, batches of similar length, the same rule for every arm."""
+"""Which examples make up which step: seeded order, batches of similar length, the same rule for proxy and students."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
@@ -29,8 +29,36 @@ def training_batches(lengths: NDArray[np.int32], *, batch_size: int, seed: int) 
     stream: Iterator[int] = chain.from_iterable(epochs)
     while True:
         window = np.fromiter(islice(stream, WINDOW_BATCHES * batch_size), np.int64)
-        batches = window[np.argsort(lengths[window], kind="stable")].reshape(WINDOW_BATCHES, batch_size)
-        yield from rng.permutation(batches).tolist()
+        yield from _batches_of_window(window, lengths, batch_size, rng).tolist()
+
+
+def batch_by_length(
+    indices: NDArray[np.int64], lengths: NDArray[np.int32], *, batch_size: int, seed: int
+) -> NDArray[np.int64]:
+    """The same indices, so ordered that consecutive batches hold examples of similar length.
+
+    Args:
+        indices: Examples in a random order, [num_indices].
+        lengths: Tokens of each example.
+        batch_size: Examples in each batch but the last, which has what is left over, of any length.
+        seed: Same seed, same order.
+
+    Returns:
+        A permutation of ``indices``; no example leaves its stretch of ``WINDOW_BATCHES`` batches.
+    """
+    rng = np.random.default_rng(seed)
+    num_full = len(indices) // batch_size * batch_size
+    windows = np.split(indices[:num_full], range(WINDOW_BATCHES * batch_size, num_full, WINDOW_BATCHES * batch_size))
+    batched = [_batches_of_window(window, lengths, batch_size, rng).reshape(-1) for window in windows]
+    return np.concatenate([*batched, indices[num_full:]])
+
+
+def _batches_of_window(
+    window: NDArray[np.int64], lengths: NDArray[np.int32], batch_size: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Full batches, [num_batches, batch_size], each of similar lengths, in random order."""
+    batches = window[np.argsort(lengths[window], kind="stable")].reshape(-1, batch_size)
+    return rng.permutation(batches)
 
 
 def micro_batches(batch: Sequence[int], lengths: NDArray[np.int32], *, max_tokens: int) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""The order of the examples and the course of the learning rate."""
+"""The order of the examples: everything seen, nothing twice, little padding."""
 
 from collections import Counter
 from itertools import islice
@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxykd.config.models import OptimizerSpec
-from proxykd.student.optimizer import learning_rate_factor
-from proxykd.student.order import WINDOW_BATCHES, micro_batches, training_batches
+from proxykd.data.order import WINDOW_BATCHES, batch_by_length, micro_batches, training_batches
 
 LENGTHS = np.random.default_rng(0).integers(5, 200, size=640).astype(np.int32)
 
@@ -38,13 +36,30 @@ def test_fewer_examples_than_a_batch_still_fill_it() -> None:
     assert max(Counter(index for batch in batches for index in batch).values()) <= 80 / 3 + 1 + WINDOW_BATCHES * 8 / 3
 
 
-def test_lengths_are_matched_within_a_batch() -> None:
-    def padding(batches: list[list[int]]) -> float:
-        padded = sum(LENGTHS[batch].max() * len(batch) for batch in batches)
-        return float(padded / sum(LENGTHS[batch].sum() for batch in batches))
+def padding(batches: list[list[int]]) -> float:
+    """Padded tokens over real ones."""
+    padded = sum(LENGTHS[batch].max() * len(batch) for batch in batches)
+    return float(padded / sum(LENGTHS[batch].sum() for batch in batches))
 
-    shuffled = np.random.default_rng(0).permutation(len(LENGTHS)).reshape(-1, 8).tolist()
-    assert padding(first_batches(80)) < 1.15 < 1.5 < padding(shuffled)
+
+def test_lengths_are_matched_within_a_batch() -> None:
+    shuffled = np.random.default_rng(0).permutation(len(LENGTHS))
+    batched = batch_by_length(shuffled, LENGTHS, batch_size=8, seed=0)
+    assert padding(shuffled.reshape(-1, 8).tolist()) > 1.5
+    assert padding(first_batches(80)) < 1.15
+    assert padding(batched.reshape(-1, 8).tolist()) < 1.15
+
+
+@given(num_indices=st.integers(0, 400), batch_size=st.integers(1, 9), seed=st.integers(0, 3))
+def test_batching_by_length_keeps_every_example_in_its_window(num_indices: int, batch_size: int, seed: int) -> None:
+    indices = np.random.default_rng(seed).integers(0, len(LENGTHS), size=num_indices)
+    ordered = batch_by_length(indices, LENGTHS, batch_size=batch_size, seed=seed)
+    assert np.array_equal(ordered, batch_by_length(indices, LENGTHS, batch_size=batch_size, seed=seed))
+    window, num_full = WINDOW_BATCHES * batch_size, num_indices // batch_size * batch_size
+    assert np.array_equal(ordered[num_full:], indices[num_full:])
+    for start in range(0, num_full, window):
+        stretch = slice(start, min(start + window, num_full))
+        assert sorted(ordered[stretch]) == sorted(indices[stretch])
 
 
 @given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=20), max_tokens=st.integers(1, 120))
@@ -53,18 +68,3 @@ def test_micro_batches_keep_order_and_bounds(lengths: list[int], max_tokens: int
     parts = micro_batches(batch, np.array(lengths, np.int32), max_tokens=max_tokens)
     assert [index for part in parts for index in part] == batch
     assert all(len(part) == 1 or sum(lengths[index] for index in part) <= max_tokens for part in parts)
-
-
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
-def test_the_learning_rate_rises_to_its_peak_and_never_rises_again(schedule: str) -> None:
-    spec = OptimizerSpec(warmup_ratio=0.2, schedule=schedule)
-    factors = [learning_rate_factor(step, num_steps=20, spec=spec) for step in range(20)]
-    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert all(0.0 < factor <= 1.0 for factor in factors)
-    assert factors[4:] == sorted(factors[4:], reverse=True)
-    assert (factors[-1] == 1.0) == (schedule == "constant")
-
-
-def test_a_run_of_warm_up_alone_and_one_without() -> None:
-    assert learning_rate_factor(3, num_steps=4, spec=OptimizerSpec(warmup_ratio=1.0)) == 1.0
-    assert learning_rate_factor(0, num_steps=4, spec=OptimizerSpec(warmup_ratio=0.0)) == 1.0
