@@ -19,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,9 +107,13 @@ def _measure(case: Case, repeats: int) -> dict[str, list[float]]:
 class _Corpus(list[Example]):
     """Texts in memory with the lengths that training asks of a tokenised corpus."""
 
-    @property
+    @cached_property
     def completion_lengths(self) -> np.ndarray[Any, Any]:
         return np.array([len(example.completion_ids) for example in self], np.int32)
+
+    @cached_property
+    def lengths(self) -> np.ndarray[Any, Any]:
+        return self.completion_lengths + np.array([len(example.prompt_ids) for example in self], np.int32)
 
 
 def _make_data(case: Case, folder: Path) -> TrainingData:

@@ -7,7 +7,6 @@
     splits       the side on which a prompt falls, by the hash of its id
     chat         messages -> text
     tokenizing   rows -> token ids in a memory-mapped file
-    order        which examples make up which training step
 
 Everything here streams: memory does not grow with the number of rows.
 """

@@ -70,6 +70,7 @@ class TokenizedCorpus(Sequence[Example]):
         path: The file.
         prompt_lengths: Tokens in each prompt, int32 [num_examples].
         completion_lengths: Tokens in each completion, eos included, int32 [num_examples].
+        lengths: Tokens of both, int32 [num_examples].
         num_skipped: Rows left out because their prompt leaves no room for a completion.
         num_cut: Examples whose completion was cut to ``max_seq_tokens``.
     """
@@ -82,6 +83,7 @@ class TokenizedCorpus(Sequence[Example]):
         self.num_skipped, self.num_cut = int(counts[b"num_skipped"]), int(counts[b"num_cut"])
         self.prompt_lengths = _lengths([batch.prompt_starts for batch in self._batches])
         self.completion_lengths = _lengths([batch.completion_starts for batch in self._batches])
+        self.lengths = self.prompt_lengths + self.completion_lengths
         self._ends = np.cumsum([len(batch.sample_idx) for batch in self._batches], dtype=np.int64)
 
     @classmethod

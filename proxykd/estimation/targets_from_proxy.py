@@ -121,9 +121,8 @@ def proxy_targets(
         precision: Arithmetic, as in ``ModelSpec.precision``; log-probabilities are float32 either way.
     """
     model.eval()
-    lengths = corpus.prompt_lengths + corpus.completion_lengths
     max_tokens = min(_MAX_BATCH_TOKENS, _BATCH_SCORES // vocab_size)
-    for indices in length_batches(lengths.tolist(), max_tokens=max_tokens):
+    for indices in length_batches(corpus.lengths.tolist(), max_tokens=max_tokens):
         examples = [corpus[index] for index in indices]
         batch = collate(examples, pad_id=pad_id).to(model.device)
         with torch.no_grad(), autocast(precision):

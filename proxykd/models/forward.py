@@ -164,6 +164,6 @@ def _score_batch(
 
 
 def _total_lengths(corpus: "Sequence[Example]") -> list[int]:
-    if hasattr(corpus, "prompt_lengths") and hasattr(corpus, "completion_lengths"):
-        return (corpus.prompt_lengths + corpus.completion_lengths).tolist()  # type: ignore[no-any-return]
+    if hasattr(corpus, "lengths"):
+        return corpus.lengths.tolist()  # type: ignore[no-any-return]
     return [len(example.prompt_ids) + len(example.completion_ids) for example in corpus]

@@ -23,7 +23,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet, seal, write_json
 from proxykd.config import RunSpec
 from proxykd.config.models import OptimizerSpec, PreferenceSpec, WarmupSpec
-from proxykd.data.order import batch_by_length
 from proxykd.data.splits import select_rows, sides_for
 from proxykd.data.tokenizing import Example, TokenizedCorpus
 from proxykd.exceptions import ConfigError, GateError
@@ -97,8 +96,8 @@ class _Alignment:
         """Supervised fine-tuning on the warm-up side (Eq. 3)."""
         corpus = self._training_corpus("warmup")
         (indices,) = round_indices(len(corpus), epochs=warmup.epochs, rounds=1, seed=self._run.seed)
-        clock, examples = _Clock(), _take(corpus, indices, warmup.optimizer, seed=self._run.seed)
-        training = self._minimise_nll("proxy warm-up", examples, warmup.optimizer, seed=self._run.seed)
+        clock = _Clock()
+        training = self._minimise_nll("proxy warm-up", _take(corpus, indices), warmup.optimizer, seed=self._run.seed)
         clock.lap("training_s")
         self._measure("warmup", clock, training=training)
 
@@ -114,11 +113,10 @@ class _Alignment:
                 )
             name = f"round {round_idx} of {preference.rounds}"
             seed = self._run.seed + round_idx
-            examples = _take(corpus, indices, preference.optimizer, seed=seed)
             if preference.preference_coef == 0.0:
-                self._run_nll_round(name, examples, preference, seed=seed)
+                self._run_nll_round(name, _take(corpus, indices), preference, seed=seed)
             else:
-                self._run_preference_round(name, examples, preference, seed=seed)
+                self._run_preference_round(name, _take(corpus, indices), preference, seed=seed)
 
     def _run_nll_round(self, name: str, examples: list[Example], preference: PreferenceSpec, *, seed: int) -> None:
         clock = _Clock()
@@ -213,12 +211,8 @@ class _Alignment:
         return TokenizedCorpus.build(rows, self.tokenizer, max_seq_tokens=self._spec.max_seq_tokens, path=path)
 
 
-def _take(corpus: TokenizedCorpus, indices: NDArray[np.int64], optimizer: OptimizerSpec, *, seed: int) -> list[Example]:
-    """Examples in the order of the steps: a batch holds texts of similar length, so that little of it is padding."""
-    lengths = corpus.prompt_lengths + corpus.completion_lengths
-    return [
-        corpus[idx] for idx in batch_by_length(indices, lengths, batch_size=optimizer.batch_size, seed=seed).tolist()
-    ]
+def _take(corpus: TokenizedCorpus, indices: NDArray[np.int64]) -> list[Example]:
+    return [corpus[idx] for idx in indices.tolist()]
 
 
 class _Clock:

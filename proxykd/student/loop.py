@@ -1,7 +1,8 @@
 """One training run: a model, its examples, perhaps their targets, so many steps.
 
-A batch whose scores would not fit is worked off in micro-batches; the loss is divided by the token count of the whole
-batch, so that the step is the same. Both arms run through this loop; they differ in their examples and targets alone.
+A batch of texts of unlike length, or one whose scores would not fit, is worked off in micro-batches; the loss is
+divided by the token count of the whole batch, so that the step is the same. Both arms run through this loop; they
+differ in their examples and targets alone.
 """
 
 import time
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from proxykd.config.models import StudentSpec
-from proxykd.data.order import micro_batches, training_batches
 from proxykd.data.tokenizing import TokenizedCorpus
 from proxykd.exceptions import ArtifactError
 from proxykd.models.forward import collate, completion_labels, completion_logits
@@ -20,6 +20,7 @@ from proxykd.models.loading import autocast
 from proxykd.progress import Progress, stage
 from proxykd.student.objective import TargetBatch, collate_targets, student_objective
 from proxykd.student.optimizer import build_optimizer, learning_rate_factor
+from proxykd.student.order import micro_batches, training_batches
 from proxykd.targets.reader import SparseTarget, TargetReader
 
 if TYPE_CHECKING:
@@ -92,8 +93,7 @@ def train(
         seed: Decides the order of the examples and the dropout; the global generator is left as it was.
     """
     optimizer = build_optimizer(model, spec.optimizer, learning_rate=learning_rate)
-    lengths = data.corpus.prompt_lengths + data.corpus.completion_lengths
-    batches = training_batches(lengths, batch_size=spec.optimizer.batch_size, seed=seed)
+    batches = training_batches(len(data.corpus), batch_size=spec.optimizer.batch_size, seed=seed)
     curve: list[dict[str, float]] = []
     start, num_tokens = time.perf_counter(), 0
     model.train()
@@ -104,7 +104,7 @@ def train(
             rate = learning_rate * learning_rate_factor(step, num_steps=spec.steps, spec=spec.optimizer)
             means = train_step(model, optimizer, data, batch, spec, alpha=alpha, learning_rate=rate)
             curve.append({"step": step + 1, **means, "lr": rate})
-            num_tokens += int(lengths[batch].sum())
+            num_tokens += int(data.corpus.lengths[batch].sum())
             _report(progress, means)
     return TrainingRun(curve, time.perf_counter() - start, num_tokens)
 
@@ -127,10 +127,11 @@ def train_step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.zero_grad(set_to_none=True)
-    num_tokens = int(data.corpus.completion_lengths[batch].sum())
+    lengths, completions = data.corpus.lengths, data.corpus.completion_lengths
+    num_tokens = int(completions[batch].sum())
     totals = torch.zeros(3, device=model.device)
-    max_tokens = _MICRO_BATCH_SCORES // model.config.get_text_config().vocab_size
-    for part in micro_batches(batch, data.corpus.completion_lengths, max_tokens=max_tokens):
+    bound = _MICRO_BATCH_SCORES // model.config.get_text_config().vocab_size
+    for part in micro_batches(batch, lengths, completions, max_completion_tokens=bound):
         totals += _backward(model, data, part, spec.model.precision, alpha=alpha, num_tokens=num_tokens)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     torch.nn.utils.clip_grad_norm_(trainable, spec.optimizer.max_grad_norm)
