@@ -30,6 +30,8 @@ class ModelSpec(Spec):
     """Keep so many of its layers, evenly spaced, first and last among them; None = all."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of forward and backward passes; the weights and the optimiser stay float32 while training."""
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = None
+    """transformers' implementation of attention; None = its choice. On CPUs eager trains short texts faster."""
     lora: LoraSpec | None = None
     """Train adapters only; None = all weights."""
     max_seq_tokens: Annotated[int, Field(ge=16)] = 1024

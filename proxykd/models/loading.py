@@ -54,7 +54,16 @@ def load_model(spec: ModelSpec, *, seed: int) -> "PreTrainedModel":
         model = _load_pretrained(source)
     if spec.num_layers is not None:
         prune_layers(model, spec.num_layers)
+    if spec.attention is not None:
+        _choose_attention(model, spec)
     return model.to(default_device())
+
+
+def _choose_attention(model: "PreTrainedModel", spec: ModelSpec) -> None:
+    try:
+        model.set_attn_implementation(spec.attention)
+    except (ImportError, ValueError) as error:
+        raise ModelError(f"{spec.source} cannot run with attention={spec.attention}: {error}") from error
 
 
 def load_saved(folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":

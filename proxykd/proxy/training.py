@@ -196,10 +196,13 @@ def _train(
 
 
 def _restore(model: PreTrainedModel) -> None:
-    """Undo what a trainer leaves behind: patched forward methods (fused head, autocast) and the copied adapter."""
+    """Undo what a trainer leaves behind: patched forward methods (fused head, autocast) and the copied adapter.
+
+    A model that still says it is prepared would be trained without autocast by the next trainer, that is in float32.
+    """
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     for patched in (model, plain):
-        for name in ("forward", "_original_forward"):
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
             vars(patched).pop(name, None)
     if "ref" in getattr(model, "peft_config", {}):
         model.delete_adapter("ref")

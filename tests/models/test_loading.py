@@ -147,3 +147,17 @@ def test_a_gguf_package_becomes_an_ordinary_model(tmp_path):
     assert reloaded.chat_template == tokenizer.chat_template
     text = "<|im_start|>user\nWhat is 2 + 2?<|im_end|>\n"
     assert reloaded(text).input_ids == tokenizer(text).input_ids
+
+
+def test_the_implementation_of_attention_is_a_choice_that_changes_no_number():
+    by_default, eager = (
+        load_model(ModelSpec(source="embedded:student", attention=attention), seed=0) for attention in (None, "eager")
+    )
+    ids = torch.arange(3, 30)[None]
+    assert eager.config._attn_implementation == "eager" != by_default.config._attn_implementation
+    torch.testing.assert_close(eager(ids).logits, by_default(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_attention_that_is_not_installed_is_explained():
+    with pytest.raises(ModelError, match="attention=flash_attention_2"):
+        load_model(ModelSpec(source="embedded:student", attention="flash_attention_2"), seed=0)

@@ -133,3 +133,17 @@ def test_a_trained_model_can_be_copied_and_scored(tokenizer, settings):
     first, second = (next(iter(score_corpus(one, examples, pad_id=PAD))).logprobs for one in (model, twin))
     assert not np.array_equal(first, second)
     assert model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("lora", [None, LoraSpec(rank=4)])
+def test_every_training_of_a_model_has_the_precision_that_was_asked_for(tokenizer, settings, lora):
+    model, examples = tiny_llama(), random_examples(LENGTHS)
+    seen = []
+    model.model.layers[0].mlp.up_proj.register_forward_hook(lambda *found: seen.append(found[-1].dtype))
+    model = model if lora is None else attach_lora(model, lora)
+    pairs, bfloat16 = make_pairs(model), {**settings, "precision": "bfloat16"}
+    seen.clear()
+    train_nll(model, tokenizer, examples, ONE_STEP, **bfloat16)
+    train_preference(model, tokenizer, pairs, PreferenceSpec(optimizer=ONE_STEP), **{**bfloat16, "description": "two"})
+    train_nll(model, tokenizer, examples, ONE_STEP, **{**bfloat16, "description": "three"})
+    assert seen == [torch.bfloat16] * 3
