@@ -31,11 +31,10 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[ValidatedSet, SplitSet]:
-    """Validated rows and their sides, in shared mode with a development side."""
-    folder = tmp_path_factory.mktemp("corpus")
-    validated, rng = ValidatedSet(folder / "validated"), random.Random(0)
-    validated.write(
+def validated(tmp_path_factory: pytest.TempPathFactory) -> ValidatedSet:
+    """The embedded teacher's texts, one a prompt, all kept."""
+    rng, rows = random.Random(0), ValidatedSet(tmp_path_factory.mktemp("validated"))
+    rows.write(
         ValidatedRow(
             prompt.prompt_id,
             0,
@@ -49,8 +48,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[ValidatedSet, Spli
         )
         for prompt in generate_prompts(NUM_PROMPTS, 0)
     )
-    seal(validated)
-    return validated, build_splits(validated, run_spec().split, output=folder / "splits")
+    seal(rows)
+    return rows
+
+
+@pytest.fixture(scope="session")
+def corpus(validated: ValidatedSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[ValidatedSet, SplitSet]:
+    """Validated rows and their sides, in shared mode with a development side."""
+    return validated, build_splits(validated, run_spec().split, output=tmp_path_factory.mktemp("splits"))
 
 
 @pytest.fixture(scope="session")

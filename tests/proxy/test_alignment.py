@@ -1,17 +1,14 @@
 """The whole stage on the embedded teacher's texts: it aligns, it repeats, and each ablation is what it says."""
 
-import random
-
 import pytest
 
-from proxykd.artifacts import ValidatedSet, read_json, seal
+from proxykd.artifacts import read_json
 from proxykd.config import RunSpec
 from proxykd.data.splits import build_splits, select_rows
 from proxykd.exceptions import ConfigError, GateError
 from proxykd.models.loading import load_saved
 from proxykd.proxy.alignment import align_proxy
-from proxykd.records import Outcome, Side, ValidatedRow
-from proxykd.teacher.problems import generate_prompts, sample_completion
+from proxykd.records import Side
 
 OPTIMIZER = {"learning_rate": 3e-3, "batch_size": 8}
 PROXY = {
@@ -22,25 +19,8 @@ PROXY = {
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp("corpus"), random.Random(0)
-    validated = ValidatedSet(folder / "validated")
-    validated.write(
-        ValidatedRow(
-            prompt.prompt_id,
-            0,
-            prompt.messages,
-            sample_completion(prompt.messages[-1].content, rng),
-            prompt.task,
-            prompt.reference,
-            Outcome.OK,
-            "keep",
-            "",
-        )
-        for prompt in generate_prompts(60, 0)
-    )
-    seal(validated)
-    return validated, build_splits(validated, specify().split, output=folder / "splits")
+def corpus(validated, tmp_path_factory):
+    return validated, build_splits(validated, specify().split, output=tmp_path_factory.mktemp("splits"))
 
 
 def specify(**changes):
