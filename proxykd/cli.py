@@ -190,7 +190,9 @@ def _check_services(specification: "RunSpec", workspace: "Workspace", found: "Pl
     check_tracking_server(os.environ["MLFLOW_TRACKING_URI"])
     if specification.teacher.kind == "openai" and found.first_unknown is not None:
         prompt, sample_idx = found.first_unknown
-        probe_teacher(specification, journal_path=workspace.journal, prompt=prompt, sample_idx=sample_idx)
+        probe_teacher(
+            specification, journal_path=workspace.journal, prompt=prompt, sample_idx=sample_idx, spent=found.spent
+        )
 
 
 def _workspace() -> "Workspace":

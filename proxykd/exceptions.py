@@ -7,7 +7,8 @@
     ├── ShapeError (ValueError)         tensors whose shapes do not agree
     ├── TeacherError (RuntimeError)     the black box cannot be used at all
     │   ├── TeacherUnreachableError     no answer from its address
-    │   └── TeacherAuthError            it refused our key
+    │   ├── TeacherAuthError            it refused our key
+    │   └── BudgetError                 what it may cost is spent
     ├── GateError (RuntimeError)        a gate of the run is closed: too few usable rows, say
     ├── BusyError (RuntimeError)        another run has the workspace
     ├── TrackingError (RuntimeError)    MLflow refused or did not answer
@@ -51,6 +52,10 @@ class TeacherUnreachableError(TeacherError):
 
 class TeacherAuthError(TeacherError):
     """The teacher refused our key."""
+
+
+class BudgetError(TeacherError):
+    """A cap of teacher.budget does not allow the next call."""
 
 
 class GateError(ProxykdError, RuntimeError):

@@ -28,6 +28,7 @@ from proxykd.models.sources import resolve_source
 from proxykd.models.tokenizer_files import TokenizerFiles, read_tokenizer
 from proxykd.models.tokenizers import check_same_tokenizer, load_tokenizer
 from proxykd.records import Message, Prompt, Side
+from proxykd.teacher.budget import Cost, describe_caps
 from proxykd.teacher.query import collect_prompts, inputs_of, look_ahead
 from proxykd.workspace import Workspace
 
@@ -50,6 +51,8 @@ class Plan:
         models: Role -> identity of the model behind its source, which counts in the same way.
         forecast: What it will take.
         first_unknown: The first prompt and sample index that the journal has no answer to; None = nothing to ask.
+        spent: What the run's calls have cost so far, where a cap is set.
+        budget: The caps and what is spent of each; "" = there are none.
     """
 
     name: str
@@ -57,6 +60,8 @@ class Plan:
     models: Mapping[str, str]
     forecast: Forecast
     first_unknown: tuple[Prompt, int] | None
+    spent: Cost = Cost()
+    budget: str = ""
 
 
 def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
@@ -84,7 +89,8 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     forecast = forecast_run(run, sides=sides, sizes=sizes, lengths=lengths, calls_left=calls_left)
     _check_machine(forecast, workspace.root)
     models = {role: source_identity(resolve_source(spec.source)) for role, spec in run.models().items()}
-    return Plan(run.name, inputs_hash, models, forecast, outlook.first_unknown)
+    budget = describe_caps(run.teacher.budget, outlook.spent) if isinstance(run.teacher, OpenAITeacherSpec) else ""
+    return Plan(run.name, inputs_hash, models, forecast, outlook.first_unknown, outlook.spent, budget)
 
 
 def plan_table(plan: Plan) -> "Table":
@@ -102,6 +108,7 @@ def plan_table(plan: Plan) -> "Table":
         "prompt tokens": f"about {found.prompt_tokens:,}{how}",
         "completion tokens": f"{bound} {found.completion_tokens:,}{'' if live else how}",
         "USD": _price_text(found),
+        **({"hard caps": plan.budget} if plan.budget else {}),
         "proxy steps": f"{found.proxy_steps:,}",
         "student steps": f"{found.student_steps:,} ({found.student_runs} runs: both arms, seeds, learning rates)",
         "memory": f"{bound} {found.memory_bytes / GIB:.1f} GiB",

@@ -65,6 +65,22 @@ class PriceSpec(Spec):
     """USD per million completion tokens."""
 
 
+class BudgetSpec(Spec):
+    """Hard caps on all that the run's calls cost, over all its restarts; None = no cap."""
+
+    usd: PositiveFloat | None = None
+    """Most US dollars; needs teacher.price."""
+    tokens: Count | None = None
+    """Most prompt and completion tokens together."""
+    requests: Count | None = None
+    """Most calls that are, or may be, paid for."""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether any cap is."""
+        return any(cap is not None for cap in (self.usd, self.tokens, self.requests))
+
+
 def _check_address(value: str) -> str:
     try:
         address = urlsplit(value)
@@ -102,6 +118,8 @@ class OpenAITeacherSpec(Spec):
     """Name under which the endpoint takes sampling.max_tokens: OpenAI's newer models want max_completion_tokens."""
     price: PriceSpec | None = None
     """Price of a token; None = not counted in USD."""
+    budget: BudgetSpec = BudgetSpec()
+    """What the calls may cost; at a cap the asking stops, and goes on where it was when the cap is raised."""
     concurrency: Annotated[int, Field(ge=1, le=512)] = 16
     """Most calls in flight."""
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 6
@@ -111,6 +129,12 @@ class OpenAITeacherSpec(Spec):
     count their rows as failed for good."""
     timeout_s: PositiveFloat = 120.0
     """Seconds that one call may take."""
+
+    @model_validator(mode="after")
+    def _a_cap_in_usd_needs_a_price(self) -> "OpenAITeacherSpec":
+        if self.budget.usd is not None and self.price is None:
+            raise ValueError(f"budget.usd={self.budget.usd:g} needs the price of a token; set teacher.price")
+        return self
 
 
 class RecordedTeacherSpec(Spec):

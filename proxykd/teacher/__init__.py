@@ -4,6 +4,7 @@ Reading order:
     query        the stage: prompts in, one completion (with exactly one outcome) a prompt and sample out
     live         a teacher over HTTP: its requests, their price, an engine for them
     engine       bounded concurrency over a stream of requests; retry, journal and transport meet here
+    budget       hard caps: a call's worst case is reserved before it is sent
     retry        when to try again and how long to wait, as pure functions
     journal      every paid answer, durable before it counts
     chat_shape   the OpenAI chat-completions shape: request bodies, answers, outcomes

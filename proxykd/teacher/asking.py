@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from itertools import chain
 
 from proxykd.artifacts import PromptSet
-from proxykd.exceptions import TeacherError
+from proxykd.exceptions import BudgetError, TeacherError
 from proxykd.progress import Progress, report, stage
 from proxykd.records import Outcome
 from proxykd.teacher.chat_shape import Reply, Request, outcome_of
@@ -34,10 +34,11 @@ def ask_all(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> None:
     Raises:
         TeacherError: if the endpoint is unusable, at the start or on the way, or if calls got no answer and
             ``teacher.on_unanswered`` is stop.
+        BudgetError: if a cap of ``teacher.budget`` allows no further call and ``teacher.on_unanswered`` is stop.
         StorageError: if the journal cannot be used.
     """
     total = prompts.num_rows * teacher.spec.sampling.num_samples
-    num_known, missing = 0, Unanswered(0, "")
+    num_known, missing, reached = 0, Unanswered(0, ""), ""
     with stage("Asking the teacher", total=total, unit="answer") as progress:
 
         def unanswered() -> Iterator[Request]:
@@ -54,18 +55,26 @@ def ask_all(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> None:
             tally = _Tally(teacher, progress)
 
             async def work(engine: Engine) -> None:
-                nonlocal missing
+                nonlocal missing, reached
                 async with alive(progress):
-                    await engine.probe(first)
+                    try:
+                        await engine.probe(first)
+                    except BudgetError:
+                        reached = str(engine.ledger)
+                        return
                     if (entry := journal.get(first.key)) is not None and entry.is_final:
                         tally.settled(entry.reply)
                     requests = chain([first], pending)
                     missing = await engine.run(requests, on_settled=tally.settled, on_trouble=tally.troubled)
+                    reached = str(engine.ledger) if engine.ledger.is_exhausted else ""
 
-            teacher.drive(journal, work)
+            teacher.drive(journal, work, spent=teacher.spent(prompts, journal))
     if num_known:
         report(f"{num_known} of {total} answers were in the journal {journal.path} and were not asked again")
-    if missing.num_requests:
+    if reached:
+        num_answered = sum(journal.has_final(request.key) for _, _, request in teacher.requests(prompts))
+        _end_at_cap(reached, teacher, total - num_answered, total)
+    elif missing.num_requests:
         _account_for(missing, teacher, total)
 
 
@@ -73,6 +82,16 @@ def _account_for(missing: Unanswered, teacher: LiveTeacher, total: int) -> None:
     what = f"{missing.num_requests} of {total} requests got no answer (last reason: {missing.last_reason})"
     if teacher.spec.on_unanswered == "stop":
         raise TeacherError(f"{what}; {KEPT}; {OPT_OUT}")
+    report(f"{what} and count as failed, because teacher.on_unanswered=fail_rows")
+
+
+def _end_at_cap(reached: str, teacher: LiveTeacher, num_missing: int, total: int) -> None:
+    what = f"{reached} allows no further call, and {num_missing:,} of {total:,} requests have no answer"
+    if teacher.spec.on_unanswered == "stop":
+        raise BudgetError(
+            f"{what}; raise the cap and run the same command again, it asks only the missing ones; or go on with what "
+            "is there: lower prompts.limit, or set teacher.on_unanswered=fail_rows to count them as failed"
+        )
     report(f"{what} and count as failed, because teacher.on_unanswered=fail_rows")
 
 
@@ -84,7 +103,7 @@ class _Tally:
         self._num_not_ok, self._spent_usd, self._latest_error = 0, 0.0, ""
 
     def settled(self, reply: Reply) -> None:
-        self._spent_usd += self._teacher.cost_usd(reply)
+        self._spent_usd += self._teacher.tariff.of_reply(reply).usd
         self._num_not_ok += outcome_of(reply)[0] is not Outcome.OK
         self._latest_error = reply.error or self._latest_error
         self._say(1)

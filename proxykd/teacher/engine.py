@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from proxykd.exceptions import TeacherAuthError, TeacherError, TeacherUnreachableError
+from proxykd.config.teacher import BudgetSpec
+from proxykd.exceptions import BudgetError, TeacherAuthError, TeacherError, TeacherUnreachableError
+from proxykd.teacher.budget import Cost, Ledger, Tariff
 from proxykd.teacher.chat_shape import Reply, Request, Verdict, judge
 from proxykd.teacher.journal import Entry, GroupCommits, Journal
 from proxykd.teacher.retry import RetryPolicy, parse_retry_after
@@ -112,6 +114,24 @@ def _ignore(_: str) -> None:
     pass
 
 
+def _without_caps() -> Ledger:
+    return Ledger(BudgetSpec(), Tariff(None), Cost())
+
+
+class _Answer(NamedTuple):
+    """What came back for one attempt.
+
+    Attributes:
+        response: As it came.
+        verdict: What it means.
+        closes: The attempt whose price is known once the verdict's reply is journaled; None = there is none.
+    """
+
+    response: HttpResponse
+    verdict: Verdict
+    closes: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """Sends requests through a transport and journals what comes back.
@@ -122,6 +142,7 @@ class Engine:
         journal: Remembers every answer.
         policy: When to try again.
         concurrency: Most calls in flight.
+        ledger: Lets calls pass, or not.
         max_unanswered_in_a_row: The engine stops when so many requests in a row, in the order in which they are
             settled, got no final answer after all attempts; None = it never does.
         clock: Time.
@@ -133,6 +154,7 @@ class Engine:
     journal: Journal
     policy: RetryPolicy
     concurrency: int
+    ledger: Ledger = field(default_factory=_without_caps)
     max_unanswered_in_a_row: int | None = None
     clock: Clock = field(default_factory=WallClock)
     rng: random.Random = field(default_factory=random.Random)
@@ -143,30 +165,24 @@ class Engine:
         Raises:
             TeacherUnreachableError: if nothing answers.
             TeacherAuthError: if the key is refused.
+            BudgetError: if a cap does not allow the call.
             TeacherError: if the account has no credit, the model or the address does not exist there, or it does not
                 know a parameter of ours.
         """
-        try:
-            response = await self.transport.send(request.body)
-        except TeacherUnreachableError as error:
-            raise TeacherUnreachableError(
-                f"expected a teacher at {self.endpoint.url}: {error}; check teacher.base_url and that it is running"
-            ) from None
-        verdict = judge(response.status, response.body)
-        self._stop_if_hopeless(response, verdict)
-        if response.status == 404 or 300 <= response.status < 400:
-            raise TeacherError(
-                f"expected the model {self.endpoint.model!r} at {self.endpoint.url}, got {verdict.reply.error}; "
-                "check teacher.model and teacher.base_url (up to and including the version)"
-            )
-        if response.status in (400, 422) and _UNSUPPORTED.search(verdict.reply.error):
-            raise TeacherError(
-                f"{self.endpoint.url} does not take our parameters, got {verdict.reply.error}; set "
-                "teacher.max_tokens_parameter=max_completion_tokens if it asks for that, or change teacher.sampling"
-            )
-        if verdict.is_final and not verdict.is_retryable:
-            async with GroupCommits(self.journal) as commits:
-                await commits.put(Entry(request.key, verdict.reply, is_final=True))
+        async with GroupCommits(self.journal) as commits:
+            try:
+                answer = await self._send(request, commits)
+            except TeacherUnreachableError as error:
+                raise TeacherUnreachableError(
+                    f"expected a teacher at {self.endpoint.url}: {error}; check teacher.base_url and that it is running"
+                ) from None
+            if answer is None:
+                raise BudgetError(f"expected room for one more call, but {self.ledger}; raise the cap; {KEPT}")
+            response, verdict, closes = answer
+            self._stop_if_hopeless(response, verdict)
+            self._stop_if_unusable(response, verdict)
+            if verdict.is_final and not verdict.is_retryable:
+                await commits.put(Entry(request.key, verdict.reply, is_final=True), closes=closes)
 
     async def run(
         self,
@@ -175,7 +191,7 @@ class Engine:
         on_settled: Callable[[Reply], None],
         on_trouble: Callable[[str], None] = _ignore,
     ) -> Unanswered:
-        """Settle every request that the journal has no final answer to.
+        """Settle every request that the journal has no final answer to, or as many as the ledger lets pass.
 
         Cancelling this cancels the calls in flight and commits the answers that have arrived.
 
@@ -211,39 +227,71 @@ class Engine:
         for request in stream:
             if self.journal.has_final(request.key):
                 continue
-            verdict = await self._settle(request, listener)
-            await commits.put(Entry(request.key, verdict.reply, verdict.is_final))
+            settled = await self._settle(request, commits, listener)
+            if settled is None:
+                return  # a cap is reached
+            verdict, closes = settled
+            await commits.put(Entry(request.key, verdict.reply, verdict.is_final), closes=closes)
             listener.on_settled(verdict.reply)
             losses.add(verdict)
             self._stop_if_silent(losses)
 
-    async def _settle(self, request: Request, listener: _Listener) -> Verdict:
+    async def _settle(
+        self, request: Request, commits: GroupCommits, listener: _Listener
+    ) -> tuple[Verdict, str | None] | None:
         num_attempts = 0
         while True:
             num_attempts += 1
-            verdict, retry_after_s = await self._attempt(request)
-            if not verdict.is_retryable:
-                return verdict
+            retry_after_s, closes = None, None
+            try:
+                answer = await self._send(request, commits)
+            except TeacherUnreachableError as error:
+                verdict = Verdict(Reply(error=str(error)), is_final=False, is_retryable=True)
+            else:
+                if answer is None:
+                    return None
+                response, verdict, closes = answer
+                self._stop_if_hopeless(response, verdict)
+                retry_after_s = self._retry_after_s(response)
             draw = self.rng.random()
             wait_s = self.policy.wait_s(num_attempts, retry_after_s=retry_after_s, draw=draw)
-            if wait_s is None:
-                return verdict
+            if not verdict.is_retryable or wait_s is None:
+                return verdict, closes
             listener.on_trouble(verdict.reply.error)
             await self.clock.sleep(wait_s)
 
-    async def _attempt(self, request: Request) -> tuple[Verdict, float | None]:
+    async def _send(self, request: Request, commits: GroupCommits) -> _Answer | None:
+        """Send one request if the ledger lets it pass, and settle its price; None = it does not."""
+        attempt = await self.ledger.reserve(request, commits)
+        if attempt is None:
+            return None
         try:
             response = await self.transport.send(request.body)
-        except TeacherUnreachableError as error:
-            return Verdict(Reply(error=str(error)), is_final=False, is_retryable=True), None
+        except TeacherUnreachableError:
+            await self.ledger.lose(attempt)
+            raise
         verdict = judge(response.status, response.body)
-        self._stop_if_hopeless(response, verdict)
-        retry_after_s = parse_retry_after(
-            response.headers.get("retry-after"),
-            now_s=self.clock.now_s(),
-            server_date=response.headers.get("date"),
+        is_closed = await self.ledger.settle(attempt, response.status, verdict.reply)
+        if is_closed and response.status != 200:
+            await commits.close(attempt)
+        return _Answer(response, verdict, attempt.attempt_id if is_closed and response.status == 200 else None)
+
+    def _retry_after_s(self, response: HttpResponse) -> float | None:
+        return parse_retry_after(
+            response.headers.get("retry-after"), now_s=self.clock.now_s(), server_date=response.headers.get("date")
         )
-        return verdict, retry_after_s
+
+    def _stop_if_unusable(self, response: HttpResponse, verdict: Verdict) -> None:
+        if response.status == 404 or 300 <= response.status < 400:
+            raise TeacherError(
+                f"expected the model {self.endpoint.model!r} at {self.endpoint.url}, got {verdict.reply.error}; "
+                "check teacher.model and teacher.base_url (up to and including the version)"
+            )
+        if response.status in (400, 422) and _UNSUPPORTED.search(verdict.reply.error):
+            raise TeacherError(
+                f"{self.endpoint.url} does not take our parameters, got {verdict.reply.error}; set "
+                "teacher.max_tokens_parameter=max_completion_tokens if it asks for that, or change teacher.sampling"
+            )
 
     def _stop_if_hopeless(self, response: HttpResponse, verdict: Verdict) -> None:
         # The endpoint's own words are left out: they may speak of the key.

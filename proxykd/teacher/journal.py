@@ -5,15 +5,19 @@ commit survive a power cut, and ``GroupCommits`` puts all answers that arrive du
 the price of a commit is shared. Two processes may use one journal: the first final answer to a request stays.
 
 A row that is not final (the endpoint was down, say) is kept for its reason alone and asked again by the next run.
+
+Beside the answers stand open attempts: calls that were announced before they left and whose price is not known yet, or
+never will be (``proxykd.teacher.budget``).
 """
 
 import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -28,6 +32,14 @@ CREATE TABLE IF NOT EXISTS answers (
     reply TEXT NOT NULL,         -- the parts of the response that are kept, JSON
     is_final INTEGER NOT NULL,   -- 0 = ask again in the next run
     answered_at REAL NOT NULL    -- seconds since 1970 UTC
+)
+"""
+_ATTEMPTS = """
+CREATE TABLE IF NOT EXISTS attempts (
+    attempt_id TEXT PRIMARY KEY,
+    key TEXT NOT NULL,                   -- of the request
+    prompt_tokens INTEGER NOT NULL,      -- the most that it can be billed for
+    completion_tokens INTEGER NOT NULL
 )
 """
 _UPSERT = """
@@ -48,6 +60,30 @@ class Entry(NamedTuple):
     key: str
     reply: Reply
     is_final: bool
+
+
+class Attempt(NamedTuple):
+    """A call that was announced before it left, with the most that it can be billed for.
+
+    Attributes:
+        attempt_id: Unique.
+        key: Hash of the request.
+        prompt_tokens: Upper bound.
+        completion_tokens: Upper bound.
+    """
+
+    attempt_id: str
+    key: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class _Changes(NamedTuple):
+    """What one task wants written."""
+
+    entries: Sequence[Entry] = ()
+    opened: Sequence[Attempt] = ()
+    closed: Sequence[str] = ()
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -75,6 +111,7 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = open_connection(path)
             self._writer.execute(_SCHEMA)
+            self._writer.execute(_ATTEMPTS)
             self._reader = open_connection(path)
         except (OSError, sqlite3.Error) as error:
             raise StorageError(f"expected a journal at {path} that can be used: {_advice(path, error)}") from error
@@ -118,17 +155,38 @@ class Journal:
             raise StorageError(f"cannot read the journal {self.path}: {_advice(self.path, error)}") from error
         return row
 
-    def commit(self, entries: Iterable[Entry]) -> None:
-        """Write entries in one transaction and return when they are durable.
+    def open_attempts(self) -> list[Attempt]:
+        """All calls whose price is not known, of every run of this journal.
 
         Raises:
-            StorageError: if the disk is full, another run holds the file or it cannot be written; nothing of
-                ``entries`` is kept then.
+            StorageError: if the journal cannot be read.
+        """
+        try:
+            rows = self._reader.execute("SELECT attempt_id, key, prompt_tokens, completion_tokens FROM attempts")
+            return [Attempt(*row) for row in rows]
+        except sqlite3.Error as error:
+            raise StorageError(f"cannot read the journal {self.path}: {_advice(self.path, error)}") from error
+
+    def commit(
+        self, entries: Iterable[Entry] = (), *, opened: Iterable[Attempt] = (), closed: Iterable[str] = ()
+    ) -> None:
+        """Write all of it in one transaction and return when it is durable.
+
+        Args:
+            entries: Answers.
+            opened: Calls that are about to leave.
+            closed: Ids of attempts whose price is known now.
+
+        Raises:
+            StorageError: if the disk is full, another run holds the file or it cannot be written; nothing of it is
+                kept then.
         """
         rows = [(e.key, json.dumps(asdict(e.reply)), int(e.is_final), time.time()) for e in entries]
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             self._writer.executemany(_UPSERT, rows)
+            self._writer.executemany("INSERT INTO attempts VALUES (?, ?, ?, ?)", opened)
+            self._writer.executemany("DELETE FROM attempts WHERE attempt_id = ?", [(name,) for name in closed])
             self._writer.execute("COMMIT")
         except sqlite3.Error as error:
             if self._writer.in_transaction:
@@ -137,7 +195,7 @@ class Journal:
 
 
 class GroupCommits:
-    """Collects entries from many tasks and commits them together, off the event loop.
+    """Collects changes from many tasks and commits them together, off the event loop.
 
     Args:
         journal: Where they go; nobody else may commit to this object meanwhile.
@@ -145,7 +203,7 @@ class GroupCommits:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._waiting: list[tuple[Entry, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[_Changes, asyncio.Future[None]]] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._flush: asyncio.Task[None] | None = None
 
@@ -161,14 +219,33 @@ class GroupCommits:
             await self._flush
         self._thread.shutdown()
 
-    async def put(self, entry: Entry) -> None:
-        """Return once ``entry`` is durable.
+    async def put(self, entry: Entry, *, closes: str | None = None) -> None:
+        """Return once ``entry`` is durable, and with it that the price of the attempt ``closes`` is known.
 
         Raises:
             StorageError: if it cannot be written.
         """
+        await self._add(_Changes(entries=[entry], closed=[] if closes is None else [closes]))
+
+    async def open(self, attempt: Attempt) -> None:
+        """Return once it is durable that a call is about to leave.
+
+        Raises:
+            StorageError: if it cannot be written.
+        """
+        await self._add(_Changes(opened=[attempt]))
+
+    async def close(self, attempt: Attempt) -> None:
+        """Return once it is durable that the price of a call is known.
+
+        Raises:
+            StorageError: if it cannot be written.
+        """
+        await self._add(_Changes(closed=[attempt.attempt_id]))
+
+    async def _add(self, changes: _Changes) -> None:
         done = asyncio.get_running_loop().create_future()
-        self._waiting.append((entry, done))
+        self._waiting.append((changes, done))
         if self._flush is None or self._flush.done():
             self._flush = asyncio.create_task(self._commit_all())
         await done
@@ -179,11 +256,15 @@ class GroupCommits:
             batch, self._waiting = self._waiting, []
             failure: StorageError | None = None
             try:
-                await loop.run_in_executor(self._thread, self._journal.commit, [entry for entry, _ in batch])
+                await loop.run_in_executor(self._thread, self._commit, [changes for changes, _ in batch])
             except StorageError as error:
                 failure = error
             for _, done in batch:
                 _settle(done, failure)
+
+    def _commit(self, batch: list[_Changes]) -> None:
+        entries, opened, closed = (chain.from_iterable(parts) for parts in zip(*batch, strict=True))
+        self._journal.commit(entries, opened=opened, closed=closed)
 
 
 def _advice(path: Path, error: Exception) -> str:
@@ -214,7 +295,7 @@ def _damage(path: Path, error: Exception) -> str:
 
 def _settle(done: "asyncio.Future[None]", failure: StorageError | None) -> None:
     if done.done():
-        return  # whoever waited was cancelled; the entry is written all the same
+        return  # whoever waited was cancelled; the changes are written all the same
     if failure is None:
         done.set_result(None)
     else:

@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 from proxykd.artifacts import PromptSet
 from proxykd.config.base import read_secret
 from proxykd.config.specification import RunSpec
-from proxykd.config.teacher import EmbeddedTeacherSpec, OpenAITeacherSpec, PriceSpec, TeacherSpec
+from proxykd.config.teacher import BudgetSpec, EmbeddedTeacherSpec, OpenAITeacherSpec, PriceSpec, TeacherSpec
 from proxykd.records import Prompt
-from proxykd.teacher.chat_shape import Reply, Request, build_request
+from proxykd.teacher.budget import Cost, Ledger, Tariff, spent_on
+from proxykd.teacher.chat_shape import Request, build_request
 from proxykd.teacher.engine import Endpoint, Engine
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.retry import RetryPolicy
@@ -90,26 +91,47 @@ class LiveTeacher:
             for sample_idx in range(self.spec.sampling.num_samples):
                 yield prompt, sample_idx, self.request(prompt, sample_idx)
 
-    def cost_usd(self, reply: Reply) -> float:
-        """USD that a reply cost; 0 without a price."""
-        if self.price is None:
-            return 0.0
-        price_in = reply.prompt_tokens * self.price.input_usd_per_million
-        return (price_in + reply.completion_tokens * self.price.output_usd_per_million) / 1e6
+    @property
+    def tariff(self) -> Tariff:
+        """What calls cost."""
+        return Tariff(self.price)
 
-    def drive(self, journal: Journal, work: Callable[[Engine], Awaitable[None]]) -> None:
-        """Run ``work`` with an engine on an event loop of its own."""
+    @property
+    def budget(self) -> BudgetSpec:
+        """The caps on what the run's calls cost."""
+        return self.spec.budget if isinstance(self.spec, OpenAITeacherSpec) else BudgetSpec()
+
+    def spent(self, prompts: PromptSet, journal: Journal) -> Cost:
+        """What the run's calls have cost so far; not looked up where no cap is set.
+
+        Raises:
+            StorageError: if the journal cannot be read.
+        """
+        if not self.budget.is_set:
+            return Cost()
+        keys = (request.key for _, _, request in self.requests(prompts))
+        return spent_on(keys, tariff=self.tariff, get=journal.get, open_attempts=journal.open_attempts())
+
+    def drive(self, journal: Journal, work: Callable[[Engine], Awaitable[None]], *, spent: Cost) -> None:
+        """Run ``work`` with an engine on an event loop of its own.
+
+        Args:
+            journal: Of the engine.
+            work: What to do.
+            spent: What the run's calls have cost before.
+        """
         with self.serving() as base_url:
-            asyncio.run(self._drive(f"{base_url}/chat/completions", journal, work))
+            asyncio.run(self._drive(f"{base_url}/chat/completions", journal, work, spent))
 
-    async def _drive(self, url: str, journal: Journal, work: Callable[[Engine], Awaitable[None]]) -> None:
+    async def _drive(self, url: str, journal: Journal, work: Callable[[Engine], Awaitable[None]], spent: Cost) -> None:
         spec = self.spec
         name = spec.api_key if isinstance(spec, OpenAITeacherSpec) else None
         async with AiohttpTransport(
             url, secret=self.secret, timeout_s=spec.timeout_s, concurrency=spec.concurrency
         ) as transport:
             endpoint, policy = Endpoint(url, self.model, name), RetryPolicy(spec.max_attempts)
-            await work(Engine(endpoint, transport, journal, policy, spec.concurrency, _patience(spec)))
+            ledger = Ledger(self.budget, self.tariff, spent)
+            await work(Engine(endpoint, transport, journal, policy, spec.concurrency, ledger, _patience(spec)))
 
 
 def _patience(spec: LiveTeacherSpec) -> int | None:

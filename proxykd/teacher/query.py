@@ -20,9 +20,10 @@ from proxykd.config.teacher import (
     RecordedTeacherSpec,
 )
 from proxykd.data.prompts import load_prompts
-from proxykd.exceptions import InputError, StorageError
+from proxykd.exceptions import BudgetError, InputError, StorageError
 from proxykd.records import Completion, Message, Outcome, Prompt, hash_json
 from proxykd.teacher.asking import ask_all
+from proxykd.teacher.budget import Cost
 from proxykd.teacher.chat_shape import Reply, outcome_of
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.live import LiveTeacher, LiveTeacherSpec, provider_of
@@ -110,6 +111,7 @@ class Outlook(NamedTuple):
     """What of a run is answered already.
 
     Attributes:
+        spent: What its calls have cost so far; nothing where no cap is set.
         num_requests: Calls that the run makes on an empty journal.
         num_known: Answers in the journal.
         first_unknown: The first prompt and sample index without an answer; None = nothing is left to ask.
@@ -118,6 +120,7 @@ class Outlook(NamedTuple):
     num_requests: int
     num_known: int
     first_unknown: tuple[Prompt, int] | None
+    spent: Cost = Cost()
 
 
 def look_ahead(prompts: PromptSet, run: RunSpec, *, journal_path: Path) -> Outlook:
@@ -144,10 +147,12 @@ def look_ahead(prompts: PromptSet, run: RunSpec, *, journal_path: Path) -> Outlo
                 num_known += 1
             elif first_unknown is None:
                 first_unknown = prompt, sample_idx
-    return Outlook(num_requests, num_known, first_unknown)
+        return Outlook(num_requests, num_known, first_unknown, teacher.spent(prompts, journal))
 
 
-def probe_teacher(run: RunSpec, *, journal_path: Path, prompt: Prompt | None = None, sample_idx: int = 0) -> None:
+def probe_teacher(
+    run: RunSpec, *, journal_path: Path, prompt: Prompt | None = None, sample_idx: int = 0, spent: Cost | None = None
+) -> None:
     """Make one call and return if the teacher can be used; a recorded teacher always can.
 
     Args:
@@ -155,17 +160,24 @@ def probe_teacher(run: RunSpec, *, journal_path: Path, prompt: Prompt | None = N
         journal_path: The answer is kept there, so that a later run need not pay for it again.
         prompt: What to ask; None = a short greeting (the embedded teacher is asked one of its own questions).
         sample_idx: Which of its samples.
+        spent: What the run's calls have cost before; None = nothing.
 
     Raises:
         TeacherUnreachableError, TeacherAuthError, TeacherError: if it cannot be used.
+        BudgetError: if a cap of ``teacher.budget`` allows no call and ``teacher.on_unanswered`` is stop.
     """
     if isinstance(run.teacher, RecordedTeacherSpec):
         return
     teacher = LiveTeacher.of(run, run.teacher)
     request = teacher.request(prompt or _greeting(run.teacher), sample_idx)
     with Journal(journal_path) as journal:
-        if not journal.has_final(request.key):
-            teacher.drive(journal, lambda engine: engine.probe(request))
+        if journal.has_final(request.key):
+            return
+        try:
+            teacher.drive(journal, lambda engine: engine.probe(request), spent=spent or Cost())
+        except BudgetError:
+            if run.teacher.on_unanswered == "stop":
+                raise
 
 
 def _read_answers(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> Iterator[Completion]:
@@ -183,7 +195,7 @@ def _read_answers(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) ->
             finish_reason=reply.finish_reason,
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,
-            cost_usd=teacher.cost_usd(reply),
+            cost_usd=teacher.tariff.of_reply(reply).usd,
             model=reply.model or teacher.model,
             request_hash=request.key,
         )
@@ -223,7 +235,7 @@ def _write(completions: CompletionSet, rows: Iterator[Completion]) -> dict[str, 
 
 def _teacher_hash(run: RunSpec) -> str:
     """Hash of what decides the answers; patience and concurrency do not."""
-    patience = {"api_key", "base_url", "concurrency", "max_attempts", "on_unanswered", "timeout_s"}
+    patience = {"api_key", "base_url", "budget", "concurrency", "max_attempts", "on_unanswered", "timeout_s"}
     spec = run.teacher.model_dump(mode="json", exclude=patience)
     return hash_json({**spec, "provider": provider_of(run.teacher), "seed": run.seed})
 

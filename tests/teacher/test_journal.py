@@ -5,6 +5,7 @@ import multiprocessing
 import sqlite3
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -49,9 +50,9 @@ def test_answers_that_arrive_during_a_commit_share_the_next(tmp_path: Path) -> N
     class Counting(Journal):
         num_commits = 0
 
-        def commit(self, entries: list[Entry]) -> None:  # type: ignore[override]
+        def commit(self, *entries: Any, **attempts: Any) -> None:
             self.num_commits += 1
-            super().commit(entries)
+            super().commit(*entries, **attempts)
 
     async def put_many(journal: Journal) -> None:
         async with GroupCommits(journal) as commits:

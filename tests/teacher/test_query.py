@@ -230,7 +230,7 @@ def test_looking_ahead_counts_what_the_journal_has_and_asks_nothing(
     assert (outlook.num_known, outlook.first_unknown and outlook.first_unknown[0]) == (1, list(prompts.rows())[1])
     query_teacher(prompts, run, journal_path=journal, output=tmp_path / "completions")
     assert endpoint.asked.total() == 12
-    assert look_ahead(prompts, run, journal_path=journal)[1:] == (12, None)
+    assert look_ahead(prompts, run, journal_path=journal)[1:3] == (12, None)
 
 
 def test_a_recorded_teacher_makes_no_calls(make_run: Make, tmp_path: Path) -> None:

@@ -1,0 +1,211 @@
+"""Hard caps on what a teacher may cost: the worst case of a call is reserved before it is sent, settled after.
+
+    spent + reserved <= cap        at every moment, at any concurrency, across kills
+
+A reservation is a row of the journal, durable before the call leaves. It goes away once the call's price is known: when
+the answer's usage is journaled, or when the endpoint refused the call with an error, which is not paid for. A call that
+ends without either (a time-out, a dropped connection, a kill, a body without usage) keeps its row and counts as its
+worst case for ever: it may have been paid for.
+
+The worst case of a prompt is one token a byte of its messages as JSON: no byte-level tokenizer makes more, and the
+punctuation covers the chat template's own tokens. Should an endpoint count more all the same, the surplus is added to
+the worst case of every later call.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from uuid import uuid4
+
+from proxykd.config.teacher import BudgetSpec, PriceSpec
+from proxykd.teacher.chat_shape import Reply, Request
+from proxykd.teacher.journal import Attempt, Entry, GroupCommits
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What calls cost.
+
+    Attributes:
+        requests: Calls that are, or may be, paid for.
+        tokens: Prompt and completion tokens.
+        usd: US dollars; 0 where no price is stated.
+    """
+
+    requests: int = 0
+    tokens: int = 0
+    usd: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Both together."""
+        return Cost(self.requests + other.requests, self.tokens + other.tokens, self.usd + other.usd)
+
+    def __sub__(self, other: "Cost") -> "Cost":
+        """The rest."""
+        return Cost(self.requests - other.requests, self.tokens - other.tokens, self.usd - other.usd)
+
+
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """Prices calls.
+
+    Attributes:
+        price: Price of a token; None = not known, every call costs 0 USD.
+    """
+
+    price: PriceSpec | None
+
+    def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """USD of so many tokens."""
+        if self.price is None:
+            return 0.0
+        price_in = prompt_tokens * self.price.input_usd_per_million
+        return (price_in + completion_tokens * self.price.output_usd_per_million) / 1e6
+
+    def of_reply(self, reply: Reply) -> Cost:
+        """What an answer cost; nothing if it tells of no tokens (its attempt then stays open and counts)."""
+        tokens = reply.prompt_tokens + reply.completion_tokens
+        return Cost(int(tokens > 0), tokens, self.usd(reply.prompt_tokens, reply.completion_tokens))
+
+    def of_attempt(self, attempt: Attempt) -> Cost:
+        """The most that a call can cost."""
+        usd = self.usd(attempt.prompt_tokens, attempt.completion_tokens)
+        return Cost(1, attempt.prompt_tokens + attempt.completion_tokens, usd)
+
+
+def worst_case(request: Request) -> Attempt:
+    """The call with the most tokens that it can be billed for.
+
+    Raises:
+        ValueError: if the request states no bound on the completion.
+    """
+    limits = [request.body[name] for name in ("max_tokens", "max_completion_tokens") if name in request.body]
+    if not limits:
+        raise ValueError("expected a request with a bound on its completion's tokens")
+    messages = json.dumps(request.body["messages"], ensure_ascii=False).encode()
+    return Attempt(uuid4().hex, request.key, prompt_tokens=len(messages), completion_tokens=max(limits))
+
+
+def describe_caps(caps: BudgetSpec, spent: Cost) -> str:
+    """The caps that are set and what is spent of each; "" = none is."""
+    texts = {
+        "usd": (caps.usd, f"{spent.usd:,.4f}"),
+        "tokens": (caps.tokens, f"{spent.tokens:,}"),
+        "requests": (caps.requests, f"{spent.requests:,}"),
+    }
+    return ", ".join(
+        f"teacher.budget.{name}={cap:,.12g} ({amount} spent)" for name, (cap, amount) in texts.items() if cap
+    )
+
+
+def spent_on(
+    keys: Iterable[str], *, tariff: Tariff, get: Callable[[str], Entry | None], open_attempts: Iterable[Attempt]
+) -> Cost:
+    """What a run's requests have cost so far, worst cases of calls without a known price included.
+
+    Args:
+        keys: Of the run's requests.
+        tariff: Prices.
+        get: The journal's entry of a request.
+        open_attempts: All open attempts of the journal; those of other runs' requests do not count.
+    """
+    total = Cost()
+    lost: dict[str, Cost] = {}
+    for attempt in open_attempts:
+        lost[attempt.key] = lost.get(attempt.key, Cost()) + tariff.of_attempt(attempt)
+    for key in keys:
+        if (entry := get(key)) is not None:
+            total += tariff.of_reply(entry.reply)
+        total += lost.get(key, Cost())
+    return total
+
+
+class Ledger:
+    """Reserves and settles the calls of one run; without caps it lets everything pass and writes nothing.
+
+    Args:
+        caps: The most that may be spent; a cap that is None does not bind.
+        tariff: Prices.
+        spent: What was spent before.
+
+    Attributes:
+        spent: Settled calls, and the worst cases of those that ended without a known price.
+        is_exhausted: Whether a call was turned away; no other passes then.
+    """
+
+    def __init__(self, caps: BudgetSpec, tariff: Tariff, spent: Cost) -> None:
+        self.spent, self.is_exhausted = spent, False
+        self._caps, self._tariff = caps, tariff
+        self._reserved, self._num_in_flight, self._surplus = Cost(), 0, 0
+        self._changed = asyncio.Condition()
+
+    async def reserve(self, request: Request, commits: GroupCommits) -> Attempt | None:
+        """Set aside the worst case of a call, durably; waits while calls in flight may still leave enough.
+
+        Returns:
+            The attempt, to be settled by the caller; None if a cap does not allow the call.
+
+        Raises:
+            StorageError: if it cannot be written.
+        """
+        if not self._caps.is_set:
+            return _UNBOUNDED
+        bound = worst_case(request)
+        attempt = bound._replace(prompt_tokens=bound.prompt_tokens + self._surplus)
+        cost = self._tariff.of_attempt(attempt)
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.is_exhausted or self._fits(cost) or not self._num_in_flight)
+            if self.is_exhausted or not self._fits(cost):
+                self.is_exhausted = True
+                self._changed.notify_all()
+                return None
+            self._reserved, self._num_in_flight = self._reserved + cost, self._num_in_flight + 1
+        await commits.open(attempt)
+        return attempt
+
+    async def settle(self, attempt: Attempt, status: int, reply: Reply) -> bool:
+        """Put what an answered call cost in place of its worst case.
+
+        Args:
+            attempt: From ``reserve``.
+            status: HTTP status; a call that is answered with an error is not paid for.
+            reply: Tells of the tokens.
+
+        Returns:
+            Whether the price is known, so that the attempt can be closed.
+        """
+        if attempt is _UNBOUNDED:
+            return False
+        cost = self._tariff.of_reply(reply)
+        if status == 200 and not cost.requests:
+            await self.lose(attempt)
+            return False
+        await self._replace(attempt, cost)
+        self._surplus += max(0, reply.prompt_tokens - attempt.prompt_tokens)
+        return True
+
+    async def lose(self, attempt: Attempt) -> None:
+        """Count a call whose price is not known, and may never be, as its worst case."""
+        if attempt is not _UNBOUNDED:
+            await self._replace(attempt, self._tariff.of_attempt(attempt))
+
+    async def _replace(self, attempt: Attempt, cost: Cost) -> None:
+        async with self._changed:
+            self._reserved -= self._tariff.of_attempt(attempt)
+            self._num_in_flight -= 1
+            self.spent += cost
+            self._changed.notify_all()
+
+    def _fits(self, cost: Cost) -> bool:
+        total, caps = self.spent + self._reserved + cost, self._caps
+        pairs = ((total.usd, caps.usd), (total.tokens, caps.tokens), (total.requests, caps.requests))
+        return all(cap is None or amount <= cap for amount, cap in pairs)
+
+    def __str__(self) -> str:
+        """The caps that are set and what is spent of each."""
+        return describe_caps(self._caps, self.spent)
+
+
+_UNBOUNDED = Attempt("", "", 0, 0)
+"""Stands for every call where there are no caps."""
