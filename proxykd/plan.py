@@ -28,7 +28,7 @@ from proxykd.models.sources import resolve_source
 from proxykd.models.tokenizer_files import TokenizerFiles, read_tokenizer
 from proxykd.models.tokenizers import check_same_tokenizer, load_tokenizer
 from proxykd.records import Message, Prompt, Side
-from proxykd.teacher.budget import Cost, describe_caps
+from proxykd.teacher.budget import NOTHING, Cost, describe_caps
 from proxykd.teacher.query import collect_prompts, inputs_of, look_ahead
 from proxykd.workspace import Workspace
 
@@ -60,7 +60,7 @@ class Plan:
     models: Mapping[str, str]
     forecast: Forecast
     first_unknown: tuple[Prompt, int] | None
-    spent: Cost = Cost()
+    spent: Cost = NOTHING
     budget: str = ""
 
 

@@ -46,6 +46,9 @@ class Cost:
         return Cost(self.requests - other.requests, self.tokens - other.tokens, self.usd - other.usd)
 
 
+NOTHING = Cost()
+
+
 @dataclass(frozen=True, slots=True)
 class Tariff:
     """Prices calls.

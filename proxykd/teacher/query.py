@@ -23,7 +23,7 @@ from proxykd.data.prompts import load_prompts
 from proxykd.exceptions import BudgetError, InputError, StorageError
 from proxykd.records import Completion, Message, Outcome, Prompt, hash_json
 from proxykd.teacher.asking import ask_all
-from proxykd.teacher.budget import Cost
+from proxykd.teacher.budget import NOTHING, Cost
 from proxykd.teacher.chat_shape import Reply, outcome_of
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.live import LiveTeacher, LiveTeacherSpec, provider_of
@@ -120,7 +120,7 @@ class Outlook(NamedTuple):
     num_requests: int
     num_known: int
     first_unknown: tuple[Prompt, int] | None
-    spent: Cost = Cost()
+    spent: Cost = NOTHING
 
 
 def look_ahead(prompts: PromptSet, run: RunSpec, *, journal_path: Path) -> Outlook:
@@ -151,7 +151,7 @@ def look_ahead(prompts: PromptSet, run: RunSpec, *, journal_path: Path) -> Outlo
 
 
 def probe_teacher(
-    run: RunSpec, *, journal_path: Path, prompt: Prompt | None = None, sample_idx: int = 0, spent: Cost | None = None
+    run: RunSpec, *, journal_path: Path, prompt: Prompt | None = None, sample_idx: int = 0, spent: Cost = NOTHING
 ) -> None:
     """Make one call and return if the teacher can be used; a recorded teacher always can.
 
@@ -160,7 +160,7 @@ def probe_teacher(
         journal_path: The answer is kept there, so that a later run need not pay for it again.
         prompt: What to ask; None = a short greeting (the embedded teacher is asked one of its own questions).
         sample_idx: Which of its samples.
-        spent: What the run's calls have cost before; None = nothing.
+        spent: What the run's calls have cost before.
 
     Raises:
         TeacherUnreachableError, TeacherAuthError, TeacherError: if it cannot be used.
@@ -174,7 +174,7 @@ def probe_teacher(
         if journal.has_final(request.key):
             return
         try:
-            teacher.drive(journal, lambda engine: engine.probe(request), spent=spent or Cost())
+            teacher.drive(journal, lambda engine: engine.probe(request), spent=spent)
         except BudgetError:
             if run.teacher.on_unanswered == "stop":
                 raise
