@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from proxykd.config import RunSpec
 from proxykd.config.models import ModelSpec, OptimizerSpec
-from proxykd.config.teacher import OpenAITeacherSpec, RecordedTeacherSpec
+from proxykd.config.teacher import OpenAITeacherSpec, RecordedTeacherSpec, price_list_date
 from proxykd.data.splits import sides_for
 from proxykd.models.sizes import ModelSize
 from proxykd.records import Side
@@ -45,7 +45,8 @@ class Forecast:
         prompt_tokens: Expected prompt tokens of all texts.
         completion_tokens: Completion tokens of all texts: expected where they are known, else the most there can be.
         lengths: What the tokens were computed from.
-        usd_left: Price of the calls that are left, at most; None = no price is stated.
+        usd_left: Price of the calls that are left, at most; None = no price is known.
+        price_date: Day of the price list that it was computed from; "" = the price is the specification's own.
         proxy_steps: Optimiser steps of the proxy's alignment.
         student_runs: Student trainings: arms, seeds and learning rates.
         student_steps: Optimiser steps of all of them.
@@ -60,6 +61,7 @@ class Forecast:
     completion_tokens: int
     lengths: TextLengths
     usd_left: float | None
+    price_date: str
     proxy_steps: int
     student_runs: int
     student_steps: int
@@ -89,6 +91,7 @@ def forecast_run(
         completion_tokens=round(texts * lengths.completion),
         lengths=lengths,
         usd_left=_price(run, calls_left, lengths),
+        price_date=price_list_date() if isinstance(run.teacher, OpenAITeacherSpec) and not run.teacher.price else "",
         proxy_steps=_proxy_steps(run, sides),
         student_runs=student_runs,
         student_steps=run.student.steps * student_runs,
@@ -105,7 +108,7 @@ def num_samples(run: RunSpec) -> int:
 def _price(run: RunSpec, calls: int, lengths: TextLengths) -> float | None:
     if not isinstance(run.teacher, OpenAITeacherSpec):
         return 0.0
-    if (price := run.teacher.price) is None:
+    if (price := run.teacher.known_price) is None:
         return None
     a_call = lengths.prompt * price.input_usd_per_million + lengths.completion * price.output_usd_per_million
     return calls * a_call / 1e6

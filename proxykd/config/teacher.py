@@ -1,8 +1,11 @@
 """Prompts and teachers: where the questions come from and which black box answers them."""
 
-from typing import Annotated, Literal
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+import yaml
 from pydantic import AfterValidator, Field, model_validator
 
 from proxykd.config.base import Count, InputPath, PositiveFloat, SecretName, Spec
@@ -65,11 +68,33 @@ class PriceSpec(Spec):
     """USD per million completion tokens."""
 
 
+@cache
+def _price_list() -> dict[str, Any]:
+    listed: dict[str, Any] = yaml.safe_load(files("proxykd.config").joinpath("prices.yaml").read_text("utf-8"))
+    return listed
+
+
+def price_list_date() -> str:
+    """Day of the package's price list, ISO 8601."""
+    return str(_price_list()["as_of"])
+
+
+def listed_price(base_url: str, model: str) -> PriceSpec | None:
+    """Price of a model in the package's list; None = it is not there.
+
+    Args:
+        base_url: Address of the endpoint: its host decides.
+        model: Name as the endpoint knows it.
+    """
+    found = _price_list().get(urlsplit(base_url).hostname or "", {}).get(model)
+    return found and PriceSpec(input_usd_per_million=found[0], output_usd_per_million=found[1])
+
+
 class BudgetSpec(Spec):
     """Hard caps on all that the run's calls cost, over all its restarts; None = no cap."""
 
     usd: PositiveFloat | None = None
-    """Most US dollars; needs teacher.price."""
+    """Most US dollars; needs a known price."""
     tokens: Count | None = None
     """Most prompt and completion tokens together."""
     requests: Count | None = None
@@ -117,7 +142,7 @@ class OpenAITeacherSpec(Spec):
     max_tokens_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """Name under which the endpoint takes sampling.max_tokens: OpenAI's newer models want max_completion_tokens."""
     price: PriceSpec | None = None
-    """Price of a token; None = not counted in USD."""
+    """Price of a token; None = that of the package's dated list, proxykd/config/prices.yaml, or unknown."""
     budget: BudgetSpec = BudgetSpec()
     """What the calls may cost; at a cap the asking stops, and goes on where it was when the cap is raised."""
     concurrency: Annotated[int, Field(ge=1, le=512)] = 16
@@ -130,10 +155,18 @@ class OpenAITeacherSpec(Spec):
     timeout_s: PositiveFloat = 120.0
     """Seconds that one call may take."""
 
+    @property
+    def known_price(self) -> PriceSpec | None:
+        """``price``, else the listed one; None = not known."""
+        return self.price or listed_price(self.base_url, self.model)
+
     @model_validator(mode="after")
     def _a_cap_in_usd_needs_a_price(self) -> "OpenAITeacherSpec":
-        if self.budget.usd is not None and self.price is None:
-            raise ValueError(f"budget.usd={self.budget.usd:g} needs the price of a token; set teacher.price")
+        if self.budget.usd is not None and self.known_price is None:
+            raise ValueError(
+                f"budget.usd={self.budget.usd:g} needs the price of a token, and the package's list has none for "
+                f"{self.model!r}; set teacher.price"
+            )
         return self
 
 

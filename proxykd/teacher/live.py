@@ -63,7 +63,7 @@ class LiveTeacher:
     @property
     def price(self) -> PriceSpec | None:
         """Price of a token; None = not known."""
-        return self.spec.price if isinstance(self.spec, OpenAITeacherSpec) else None
+        return self.spec.known_price if isinstance(self.spec, OpenAITeacherSpec) else None
 
     def serving(self) -> AbstractContextManager[str]:
         """The base URL; the embedded teacher is served while the context lasts."""

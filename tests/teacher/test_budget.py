@@ -5,6 +5,7 @@ import json
 import random
 import tempfile
 from collections.abc import Callable, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from proxykd.config.specification import RunSpec
-from proxykd.config.teacher import BudgetSpec, OpenAITeacherSpec, PriceSpec
+from proxykd.config.teacher import BudgetSpec, OpenAITeacherSpec, PriceSpec, price_list_date
 from proxykd.exceptions import BudgetError, TeacherUnreachableError
 from proxykd.records import Outcome
 from proxykd.teacher.budget import Cost, Ledger, Tariff, spent_on, worst_case
@@ -157,8 +158,16 @@ def test_an_endpoint_that_counts_more_than_bytes_raises_the_worst_case(tmp_path:
 
 
 def test_a_cap_in_usd_needs_a_price() -> None:
-    with pytest.raises(ValidationError, match=r"budget\.usd=5 needs the price of a token; set teacher\.price"):
+    with pytest.raises(ValidationError, match=r"budget\.usd=5 needs the price of a token.*set teacher\.price"):
         OpenAITeacherSpec(model="m", budget=BudgetSpec(usd=5.0))
+
+
+def test_a_stated_price_beats_the_listed_one_which_is_the_hosts_own() -> None:
+    listed = OpenAITeacherSpec(model="gpt-4o-mini", budget=BudgetSpec(usd=5.0))
+    assert listed.known_price == PriceSpec(input_usd_per_million=0.15, output_usd_per_million=0.6)
+    assert OpenAITeacherSpec(model="gpt-4o-mini", price=PRICE).known_price == PRICE
+    assert OpenAITeacherSpec(model="gpt-4o-mini", base_url="https://elsewhere.example/v1").known_price is None
+    assert date.fromisoformat(price_list_date()) <= date.today()
 
 
 @pytest.fixture
