@@ -15,6 +15,7 @@ import shlex
 import sqlite3
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -46,6 +47,19 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override one value, e.g. --set student.steps=100. Repeatable."),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+
+
+def _version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"proxykd {version('proxykd')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which it is.")] = False,
+) -> None:
+    pass
 
 
 @app.command()

@@ -122,8 +122,9 @@ def plan_table(plan: Plan) -> "Table":
 
 def _price_text(forecast: Forecast) -> str:
     if forecast.usd_left is None:
-        return "unknown: teacher.price is not set"
-    return f"at most {forecast.usd_left:,.2f}" if forecast.usd_left else "0.00"
+        return "unknown: the package lists no price of the model, and teacher.price is not set"
+    source = f" (list price of {forecast.price_date})" if forecast.price_date else ""
+    return f"at most {forecast.usd_left:,.2f}{source}" if forecast.usd_left else "0.00"
 
 
 def _count_sides(run: RunSpec, prompts: PromptSet) -> dict[Side, int]:
@@ -173,15 +174,28 @@ def _measure_lengths(run: RunSpec, prompts: PromptSet) -> TextLengths:
     sampled = [counter.count_prompt(prompt.messages) for prompt in islice(prompts.rows(), SAMPLED_PROMPTS)]
     if isinstance(run.teacher, RecordedTeacherSpec):
         assert isinstance(run.prompts, JsonlPromptsSpec)  # the specification allows no other
-        recorded = enumerate(iter_recorded(run.prompts, run.teacher.completion_field))
-        # Every line is read, so that a malformed one is found; a sample of them is counted.
-        completions = [counter.count(text) for position, (_, text) in recorded if position < SAMPLED_PROMPTS]
+        completions = _measure_recorded(run.prompts, run.teacher.completion_field, counter)
     else:
         completions = [run.teacher.sampling.max_tokens] * len(sampled)
     longest = max(map(sum, zip(sampled, completions, strict=True)))
     return TextLengths(
         sum(sampled) / len(sampled), sum(completions) / len(completions), longest, counter.backend is not None
     )
+
+
+def _measure_recorded(spec: JsonlPromptsSpec, completion_field: str, counter: "_TokenCounter") -> list[int]:
+    """Tokens of a sample of the completions; every line is read, so that a malformed one is found."""
+    lengths, num_texts = [], 0
+    for position, (_, text) in enumerate(iter_recorded(spec, completion_field)):
+        num_texts += bool(text.strip())
+        if position < SAMPLED_PROMPTS:
+            lengths.append(counter.count(text))
+    if not num_texts:
+        raise InputError(
+            f"expected texts under {completion_field!r} in {spec.path}, found every one empty; name the right key in "
+            "teacher.completion_field"
+        )
+    return lengths
 
 
 @dataclass(frozen=True, slots=True)

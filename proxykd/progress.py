@@ -2,8 +2,8 @@
 
 A stage is one line, written when it ends; one that lasts says every minute how far it is.
 
-The environment variable ``PROXYKD_PROGRESS`` (``auto``, ``lines`` or ``off``) decides, so that it reaches steps that
-run in processes of their own.
+The environment variable ``PROXYKD_PROGRESS`` (``auto``, ``bar``, ``lines`` or ``off``) decides, so that it
+reaches steps that run in processes of their own; anything else counts as ``auto``.
 """
 
 import logging
@@ -127,7 +127,7 @@ def hush_engines() -> None:
 
 def _mode() -> str:
     wanted = os.environ.get("PROXYKD_PROGRESS", "auto")
-    if wanted != "auto":
+    if wanted in ("bar", "lines", "off"):
         return wanted
     return "bar" if sys.__stderr__ is not None and sys.__stderr__.isatty() else "lines"
 

@@ -9,7 +9,7 @@ import re
 import ssl
 from http.client import HTTPException
 from urllib.error import HTTPError
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
 from proxykd.exceptions import ConfigError
@@ -17,6 +17,7 @@ from proxykd.exceptions import ConfigError
 TIMEOUT_S = 5.0
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
 _REFUSALS = {401, 403}
+_SCHEMES = {"", "databricks", "databricks-uc", "file", "http", "https", "mssql", "mysql", "postgresql", "sqlite"}
 
 
 def without_userinfo(uri: str) -> str:
@@ -25,17 +26,24 @@ def without_userinfo(uri: str) -> str:
 
 
 def check_tracking_server(uri: str) -> None:
-    """Make one cheap call to an MLflow server; an address that is no server's passes.
+    """Make one cheap call to an MLflow server; databases and folders pass.
 
     Args:
         uri: MLflow's tracking URI.
 
     Raises:
-        ConfigError: if nobody answers there, the server fails, or it refuses our key.
+        ConfigError: if nobody answers there, the server fails, or it refuses our key; or if the address is of no kind
+            that MLflow knows.
     """
-    if not uri.startswith(("http://", "https://")):
-        return
     shown, status = without_userinfo(uri), None
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if scheme not in _SCHEMES:
+        raise ConfigError(
+            f"expected an address that MLflow knows at MLFLOW_TRACKING_URI={shown}, got the scheme {scheme!r}; use one "
+            f"of {', '.join(sorted(filter(None, _SCHEMES)))}, or unset the variable to track in the workspace"
+        )
+    if scheme not in ("http", "https"):
+        return
     try:
         status = _status_of(uri)
     except (OSError, HTTPException, ValueError) as error:

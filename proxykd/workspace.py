@@ -134,9 +134,9 @@ class Workspace:
         finally:
             if not (is_done and is_kept):
                 shutil.rmtree(folder, ignore_errors=True)
-            if is_new:
-                with suppress(OSError):  # not empty any more
-                    self.tmp.rmdir()
+            with suppress(OSError):  # not empty any more
+                self.tmp.rmdir()
+                if is_new:
                     self.root.rmdir()
 
     def _empty_tmp(self) -> None:

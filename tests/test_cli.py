@@ -153,7 +153,7 @@ def test_a_plan_of_good_input_shows_the_forecast(proxykd: Any, write: Any, tmp_p
         ({"student": {"model": {"source": "embedded:student", "num_layers": 40}}}, ["num_layers=40", "has 2"]),
         ({"evaluation": {"tasks": [{"name": "t", "answer_pattern": "(.)"}]}}, ["prompts.reference_field"]),
         ({"evaluation": {"tasks": [{"name": "t", "answer_pattern": "("}]}}, ["answer_pattern", "regular expression"]),
-        ({"teacher": {"kind": "openai", "model": "m", "api_key": SECRET}}, ["teacher.openai.api_key", "${NAME}"]),
+        ({"teacher": {"kind": "openai", "model": "m", "api_key": SECRET}}, ["teacher.api_key", "${NAME}"]),
         ({"teacher": {"kind": "openai", "model": "m", "api_key": "${CLI_UNSET}"}}, ["CLI_UNSET", "export"]),
     ],
 )
@@ -173,11 +173,10 @@ def test_a_bad_specification(
         ('{"prompt": "  ", "completion": "b"}', ["line 1", "empty prompt"]),
         ('{"prompt": "a", "completion": 7}', ["line 1", "'completion' to be a string"]),
         ("", ["at least one JSON object", "empty file"]),
+        ('{"prompt": "a", "completion": " "}', ["'completion'", "found every one empty", "teacher.completion_field"]),
     ],
 )
-def test_bad_rows_are_named_by_their_line(
-    proxykd: Any, write: Any, tmp_path: Path, content: str, words: list[str]
-) -> None:
+def test_bad_rows_are_named(proxykd: Any, write: Any, tmp_path: Path, content: str, words: list[str]) -> None:
     config = write(split={"min_heldout": 1, "heldout": 0.9, "development": 0.0, "mode": "shared"}, proxy={
         "model": {"source": "embedded:proxy"}, "warmup": None, "preference": None})  # fmt: skip
     (tmp_path / "rows.jsonl").write_text(content)

@@ -97,7 +97,11 @@ def test_memory_does_not_grow_beyond_the_longest_sequence() -> None:
 @pytest.mark.parametrize(
     ("calls_left", "lengths", "words"),
     [
-        (1150, LENGTHS, ["1,150", "at most 115,000", "unknown: teacher.price is not set"]),
+        (
+            1150,
+            LENGTHS,
+            ["1,150", "at most 115,000", "unknown: the package lists no price", "teacher.price is not set"],
+        ),
         (150, LENGTHS, ["150 (1,000 more are in the journal)"]),
         (0, TextLengths(20.0, 100.0, 150.0, are_exact=False), ["4 characters a token"]),
     ],

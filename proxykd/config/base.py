@@ -33,6 +33,16 @@ def _resolve_path(value: Path, info: ValidationInfo) -> Path:
 SecretName = Annotated[str, AfterValidator(_check_secret), Field(examples=["${OPENAI_API_KEY}"])]
 """The name of an environment variable, written ``${NAME}``; its value never enters the specification."""
 
+
+def _resolve_folder(value: str, info: ValidationInfo) -> str:
+    base = (info.context or {}).get("base_folder")
+    folder = None if base is None else Path(os.path.normpath(Path(base) / Path(value).expanduser()))
+    return str(folder) if folder is not None and folder.is_dir() else value
+
+
+ModelSource = Annotated[str, AfterValidator(_resolve_folder)]
+"""Where a model comes from; a folder's path is, in a YAML file, relative to the folder of that file."""
+
 InputPath = Annotated[Path, AfterValidator(_resolve_path)]
 """A path; in a YAML file, relative to the folder of that file."""
 

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -12,6 +12,7 @@ from proxykd.config.specification import RunSpec
 from proxykd.exceptions import ConfigError
 
 _MAY_HOLD_SECRETS = ("api_key", "base_url")
+_UNIONS = ("teacher", "prompts")
 _SCALARS = (str, int, float, bool, type(None), Path)
 
 
@@ -20,8 +21,8 @@ def load_specification(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
 
     Args:
         path: The YAML file; relative paths inside it are relative to its folder.
-        overrides: ``dotted.key=value`` each, the value in YAML; a value that names an existing file is relative to
-            the current folder.
+        overrides: ``dotted.key=value`` each, the value in YAML; the path of a file or of a model's folder is relative
+            to the current folder.
 
     Raises:
         ConfigError: naming every key that is unknown, missing or out of bounds.
@@ -35,17 +36,51 @@ def load_specification(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
         raise ConfigError(f"{path} is not a run specification:\n{_explain(error)}") from None
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's own loader, for whom a key that occurs twice is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping.
+
+        Raises:
+            yaml.YAMLError: if a key occurs twice.
+        """
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.MarkedYAMLError(None, None, f"the key {key_node.value!r} occurs twice", key_node.start_mark)
+            if isinstance(key_node, yaml.ScalarNode):
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def _parse(text: str, what: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{what} is not YAML: {_problem(error)}; correct it") from None
+    except ValueError as error:  # a date that is none
+        raise ConfigError(f"{what} is not YAML: {error}; put texts that look like dates in quotes") from None
+    except RecursionError:
+        raise ConfigError(f"{what} is nested too deeply; see `proxykd schema`") from None
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"expected a run specification at {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {_problem(error)}; correct it") from None
+        raise ConfigError(
+            f"expected a run specification at {path}: {error.strerror}; name a YAML file, configs/quickstart.yaml say"
+        ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not YAML: expected UTF-8; save the file as UTF-8") from None
+    values = _parse(text, str(path))
     if not isinstance(values, dict):
-        raise ConfigError(f"expected keys and values in {path}, found {type(values).__name__}")
+        found = "nothing" if values is None else f"a {type(values).__name__}"
+        raise ConfigError(
+            f"expected keys and values in {path}, found {found}; start from configs/quickstart.yaml or see "
+            "`proxykd schema`"
+        )
     return values
 
 
@@ -53,12 +88,11 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"expected KEY=VALUE, got {override!r}; for example --set student.steps=100")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the value of {key!r} is not YAML: {_problem(error)}") from None
-    if isinstance(value, str) and key.endswith("path"):
-        value = str(Path(value).resolve())
+    value = _parse(text, f"the value of {key!r}")
+    if isinstance(value, str) and (
+        key.endswith("path") or (key.endswith("source") and Path(value).expanduser().is_dir())
+    ):
+        value = str(Path(value).expanduser().resolve())
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
@@ -79,13 +113,19 @@ def _explain(error: ValidationError) -> str:
 
 
 def _location(item: Mapping[str, Any]) -> str:
-    return ".".join(str(part) for part in item["loc"]) or "the whole file"
+    return ".".join(_keys(item)) or "the whole file"
+
+
+def _keys(item: Mapping[str, Any]) -> list[str]:
+    """The dotted key as a file has it: after ``teacher`` and ``prompts`` pydantic puts their kind, which is no key."""
+    first, *rest = (str(part) for part in item["loc"]) if item["loc"] else ("",)
+    return [first, *(rest[1:] if first in _UNIONS else rest)] if first else []
 
 
 def _reason(item: Mapping[str, Any]) -> str:
     if item["type"] == "extra_forbidden":
-        key = str(item["loc"][-1])
-        close = difflib.get_close_matches(key, sorted(_known_keys(RunSpec)), n=1)
+        *parents, key = _keys(item)
+        close = difflib.get_close_matches(key, sorted(_known_keys(parents)), n=1)
         return f"unknown key{f'; did you mean {close[0]!r}?' if close else ''}; `proxykd schema` lists all keys"
     if item["type"] == "missing":
         return "missing; `proxykd schema` describes it"
@@ -94,8 +134,16 @@ def _reason(item: Mapping[str, Any]) -> str:
     return f"{item['msg']}, got {item['input']!r:.200}" if repeatable else str(item["msg"])
 
 
-def _known_keys(model: type[BaseModel]) -> set[str]:
-    names: set[str] = set()
-    for definition in [model.model_json_schema(), *model.model_json_schema().get("$defs", {}).values()]:
-        names |= set(definition.get("properties", {}))
-    return names
+def _known_keys(parents: Sequence[str]) -> set[str]:
+    """Keys of the section under ``parents``; of every kind of it where there are several."""
+    models: list[type[BaseModel]] = [RunSpec]
+    for parent in parents:
+        fields = [model.model_fields[parent].annotation for model in models if parent in model.model_fields]
+        models = [model for field in fields for model in _models_in(field)]
+    return {name for model in models for name in model.model_fields}
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [model for part in get_args(annotation) for model in _models_in(part)]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from proxykd.config.base import Count, Fraction, PositiveFloat, Spec
+from proxykd.config.base import Count, Fraction, ModelSource, PositiveFloat, Spec
 
 
 class LoraSpec(Spec):
@@ -23,7 +23,7 @@ class LoraSpec(Spec):
 class ModelSpec(Spec):
     """Where an open model comes from and which part of it is used."""
 
-    source: str
+    source: ModelSource
     """A folder, a hub name, ``embedded:proxy`` or ``embedded:student`` (tiny, random weights), or
     ``package:IMPORT_NAME/FILE.gguf`` (a GGUF file inside an installed Python package)."""
     num_layers: Count | None = None

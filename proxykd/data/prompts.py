@@ -108,7 +108,7 @@ def _iter_lines(path: Path) -> Iterator[_Line]:
             for number, raw in enumerate(file, start=1):
                 content = raw.removeprefix(_BOM) if number == 1 else raw
                 if content.strip():
-                    yield _Line(path, number, _parse_object(path, number, content))
+                    yield _Line(path, number, _parse_object(path, number, content.rstrip()))
     except OSError as error:
         raise InputError(
             f"expected a readable file of prompts at {path}: {error.strerror}; correct prompts.path"
@@ -176,7 +176,9 @@ def _parse_reference(line: _Line, spec: JsonlPromptsSpec) -> str | None:
 def _field(line: _Line, field: str) -> Any:
     if field not in line.value:
         found = ", ".join(repr(key) for key in line.value) or "none"
-        raise line.error(f"expected the field {field!r}, found {found:.200}; name the right one in the specification")
+        raise line.error(
+            f"expected the field {field!r}, found {found:.200}; name the right one under prompts or teacher"
+        )
     return line.value[field]
 
 

@@ -63,7 +63,10 @@ def _choose_attention(model: "PreTrainedModel", spec: ModelSpec) -> None:
     try:
         model.set_attn_implementation(spec.attention)
     except (ImportError, ValueError) as error:
-        raise ModelError(f"{spec.source} cannot run with attention={spec.attention}: {error}") from error
+        raise ModelError(
+            f"{spec.source} cannot run with attention={spec.attention}: {error}; install what it names, or leave "
+            "attention out for transformers' own choice"
+        ) from error
 
 
 def load_saved(folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":

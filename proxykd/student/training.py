@@ -69,7 +69,10 @@ def distill_student(
     rows = select_rows(validated, splits, sides_for("sft" if arm == "sft" else "distillation", run.split))
     corpus = _tokenize(rows, tokenizer, spec, scratch / f"{arm}.arrow")
     if not len(corpus):
-        raise GateError(f"expected rows for the arm {arm}, found none; change the split or add prompts")
+        raise GateError(
+            f"expected rows for the arm {arm}, found none, and {corpus.num_skipped} whose prompt leaves no room within "
+            f"student.model.max_seq_tokens={spec.model.max_seq_tokens}; raise it, change the split or add prompts"
+        )
     reader = _open_targets(targets, tokenizer, spec) if targets is not None and alpha > 0.0 else None
     trainer = _ArmTrainer(spec, alpha, TrainingData(corpus, reader, tokenizer.pad_token_id), tokenizer, output)
     searched = {Side.DEVELOPMENT} if len(spec.learning_rates) > 1 else set()

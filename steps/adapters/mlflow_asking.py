@@ -52,6 +52,7 @@ def _find(model: str) -> RegisteredVersion:
             raise
         raise ModelError(
             f"expected a registered model {model!r} in {without_userinfo(client.tracking_uri)}, found none "
-            f"({error.error_code}); run a specification first, or give NAME, NAME@ALIAS or NAME/VERSION"
+            f"({error.error_code}); run a specification first, or give another NAME, NAME@ALIAS "
+            "(challenger, champion) or NAME/VERSION"
         ) from error
     return RegisteredVersion(found.name, str(found.version), "", f"models:/{found.name}/{found.version}")

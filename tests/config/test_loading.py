@@ -41,6 +41,19 @@ def test_defaults_are_filled_in_and_paths_are_relative_to_the_file(tmp_path: Pat
     assert run.validation.min_keep_fraction == 0.5
 
 
+def test_a_models_folder_is_found_beside_the_file_or_from_where_it_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("beside/model", "here/model"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    path = write(tmp_path / "beside", proxy={"model": {"source": "model"}}, student={"model": {"source": "nobody/hub"}})
+    run = load_specification(path)
+    assert (run.proxy.model.source, run.student.model.source) == (str(tmp_path / "beside" / "model"), "nobody/hub")
+    run = load_specification(path, ["proxy.model.source=model"])
+    assert run.proxy.model.source == str(tmp_path / "here" / "model")
+
+
 def test_resolved_specification_loads_to_the_same(tmp_path: Path) -> None:
     run = load_specification(write(tmp_path, ablations=["no_weights"]))
     assert RunSpec.model_validate_json(run.model_dump_json()) == run
@@ -68,6 +81,10 @@ def test_overridden_paths_are_relative_to_the_current_folder(tmp_path: Path, mon
         ("student.steps=[1", "the value of 'student.steps' is not YAML"),
         ("name.first=3", "'name' is a value, not a section"),
         ("student.step=3", "student.step: unknown key; did you mean 'steps'?"),
+        ("prompts.kid=3", "prompts.kid: unknown key; did you mean 'kind'?"),
+        ("name=2024-13-45", "the value of 'name' is not YAML: month must be in 1..12; put texts that look like dates"),
+        ("name={a: 1, a: 2}", "the key 'a' occurs twice at line 1, column 8"),
+        (f"name={'[' * 3000}", "the value of 'name' is nested too deeply"),
         ("student.steps=0", "student.steps: Input should be greater than or equal to 1, got 0"),
         ("student.seeds=[1, 1]", "expected distinct seeds, got (1, 1)"),
     ],
@@ -94,7 +111,7 @@ def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pasted", ["sk-verysecret", "$OPENAI_API_KEY", "${lower}", "${A}${B}"])
 def test_secrets_are_refused_without_being_repeated(tmp_path: Path, pasted: str) -> None:
     found = complaint(write(tmp_path, teacher={"kind": "openai", "model": "m", "api_key": pasted}))
-    assert "teacher.openai.api_key" in found
+    assert "teacher.api_key" in found
     assert "${NAME}" in found
     assert pasted not in found
 
@@ -133,7 +150,7 @@ def test_secrets_beside_another_mistake_are_not_repeated(tmp_path: Path) -> None
 )
 def test_addresses_that_may_hold_a_secret_are_refused_without_being_repeated(tmp_path: Path, address: str) -> None:
     found = complaint(write(tmp_path, teacher={"kind": "openai", "model": "m", "base_url": address}))
-    assert "teacher.openai.base_url" in found
+    assert "teacher.base_url" in found
     assert "verysecret" not in found
 
 
@@ -159,8 +176,8 @@ def test_missing_folder_and_other_files(tmp_path: Path) -> None:
     for content, message in (
         (b"a: [1", "is not YAML"),
         (b"\xff\xfe\x00", "is not YAML"),
-        (b"- 1", "found list"),
-        (b"", "found NoneType"),
+        (b"- 1", "found a list"),
+        (b"", "found nothing"),
     ):
         (tmp_path / "run.yaml").write_bytes(content)
         assert message in complaint(tmp_path / "run.yaml")
