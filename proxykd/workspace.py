@@ -134,9 +134,9 @@ class Workspace:
         finally:
             if not (is_done and is_kept):
                 shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):  # not empty any more
-                self.tmp.rmdir()
-                if is_new:
+            if is_new:
+                with suppress(OSError):  # not empty any more
+                    self.tmp.rmdir()
                     self.root.rmdir()
 
     def _empty_tmp(self) -> None:
