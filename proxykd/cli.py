@@ -93,11 +93,11 @@ def run(config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption 
     specification = _load(config, overrides, quiet)
     workspace = _workspace()
     workspace.set_environment()
-    from proxykd.progress import hush_engines
+    from proxykd.progress import heed_interrupts, hush_engines
 
     hush_engines()
     found = _check_plan(specification, workspace)
-    with workspace.locked():
+    with workspace.locked(), heed_interrupts():
         _check_services(specification, workspace, found)
         running = _import_application("pipelines.running")
         result = running.run_distillation(specification, inputs=found.inputs_hash, models=found.models)

@@ -47,7 +47,13 @@ class TeacherError(ProxykdError, RuntimeError):
 
 
 class TeacherUnreachableError(TeacherError):
-    """No answer came from the teacher's address."""
+    """No answer came from the teacher's address.
+
+    Attributes:
+        was_sent: Whether the request may have arrived there, so that its answer may have been paid for.
+    """
+
+    was_sent = True
 
 
 class TeacherAuthError(TeacherError):

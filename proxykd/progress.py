@@ -8,6 +8,7 @@ reaches steps that run in processes of their own; anything else counts as ``auto
 
 import logging
 import os
+import signal
 import sys
 import time
 import warnings
@@ -33,11 +34,47 @@ class Progress(Protocol):
         """
 
 
+class _Interrupts:
+    """Whether somebody asked to stop."""
+
+    is_pending = False
+
+    @classmethod
+    def heed(cls) -> None:
+        if cls.is_pending:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def heed_interrupts() -> Iterator[None]:
+    """An interrupt (Ctrl-C) that is swallowed on its way counts again at the next report of progress.
+
+    Python drops any exception, KeyboardInterrupt too, that is raised while a finaliser runs; a run would go on as if
+    nobody had asked it to stop. To be entered in the main thread, before handlers that pass the signal on are set.
+    """
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is not signal.default_int_handler:
+        yield  # ignored, or somebody else's business
+        return
+
+    def note(*_: Any) -> None:
+        _Interrupts.is_pending = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        _Interrupts.is_pending = False
+        signal.signal(signal.SIGINT, previous)
+
+
 class _Bar:
     def __init__(self, bar: "tqdm[Any]") -> None:
         self._bar = bar
 
     def advance(self, count: int = 1, **facts: float | str) -> None:
+        _Interrupts.heed()
         self._bar.update(count)
         if facts:
             self._bar.set_postfix(facts, refresh=False)
@@ -51,6 +88,7 @@ class _Line:
         self._start_s = self._told_s = clock()
 
     def advance(self, count: int = 1, **facts: float | str) -> None:
+        _Interrupts.heed()
         self._count += count
         self._facts.update(facts)
         now_s = self._clock()
@@ -88,6 +126,7 @@ def stage(
         unit: Singular name of a unit.
         clock: Seconds from any start; decides when a line is due.
     """
+    _Interrupts.heed()
     if _mode() == "bar":
         bar: tqdm[Any]
         # disable=False: the environment may have switched off the bars of everybody else.

@@ -8,6 +8,7 @@ import os
 import re
 import ssl
 from http.client import HTTPException
+from importlib.metadata import entry_points
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
@@ -17,7 +18,8 @@ from proxykd.exceptions import ConfigError
 TIMEOUT_S = 5.0
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
 _REFUSALS = {401, 403}
-_SCHEMES = {"", "databricks", "databricks-uc", "file", "http", "https", "mssql", "mysql", "postgresql", "sqlite"}
+_PLUGINS = "mlflow.tracking_store"
+_SCHEMES = {"", "databricks", "databricks-uc", "file", "http", "https", "mssql", "mysql", "postgresql", "sqlite", "uc"}
 
 
 def without_userinfo(uri: str) -> str:
@@ -37,7 +39,7 @@ def check_tracking_server(uri: str) -> None:
     """
     shown, status = without_userinfo(uri), None
     scheme = urlsplit(uri).scheme.partition("+")[0]
-    if scheme not in _SCHEMES:
+    if scheme not in _SCHEMES and scheme not in {plugin.name for plugin in entry_points(group=_PLUGINS)}:
         raise ConfigError(
             f"expected an address that MLflow knows at MLFLOW_TRACKING_URI={shown}, got the scheme {scheme!r}; use one "
             f"of {', '.join(sorted(filter(None, _SCHEMES)))}, or unset the variable to track in the workspace"

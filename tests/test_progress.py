@@ -2,12 +2,13 @@
 
 import io
 import logging
+import signal
 import sys
 import warnings
 
 import pytest
 
-from proxykd.progress import hush_engines, report, stage, track
+from proxykd.progress import heed_interrupts, hush_engines, report, stage, track
 
 
 class _Terminal(io.StringIO):
@@ -97,3 +98,22 @@ def test_engines_are_heard_from_warnings_on(caplog: pytest.LogCaptureFixture, mo
         finally:
             logging.disable(logging.NOTSET)
     assert [record.message for record in caplog.records] == ["broken"]
+
+
+def test_an_interrupt_that_a_finaliser_swallows_counts_at_the_next_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with heed_interrupts(), stage("Working") as progress:
+            Interrupted()  # is gone at once
+            with pytest.raises(KeyboardInterrupt):
+                progress.advance()
+        with heed_interrupts(), stage("Working") as progress:
+            progress.advance()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -36,30 +36,28 @@ def load_specification(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
         raise ConfigError(f"{path} is not a run specification:\n{_explain(error)}") from None
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's own loader, for whom a key that occurs twice is a mistake."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping.
-
-        Raises:
-            yaml.YAMLError: if a key occurs twice.
-        """
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
-                raise yaml.MarkedYAMLError(None, None, f"the key {key_node.value!r} occurs twice", key_node.start_mark)
-            if isinstance(key_node, yaml.ScalarNode):
-                seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
+def _refuse_twins(node: yaml.Node | None) -> None:
+    """Raise where a mapping says one key twice; YAML would take the last one silently."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_twins(item)
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(None, None, f"the key {key.value!r} occurs twice", key.start_mark)
+                seen.add(key.value)
+            _refuse_twins(value)
 
 
 def _parse(text: str, what: str) -> Any:
     try:
-        return yaml.load(text, _Loader)
+        _refuse_twins(yaml.compose(text, yaml.SafeLoader))
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{what} is not YAML: {_problem(error)}; correct it") from None
-    except ValueError as error:  # a date that is none
+    except (TypeError, ValueError) as error:  # a key that is no scalar, a date that is none
         raise ConfigError(f"{what} is not YAML: {error}; put texts that look like dates in quotes") from None
     except RecursionError:
         raise ConfigError(f"{what} is nested too deeply; see `proxykd schema`") from None

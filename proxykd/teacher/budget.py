@@ -3,13 +3,14 @@
     spent + reserved <= cap        at every moment, at any concurrency, across kills
 
 A reservation is a row of the journal, durable before the call leaves. It goes away once the call's price is known: when
-the answer's usage is journaled, or when the endpoint refused the call with an error, which is not paid for. A call that
-ends without either (a time-out, a dropped connection, a kill, a body without usage) keeps its row and counts as its
-worst case for ever: it may have been paid for.
+the answer's usage is journaled, when the endpoint refused the call with an error of the caller's (4xx) or did not work
+at all (503), or when the call never left. A call that ends otherwise (a time-out, a dropped connection, another error
+of the server's, a kill, a body without usage) keeps its row and counts as its worst case for ever: it may have been paid
+for.
 
 The worst case of a prompt is one token a byte of its messages as JSON: no byte-level tokenizer makes more, and the
-punctuation covers the chat template's own tokens. Should an endpoint count more all the same, the surplus is added to
-the worst case of every later call.
+punctuation covers the chat template's own tokens. Should an endpoint count more all the same, the largest surplus seen
+is added to the worst case of every later call of the process; calls in flight by then may exceed the cap by it.
 """
 
 import asyncio
@@ -71,6 +72,17 @@ class Tariff:
         tokens = reply.prompt_tokens + reply.completion_tokens
         return Cost(int(tokens > 0), tokens, self.usd(reply.prompt_tokens, reply.completion_tokens))
 
+    @staticmethod
+    def is_told(status: int, reply: Reply) -> bool:
+        """Whether an answer says what its call cost.
+
+        An error of the request's (4xx) or a refusal to work (503) costs nothing. A time-out or another error of the
+        server's may follow a completion that was paid for, and a usage that counts one side only is none.
+        """
+        if status == 200:
+            return reply.prompt_tokens > 0 and (reply.completion_tokens > 0 or not reply.text)
+        return status == 503 or (status < 500 and status != 408)
+
     def of_attempt(self, attempt: Attempt) -> Cost:
         """The most that a call can cost."""
         usd = self.usd(attempt.prompt_tokens, attempt.completion_tokens)
@@ -118,7 +130,8 @@ def spent_on(
     for attempt in open_attempts:
         lost[attempt.key] = lost.get(attempt.key, Cost()) + tariff.of_attempt(attempt)
     for key in keys:
-        if (entry := get(key)) is not None:
+        # An answer that does not tell its price is counted by its attempt, which is open.
+        if (entry := get(key)) is not None and (key not in lost or tariff.is_told(200, entry.reply)):
             total += tariff.of_reply(entry.reply)
         total += lost.get(key, Cost())
     return total
@@ -167,12 +180,13 @@ class Ledger:
         await commits.open(attempt)
         return attempt
 
-    async def settle(self, attempt: Attempt, status: int, reply: Reply) -> bool:
+    async def settle(self, attempt: Attempt, request: Request, status: int, reply: Reply) -> bool:
         """Put what an answered call cost in place of its worst case.
 
         Args:
             attempt: From ``reserve``.
-            status: HTTP status; a call that is answered with an error is not paid for.
+            request: What was asked.
+            status: HTTP status.
             reply: Tells of the tokens.
 
         Returns:
@@ -180,12 +194,18 @@ class Ledger:
         """
         if attempt is _UNBOUNDED:
             return False
-        cost = self._tariff.of_reply(reply)
-        if status == 200 and not cost.requests:
+        if not self._tariff.is_told(status, reply):
             await self.lose(attempt)
             return False
-        await self._replace(attempt, cost)
-        self._surplus += max(0, reply.prompt_tokens - attempt.prompt_tokens)
+        await self._replace(attempt, self._tariff.of_reply(reply))
+        self._surplus = max(self._surplus, reply.prompt_tokens - worst_case(request).prompt_tokens)
+        return True
+
+    async def free(self, attempt: Attempt) -> bool:
+        """Count a call that never left as nothing; returns whether there is an attempt to be closed."""
+        if attempt is _UNBOUNDED:
+            return False
+        await self._replace(attempt, NOTHING)
         return True
 
     async def lose(self, attempt: Attempt) -> None:

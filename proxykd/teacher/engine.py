@@ -267,11 +267,14 @@ class Engine:
             return None
         try:
             response = await self.transport.send(request.body)
-        except TeacherUnreachableError:
-            await self.ledger.lose(attempt)
+        except TeacherUnreachableError as error:
+            if error.was_sent:
+                await self.ledger.lose(attempt)
+            elif await self.ledger.free(attempt):
+                await commits.close(attempt)
             raise
         verdict = judge(response.status, response.body)
-        is_closed = await self.ledger.settle(attempt, response.status, verdict.reply)
+        is_closed = await self.ledger.settle(attempt, request, response.status, verdict.reply)
         if is_closed and response.status != 200:
             await commits.close(attempt)
         return _Answer(response, verdict, attempt.attempt_id if is_closed and response.status == 200 else None)

@@ -92,7 +92,9 @@ class AiohttpTransport:
             raise TeacherUnreachableError(f"no answer from {self._url} within {self._timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             reason = self._hide(str(error).encode()).decode("utf-8", "replace")
-            raise TeacherUnreachableError(f"no answer from {self._url}: {reason}") from None
+            failure = TeacherUnreachableError(f"no answer from {self._url}: {reason}")
+            failure.was_sent = not isinstance(error, aiohttp.ClientConnectorError)
+            raise failure from None
         headers = {name.lower(): value for name, value in response.headers.items()}
         return HttpResponse(response.status, headers, self._hide(content))
 

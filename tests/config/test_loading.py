@@ -41,6 +41,14 @@ def test_defaults_are_filled_in_and_paths_are_relative_to_the_file(tmp_path: Pat
     assert run.validation.min_keep_fraction == 0.5
 
 
+def test_anchors_and_merges_are_no_twins(tmp_path: Path) -> None:
+    proxy = """{model: {source: "embedded:proxy"}, warmup: {optimizer: &o {batch_size: 8}},
+        preference: {optimizer: {<<: *o, batch_size: 4}}}"""
+    run = load_specification(write(tmp_path), [f"proxy={proxy}"])
+    assert run.proxy.preference is not None
+    assert run.proxy.preference.optimizer.batch_size == 4
+
+
 def test_a_models_folder_is_found_beside_the_file_or_from_where_it_is_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +92,7 @@ def test_overridden_paths_are_relative_to_the_current_folder(tmp_path: Path, mon
         ("prompts.kid=3", "prompts.kid: unknown key; did you mean 'kind'?"),
         ("name=2024-13-45", "the value of 'name' is not YAML: month must be in 1..12; put texts that look like dates"),
         ("name={a: 1, a: 2}", "the key 'a' occurs twice at line 1, column 8"),
+        ("name={{x}}", "the value of 'name' is not YAML"),
         (f"name={'[' * 3000}", "the value of 'name' is nested too deeply"),
         ("student.steps=0", "student.steps: Input should be greater than or equal to 1, got 0"),
         ("student.seeds=[1, 1]", "expected distinct seeds, got (1, 1)"),

@@ -53,9 +53,11 @@ class BillingTransport:
         prompt, completion = self._rng.randint(1, 30), self._rng.randint(0, MAX_TOKENS)
         cost = Cost(1, prompt + completion, TARIFF.usd(prompt, completion))
         fault = self._rng.random() / self._fault_rate if self._fault_rate else 1.0
-        if fault < 0.4:
+        if fault < 0.3:
             return HttpResponse(429, {}, b"later")
         self.billed += cost
+        if fault < 0.4:
+            return HttpResponse(504, {}, b"the answer came too late")
         if fault < 0.7:
             raise TeacherUnreachableError("the answer was lost")
         usage = {"prompt_tokens": prompt, "completion_tokens": completion}
@@ -147,14 +149,41 @@ def test_an_endpoint_that_counts_more_than_bytes_raises_the_worst_case(tmp_path:
 
         async def send(self, body: Mapping[str, Any]) -> HttpResponse:
             self.num_calls += 1
-            usage = {"prompt_tokens": 1000, "completion_tokens": 0}
+            usage = {"prompt_tokens": 1000, "completion_tokens": 1}
             answer = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": usage}
             return HttpResponse(200, {}, json.dumps(answer).encode())
 
     transport = Greedy()
     with Journal(tmp_path / "j.sqlite") as journal:
         ledger = _run(journal, transport, BudgetSpec(tokens=2500), _requests(9), concurrency=1)
-    assert (transport.num_calls, ledger.spent.tokens) == (2, 2000)
+    assert (transport.num_calls, ledger.spent.tokens) == (2, 2002)
+
+
+@pytest.mark.parametrize(("was_sent", "lost"), [(True, 6), (False, 0)])
+def test_a_call_that_never_left_costs_nothing(tmp_path: Path, was_sent: bool, lost: int) -> None:
+    class Down:
+        async def send(self, body: Mapping[str, Any]) -> HttpResponse:
+            error = TeacherUnreachableError("nobody there")
+            error.was_sent = was_sent
+            raise error
+
+    with Journal(tmp_path / "j.sqlite") as journal:
+        ledger = _run(journal, Down(), BudgetSpec(requests=50), _requests(2), concurrency=2)
+        assert (ledger.spent.requests, len(journal.open_attempts())) == (lost, lost)
+
+
+@pytest.mark.parametrize("concurrency", [1, 16])
+def test_the_surplus_is_the_largest_and_not_the_sum(tmp_path: Path, concurrency: int) -> None:
+    class Greedy:
+        async def send(self, body: Mapping[str, Any]) -> HttpResponse:
+            await asyncio.sleep(0.001)
+            usage = {"prompt_tokens": 100, "completion_tokens": 1}
+            answer = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": usage}
+            return HttpResponse(200, {}, json.dumps(answer).encode())
+
+    with Journal(tmp_path / "j.sqlite") as journal:
+        ledger = _run(journal, Greedy(), BudgetSpec(tokens=5000), _requests(48), concurrency=concurrency)
+    assert (ledger.is_exhausted, ledger.spent.tokens) == (False, 48 * 101)
 
 
 def test_a_cap_in_usd_needs_a_price() -> None:
