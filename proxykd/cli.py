@@ -171,7 +171,7 @@ def _may_not_write(error: OSError, root: Path) -> bool:
 def _spare_the_collector() -> None:
     """Collect cycles rarely: the engines hold a million objects that stay to the end.
 
-    Looking through them time and again, and once more when the interpreter ends, took a third of a small run.
+    Looking through them time and again, and once more when the interpreter ends, takes seconds.
     """
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)

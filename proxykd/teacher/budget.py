@@ -5,8 +5,8 @@
 A reservation is a row of the journal, durable before the call leaves. It goes away once the call's price is known: when
 the answer's usage is journaled, when the endpoint refused the call with an error of the caller's (4xx) or did not work
 at all (503), or when the call never left. A call that ends otherwise (a time-out, a dropped connection, another error
-of the server's, a kill, a body without usage) keeps its row and counts as its worst case for ever: it may have been paid
-for.
+of the server's, a kill, a body without usage) keeps its row and counts as its worst case for ever: it may have been
+paid for.
 
 The worst case of a prompt is one token a byte of its messages as JSON: no byte-level tokenizer makes more, and the
 punctuation covers the chat template's own tokens. Should an endpoint count more all the same, the largest surplus seen
