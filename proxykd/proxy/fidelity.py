@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from proxykd.data.tokenizing import Example
 from proxykd.models.forward import score_corpus
 from proxykd.preferences import preference_loss, reward_margins
+from proxykd.progress import track
 from proxykd.proxy.rounds import PairSet
 from proxykd.records import Side
 
@@ -36,7 +37,8 @@ def measure_fidelity(
         None without text.
     """
     nll = num_agreed = num_tokens = 0.0
-    for _, logprobs, is_top1 in score_corpus(model, examples, pad_id=pad_id, precision=precision):
+    scores = score_corpus(model, examples, pad_id=pad_id, precision=precision)
+    for _, logprobs, is_top1 in track(scores, "measuring the proxy", total=len(examples), unit="text"):
         nll -= float(logprobs.sum(dtype=np.float64))
         num_agreed += int(is_top1.sum())
         num_tokens += len(logprobs)
@@ -53,7 +55,8 @@ def sequence_scores(
 ) -> NDArray[np.float32]:
     """Log p(completion | prompt) of each example, summed over tokens, float32 [num_examples], nats."""
     scores = np.zeros(len(examples), np.float32)
-    for example_idx, logprobs, _ in score_corpus(model, examples, pad_id=pad_id, precision=precision):
+    found = score_corpus(model, examples, pad_id=pad_id, precision=precision)
+    for example_idx, logprobs, _ in track(found, "scoring pairs", total=len(examples), unit="text"):
         scores[example_idx] = logprobs.sum(dtype=np.float64)
     return scores
 
