@@ -114,10 +114,9 @@ def ask(
     _spare_the_collector()
     _workspace().enter()
     from proxykd.progress import hush_engines
-    from proxykd.tracking import check_tracking_server
 
     hush_engines()
-    check_tracking_server(os.environ["MLFLOW_TRACKING_URI"])
+    _check_tracking()
     asking = _import_application("steps.adapters.mlflow_asking")
     typer.echo(asking.ask(model, question, max_new_tokens=max_new_tokens))
 
@@ -125,7 +124,7 @@ def ask(
 def main() -> None:
     """Entry point: errors raised on purpose become one message and their exit status."""
     try:
-        status = app(standalone_mode=False)
+        status = app(prog_name="proxykd", standalone_mode=False)
         if status == _INTERRUPTED:  # typer turns Ctrl-C into this status
             raise KeyboardInterrupt
         sys.exit(status)
@@ -199,14 +198,18 @@ def _check_services(specification: "RunSpec", workspace: "Workspace", found: "Pl
     The second is the run's first one and its answer goes to the journal, so that it is not paid for twice.
     """
     from proxykd.teacher.query import probe_teacher
-    from proxykd.tracking import check_tracking_server
 
-    check_tracking_server(os.environ["MLFLOW_TRACKING_URI"])
+    _check_tracking()
     if specification.teacher.kind == "openai" and found.first_unknown is not None:
         prompt, sample_idx = found.first_unknown
         probe_teacher(
             specification, journal_path=workspace.journal, prompt=prompt, sample_idx=sample_idx, spent=found.spent
         )
+
+
+def _check_tracking() -> None:
+    server = _import_application("steps.adapters.tracking_server")
+    server.check_tracking_server(os.environ["MLFLOW_TRACKING_URI"])
 
 
 def _workspace() -> "Workspace":

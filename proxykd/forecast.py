@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from proxykd.config import RunSpec
 from proxykd.config.models import ModelSpec, OptimizerSpec
-from proxykd.config.teacher import OpenAITeacherSpec, RecordedTeacherSpec, price_list_date
+from proxykd.config.prices import price_list_date
+from proxykd.config.teacher import OpenAITeacherSpec, RecordedTeacherSpec
 from proxykd.data.splits import sides_for
 from proxykd.models.sizes import ModelSize
 from proxykd.records import Side

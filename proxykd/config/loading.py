@@ -57,7 +57,7 @@ def _parse(text: str, what: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{what} is not YAML: {_problem(error)}; correct it") from None
-    except (TypeError, ValueError) as error:  # a key that is no scalar, a date that is none
+    except ValueError as error:  # a date that is none
         raise ConfigError(f"{what} is not YAML: {error}; put texts that look like dates in quotes") from None
     except RecursionError:
         raise ConfigError(f"{what} is nested too deeply; see `proxykd schema`") from None

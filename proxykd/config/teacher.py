@@ -1,14 +1,12 @@
 """Prompts and teachers: where the questions come from and which black box answers them."""
 
-from functools import cache
-from importlib.resources import files
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import AfterValidator, Field, model_validator
 
 from proxykd.config.base import Count, InputPath, PositiveFloat, SecretName, Spec
+from proxykd.config.prices import PriceSpec, listed_price
 
 
 class JsonlPromptsSpec(Spec):
@@ -57,37 +55,6 @@ class SamplingSpec(Spec):
     """Most tokens a completion may have; longer ones end as truncated."""
     num_samples: Count = 1
     """Completions a prompt."""
-
-
-class PriceSpec(Spec):
-    """What a call costs."""
-
-    input_usd_per_million: Annotated[float, Field(ge=0.0)]
-    """USD per million prompt tokens."""
-    output_usd_per_million: Annotated[float, Field(ge=0.0)]
-    """USD per million completion tokens."""
-
-
-@cache
-def _price_list() -> dict[str, Any]:
-    listed: dict[str, Any] = yaml.safe_load(files("proxykd.config").joinpath("prices.yaml").read_text("utf-8"))
-    return listed
-
-
-def price_list_date() -> str:
-    """Day of the package's price list, ISO 8601."""
-    return str(_price_list()["as_of"])
-
-
-def listed_price(base_url: str, model: str) -> PriceSpec | None:
-    """Price of a model in the package's list; None = it is not there.
-
-    Args:
-        base_url: Address of the endpoint: its host decides.
-        model: Name as the endpoint knows it.
-    """
-    found = _price_list().get(urlsplit(base_url).hostname or "", {}).get(model)
-    return found and PriceSpec(input_usd_per_million=found[0], output_usd_per_million=found[1])
 
 
 class BudgetSpec(Spec):

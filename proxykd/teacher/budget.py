@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from uuid import uuid4
 
-from proxykd.config.teacher import BudgetSpec, PriceSpec
+from proxykd.config.prices import PriceSpec
+from proxykd.config.teacher import BudgetSpec
 from proxykd.teacher.chat_shape import Reply, Request
 from proxykd.teacher.journal import Attempt, Entry, GroupCommits
 

@@ -253,9 +253,10 @@ class Engine:
                 response, verdict, closes = answer
                 self._stop_if_hopeless(response, verdict)
                 retry_after_s = self._retry_after_s(response)
-            draw = self.rng.random()
-            wait_s = self.policy.wait_s(num_attempts, retry_after_s=retry_after_s, draw=draw)
-            if not verdict.is_retryable or wait_s is None:
+            if not verdict.is_retryable:
+                return verdict, closes
+            wait_s = self.policy.wait_s(num_attempts, retry_after_s=retry_after_s, draw=self.rng.random())
+            if wait_s is None:
                 return verdict, closes
             listener.on_trouble(verdict.reply.error)
             await self.clock.sleep(wait_s)

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 from proxykd.artifacts import PromptSet
 from proxykd.config.base import read_secret
+from proxykd.config.prices import PriceSpec
 from proxykd.config.specification import RunSpec
-from proxykd.config.teacher import BudgetSpec, EmbeddedTeacherSpec, OpenAITeacherSpec, PriceSpec, TeacherSpec
+from proxykd.config.teacher import BudgetSpec, EmbeddedTeacherSpec, OpenAITeacherSpec, TeacherSpec
 from proxykd.records import Prompt
 from proxykd.teacher.budget import Cost, Ledger, Tariff, spent_on
 from proxykd.teacher.chat_shape import Request, build_request

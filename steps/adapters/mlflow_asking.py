@@ -7,9 +7,9 @@ from proxykd.exceptions import ModelError
 from proxykd.models.loading import load_saved
 from proxykd.models.sampling import TransformersSampler
 from proxykd.records import Message
-from proxykd.tracking import without_userinfo
 from steps.adapters.mlflow_registry import CHAMPION, UNKNOWN_NAME, RegisteredVersion, download_version
 from steps.adapters.mlflow_tracking import connect, tracking_errors
+from steps.adapters.tracking_server import without_userinfo
 from steps.settings import scratch_folder
 
 

@@ -21,8 +21,8 @@ from proxykd.config import RunSpec
 from proxykd.evaluation.page import flatten
 from proxykd.exceptions import TrackingError
 from proxykd.records import hash_json
-from proxykd.tracking import without_userinfo
 from proxykd.workspace import Workspace
+from steps.adapters.tracking_server import without_userinfo
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from proxykd.config.prices import PriceSpec, price_list_date
 from proxykd.config.specification import RunSpec
-from proxykd.config.teacher import BudgetSpec, OpenAITeacherSpec, PriceSpec, price_list_date
+from proxykd.config.teacher import BudgetSpec, OpenAITeacherSpec
 from proxykd.exceptions import BudgetError, TeacherUnreachableError
 from proxykd.records import Outcome
 from proxykd.teacher.budget import Cost, Ledger, Tariff, spent_on, worst_case

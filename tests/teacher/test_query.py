@@ -249,18 +249,11 @@ def test_a_recorded_teacher_makes_no_calls(make_run: Make, tmp_path: Path) -> No
     assert read_json(completions.path / "summary.json")["outcomes"]["failed"] == 1
 
 
-def test_a_recorded_file_that_changed_is_refused(make_run: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("changed", [{"prompt": "b", "completion": "B"}, {"prompt": "a", "completion": "B"}])
+def test_a_recorded_file_that_changed_is_refused(make_run: Make, tmp_path: Path, changed: dict[str, str]) -> None:
     run = make_run({"kind": "recorded"}, [{"prompt": "a", "completion": "A"}])
     prompts = collect_prompts(run.prompts, seed=0, output=tmp_path / "prompts")
-    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "b", "completion": "B"}) + "\n")
-    with pytest.raises(InputError, match="the file has changed"):
-        query_teacher(prompts, run, journal_path=tmp_path / "journal.sqlite", output=tmp_path / "completions")
-
-
-def test_recorded_texts_that_changed_are_refused(make_run: Make, tmp_path: Path) -> None:
-    run = make_run({"kind": "recorded"}, [{"prompt": "a", "completion": "A"}])
-    prompts = collect_prompts(run.prompts, seed=0, output=tmp_path / "prompts")
-    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "a", "completion": "B"}) + "\n")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(changed) + "\n")
     with pytest.raises(InputError, match="the file has changed"):
         query_teacher(prompts, run, journal_path=tmp_path / "journal.sqlite", output=tmp_path / "completions")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxykd.tracking import check_tracking_server, without_userinfo
+from steps.adapters.tracking_server import check_tracking_server, without_userinfo
 
 
 @pytest.mark.parametrize(
