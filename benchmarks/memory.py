@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from proxykd.artifacts import CompletionSet, PromptSet, ValidatedSet, seal
 from proxykd.config import RunSpec
-from proxykd.config.teacher import EmbeddedPromptsSpec, JsonlPromptsSpec
+from proxykd.config.prompts import EmbeddedPromptsSpec, JsonlPromptsSpec
 from proxykd.data.prompts import iter_recorded, load_prompts
 from proxykd.estimation.weights import SampleWeights
 from proxykd.records import Completion, Outcome

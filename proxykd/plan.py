@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from proxykd.artifacts import PromptSet
 from proxykd.config import RunSpec
 from proxykd.config.base import read_secret
-from proxykd.config.teacher import JsonlPromptsSpec, OpenAITeacherSpec, RecordedTeacherSpec
+from proxykd.config.prompts import JsonlPromptsSpec
+from proxykd.config.teacher import OpenAITeacherSpec, RecordedTeacherSpec
 from proxykd.data.chat import render_prompt
 from proxykd.data.prompts import iter_recorded
 from proxykd.data.splits import side_of, sides_for

@@ -11,8 +11,8 @@ from proxykd.config.specification import (
     RegistrySpec,
     RunSpec,
     TargetsSpec,
-    ValidationSpec,
 )
+from proxykd.config.validation import ValidationSpec
 
 __all__ = [
     "DataSplitSpec",

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from proxykd.artifacts import CompletionSet, PromptSet
-from proxykd.config.specification import DataSplitSpec, ValidationSpec
+from proxykd.config.specification import DataSplitSpec
+from proxykd.config.validation import ValidationSpec
 from proxykd.data.duplicates import CorpusIndex
 from proxykd.data.quality import Verdict, is_refusal
 from proxykd.data.scratch import scratch_database

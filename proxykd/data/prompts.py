@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from proxykd.artifacts import PromptSet, seal
-from proxykd.config.teacher import JsonlPromptsSpec
+from proxykd.config.prompts import JsonlPromptsSpec
 from proxykd.data.scratch import scratch_database
 from proxykd.exceptions import InputError
 from proxykd.progress import track

@@ -12,13 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from proxykd.artifacts import CompletionSet, PromptSet, seal, write_json
+from proxykd.config.prompts import JsonlPromptsSpec, PromptsSpec
 from proxykd.config.specification import RunSpec
-from proxykd.config.teacher import (
-    EmbeddedTeacherSpec,
-    JsonlPromptsSpec,
-    PromptsSpec,
-    RecordedTeacherSpec,
-)
+from proxykd.config.teacher import EmbeddedTeacherSpec, RecordedTeacherSpec
 from proxykd.data.prompts import load_prompts
 from proxykd.exceptions import BudgetError, InputError, StorageError
 from proxykd.records import Completion, Message, Outcome, Prompt, hash_json

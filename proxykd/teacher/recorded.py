@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from proxykd.artifacts import PromptSet
-from proxykd.config.teacher import JsonlPromptsSpec, RecordedTeacherSpec
+from proxykd.config.prompts import JsonlPromptsSpec
+from proxykd.config.teacher import RecordedTeacherSpec
 from proxykd.data.prompts import hash_file, iter_recorded
 from proxykd.exceptions import InputError
 from proxykd.records import Completion, hash_json

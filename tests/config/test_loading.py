@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from proxykd.config import RunSpec, load_specification
-from proxykd.config.teacher import JsonlPromptsSpec, OpenAITeacherSpec
+from proxykd.config.prompts import JsonlPromptsSpec
+from proxykd.config.teacher import OpenAITeacherSpec
 from proxykd.exceptions import ConfigError
 
 BASE: dict[str, Any] = {

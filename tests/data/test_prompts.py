@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxykd.config.teacher import JsonlPromptsSpec
+from proxykd.config.prompts import JsonlPromptsSpec
 from proxykd.data.prompts import iter_recorded, load_prompts
 from proxykd.exceptions import InputError
 from proxykd.records import Message, Prompt
