@@ -22,7 +22,8 @@ from uuid import uuid4
 from proxykd.config.prices import PriceSpec
 from proxykd.config.teacher import BudgetSpec
 from proxykd.teacher.chat_shape import Reply, Request
-from proxykd.teacher.journal import Attempt, Entry, GroupCommits
+from proxykd.teacher.commits import GroupCommits
+from proxykd.teacher.journal import Attempt, Entry
 
 
 @dataclass(frozen=True, slots=True)

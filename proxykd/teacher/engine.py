@@ -20,7 +20,8 @@ from proxykd.config.teacher import BudgetSpec
 from proxykd.exceptions import BudgetError, TeacherAuthError, TeacherError, TeacherUnreachableError
 from proxykd.teacher.budget import Cost, Ledger, Tariff
 from proxykd.teacher.chat_shape import Reply, Request, Verdict, judge
-from proxykd.teacher.journal import Entry, GroupCommits, Journal
+from proxykd.teacher.commits import GroupCommits
+from proxykd.teacher.journal import Entry, Journal
 from proxykd.teacher.retry import RetryPolicy, parse_retry_after
 from proxykd.teacher.transport import HttpResponse, Transport
 
