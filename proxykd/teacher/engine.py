@@ -19,8 +19,10 @@ from typing import NamedTuple, Protocol
 from proxykd.config.teacher import BudgetSpec
 from proxykd.exceptions import BudgetError, TeacherAuthError, TeacherError, TeacherUnreachableError
 from proxykd.teacher.budget import Cost, Ledger, Tariff
-from proxykd.teacher.chat_shape import Reply, Request, Verdict, judge
 from proxykd.teacher.journal import Entry, GroupCommits, Journal
+from proxykd.teacher.providers.base import Provider
+from proxykd.teacher.providers.openai import OpenAIProvider
+from proxykd.teacher.replies import Reply, Request, Verdict
 from proxykd.teacher.retry import RetryPolicy, parse_retry_after
 from proxykd.teacher.transport import HttpResponse, Transport
 
@@ -147,6 +149,7 @@ class Engine:
             settled, got no final answer after all attempts; None = it never does.
         clock: Time.
         rng: Source of the jitter.
+        provider: Reads what comes back.
     """
 
     endpoint: Endpoint
@@ -158,6 +161,7 @@ class Engine:
     max_unanswered_in_a_row: int | None = None
     clock: Clock = field(default_factory=WallClock)
     rng: random.Random = field(default_factory=random.Random)
+    provider: Provider = field(default_factory=OpenAIProvider)
 
     async def probe(self, request: Request) -> None:
         """Send one request once and stop if the endpoint cannot be used at all; a usable answer is journaled.
@@ -274,7 +278,7 @@ class Engine:
             elif await self.ledger.free(attempt):
                 await commits.close(attempt)
             raise
-        verdict = judge(response.status, response.body)
+        verdict = self.provider.judge(response.status, response.body)
         is_closed = await self.ledger.settle(attempt, request, response.status, verdict.reply)
         if is_closed and response.status != 200:
             await commits.close(attempt)

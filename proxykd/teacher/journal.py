@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from proxykd.exceptions import StorageError
-from proxykd.teacher.chat_shape import Reply
+from proxykd.teacher.replies import Reply
 
 _BUSY_S = 60.0
 _SCHEMA = """

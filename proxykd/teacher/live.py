@@ -13,9 +13,11 @@ from proxykd.config.specification import RunSpec
 from proxykd.config.teacher import BudgetSpec, EmbeddedTeacherSpec, OpenAITeacherSpec, TeacherSpec
 from proxykd.records import Prompt
 from proxykd.teacher.budget import Cost, Ledger, Tariff, spent_on
-from proxykd.teacher.chat_shape import Request, build_request
 from proxykd.teacher.engine import Endpoint, Engine
 from proxykd.teacher.journal import Journal
+from proxykd.teacher.providers.base import Provider, build_request
+from proxykd.teacher.providers.openai import OpenAIProvider
+from proxykd.teacher.replies import Request
 from proxykd.teacher.retry import RetryPolicy
 from proxykd.teacher.server import MODEL
 from proxykd.teacher.serving import embedded_teacher
@@ -66,6 +68,13 @@ class LiveTeacher:
         """Price of a token; None = not known."""
         return self.spec.known_price if isinstance(self.spec, OpenAITeacherSpec) else None
 
+    @property
+    def provider(self) -> Provider:
+        """The shape of its API."""
+        return OpenAIProvider(
+            self.spec.max_tokens_parameter if isinstance(self.spec, OpenAITeacherSpec) else "max_tokens"
+        )
+
     def serving(self) -> AbstractContextManager[str]:
         """The base URL; the embedded teacher is served while the context lasts."""
         if isinstance(self.spec, OpenAITeacherSpec):
@@ -77,13 +86,11 @@ class LiveTeacher:
         return build_request(
             prompt,
             sample_idx,
+            provider=self.provider,
             model=self.model,
             sampling=self.spec.sampling,
             seed=self.seed,
-            max_tokens_parameter=self.spec.max_tokens_parameter
-            if isinstance(self.spec, OpenAITeacherSpec)
-            else "max_tokens",
-            provider=provider_of(self.spec),
+            endpoint=provider_of(self.spec),
         )
 
     def requests(self, prompts: PromptSet) -> Iterator[tuple[Prompt, int, Request]]:
@@ -122,17 +129,22 @@ class LiveTeacher:
             spent: What the run's calls have cost before.
         """
         with self.serving() as base_url:
-            asyncio.run(self._drive(f"{base_url}/chat/completions", journal, work, spent))
+            asyncio.run(self._drive(self.provider.url(base_url, self.model), journal, work, spent))
 
     async def _drive(self, url: str, journal: Journal, work: Callable[[Engine], Awaitable[None]], spent: Cost) -> None:
-        spec = self.spec
+        spec, provider = self.spec, self.provider
         name = spec.api_key if isinstance(spec, OpenAITeacherSpec) else None
         async with AiohttpTransport(
-            url, secret=self.secret, timeout_s=spec.timeout_s, concurrency=spec.concurrency
+            url,
+            secret=self.secret,
+            timeout_s=spec.timeout_s,
+            concurrency=spec.concurrency,
+            headers=provider.headers,
         ) as transport:
             endpoint, policy = Endpoint(url, self.model, name), RetryPolicy(spec.max_attempts)
-            ledger = Ledger(self.budget, self.tariff, spent)
-            await work(Engine(endpoint, transport, journal, policy, spec.concurrency, ledger, _patience(spec)))
+            ledger, patience = Ledger(self.budget, self.tariff, spent, provider), _patience(spec)
+            engine = Engine(endpoint, transport, journal, policy, spec.concurrency, ledger, patience, provider=provider)
+            await work(engine)
 
 
 def _patience(spec: LiveTeacherSpec) -> int | None:

@@ -13,9 +13,9 @@ import pytest
 
 from proxykd.exceptions import TeacherAuthError, TeacherError, TeacherUnreachableError
 from proxykd.records import Outcome
-from proxykd.teacher.chat_shape import Reply, Request, outcome_of
 from proxykd.teacher.engine import Endpoint, Engine
 from proxykd.teacher.journal import Journal
+from proxykd.teacher.replies import Reply, Request, outcome_of
 from proxykd.teacher.retry import RetryPolicy
 from proxykd.teacher.transport import HttpResponse
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxykd.exceptions import StorageError
-from proxykd.teacher.chat_shape import Reply
+from proxykd.teacher.replies import Reply
 from proxykd.teacher.journal import Entry, GroupCommits, Journal, connect
 
 entries = st.builds(
