@@ -29,9 +29,12 @@ from aiohttp import web
 
 from proxykd.config.teacher import SamplingSpec
 from proxykd.records import Message, Prompt
-from proxykd.teacher.chat_shape import Request, build_request
-from proxykd.teacher.engine import Endpoint, Engine
+from proxykd.teacher.endpoint import Endpoint
+from proxykd.teacher.engine import Engine
 from proxykd.teacher.journal import Journal
+from proxykd.teacher.providers.base import build_request
+from proxykd.teacher.providers.openai import OpenAIProvider
+from proxykd.teacher.replies import Request
 from proxykd.teacher.retry import RetryPolicy
 from proxykd.teacher.transport import AiohttpTransport
 
@@ -88,7 +91,7 @@ def requests(count: int, tag: str) -> Iterator[Request]:
     """``count`` distinct requests."""
     for number in range(count):
         prompt = Prompt.build([Message("user", f"{tag}: question {number}")])
-        yield build_request(prompt, 0, model="stub", sampling=SamplingSpec(), seed=0)
+        yield build_request(prompt, 0, provider=OpenAIProvider(), model="stub", sampling=SamplingSpec(), seed=0)
 
 
 async def floor(url: str, *, count: int, concurrency: int, tag: str) -> int:

@@ -7,7 +7,8 @@ Reading order:
     budget       hard caps: a call's worst case is reserved before it is sent
     retry        when to try again and how long to wait, as pure functions
     journal      every paid answer, durable before it counts
-    chat_shape   the OpenAI chat-completions shape: request bodies, answers, outcomes
+    providers    the shapes of the APIs: request bodies out, replies in, an adapter each
+    replies      what an answer amounts to, whatever API it came from
     transport    one HTTP request
     recorded     completions that the user already has
     problems     the embedded teacher: word problems with known odds (questions in ``stories``, texts in

@@ -15,10 +15,11 @@ from proxykd.artifacts import PromptSet
 from proxykd.exceptions import BudgetError, TeacherError
 from proxykd.progress import Progress, report, stage
 from proxykd.records import Outcome
-from proxykd.teacher.chat_shape import Reply, Request, outcome_of
-from proxykd.teacher.engine import KEPT, OPT_OUT, Engine, Unanswered
+from proxykd.teacher.endpoint import KEPT, OPT_OUT
+from proxykd.teacher.engine import Engine, Unanswered
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.live import LiveTeacher
+from proxykd.teacher.replies import Reply, Request, outcome_of
 
 _LONGEST_ERROR = 80
 

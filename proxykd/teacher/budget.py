@@ -9,21 +9,23 @@ of the server's, a kill, a body without usage) keeps its row and counts as its w
 paid for.
 
 The worst case of a prompt is one token a byte of its messages as JSON: no byte-level tokenizer makes more, and the
-punctuation covers the chat template's own tokens. Should an endpoint count more all the same, the largest surplus seen
-is added to the worst case of every later call of the process; calls in flight by then may exceed the cap by it.
+punctuation covers the chat template's own tokens (``Provider.prompt_tokens_of`` adds what its API adds). Should an
+endpoint count more all the same, the largest surplus seen is added to the worst case of every later call of the
+process; calls in flight by then may exceed the cap by it.
 """
 
 import asyncio
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from uuid import uuid4
 
 from proxykd.config.prices import PriceSpec
 from proxykd.config.teacher import BudgetSpec
-from proxykd.teacher.chat_shape import Reply, Request
 from proxykd.teacher.commits import GroupCommits
 from proxykd.teacher.journal import Attempt, Entry
+from proxykd.teacher.providers.base import Provider
+from proxykd.teacher.providers.openai import OpenAIProvider
+from proxykd.teacher.replies import Reply, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Cost:
 
 
 NOTHING = Cost()
+_OPENAI = OpenAIProvider()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +94,14 @@ class Tariff:
         return Cost(1, attempt.prompt_tokens + attempt.completion_tokens, usd)
 
 
-def worst_case(request: Request) -> Attempt:
+def worst_case(request: Request, provider: Provider = _OPENAI) -> Attempt:
     """The call with the most tokens that it can be billed for.
 
     Raises:
         ValueError: if the request states no bound on the completion.
     """
-    limits = [request.body[name] for name in ("max_tokens", "max_completion_tokens") if name in request.body]
-    if not limits:
-        raise ValueError("expected a request with a bound on its completion's tokens")
-    messages = json.dumps(request.body["messages"], ensure_ascii=False).encode()
-    return Attempt(uuid4().hex, request.key, prompt_tokens=len(messages), completion_tokens=max(limits))
+    prompt_tokens, completion_tokens = provider.prompt_tokens_of(request.body), provider.max_tokens_of(request.body)
+    return Attempt(uuid4().hex, request.key, prompt_tokens, completion_tokens)
 
 
 def describe_caps(caps: BudgetSpec, spent: Cost) -> str:
@@ -146,15 +146,16 @@ class Ledger:
         caps: The most that may be spent; a cap that is None does not bind.
         tariff: Prices.
         spent: What was spent before.
+        provider: Bounds what a call may be billed for.
 
     Attributes:
         spent: Settled calls, and the worst cases of those that ended without a known price.
         is_exhausted: Whether a call was turned away; no other passes then.
     """
 
-    def __init__(self, caps: BudgetSpec, tariff: Tariff, spent: Cost) -> None:
+    def __init__(self, caps: BudgetSpec, tariff: Tariff, spent: Cost, provider: Provider = _OPENAI) -> None:
         self.spent, self.is_exhausted = spent, False
-        self._caps, self._tariff = caps, tariff
+        self._caps, self._tariff, self._provider = caps, tariff, provider
         self._reserved, self._num_in_flight, self._surplus = Cost(), 0, 0
         self._changed = asyncio.Condition()
 
@@ -169,7 +170,7 @@ class Ledger:
         """
         if not self._caps.is_set:
             return _UNBOUNDED
-        bound = worst_case(request)
+        bound = worst_case(request, self._provider)
         attempt = bound._replace(prompt_tokens=bound.prompt_tokens + self._surplus)
         cost = self._tariff.of_attempt(attempt)
         async with self._changed:
@@ -200,7 +201,7 @@ class Ledger:
             await self.lose(attempt)
             return False
         await self._replace(attempt, self._tariff.of_reply(reply))
-        self._surplus = max(self._surplus, reply.prompt_tokens - worst_case(request).prompt_tokens)
+        self._surplus = max(self._surplus, reply.prompt_tokens - self._provider.prompt_tokens_of(request.body))
         return True
 
     async def free(self, attempt: Attempt) -> bool:

@@ -13,7 +13,7 @@ Beside the answers stand open attempts: calls that were announced before they le
 never will be (``proxykd.teacher.budget``).
 """
 
-import hashlib
+import fcntl
 import json
 import sqlite3
 import time
@@ -24,9 +24,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from proxykd.exceptions import StorageError
-from proxykd.teacher.chat_shape import Reply
+from proxykd.exceptions import BusyError, ProxykdError, StorageError
+from proxykd.records import hash_text
 from proxykd.teacher.owners import Owner
+from proxykd.teacher.replies import Reply
 
 _BUSY_S = 60.0
 _VERSION = 2
@@ -106,7 +107,7 @@ class Row(NamedTuple):
     def is_intact(self) -> bool:
         """Whether the row is what was written: the checksum is right, and the key is that of the request."""
         content = self.key, self.request, self.reply, self.is_final, self.answered_at
-        return self.checksum == checksum_of(*content) and (not self.request or self.key == _sha256(self.request))
+        return self.checksum == checksum_of(*content) and (not self.request or self.key == hash_text(self.request))
 
     def entry(self) -> Entry:
         """The row as the engine knows it.
@@ -133,13 +134,9 @@ class Attempt(NamedTuple):
     completion_tokens: int
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
 def checksum_of(key: str, request: str, reply: str, is_final: int, answered_at: float) -> str:
     """64 hex digits over the columns of a row; their lengths are part of it, so that no text can move between them."""
-    return _sha256(f"{key} {len(request)} {len(reply)} {is_final} {answered_at!r} {request}{reply}")
+    return hash_text(f"{key} {len(request)} {len(reply)} {is_final} {answered_at!r} {request}{reply}")
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -217,8 +214,8 @@ class Journal:
     def _read(self, row: Row) -> Entry:
         if not row.is_intact:
             raise StorageError(
-                f"the journal {self.path} is damaged: the checksum of row {row.seq} is wrong; restore a copy of it and do "
-                "not delete it, its answers are paid for; or let go of the damaged rows alone, which are then asked "
+                f"the journal {self.path} is damaged: the checksum of row {row.seq} is wrong; restore a copy of it and "
+                "do not delete it, its answers are paid for; or let go of the damaged rows alone, which are then asked "
                 "again: `proxykd journal verify --drop-damaged`"
             )
         try:
@@ -354,6 +351,24 @@ class Journal:
             self._writer.execute("VACUUM")
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    @contextmanager
+    def spending(self) -> Iterator[None]:
+        """Be the only process that spends under a cap: two that each know half of what is spent could break it.
+
+        Raises:
+            BusyError: if another one is.
+            StorageError: if the disk knows no locks.
+        """
+        with self._guarded(), self.path.with_name(f"{self.path.name}-spending").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(
+                    f"expected to be alone in spending under a cap (teacher.budget) on the journal {self.path}, but "
+                    "another process is doing so; wait for its end, or give each shard a journal and a part of the cap"
+                ) from None
+            yield
+
     def damage(self) -> list[str]:
         """What SQLite finds wrong with the file itself; empty = nothing."""
         with self._guarded():
@@ -375,7 +390,7 @@ class Journal:
     def _guarded(self, what: str = "") -> Iterator[None]:
         try:
             yield
-        except StorageError:
+        except ProxykdError:
             raise
         except (OSError, sqlite3.Error) as error:
             what = what or f"cannot read the journal {self.path}"

@@ -4,9 +4,10 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from proxykd.config.teacher import LimitsSpec
+from proxykd.teacher.clock import Clock
 from proxykd.teacher.limits import LimitState, OwnState, StateStore, Tokens, correct, cut, pause, rates_of, take
 from proxykd.teacher.rate_headers import read_rate_headers
 
@@ -15,19 +16,6 @@ BYTES_A_TOKEN = 4.0
 _LONGEST_PAUSE_S = 600.0
 _SMOOTHING = 0.05
 _REFUSALS = (429, 503, 529)
-
-
-class Clock(Protocol):
-    """Time, so that tests need not wait for it."""
-
-    def now_s(self) -> float:
-        """Seconds since 1970 UTC."""
-
-    def steady_s(self) -> float:
-        """Seconds of a clock that no change of the date moves, the same for all processes of the machine."""
-
-    async def sleep(self, seconds: float) -> None:
-        """Return after ``seconds``."""
 
 
 class Leave(NamedTuple):

@@ -1,18 +1,18 @@
 """How fast an endpoint may be asked: calls and tokens a minute, and calls in flight, all of them adaptive.
 
-Rates follow the generic cell rate algorithm. A bucket of rate r keeps the time TAT at which it is level again; a call of
-cost c that arrives at time t may leave at max(t, TAT - burst), and TAT becomes max(t, TAT) + c / r. In any window of
+Rates follow the generic cell rate algorithm. A bucket of rate r keeps the time TAT at which it is level again; a call
+of cost c that arrives at time t may leave at max(t, TAT - burst), and TAT becomes max(t, TAT) + c / r. In any window of
 w seconds then leave at most r (w + burst) plus one call. Places are given in the order of arrival, by arithmetic alone,
 and what a call turns out to use beside its estimate moves TAT afterwards.
 
-Refusals (429, 503) cut both limits: multiplicative decrease, additive increase. Once for each full window of answers, of
-which the share F was refused,
+Refusals (429, 503) cut both limits: multiplicative decrease, additive increase. Once for each full window of answers,
+of which the share F was refused,
 
     window <- max(1, window (1 - F / 2) + 1),    rates <- rates (1 - F / 2) if F > 0,
 
 and rates grow back by the same amount every second. All refused halves them; the odd refusal of a busy endpoint costs
-next to nothing. Retry-After holds up every call, not only the one that was refused. Limits that the endpoint tells in its
-headers count from its first answer.
+next to nothing. Retry-After holds up every call, not only the one that was refused. Limits that the endpoint tells in
+its headers count from its first answer.
 
 The state is a few numbers in a file that all processes of one machine share (``SharedState``): one account has one
 limit, however many processes ask. Across machines each takes a fixed ``share``. Times are those of the monotonic clock,
@@ -27,6 +27,7 @@ import fcntl
 import math
 import os
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -34,6 +35,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from proxykd.config.teacher import LimitsSpec
+from proxykd.records import hash_json
 
 BURST_S = 1.0
 """Seconds' worth of calls that may leave at once after a pause."""
@@ -232,3 +234,13 @@ class SharedState:
             yield
         finally:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+
+def shared_path(*account: str) -> Path:
+    """Where the processes of one user on this machine share the limits of one account.
+
+    Args:
+        account: What tells it from others, address, model and the name of the key's variable; never a secret.
+    """
+    root = os.environ.get("XDG_RUNTIME_DIR") or Path(tempfile.gettempdir(), f"proxykd-{os.getuid()}")
+    return Path(root) / "proxykd-limits" / hash_json(account, length=32)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -10,12 +10,18 @@ from proxykd.artifacts import PromptSet
 from proxykd.config.base import read_secret
 from proxykd.config.prices import PriceSpec
 from proxykd.config.specification import RunSpec
-from proxykd.config.teacher import BudgetSpec, EmbeddedTeacherSpec, OpenAITeacherSpec, TeacherSpec
+from proxykd.config.teacher import BudgetSpec, EmbeddedTeacherSpec, LimitsSpec, OpenAITeacherSpec, TeacherSpec
+from proxykd.progress import report
 from proxykd.records import Prompt
 from proxykd.teacher.budget import Cost, Ledger, Tariff, spent_on
-from proxykd.teacher.chat_shape import Request, build_request
-from proxykd.teacher.engine import Endpoint, Engine
+from proxykd.teacher.clock import WallClock
+from proxykd.teacher.endpoint import Endpoint
+from proxykd.teacher.engine import Engine
 from proxykd.teacher.journal import Journal
+from proxykd.teacher.limits import SharedState, StateStore, shared_path
+from proxykd.teacher.providers.base import Provider, build_request
+from proxykd.teacher.providers.openai import OpenAIProvider
+from proxykd.teacher.replies import Request
 from proxykd.teacher.retry import RetryPolicy
 from proxykd.teacher.server import MODEL
 from proxykd.teacher.serving import embedded_teacher
@@ -66,6 +72,13 @@ class LiveTeacher:
         """Price of a token; None = not known."""
         return self.spec.known_price if isinstance(self.spec, OpenAITeacherSpec) else None
 
+    @property
+    def provider(self) -> Provider:
+        """The shape of its API."""
+        return OpenAIProvider(
+            self.spec.max_tokens_parameter if isinstance(self.spec, OpenAITeacherSpec) else "max_tokens"
+        )
+
     def serving(self) -> AbstractContextManager[str]:
         """The base URL; the embedded teacher is served while the context lasts."""
         if isinstance(self.spec, OpenAITeacherSpec):
@@ -77,13 +90,11 @@ class LiveTeacher:
         return build_request(
             prompt,
             sample_idx,
+            provider=self.provider,
             model=self.model,
             sampling=self.spec.sampling,
             seed=self.seed,
-            max_tokens_parameter=self.spec.max_tokens_parameter
-            if isinstance(self.spec, OpenAITeacherSpec)
-            else "max_tokens",
-            provider=provider_of(self.spec),
+            endpoint=provider_of(self.spec),
         )
 
     def requests(self, prompts: PromptSet) -> Iterator[tuple[Prompt, int, Request]]:
@@ -120,19 +131,64 @@ class LiveTeacher:
             journal: Of the engine.
             work: What to do.
             spent: What the run's calls have cost before.
-        """
-        with self.serving() as base_url:
-            asyncio.run(self._drive(f"{base_url}/chat/completions", journal, work, spent))
 
-    async def _drive(self, url: str, journal: Journal, work: Callable[[Engine], Awaitable[None]], spent: Cost) -> None:
-        spec = self.spec
+        Raises:
+            BusyError: if another process spends under a cap on the same journal.
+        """
+        alone = journal.spending() if self.budget.is_set else nullcontext()
+        with alone, self.serving() as base_url, self._limits(base_url) as store:
+            asyncio.run(self._drive(self.provider.url(base_url, self.model), journal, work, spent, store))
+
+    @contextmanager
+    def _limits(self, base_url: str) -> Iterator[StateStore | None]:
+        """The state of the limits, shared with all processes of this machine that use the same account."""
+        if not isinstance(self.spec, OpenAITeacherSpec):
+            yield None
+            return
+        path = shared_path(base_url, self.model, self.spec.api_key or "")
+        try:
+            store = SharedState(path, WallClock().steady_s)
+        except OSError as error:
+            report(f"limits are not shared with other processes: cannot use {path}: {error.strerror}")
+            yield None
+            return
+        try:
+            yield store
+        finally:
+            store.close()
+
+    async def _drive(
+        self,
+        url: str,
+        journal: Journal,
+        work: Callable[[Engine], Awaitable[None]],
+        spent: Cost,
+        store: StateStore | None,
+    ) -> None:
+        spec, provider = self.spec, self.provider
         name = spec.api_key if isinstance(spec, OpenAITeacherSpec) else None
         async with AiohttpTransport(
-            url, secret=self.secret, timeout_s=spec.timeout_s, concurrency=spec.concurrency
+            url,
+            secret=self.secret,
+            timeout_s=spec.timeout_s,
+            concurrency=spec.concurrency,
+            headers=provider.headers,
         ) as transport:
             endpoint, policy = Endpoint(url, self.model, name), RetryPolicy(spec.max_attempts)
-            ledger = Ledger(self.budget, self.tariff, spent)
-            await work(Engine(endpoint, transport, journal, policy, spec.concurrency, ledger, _patience(spec)))
+            ledger, patience = Ledger(self.budget, self.tariff, spent, provider), _patience(spec)
+            engine = Engine(
+                endpoint,
+                transport,
+                journal,
+                policy,
+                spec.concurrency,
+                ledger,
+                patience,
+                provider=provider,
+                limits=spec.limits if isinstance(spec, OpenAITeacherSpec) else LimitsSpec(),
+                limit_store=store,
+            )
+            await work(engine)
 
 
 def _patience(spec: LiveTeacherSpec) -> int | None:

@@ -20,11 +20,11 @@ from proxykd.exceptions import BudgetError, InputError, StorageError
 from proxykd.records import Completion, Message, Outcome, Prompt, hash_json
 from proxykd.teacher.asking import ask_all
 from proxykd.teacher.budget import NOTHING, Cost
-from proxykd.teacher.chat_shape import Reply, outcome_of
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.live import LiveTeacher, LiveTeacherSpec, provider_of
 from proxykd.teacher.problems import generate_prompts
 from proxykd.teacher.recorded import recorded_completions
+from proxykd.teacher.replies import Reply, outcome_of
 
 SUMMARY = "summary.json"
 _UNSETTLED = Reply(error="never settled")

@@ -8,7 +8,7 @@ from proxykd.config.teacher import RecordedTeacherSpec
 from proxykd.data.prompts import hash_file, iter_recorded
 from proxykd.exceptions import InputError
 from proxykd.records import Completion, hash_json
-from proxykd.teacher.chat_shape import Reply, outcome_of
+from proxykd.teacher.replies import Reply, outcome_of
 
 
 def recorded_completions(

@@ -5,7 +5,7 @@ before anybody sees it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -14,7 +14,9 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from proxykd.exceptions import TeacherUnreachableError
+from proxykd.teacher.providers.openai import OpenAIProvider
 
+_bearer = OpenAIProvider().headers
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -49,13 +51,22 @@ class AiohttpTransport:
 
     Args:
         url: Where to POST.
-        secret: Bearer token; None = no Authorization header.
+        secret: The key; None = none is sent.
         timeout_s: Seconds that one request may take.
         concurrency: Most connections.
+        headers: The headers that tell the endpoint the secret.
     """
 
-    def __init__(self, url: str, *, secret: str | None, timeout_s: float, concurrency: int) -> None:
-        self._url, self._secret, self._timeout_s = url, secret, timeout_s
+    def __init__(
+        self,
+        url: str,
+        *,
+        secret: str | None,
+        timeout_s: float,
+        concurrency: int,
+        headers: Callable[[str | None], dict[str, str]] = _bearer,
+    ) -> None:
+        self._url, self._headers, self._timeout_s = url, headers(secret), timeout_s
         self._spellings = _spellings(secret)
         self._concurrency = concurrency
         self._session: aiohttp.ClientSession | None = None
@@ -63,7 +74,7 @@ class AiohttpTransport:
     async def __aenter__(self) -> Self:
         """Open the connection pool."""
         self._session = aiohttp.ClientSession(
-            headers={"Authorization": f"Bearer {self._secret}"} if self._secret else {},
+            headers=self._headers,
             connector=aiohttp.TCPConnector(limit=self._concurrency),
             timeout=aiohttp.ClientTimeout(total=self._timeout_s),
             trust_env=urlsplit(self._url).hostname not in _LOOPBACK,

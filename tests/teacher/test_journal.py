@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxykd.exceptions import StorageError
-from proxykd.teacher.chat_shape import Reply
 from proxykd.teacher.commits import GroupCommits
 from proxykd.teacher.journal import Entry, Journal, connect
+from proxykd.teacher.replies import Reply
 
 entries = st.builds(
     Entry,

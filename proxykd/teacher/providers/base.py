@@ -1,0 +1,90 @@
+"""What the asking needs to know about an API's shape, and nothing of how bytes travel."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from proxykd.config.teacher import SamplingSpec
+from proxykd.records import Message, Prompt, canonical_json, hash_json, hash_text
+from proxykd.teacher.replies import Request, Verdict
+
+
+class Provider(Protocol):
+    """An API's shape."""
+
+    def url(self, base_url: str, model: str) -> str:
+        """Where calls are POSTed.
+
+        Args:
+            base_url: Address up to and including the version, without a slash at its end.
+            model: Model name as the endpoint knows it.
+        """
+
+    def headers(self, secret: str | None) -> dict[str, str]:
+        """The headers that identify us; None = no key is sent."""
+
+    def body(self, messages: Sequence[Message], *, model: str, sampling: SamplingSpec, seed: int) -> dict[str, Any]:
+        """The JSON object of a call.
+
+        Args:
+            messages: The chat turns.
+            model: Model name as the endpoint knows it.
+            sampling: How the teacher is asked to generate.
+            seed: Of this call; an API that takes none is not told it.
+        """
+
+    def judge(self, status: int, body: bytes) -> Verdict:
+        """What an HTTP response means; never raises."""
+
+    def prompt_tokens_of(self, body: Mapping[str, Any]) -> int:
+        """The most tokens that a call can be billed for as input."""
+
+    def max_tokens_of(self, body: Mapping[str, Any]) -> int:
+        """The most tokens that a call can be billed for as output.
+
+        Raises:
+            ValueError: if the body states no bound.
+        """
+
+    def with_max_tokens(self, body: Mapping[str, Any], max_tokens: int) -> dict[str, Any]:
+        """The same call with another bound on its completion, at most ``max_tokens`` tokens."""
+
+
+def build_request(
+    prompt: Prompt,
+    sample_idx: int,
+    *,
+    provider: Provider,
+    model: str,
+    sampling: SamplingSpec,
+    seed: int,
+    endpoint: str = "",
+) -> Request:
+    """The request for one sample of one prompt.
+
+    Its key is the hash of the body and of what decides the answer without being in it: the sample's index, the
+    endpoint, and the model and the seed where the API's bodies do not hold them.
+
+    Args:
+        prompt: The prompt.
+        sample_idx: 0 .. num_samples - 1.
+        provider: The API's shape.
+        model: Model name as the endpoint knows it.
+        sampling: How the teacher is asked to generate.
+        seed: Seed of the run; each sample of each prompt gets a seed of its own from it.
+        endpoint: Who answers; tells models of one name apart in the journal. "" = the name is enough.
+    """
+    own_seed = int(hash_json([seed, prompt.prompt_id, sample_idx], length=8), 16) % 2**31
+    body = provider.body(prompt.messages, model=model, sampling=sampling, seed=own_seed)
+    identity: dict[str, Any] = {"provider": endpoint} if endpoint else {}
+    if "model" not in body:
+        identity["model"] = model
+    if "seed" not in body:
+        identity["seed"] = own_seed
+    asked = canonical_json({"request": body, "sample_idx": sample_idx, **identity})
+    return Request(hash_text(asked), body, asked)
+
+
+def num_bytes(value: Any) -> int:
+    """Bytes of a value as JSON: no byte-level tokenizer makes more tokens of the texts in it."""
+    return len(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
