@@ -69,7 +69,7 @@ def ask_all(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> None:
                     missing = await engine.run(requests, on_settled=tally.settled, on_trouble=tally.troubled)
                     reached = str(engine.ledger) if engine.ledger.is_exhausted else ""
 
-            teacher.drive(journal, work, spent=teacher.spent(prompts, journal))
+            teacher.drive(journal, work, spent=lambda: teacher.spent(prompts, journal))
     if num_known:
         report(f"{num_known} of {total} answers were in the journal {journal.path} and were not asked again")
     if reached:

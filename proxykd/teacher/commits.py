@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from proxykd.exceptions import StorageError
-from proxykd.teacher.journal import Attempt, Entry, Journal
+from proxykd.teacher.entries import Attempt, Entry
+from proxykd.teacher.journal import Journal
 
 
 class _Changes(NamedTuple):

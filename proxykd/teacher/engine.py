@@ -24,8 +24,9 @@ from proxykd.teacher.budget import Cost, Ledger, Tariff
 from proxykd.teacher.clock import Clock, WallClock
 from proxykd.teacher.commits import GroupCommits
 from proxykd.teacher.endpoint import KEPT, Endpoint
+from proxykd.teacher.entries import Attempt, Entry
 from proxykd.teacher.feed import Feed
-from proxykd.teacher.journal import Attempt, Entry, Journal
+from proxykd.teacher.journal import Journal
 from proxykd.teacher.limiter import Limiter
 from proxykd.teacher.limits import StateStore, Tokens
 from proxykd.teacher.providers.base import Provider

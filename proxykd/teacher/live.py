@@ -124,20 +124,20 @@ class LiveTeacher:
         keys = (request.key for _, _, request in self.requests(prompts))
         return spent_on(keys, tariff=self.tariff, get=journal.get, open_attempts=journal.open_attempts())
 
-    def drive(self, journal: Journal, work: Callable[[Engine], Awaitable[None]], *, spent: Cost) -> None:
+    def drive(self, journal: Journal, work: Callable[[Engine], Awaitable[None]], *, spent: Callable[[], Cost]) -> None:
         """Run ``work`` with an engine on an event loop of its own.
 
         Args:
             journal: Of the engine.
             work: What to do.
-            spent: What the run's calls have cost before.
+            spent: Tells what the run's calls have cost before; asked when nobody else can spend any more.
 
         Raises:
             BusyError: if another process spends under a cap on the same journal.
         """
         alone = journal.spending() if self.budget.is_set else nullcontext()
         with alone, self.serving() as base_url, self._limits(base_url) as store:
-            asyncio.run(self._drive(self.provider.url(base_url, self.model), journal, work, spent, store))
+            asyncio.run(self._drive(self.provider.url(base_url, self.model), journal, work, spent(), store))
 
     @contextmanager
     def _limits(self, base_url: str) -> Iterator[StateStore | None]:

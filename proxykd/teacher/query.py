@@ -170,7 +170,7 @@ def probe_teacher(
         if journal.has_final(request.key):
             return
         try:
-            teacher.drive(journal, lambda engine: engine.probe(request), spent=spent)
+            teacher.drive(journal, lambda engine: engine.probe(request), spent=lambda: spent)
         except BudgetError:
             if run.teacher.on_unanswered == "stop":
                 raise

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from proxykd.exceptions import StorageError
 from proxykd.teacher.commits import GroupCommits
-from proxykd.teacher.journal import Entry, Journal, connect
+from proxykd.teacher.entries import Entry
+from proxykd.teacher.journal import Journal, connect
 from proxykd.teacher.replies import Reply
 
 entries = st.builds(
