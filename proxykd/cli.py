@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from proxykd.commands.journal import app as journal_commands
 from proxykd.exceptions import ConfigError, ProxykdError
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(journal_commands, name="journal")
 
 _INTERRUPTED = 130
 _ENGINES = ("zenml", "mlflow", "great_expectations")
