@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxykd.exceptions import StorageError
-from proxykd.teacher.replies import Reply
 from proxykd.teacher.journal import Entry, GroupCommits, Journal, connect
+from proxykd.teacher.replies import Reply
 
 entries = st.builds(
     Entry, st.sampled_from(["a", "b", "c"]), st.builds(Reply, text=st.text(), error=st.text(max_size=3)), st.booleans()
