@@ -28,7 +28,9 @@ from proxykd.teacher.transport import HttpResponse, Transport
 
 KEPT = "the answers that came are kept; run the same command again, it asks only the missing ones"
 OPT_OUT = "should it never answer these, set teacher.on_unanswered=fail_rows to count them as failed"
-_UNSUPPORTED = re.compile(r"unsupported (parameter|value)|max_completion_tokens", re.IGNORECASE)
+_UNSUPPORTED = re.compile(
+    r"unsupported (parameter|value)|max_completion_tokens|cannot both be|logprobs|json_?schema|response_?format", re.I
+)
 
 
 class Clock(Protocol):
@@ -60,7 +62,8 @@ class Endpoint:
     Attributes:
         url: Where requests go.
         model: Model name that is asked for.
-        secret_name: ``${NAME}`` of the environment variable that holds the key; None = no key is sent.
+        secret_name: ``${NAME}`` of the environment variable that holds the key, or the path of its file; None = no
+            key is sent.
     """
 
     url: str
@@ -72,7 +75,8 @@ class Endpoint:
         """What to check about the key."""
         if self.secret_name is None:
             return "set teacher.api_key to ${NAME}, the environment variable that holds the key"
-        return f"check the key in the environment variable {self.secret_name.strip('${}')}"
+        place = "environment variable" if self.secret_name.startswith("${") else "file"
+        return f"check the key in the {place} {self.secret_name.strip('${}')}"
 
 
 class Unanswered(NamedTuple):
