@@ -29,7 +29,8 @@ from aiohttp import web
 
 from proxykd.config.sampling import SamplingSpec
 from proxykd.records import Message, Prompt
-from proxykd.teacher.engine import Endpoint, Engine
+from proxykd.teacher.endpoint import Endpoint
+from proxykd.teacher.engine import Engine
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.providers.base import build_request
 from proxykd.teacher.providers.openai import OpenAIProvider

@@ -98,6 +98,8 @@ def run(config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption 
     hush_engines()
     found = _check_plan(specification, workspace)
     with workspace.locked(), heed_interrupts():
+        if found.budget:  # another run may have spent some of it since
+            found = _check_plan(specification, workspace)
         _check_services(specification, workspace, found)
         running = _import_application("pipelines.running")
         result = running.run_distillation(specification, inputs=found.inputs_hash, models=found.models)

@@ -42,10 +42,19 @@ class Message:
     content: str
 
 
+def canonical_json(value: Any) -> str:
+    """``value`` as JSON with sorted keys and no spaces: equal values give equal texts."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def hash_json(value: Any, *, length: int = 64) -> str:
-    """Hex SHA-256 of ``value`` as canonical JSON (sorted keys, no spaces), cut to ``length`` hex digits."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+    """Hex SHA-256 of ``value`` as canonical JSON, cut to ``length`` hex digits."""
+    return hash_text(canonical_json(value))[:length]
+
+
+def hash_text(text: str) -> str:
+    """Hex SHA-256 of a text, 64 digits; what is left of bytes that were no UTF-8 counts as those bytes."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def prompt_id_of(messages: Sequence[Message]) -> str:

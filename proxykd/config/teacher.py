@@ -27,6 +27,25 @@ class BudgetSpec(Spec):
         return any(cap is not None for cap in (self.usd, self.tokens, self.requests))
 
 
+class LimitsSpec(Spec):
+    """How fast the endpoint may be asked; None = what it tells in its headers, or no limit.
+
+    Refusals (429, 503) lower rates and calls in flight, and both grow back. All processes of one machine that ask the
+    same model with the same variable's key share the limits.
+    """
+
+    requests_per_minute: PositiveFloat | None = None
+    """Calls."""
+    tokens_per_minute: PositiveFloat | None = None
+    """Prompt and completion tokens together."""
+    input_tokens_per_minute: PositiveFloat | None = None
+    """Prompt tokens."""
+    output_tokens_per_minute: PositiveFloat | None = None
+    """Completion tokens."""
+    share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Part of every rate that this machine may use: 0.25 for one of four shards on machines of their own."""
+
+
 def _check_address(value: str) -> str:
     try:
         address = urlsplit(value)
@@ -88,8 +107,10 @@ class ApiTeacherSpec(Spec):
     """Price of a token; None = that of the package's dated list, proxykd/config/prices.yaml, or unknown."""
     budget: BudgetSpec = BudgetSpec()
     """What the calls may cost; at a cap the asking stops, and goes on where it was when the cap is raised."""
+    limits: LimitsSpec = LimitsSpec()
+    """How fast the endpoint may be asked."""
     concurrency: Annotated[int, Field(ge=1, le=512)] = 16
-    """Most calls in flight."""
+    """Most calls in flight; fewer while the endpoint refuses some."""
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 6
     """Most tries of one call in one run."""
     on_unanswered: OnUnanswered = "stop"

@@ -15,7 +15,8 @@ from proxykd.artifacts import PromptSet
 from proxykd.exceptions import BudgetError, TeacherError
 from proxykd.progress import Progress, report, stage
 from proxykd.records import Outcome
-from proxykd.teacher.engine import KEPT, OPT_OUT, Engine, Unanswered
+from proxykd.teacher.endpoint import KEPT, OPT_OUT
+from proxykd.teacher.engine import Engine, Unanswered
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.live import LiveTeacher
 from proxykd.teacher.replies import Reply, Request
@@ -68,7 +69,7 @@ def ask_all(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> None:
                     missing = await engine.run(requests, on_settled=tally.settled, on_trouble=tally.troubled)
                     reached = str(engine.ledger) if engine.ledger.is_exhausted else ""
 
-            teacher.drive(journal, work, spent=teacher.spent(prompts, journal))
+            teacher.drive(journal, work, spent=lambda: teacher.spent(prompts, journal))
     if num_known:
         report(f"{num_known} of {total} answers were in the journal {journal.path} and were not asked again")
     if reached:

@@ -21,7 +21,8 @@ from uuid import uuid4
 
 from proxykd.config.prices import PriceSpec
 from proxykd.config.teacher import BudgetSpec
-from proxykd.teacher.journal import Attempt, Entry, GroupCommits
+from proxykd.teacher.commits import GroupCommits
+from proxykd.teacher.entries import Attempt, Entry
 from proxykd.teacher.providers.base import Provider
 from proxykd.teacher.providers.openai import OpenAIProvider
 from proxykd.teacher.replies import Reply, Request

@@ -1,89 +1,68 @@
 """The journal: every answer that was paid for, on disk before it counts, so that nothing is paid for twice.
 
-One SQLite file, a row a request. Write-ahead logging lets others read while one writes, ``synchronous=FULL`` makes a
-commit survive a power cut, and ``GroupCommits`` puts all answers that arrive during one commit into the next, so that
-the price of a commit is shared. Two processes may use one journal: the first final answer to a request stays.
+One SQLite file, append-only: a row an answer, with what was asked, what came and a SHA-256 over both. The key of an
+answer is the hash of what was asked. Write-ahead logging lets others read while one writes and drops a last record that
+was torn by a crash; ``synchronous=FULL`` makes a commit survive a power cut; ``proxykd.teacher.commits`` puts all
+answers that arrive during one commit into the next, so that the price of a commit is shared.
+
+Two processes may use one journal. The first final answer to a request stays, and before a request is sent it is
+claimed: nobody else sends it while its owner lives (``proxykd.teacher.owners``).
 
 A row that is not final (the endpoint was down, say) is kept for its reason alone and asked again by the next run.
-
 Beside the answers stand open attempts: calls that were announced before they left and whose price is not known yet, or
 never will be (``proxykd.teacher.budget``).
 """
 
-import asyncio
+import fcntl
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Self
 
-from proxykd.exceptions import StorageError
-from proxykd.teacher.replies import Reply
+from proxykd.exceptions import BusyError, ProxykdError, StorageError
+from proxykd.teacher.entries import Attempt, Entry, Row, checksum_of
+from proxykd.teacher.owners import Owner
 
 _BUSY_S = 60.0
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS answers (
-    key TEXT PRIMARY KEY,        -- hash of the canonical request and the sample's index
+_VERSION = 2
+_SCHEMA = (
+    """
+CREATE TABLE answers (
+    seq INTEGER PRIMARY KEY,
+    key TEXT NOT NULL,           -- SHA-256 of request
+    request TEXT NOT NULL,       -- what was asked: canonical JSON
     reply TEXT NOT NULL,         -- the parts of the response that are kept, JSON
     is_final INTEGER NOT NULL,   -- 0 = ask again in the next run
-    answered_at REAL NOT NULL    -- seconds since 1970 UTC
+    answered_at REAL NOT NULL,   -- seconds since 1970 UTC
+    checksum TEXT NOT NULL       -- SHA-256 of the columns from key to answered_at
 )
-"""
-_ATTEMPTS = """
-CREATE TABLE IF NOT EXISTS attempts (
+""",
+    "CREATE INDEX by_key ON answers (key, is_final)",
+    """
+CREATE TABLE attempts (
     attempt_id TEXT PRIMARY KEY,
     key TEXT NOT NULL,                   -- of the request
     prompt_tokens INTEGER NOT NULL,      -- the most that it can be billed for
     completion_tokens INTEGER NOT NULL
 )
-"""
-_UPSERT = """
-INSERT INTO answers VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE
-SET reply = excluded.reply, is_final = excluded.is_final, answered_at = excluded.answered_at WHERE answers.is_final = 0
-"""
-
-
-class Entry(NamedTuple):
-    """A row of the journal.
-
-    Attributes:
-        key: Hash of the request.
-        reply: What came of it.
-        is_final: False = the next run asks again.
+""",
     """
-
-    key: str
-    reply: Reply
-    is_final: bool
-
-
-class Attempt(NamedTuple):
-    """A call that was announced before it left, with the most that it can be billed for.
-
-    Attributes:
-        attempt_id: Unique.
-        key: Hash of the request.
-        prompt_tokens: Upper bound.
-        completion_tokens: Upper bound.
-    """
-
-    attempt_id: str
-    key: str
-    prompt_tokens: int
-    completion_tokens: int
-
-
-class _Changes(NamedTuple):
-    """What one task wants written."""
-
-    entries: Sequence[Entry] = ()
-    opened: Sequence[Attempt] = ()
-    closed: Sequence[str] = ()
+CREATE TABLE claims (
+    key TEXT PRIMARY KEY,
+    owner TEXT NOT NULL                  -- who is asking it now
+)
+""",
+)
+_INSERT = """
+INSERT INTO answers (key, request, reply, is_final, answered_at, checksum) SELECT ?1, ?2, ?3, ?4, ?5, ?6
+WHERE NOT EXISTS (SELECT 1 FROM answers WHERE key = ?1 AND is_final = 1)
+"""
+_LATEST = "SELECT * FROM answers WHERE key = ? ORDER BY is_final DESC, seq DESC LIMIT 1"
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -107,14 +86,34 @@ class Journal:
 
     def __init__(self, path: Path, open_connection: Callable[[Path], sqlite3.Connection] = connect) -> None:
         self.path = path
-        try:
+        self._owner = Owner(path.with_name(f"{path.name}-owners"))
+        with self._guarded(f"expected a journal at {path} that can be used"):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = open_connection(path)
-            self._writer.execute(_SCHEMA)
-            self._writer.execute(_ATTEMPTS)
-            self._reader = open_connection(path)
-        except (OSError, sqlite3.Error) as error:
-            raise StorageError(f"expected a journal at {path} that can be used: {_advice(path, error)}") from error
+            try:
+                self._prepare()
+                self._reader = open_connection(path)
+            except BaseException:
+                self._writer.close()
+                raise
+        # A damaged text is read as it is, so that its checksum tells; no text that was written needs this.
+        self._reader.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
+
+    def _prepare(self) -> None:
+        if self._form() == _VERSION:
+            return
+        with self._transaction() as connection:  # another process may be about to make the same tables
+            if self._form() == 0 and not connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
+                for statement in (*_SCHEMA, f"PRAGMA user_version={_VERSION}"):
+                    connection.execute(statement)
+        if self._form() != _VERSION:
+            raise StorageError(
+                f"expected a journal of form {_VERSION} at {self.path}, found another form: an earlier release of "
+                "proxykd wrote it; move it away and start a new one (PROXYKD_HOME names another workspace)"
+            )
+
+    def _form(self) -> int:
+        return int(self._writer.execute("PRAGMA user_version").fetchone()[0])
 
     def __enter__(self) -> Self:
         """The open journal."""
@@ -123,7 +122,8 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close it; whatever was committed stays."""
+        """Close it; whatever was committed stays, claims do not."""
+        self._owner.leave()
         self._reader.close()
         self._writer.close()
 
@@ -133,9 +133,19 @@ class Journal:
         Raises:
             StorageError: if the journal is damaged or cannot be read.
         """
-        row = self._read("SELECT is_final, reply FROM answers WHERE key = ?", key)
+        with self._guarded():
+            found = self._reader.execute(_LATEST, (key,)).fetchone()
+            return None if found is None else self._read(Row(*found))
+
+    def _read(self, row: Row) -> Entry:
+        if not row.is_intact:
+            raise StorageError(
+                f"the journal {self.path} is damaged: the checksum of row {row.seq} is wrong; restore a copy of it and "
+                "do not delete it, its answers are paid for; or let go of the damaged rows alone, which are then asked "
+                "again: `proxykd journal verify --drop-damaged`"
+            )
         try:
-            return None if row is None else Entry(key, Reply(**json.loads(row[1])), bool(row[0]))
+            return row.entry()
         except (ValueError, TypeError) as error:
             raise StorageError(f"cannot read the journal {self.path}: {_damage(self.path, error)}") from error
 
@@ -145,15 +155,19 @@ class Journal:
         Raises:
             StorageError: if the journal is damaged or cannot be read.
         """
-        row = self._read("SELECT is_final FROM answers WHERE key = ?", key)
-        return row is not None and bool(row[0])
+        with self._guarded():
+            query = "SELECT 1 FROM answers WHERE key = ? AND is_final = 1"
+            return self._reader.execute(query, (key,)).fetchone() is not None
 
-    def _read(self, query: str, key: str) -> tuple[Any, ...] | None:
-        try:
-            row: tuple[Any, ...] | None = self._reader.execute(query, (key,)).fetchone()
-        except sqlite3.Error as error:
-            raise StorageError(f"cannot read the journal {self.path}: {_advice(self.path, error)}") from error
-        return row
+    def rows(self) -> Iterator[Row]:
+        """All rows in the order in which they were written, unchecked; others may write meanwhile.
+
+        Raises:
+            StorageError: if the journal is damaged or cannot be read.
+        """
+        with self._guarded():
+            for found in self._reader.execute("SELECT * FROM answers ORDER BY seq"):
+                yield Row(*found)
 
     def open_attempts(self) -> list[Attempt]:
         """All calls whose price is not known, of every run of this journal.
@@ -161,16 +175,13 @@ class Journal:
         Raises:
             StorageError: if the journal cannot be read.
         """
-        try:
-            rows = self._reader.execute("SELECT attempt_id, key, prompt_tokens, completion_tokens FROM attempts")
-            return [Attempt(*row) for row in rows]
-        except sqlite3.Error as error:
-            raise StorageError(f"cannot read the journal {self.path}: {_advice(self.path, error)}") from error
+        with self._guarded():
+            return [Attempt(*row) for row in self._reader.execute("SELECT * FROM attempts")]
 
     def commit(
         self, entries: Iterable[Entry] = (), *, opened: Iterable[Attempt] = (), closed: Iterable[str] = ()
     ) -> None:
-        """Write all of it in one transaction and return when it is durable.
+        """Write all of it in one transaction and return when it is durable; an entry ends the claim on its request.
 
         Args:
             entries: Answers.
@@ -181,90 +192,135 @@ class Journal:
             StorageError: if the disk is full, another run holds the file or it cannot be written; nothing of it is
                 kept then.
         """
-        rows = [(e.key, json.dumps(asdict(e.reply)), int(e.is_final), time.time()) for e in entries]
-        try:
-            self._writer.execute("BEGIN IMMEDIATE")
-            self._writer.executemany(_UPSERT, rows)
-            self._writer.executemany("INSERT INTO attempts VALUES (?, ?, ?, ?)", opened)
-            self._writer.executemany("DELETE FROM attempts WHERE attempt_id = ?", [(name,) for name in closed])
-            self._writer.execute("COMMIT")
-        except sqlite3.Error as error:
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
-            raise StorageError(f"cannot add to the journal {self.path}: {_advice(self.path, error)}") from error
+        now, rows, keys = time.time(), [], []
+        for entry in entries:
+            content = entry.key, entry.request, json.dumps(asdict(entry.reply)), int(entry.is_final), now
+            rows.append((*content, checksum_of(*content)))
+            keys.append((entry.key, self._owner.name))
+        with self._transaction() as connection:
+            connection.executemany(_INSERT, rows)
+            connection.executemany("DELETE FROM claims WHERE key = ? AND owner = ?", keys)
+            connection.executemany("INSERT INTO attempts VALUES (?, ?, ?, ?)", opened)
+            connection.executemany("DELETE FROM attempts WHERE attempt_id = ?", [(name,) for name in closed])
 
+    def add_rows(self, rows: Iterable[Row]) -> int:
+        """Append rows of another journal, or such as were exported, as they are; a final answer that is here stays.
 
-class GroupCommits:
-    """Collects changes from many tasks and commits them together, off the event loop.
-
-    Args:
-        journal: Where they go; nobody else may commit to this object meanwhile.
-    """
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._waiting: list[tuple[_Changes, asyncio.Future[None]]] = []
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        self._flush: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        """Ready to take entries."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Commit what is still waiting."""
-        if self._flush is not None:
-            await self._flush
-        self._thread.shutdown()
-
-    async def put(self, entry: Entry, *, closes: str | None = None) -> None:
-        """Return once ``entry`` is durable, and with it that the price of the attempt ``closes`` is known.
+        Returns:
+            How many were new.
 
         Raises:
-            StorageError: if it cannot be written.
+            StorageError: as ``commit``.
         """
-        await self._add(_Changes(entries=[entry], closed=[] if closes is None else [closes]))
+        with self._transaction() as connection:
+            before = connection.total_changes
+            connection.executemany(_INSERT, (row[1:] for row in rows))
+            return connection.total_changes - before
 
-    async def open(self, attempt: Attempt) -> None:
-        """Return once it is durable that a call is about to leave.
+    def claim(self, keys: Sequence[str]) -> dict[str, bool]:
+        """Announce that this process is about to ask; an answer, ``release`` or the end of the process ends a claim.
+
+        Args:
+            keys: Of the requests.
+
+        Returns:
+            For every key that has no final answer yet whether the claim is ours; False = another process that is
+            alive is asking it now.
 
         Raises:
-            StorageError: if it cannot be written.
+            StorageError: as ``commit``.
         """
-        await self._add(_Changes(opened=[attempt]))
+        mine, found = self._owner.enter(), {}
+        with self._transaction() as connection:
+            for key in keys:
+                if connection.execute("SELECT 1 FROM answers WHERE key = ? AND is_final = 1", (key,)).fetchone():
+                    continue
+                connection.execute("INSERT OR IGNORE INTO claims VALUES (?, ?)", (key, mine))
+                (owner,) = connection.execute("SELECT owner FROM claims WHERE key = ?", (key,)).fetchone()
+                if owner != mine and not self._owner.is_alive(owner):
+                    connection.execute("UPDATE claims SET owner = ? WHERE key = ?", (mine, key))
+                    owner = mine
+                found[key] = owner == mine
+        return found
 
-    async def close(self, attempt: Attempt) -> None:
-        """Return once it is durable that the price of a call is known.
+    def release(self, keys: Iterable[str]) -> None:
+        """Give claims back without an answer.
 
         Raises:
-            StorageError: if it cannot be written.
+            StorageError: as ``commit``.
         """
-        await self._add(_Changes(closed=[attempt.attempt_id]))
+        pairs = [(key, self._owner.name) for key in keys]
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM claims WHERE key = ? AND owner = ?", pairs)
 
-    async def _add(self, changes: _Changes) -> None:
-        done = asyncio.get_running_loop().create_future()
-        self._waiting.append((changes, done))
-        if self._flush is None or self._flush.done():
-            self._flush = asyncio.create_task(self._commit_all())
-        await done
+    def drop(self, rows: Iterable[Row]) -> None:
+        """Remove rows: what they answered is asked again.
 
-    async def _commit_all(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            batch, self._waiting = self._waiting, []
-            failure: StorageError | None = None
+        Raises:
+            StorageError: as ``commit``.
+        """
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM answers WHERE seq = ?", [(row.seq,) for row in rows])
+
+    def compact(self) -> None:
+        """Remove rows that a later one of the same request replaced, and give the space back to the disk.
+
+        Raises:
+            StorageError: as ``commit``; nobody else may write meanwhile.
+        """
+        with self._transaction() as connection:
+            connection.execute(
+                "DELETE FROM answers WHERE is_final = 0 AND EXISTS (SELECT 1 FROM answers AS later "
+                "WHERE later.key = answers.key AND (later.is_final = 1 OR later.seq > answers.seq))"
+            )
+        with self._guarded():
+            self._writer.execute("VACUUM")
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    @contextmanager
+    def spending(self) -> Iterator[None]:
+        """Be the only process that spends under a cap: two that each know half of what is spent could break it.
+
+        Raises:
+            BusyError: if another one is.
+            StorageError: if the disk knows no locks.
+        """
+        with self._guarded(), self.path.with_name(f"{self.path.name}-spending").open("w") as file:
             try:
-                await loop.run_in_executor(self._thread, self._commit, [changes for changes, _ in batch])
-            except StorageError as error:
-                failure = error
-            for _, done in batch:
-                _settle(done, failure)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(
+                    f"expected to be alone in spending under a cap (teacher.budget) on the journal {self.path}, but "
+                    "another process is doing so; wait for its end, or give each shard a journal and a part of the cap"
+                ) from None
+            yield
 
-    def _commit(self, batch: list[_Changes]) -> None:
-        entries, opened, closed = (chain.from_iterable(parts) for parts in zip(*batch, strict=True))
-        self._journal.commit(entries, opened=opened, closed=closed)
+    def damage(self) -> list[str]:
+        """What SQLite finds wrong with the file itself; empty = nothing."""
+        with self._guarded():
+            found = [str(text) for (text,) in self._reader.execute("PRAGMA integrity_check")]
+        return [] if found == ["ok"] else found
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._guarded(f"cannot add to the journal {self.path}"):
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+                yield self._writer
+                self._writer.execute("COMMIT")
+            finally:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+
+    @contextmanager
+    def _guarded(self, what: str = "") -> Iterator[None]:
+        try:
+            yield
+        except ProxykdError:
+            raise
+        except (OSError, sqlite3.Error) as error:
+            what = what or f"cannot read the journal {self.path}"
+            raise StorageError(f"{what}: {_advice(self.path, error)}") from error
 
 
 def _advice(path: Path, error: Exception) -> str:
@@ -291,12 +347,3 @@ def _damage(path: Path, error: Exception) -> str:
         f"`sqlite3 {path} .recover | sqlite3 {path}.recovered` and put that in its place; do not delete it: its "
         "answers are paid for"
     )
-
-
-def _settle(done: "asyncio.Future[None]", failure: StorageError | None) -> None:
-    if done.done():
-        return  # whoever waited was cancelled; the changes are written all the same
-    if failure is None:
-        done.set_result(None)
-    else:
-        done.set_exception(failure)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import urlsplit
@@ -17,13 +17,18 @@ from proxykd.config.teacher import (
     BudgetSpec,
     EmbeddedTeacherSpec,
     GeminiTeacherSpec,
+    LimitsSpec,
     OpenAITeacherSpec,
     TeacherSpec,
 )
+from proxykd.progress import report
 from proxykd.records import Prompt
 from proxykd.teacher.budget import Cost, Ledger, Tariff, spent_on
-from proxykd.teacher.engine import Endpoint, Engine
+from proxykd.teacher.clock import WallClock
+from proxykd.teacher.endpoint import Endpoint
+from proxykd.teacher.engine import Engine
 from proxykd.teacher.journal import Journal
+from proxykd.teacher.limits import SharedState, StateStore, shared_path
 from proxykd.teacher.providers.anthropic import AnthropicProvider
 from proxykd.teacher.providers.base import Provider, build_request
 from proxykd.teacher.providers.gemini import GeminiProvider
@@ -163,18 +168,47 @@ class LiveTeacher:
         keys = (request.key for _, _, request in self.requests(prompts))
         return spent_on(keys, tariff=self.tariff, get=journal.get, open_attempts=journal.open_attempts())
 
-    def drive(self, journal: Journal, work: Callable[[Engine], Awaitable[None]], *, spent: Cost) -> None:
+    def drive(self, journal: Journal, work: Callable[[Engine], Awaitable[None]], *, spent: Callable[[], Cost]) -> None:
         """Run ``work`` with an engine on an event loop of its own.
 
         Args:
             journal: Of the engine.
             work: What to do.
-            spent: What the run's calls have cost before.
-        """
-        with self.serving() as base_url:
-            asyncio.run(self._drive(self.provider.url(base_url, self.model), journal, work, spent))
+            spent: Tells what the run's calls have cost before; asked when nobody else can spend any more.
 
-    async def _drive(self, url: str, journal: Journal, work: Callable[[Engine], Awaitable[None]], spent: Cost) -> None:
+        Raises:
+            BusyError: if another process spends under a cap on the same journal.
+        """
+        alone = journal.spending() if self.budget.is_set else nullcontext()
+        with alone, self.serving() as base_url, self._limits(base_url) as store:
+            asyncio.run(self._drive(self.provider.url(base_url, self.model), journal, work, spent(), store))
+
+    @contextmanager
+    def _limits(self, base_url: str) -> Iterator[StateStore | None]:
+        """The state of the limits, shared with all processes of this machine that use the same account."""
+        if not isinstance(self.spec, ApiTeacherSpec):
+            yield None
+            return
+        path = shared_path(base_url, self.model, self.secret_name or "")
+        try:
+            store = SharedState(path, WallClock().steady_s)
+        except OSError as error:
+            report(f"limits are not shared with other processes: cannot use {path}: {error.strerror}")
+            yield None
+            return
+        try:
+            yield store
+        finally:
+            store.close()
+
+    async def _drive(
+        self,
+        url: str,
+        journal: Journal,
+        work: Callable[[Engine], Awaitable[None]],
+        spent: Cost,
+        store: StateStore | None,
+    ) -> None:
         spec, provider = self.spec, self.provider
         async with AiohttpTransport(
             url,
@@ -185,7 +219,18 @@ class LiveTeacher:
         ) as transport:
             endpoint, policy = Endpoint(url, self.model, self.secret_name), RetryPolicy(spec.max_attempts)
             ledger, patience = Ledger(self.budget, self.tariff, spent, provider), _patience(spec)
-            engine = Engine(endpoint, transport, journal, policy, spec.concurrency, ledger, patience, provider=provider)
+            engine = Engine(
+                endpoint,
+                transport,
+                journal,
+                policy,
+                spec.concurrency,
+                ledger,
+                patience,
+                provider=provider,
+                limits=spec.limits if isinstance(spec, ApiTeacherSpec) else LimitsSpec(),
+                limit_store=store,
+            )
             await work(engine)
 
 

@@ -170,7 +170,7 @@ def probe_teacher(
         if journal.has_final(request.key):
             return
         try:
-            teacher.drive(journal, lambda engine: engine.probe(request), spent=spent)
+            teacher.drive(journal, lambda engine: engine.probe(request), spent=lambda: spent)
         except BudgetError:
             if run.teacher.on_unanswered == "stop":
                 raise
@@ -235,7 +235,7 @@ def _write(completions: CompletionSet, rows: Iterator[Completion]) -> dict[str, 
 def _teacher_hash(run: RunSpec) -> str:
     """Hash of what decides the answers; patience and concurrency do not."""
     patience = {"api_key", "api_key_file", "base_url", "batch", "budget", "concurrency"}
-    patience |= {"max_attempts", "on_unanswered", "timeout_s"}
+    patience |= {"limits", "max_attempts", "on_unanswered", "timeout_s"}
     spec = run.teacher.model_dump(mode="json", exclude=patience)
     return hash_json({**spec, "provider": provider_of(run.teacher), "seed": run.seed})
 

@@ -83,12 +83,15 @@ class Request:
     """One call to make.
 
     Attributes:
-        key: Hash of what is asked, the sample's index and the endpoint: the journal's key. It knows no secret.
+        key: Hash of ``asked``: the journal's key.
         body: The JSON object to send.
+        asked: The body, the sample's index and the endpoint, as canonical JSON; knows no secret. "" = the journal does
+            not keep what was asked.
     """
 
     key: str
     body: Mapping[str, Any]
+    asked: str = ""
 
 
 class ApiError(NamedTuple):

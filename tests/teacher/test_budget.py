@@ -20,7 +20,8 @@ from proxykd.config.teacher import BudgetSpec, OpenAITeacherSpec
 from proxykd.exceptions import BudgetError, TeacherUnreachableError
 from proxykd.records import Outcome
 from proxykd.teacher.budget import Cost, Ledger, Tariff, spent_on, worst_case
-from proxykd.teacher.engine import Endpoint, Engine
+from proxykd.teacher.endpoint import Endpoint
+from proxykd.teacher.engine import Engine
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.query import collect_prompts, look_ahead, query_teacher
 from proxykd.teacher.replies import Reply, Request
@@ -70,6 +71,9 @@ class NoClock:
     """Time that does not pass."""
 
     def now_s(self) -> float:
+        return 0.0
+
+    def steady_s(self) -> float:
         return 0.0
 
     async def sleep(self, seconds: float) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from proxykd.config.sampling import SamplingSpec
-from proxykd.records import Message, Prompt, hash_json
+from proxykd.records import Message, Prompt, canonical_json, hash_json, hash_text
 from proxykd.teacher.replies import Request, Verdict
 
 
@@ -81,7 +81,8 @@ def build_request(
         identity["model"] = model
     if "seed" not in body:
         identity["seed"] = own_seed
-    return Request(hash_json({"request": body, "sample_idx": sample_idx, **identity}), body)
+    asked = canonical_json({"request": body, "sample_idx": sample_idx, **identity})
+    return Request(hash_text(asked), body, asked)
 
 
 def num_bytes(value: Any) -> int:

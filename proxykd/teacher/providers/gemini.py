@@ -86,8 +86,8 @@ class GeminiProvider:
 
     def prompt_tokens_of(self, body: Mapping[str, Any]) -> int:
         """One token a byte of all texts and of a schema."""
-        schema = body["generationConfig"].get("responseJsonSchema", "")
-        return num_bytes([body.get("systemInstruction", ""), body["contents"], schema])
+        asked = [body.get("systemInstruction"), body["contents"], body["generationConfig"].get("responseJsonSchema")]
+        return sum(num_bytes(part) for part in asked if part)
 
     def max_tokens_of(self, body: Mapping[str, Any]) -> int:
         """The stated bound; whether hidden thoughts count towards it is not promised (see the module)."""

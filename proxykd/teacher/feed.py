@@ -1,0 +1,99 @@
+"""Hands out the requests that nobody has answered and nobody else is asking: each to one worker of one process."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from proxykd.teacher.clock import Clock
+from proxykd.teacher.commits import GroupCommits
+from proxykd.teacher.replies import Request
+
+_POLL_S = 0.2
+
+
+class Feed:
+    """Requests that are claimed in the journal, a block in one transaction.
+
+    One that another process is asking, or this one under another worker, is put aside until all others are handed out;
+    then it is waited for, or taken over if its process is gone.
+
+    Args:
+        stream: Requests, taken a block at a time; one may occur twice.
+        commits: Where claims are made.
+        block: Requests claimed at once.
+        clock: Time.
+        on_known: Called for a request that was put aside and has been answered meanwhile.
+    """
+
+    def __init__(
+        self,
+        stream: Iterator[Request],
+        commits: GroupCommits,
+        *,
+        block: int,
+        clock: Clock,
+        on_known: Callable[[Request], None],
+    ) -> None:
+        self._stream, self._commits, self._block, self._clock, self._on_known = stream, commits, block, clock, on_known
+        self._ready, self._aside, self._is_exhausted = deque[Request](), list[Request](), False
+        self._mine = set[str]()
+        self._refilling: asyncio.Task[None] | None = None
+
+    async def take(self) -> Request | None:
+        """The next request, to be given back by ``done``; None = all are answered or handed out.
+
+        Raises:
+            StorageError: if the journal cannot be written.
+        """
+        while not self._ready:
+            if self._is_exhausted and not self._aside and self._is_idle():
+                return None
+            await asyncio.shield(self._refill())
+        request = self._ready.popleft()
+        if len(self._ready) < self._block // 2 and not self._is_exhausted:
+            self._refill()  # ahead of need, so that nobody waits for a claim
+        return request
+
+    def done(self, request: Request) -> None:
+        """A request that was taken is settled."""
+        self._mine.discard(request.key)
+
+    async def close(self) -> None:
+        """Give back what was claimed and not settled, so that others may ask it.
+
+        Raises:
+            StorageError: if the journal cannot be written.
+        """
+        if self._refilling is not None:
+            await asyncio.gather(self._refilling, return_exceptions=True)
+        if self._mine:
+            await self._commits.release(list(self._mine))
+
+    def _is_idle(self) -> bool:
+        return self._refilling is None or self._refilling.done()
+
+    def _refill(self) -> "asyncio.Task[None]":
+        """The one claim that is under way; all who need requests wait for the same."""
+        if self._refilling is None or self._refilling.done():
+            self._refilling = asyncio.create_task(self._claim_block())
+        return self._refilling
+
+    async def _claim_block(self) -> None:
+        block = list(islice(self._stream, self._block))
+        self._is_exhausted = self._is_exhausted or not block
+        was_aside = not block
+        if was_aside:
+            block, self._aside = self._aside, []
+        free = [request.key for request in block if request.key not in self._mine]
+        claims = await self._commits.claim(free) if free else {}
+        for request in block:
+            if request.key in self._mine or claims.get(request.key) is False:
+                self._aside.append(request)
+            elif request.key in claims:
+                self._mine.add(request.key)
+                self._ready.append(request)
+            elif was_aside:
+                self._on_known(request)
+        if was_aside and not self._ready and self._aside:
+            await self._clock.sleep(_POLL_S)

@@ -1,0 +1,246 @@
+"""How fast an endpoint may be asked: calls and tokens a minute, and calls in flight, all of them adaptive.
+
+Rates follow the generic cell rate algorithm. A bucket of rate r keeps the time TAT at which it is level again; a call
+of cost c that arrives at time t may leave at max(t, TAT - burst), and TAT becomes max(t, TAT) + c / r. In any window of
+w seconds then leave at most r (w + burst) plus one call. Places are given in the order of arrival, by arithmetic alone,
+and what a call turns out to use beside its estimate moves TAT afterwards.
+
+Refusals (429, 503) cut both limits: multiplicative decrease, additive increase. Once for each full window of answers,
+of which the share F was refused,
+
+    window <- max(1, window (1 - F / 2) + 1),    rates <- rates (1 - F / 2) if F > 0,
+
+and rates grow back by the same amount every second. All refused halves them; the odd refusal of a busy endpoint costs
+next to nothing. Retry-After holds up every call, not only the one that was refused. Limits that the endpoint tells in
+its headers count from its first answer.
+
+The state is a few numbers in a file that all processes of one machine share (``SharedState``): one account has one
+limit, however many processes ask. Across machines each takes a fixed ``share``. Times are those of the monotonic clock,
+which no change of the date moves.
+
+References: ITU-T I.371, Annex A (GCRA). Chiu and Jain, Analysis of the Increase and Decrease Algorithms for Congestion
+Avoidance in Computer Networks, 1989 (AIMD). Alizadeh et al., Data Center TCP, SIGCOMM 2010 (decrease by the share F;
+without its running mean: a window is an answer to each call in flight).
+"""
+
+import fcntl
+import math
+import os
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from proxykd.config.teacher import LimitsSpec
+from proxykd.records import hash_json
+
+BURST_S = 1.0
+"""Seconds' worth of calls that may leave at once after a pause."""
+RECOVERY_S = 60.0
+"""Seconds in which a rate grows from nothing to its limit."""
+LOWEST_FACTOR = 1 / 64
+_STALE_S = 3600.0
+
+
+class Tokens(NamedTuple):
+    """What a call takes from the limits beside itself.
+
+    Attributes:
+        input: Tokens of the prompt.
+        output: Tokens of the completion.
+    """
+
+    input: float
+    output: float
+
+
+@dataclass(frozen=True, slots=True)
+class LimitState:
+    """What is shared by all who ask one endpoint; times in seconds of the monotonic clock.
+
+    Attributes:
+        calls, tokens, input_tokens, output_tokens: When each bucket is level again (TAT).
+        paused_until: Nobody asks before.
+        factor: Share of the rates that was left after the last cut, in (0, 1].
+        cut_at: When that was.
+        told_calls, told_tokens, told_input_tokens, told_output_tokens: Limits a minute as the endpoint told them;
+            0 = it did not.
+    """
+
+    calls: float = 0.0
+    tokens: float = 0.0
+    input_tokens: float = 0.0
+    output_tokens: float = 0.0
+    paused_until: float = 0.0
+    factor: float = 1.0
+    cut_at: float = 0.0
+    told_calls: float = 0.0
+    told_tokens: float = 0.0
+    told_input_tokens: float = 0.0
+    told_output_tokens: float = 0.0
+
+    def factor_at(self, now_s: float) -> float:
+        """Share of the rates that may be used now, in (0, 1]."""
+        return min(1.0, self.factor + max(0.0, now_s - self.cut_at) / RECOVERY_S)
+
+
+_BUCKETS = ("calls", "tokens", "input_tokens", "output_tokens")
+_LIMITS = {
+    "calls": "requests_per_minute",
+    "tokens": "tokens_per_minute",
+    "input_tokens": "input_tokens_per_minute",
+    "output_tokens": "output_tokens_per_minute",
+}
+
+
+def rates_of(state: LimitState, spec: LimitsSpec, now_s: float) -> dict[str, float]:
+    """Units a second of each bucket that has a limit, stated or told, the lower of the two.
+
+    Args:
+        state: As it is.
+        spec: The stated limits.
+        now_s: Now.
+    """
+    rates = {}
+    for bucket in _BUCKETS:
+        stated, told = getattr(spec, _LIMITS[bucket]), getattr(state, f"told_{bucket}")
+        if limits := [limit for limit in (stated, told) if limit]:
+            rates[bucket] = min(limits) * spec.share * state.factor_at(now_s) / 60.0
+    return rates
+
+
+def take(state: LimitState, spec: LimitsSpec, cost: Tokens, now_s: float) -> tuple[LimitState, float]:
+    """Give a call its place.
+
+    Args:
+        state: Before.
+        spec: The stated limits.
+        cost: Estimated.
+        now_s: Now.
+
+    Returns:
+        The state after, and when the call may leave.
+    """
+    costs = {"calls": 1.0, "tokens": sum(cost), "input_tokens": cost.input, "output_tokens": cost.output}
+    leaves_s, level = max(now_s, state.paused_until), {}
+    for bucket, rate in rates_of(state, spec, now_s).items():
+        level_s = max(now_s, getattr(state, bucket))
+        leaves_s = max(leaves_s, level_s - BURST_S)
+        level[bucket] = level_s + costs[bucket] / rate
+    return replace(state, **level), leaves_s
+
+
+def correct(state: LimitState, spec: LimitsSpec, surplus: Tokens, now_s: float) -> LimitState:
+    """Move the buckets by what a call used beside its estimate (negative = it used less)."""
+    extra = {"tokens": sum(surplus), "input_tokens": surplus.input, "output_tokens": surplus.output}
+    rates = rates_of(state, spec, now_s)
+    level = {name: getattr(state, name) + extra[name] / rates[name] for name in extra if name in rates}
+    return replace(state, **level) if level else state
+
+
+def cut(state: LimitState, *, share: float, now_s: float) -> LimitState:
+    """Lower the rates.
+
+    Args:
+        state: Before.
+        share: Of the last answers, how many were refusals, in [0, 1].
+        now_s: Now.
+    """
+    return replace(state, factor=max(LOWEST_FACTOR, state.factor_at(now_s) * (1.0 - share / 2.0)), cut_at=now_s)
+
+
+def pause(state: LimitState, until_s: float) -> LimitState:
+    """Hold up all calls."""
+    return replace(state, paused_until=max(state.paused_until, until_s))
+
+
+class StateStore(Protocol):
+    """Holds the state for all who share it."""
+
+    def read(self) -> LimitState:
+        """The state."""
+
+    def update(self, change: Callable[[LimitState], LimitState]) -> LimitState:
+        """Put ``change`` of the state in its place, while nobody else does; returns it."""
+
+
+@dataclass(slots=True)
+class OwnState:
+    """The state of one process.
+
+    Attributes:
+        state: As it is.
+    """
+
+    state: LimitState = field(default_factory=LimitState)
+
+    def read(self) -> LimitState:
+        """The state."""
+        return self.state
+
+    def update(self, change: Callable[[LimitState], LimitState]) -> LimitState:
+        """Put ``change`` of the state in its place; returns it."""
+        self.state = change(self.state)
+        return self.state
+
+
+_FORM = struct.Struct(f"<{len(fields(LimitState))}d")
+
+
+class SharedState:
+    """The state in a file, for all processes of this machine.
+
+    Args:
+        path: The file; made with its folder where there is none.
+        now_s: The monotonic clock: a state of another start of the machine, whose clock began anew, is forgotten.
+
+    Raises:
+        OSError: if it cannot be made, read or locked.
+    """
+
+    def __init__(self, path: Path, now_s: Callable[[], float]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._now_s = now_s
+
+    def close(self) -> None:
+        """Give the file back."""
+        os.close(self._descriptor)
+
+    def read(self) -> LimitState:
+        """The state."""
+        content = os.pread(self._descriptor, _FORM.size, 0)
+        if len(content) != _FORM.size:
+            return LimitState()
+        state = LimitState(*_FORM.unpack(content))
+        times = (state.calls, state.tokens, state.input_tokens, state.output_tokens, state.paused_until, state.cut_at)
+        is_usable = all(map(math.isfinite, _FORM.unpack(content))) and max(times) <= self._now_s() + _STALE_S
+        return state if is_usable else LimitState()
+
+    def update(self, change: Callable[[LimitState], LimitState]) -> LimitState:
+        """Put ``change`` of the state in its place, while nobody else does; returns it."""
+        with self._locked():
+            state = change(self.read())
+            os.pwrite(self._descriptor, _FORM.pack(*(getattr(state, item.name) for item in fields(state))), 0)
+        return state
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+
+def shared_path(*account: str) -> Path:
+    """Where the processes of one user on this machine share the limits of one account.
+
+    Args:
+        account: What tells it from others, address, model and the name of the key's variable; never a secret.
+    """
+    root = os.environ.get("XDG_RUNTIME_DIR") or Path(tempfile.gettempdir(), f"proxykd-{os.getuid()}")
+    return Path(root) / "proxykd-limits" / hash_json(account, length=32)
