@@ -27,7 +27,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from proxykd.config.teacher import SamplingSpec
+from proxykd.config.sampling import SamplingSpec
 from proxykd.records import Message, Prompt
 from proxykd.teacher.endpoint import Endpoint
 from proxykd.teacher.engine import Engine

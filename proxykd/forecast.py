@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from proxykd.config import RunSpec
 from proxykd.config.models import ModelSpec, OptimizerSpec
 from proxykd.config.prices import price_list_date
-from proxykd.config.teacher import OpenAITeacherSpec, RecordedTeacherSpec
+from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec
 from proxykd.data.splits import sides_for
 from proxykd.models.sizes import ModelSize
 from proxykd.records import Side
@@ -92,7 +92,7 @@ def forecast_run(
         completion_tokens=round(texts * lengths.completion),
         lengths=lengths,
         usd_left=_price(run, calls_left, lengths),
-        price_date=price_list_date() if isinstance(run.teacher, OpenAITeacherSpec) and not run.teacher.price else "",
+        price_date=price_list_date() if isinstance(run.teacher, ApiTeacherSpec) and not run.teacher.price else "",
         proxy_steps=_proxy_steps(run, sides),
         student_runs=student_runs,
         student_steps=run.student.steps * student_runs,
@@ -107,12 +107,13 @@ def num_samples(run: RunSpec) -> int:
 
 
 def _price(run: RunSpec, calls: int, lengths: TextLengths) -> float | None:
-    if not isinstance(run.teacher, OpenAITeacherSpec):
+    if not isinstance(run.teacher, ApiTeacherSpec):
         return 0.0
     if (price := run.teacher.known_price) is None:
         return None
     a_call = lengths.prompt * price.input_usd_per_million + lengths.completion * price.output_usd_per_million
-    return calls * a_call / 1e6
+    share = 1.0 - price.batch_discount if run.teacher.is_batched else 1.0
+    return calls * a_call * share / 1e6
 
 
 def _proxy_steps(run: RunSpec, sides: dict[Side, int]) -> int:

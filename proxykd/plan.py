@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from proxykd.artifacts import PromptSet
 from proxykd.config import RunSpec
-from proxykd.config.base import read_secret
 from proxykd.config.prompts import JsonlPromptsSpec
-from proxykd.config.teacher import OpenAITeacherSpec, RecordedTeacherSpec
+from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec
 from proxykd.data.chat import render_prompt
 from proxykd.data.prompts import iter_recorded
 from proxykd.data.splits import side_of, sides_for
@@ -30,6 +29,7 @@ from proxykd.models.tokenizer_files import TokenizerFiles, read_tokenizer
 from proxykd.models.tokenizers import check_same_tokenizer, load_tokenizer
 from proxykd.records import Message, Prompt, Side
 from proxykd.teacher.budget import NOTHING, Cost, describe_caps
+from proxykd.teacher.live import secret_of
 from proxykd.teacher.query import collect_prompts, inputs_of, look_ahead
 from proxykd.workspace import Workspace
 
@@ -75,8 +75,7 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     Raises:
         ProxykdError: for the first check that fails; nothing has been spent.
     """
-    if isinstance(run.teacher, OpenAITeacherSpec) and run.teacher.api_key is not None:
-        read_secret(run.teacher.api_key)
+    secret_of(run.teacher)
     sizes = {role: model_size(spec) for role, spec in run.models().items()}
     check_same_tokenizer(run.proxy.model, run.student.model)
     _check_writable(workspace.root)
@@ -90,7 +89,7 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     forecast = forecast_run(run, sides=sides, sizes=sizes, lengths=lengths, calls_left=calls_left)
     _check_machine(forecast, workspace.root)
     models = {role: source_identity(resolve_source(spec.source)) for role, spec in run.models().items()}
-    budget = describe_caps(run.teacher.budget, outlook.spent) if isinstance(run.teacher, OpenAITeacherSpec) else ""
+    budget = describe_caps(run.teacher.budget, outlook.spent) if isinstance(run.teacher, ApiTeacherSpec) else ""
     return Plan(run.name, inputs_hash, models, forecast, outlook.first_unknown, outlook.spent, budget)
 
 

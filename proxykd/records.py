@@ -77,6 +77,7 @@ class Record:
         return cls(**row)
 
 
+_TOKEN = [("token", pa.string()), ("bytes", pa.binary()), ("logprob", pa.float64())]
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
@@ -137,6 +138,10 @@ class Completion(Record):
         cost_usd: Price of this call in USD; 0.0 for teachers without a price.
         model: Model name as the API reported it.
         request_hash: Hash of what was asked: the key of the journal.
+        cached_tokens: Those of ``prompt_tokens`` that the API read from its cache.
+        reasoning_tokens: Those of ``completion_tokens`` that the text does not show.
+        logprobs: A dict a position of the completion: ``token``, ``bytes``, ``logprob`` (nats) of the token that
+            stands there, and ``top``, a list of dicts with the same keys, likeliest first; None = the API told none.
     """
 
     schema: ClassVar[pa.Schema] = pa.schema(
@@ -152,6 +157,9 @@ class Completion(Record):
             ("cost_usd", pa.float64()),
             ("model", pa.string()),
             ("request_hash", pa.string()),
+            ("cached_tokens", pa.int32()),
+            ("reasoning_tokens", pa.int32()),
+            ("logprobs", pa.list_(pa.struct([*_TOKEN, ("top", pa.list_(pa.struct(_TOKEN)))]))),
         ]
     )
 
@@ -166,6 +174,9 @@ class Completion(Record):
     cost_usd: float
     model: str
     request_hash: str
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    logprobs: list[dict[str, Any]] | None = None
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "Completion":

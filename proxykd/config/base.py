@@ -63,9 +63,33 @@ def read_secret(name: str) -> str:
         raise ConfigError(
             f"expected a secret in the environment variable {variable}, found none; export {variable}=..."
         )
-    if not value.isprintable():
+    return _checked(value, f"the environment variable {variable}")
+
+
+def read_secret_file(path: Path) -> str:
+    """The content of a file, without white space at its ends.
+
+    Raises:
+        ConfigError: if it cannot be read or is blank, or holds a line break or another character that no key has; the
+            message never repeats the content.
+    """
+    try:
+        value = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
         raise ConfigError(
-            f"expected a secret on one line in the environment variable {variable}, found a line break or another "
-            "control character inside; set it to the key alone"
+            f"expected a secret in the file {path}: {error.strerror}; check teacher.api_key_file"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"expected a secret in the file {path}, found no UTF-8; put the key alone there") from None
+    if not value:
+        raise ConfigError(f"expected a secret in the file {path}, found none; put the key alone there")
+    return _checked(value, f"the file {path}")
+
+
+def _checked(value: str, place: str) -> str:
+    if not (value.isprintable() and value.isascii()):
+        raise ConfigError(
+            f"expected a secret on one line in {place}, found a line break or another character that no key has; put "
+            "the key alone there"
         )
     return value

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from proxykd.config.specification import RunSpec
 from proxykd.exceptions import ConfigError
 
-_MAY_HOLD_SECRETS = ("api_key", "base_url")
+_MAY_HOLD_SECRETS = ("api_key", "api_key_file", "base_url")
 _UNIONS = ("teacher", "prompts")
 _SCALARS = (str, int, float, bool, type(None), Path)
 

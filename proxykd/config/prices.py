@@ -2,13 +2,13 @@
 
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from proxykd.config.base import Spec
+from proxykd.config.base import Fraction, Spec
 
 
 class PriceSpec(Spec):
@@ -17,7 +17,22 @@ class PriceSpec(Spec):
     input_usd_per_million: Annotated[float, Field(ge=0.0)]
     """USD per million prompt tokens."""
     output_usd_per_million: Annotated[float, Field(ge=0.0)]
-    """USD per million completion tokens."""
+    """USD per million completion tokens, hidden reasoning included."""
+    cached_input_usd_per_million: Annotated[float, Field(ge=0.0)] | None = None
+    """USD per million prompt tokens that the API read from its cache; None = they cost what the others do."""
+    batch_discount: Fraction = 0.5
+    """Share of the price that a batch API takes off; OpenAI and Anthropic publish one half."""
+
+    @model_validator(mode="after")
+    def _cached_tokens_are_not_dearer(self) -> Self:
+        if self.cached_input_usd_per_million is not None and (
+            self.cached_input_usd_per_million > self.input_usd_per_million
+        ):
+            raise ValueError(
+                f"cached_input_usd_per_million={self.cached_input_usd_per_million:g} is above input_usd_per_million="
+                f"{self.input_usd_per_million:g}; a cap could not be kept then"
+            )
+        return self
 
 
 @cache

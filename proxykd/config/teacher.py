@@ -1,25 +1,14 @@
 """Teachers: which black box answers, how it is asked, what it may cost."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from proxykd.config.base import Count, PositiveFloat, SecretName, Spec
+from proxykd.config.base import Count, InputPath, PositiveFloat, SecretName, Spec
 from proxykd.config.prices import PriceSpec, listed_price
-
-
-class SamplingSpec(Spec):
-    """How the teacher is asked to generate."""
-
-    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
-    """Softmax temperature; 1 samples the teacher's own distribution, which is what distillation estimates."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Nucleus mass; 1 = whole distribution."""
-    max_tokens: Count = 512
-    """Most tokens a completion may have; longer ones end as truncated."""
-    num_samples: Count = 1
-    """Completions a prompt."""
+from proxykd.config.sampling import SamplingSpec
 
 
 class BudgetSpec(Spec):
@@ -77,21 +66,43 @@ def _check_address(value: str) -> str:
 OnUnanswered = Literal["stop", "fail_rows"]
 
 
-class OpenAITeacherSpec(Spec):
-    """Any endpoint in the OpenAI chat-completions shape."""
+BaseUrl = Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_check_address)]
 
-    kind: Literal["openai"] = "openai"
-    """A live endpoint."""
-    base_url: Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_check_address)] = "https://api.openai.com/v1"
-    """Address up to and including the version, without /chat/completions; no user, password, query or fragment."""
+
+def _check_key_file(value: Any) -> Any:
+    # What has no slash may be a key pasted by mistake: the message must not repeat it.
+    if isinstance(value, str | Path) and "/" not in str(value):
+        raise ValueError("expected the path of a file with a slash in it, ./key say, never the key itself")
+    return value
+
+
+KeyFile = Annotated[InputPath, BeforeValidator(_check_key_file)]
+
+
+class BatchSpec(Spec):
+    """How requests go through a batch API: cheaper, and answered within a day."""
+
+    max_requests: Annotated[int, Field(ge=1, le=50_000)] = 10_000
+    """Most requests of one batch; OpenAI takes 50,000, Anthropic 100,000."""
+    max_megabytes: Annotated[float, Field(gt=0.0, le=200.0)] = 100.0
+    """Largest batch, in 10^6 bytes; OpenAI takes 200, Anthropic 256."""
+    poll_s: PositiveFloat = 30.0
+    """Seconds between two looks at a batch."""
+
+
+class ApiTeacherSpec(Spec):
+    """What all live APIs share."""
+
+    base_url: BaseUrl
+    """Address up to and including the version; no user, password, query or fragment."""
     model: str
     """Model name as the endpoint knows it."""
     api_key: SecretName | None = None
-    """Environment variable of the key, as ${NAME}; None = the endpoint asks for none."""
+    """Environment variable of the key, as ${NAME}; None = the endpoint asks for none, or api_key_file is set."""
+    api_key_file: KeyFile | None = None
+    """File that holds the key and nothing else, as Kubernetes mounts a secret; None = api_key says where it is."""
     sampling: SamplingSpec = SamplingSpec()
     """How it is asked to generate."""
-    max_tokens_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """Name under which the endpoint takes sampling.max_tokens: OpenAI's newer models want max_completion_tokens."""
     price: PriceSpec | None = None
     """Price of a token; None = that of the package's dated list, proxykd/config/prices.yaml, or unknown."""
     budget: BudgetSpec = BudgetSpec()
@@ -113,14 +124,81 @@ class OpenAITeacherSpec(Spec):
         """``price``, else the listed one; None = not known."""
         return self.price or listed_price(self.base_url, self.model)
 
+    @property
+    def is_batched(self) -> bool:
+        """Whether requests go through a batch API."""
+        return False
+
     @model_validator(mode="after")
-    def _a_cap_in_usd_needs_a_price(self) -> "OpenAITeacherSpec":
+    def _a_cap_in_usd_needs_a_price(self) -> Self:
         if self.budget.usd is not None and self.known_price is None:
             raise ValueError(
                 f"budget.usd={self.budget.usd:g} needs the price of a token, and the package's list has none for "
                 f"{self.model!r}; set teacher.price"
             )
         return self
+
+    @model_validator(mode="after")
+    def _the_key_is_in_one_place(self) -> Self:
+        if self.api_key is not None and self.api_key_file is not None:
+            raise ValueError("set api_key or api_key_file, not both: the key is in one place")
+        return self
+
+
+class OpenAITeacherSpec(ApiTeacherSpec):
+    """Any endpoint in the OpenAI chat-completions shape."""
+
+    kind: Literal["openai"] = "openai"
+    """A live endpoint in the OpenAI shape."""
+    base_url: BaseUrl = "https://api.openai.com/v1"
+    """Address up to and including the version, without /chat/completions; no user, password, query or fragment."""
+    max_tokens_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """Name under which the endpoint takes sampling.max_tokens: OpenAI's newer models want max_completion_tokens."""
+    batch: BatchSpec | None = None
+    """Ask through the Batch API; None = one call a request, at once."""
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether requests go through the Batch API."""
+        return self.batch is not None
+
+
+class AnthropicTeacherSpec(ApiTeacherSpec):
+    """The Anthropic Messages API."""
+
+    kind: Literal["anthropic"] = "anthropic"
+    """A live endpoint in the shape of the Messages API."""
+    base_url: BaseUrl = "https://api.anthropic.com/v1"
+    """Address up to and including the version, without /messages; no user, password, query or fragment."""
+    batch: BatchSpec | None = None
+    """Ask through the Message Batches API; None = one call a request, at once."""
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether requests go through the Message Batches API."""
+        return self.batch is not None
+
+    @model_validator(mode="after")
+    def _only_what_it_offers(self) -> Self:
+        if self.sampling.top_logprobs:
+            raise ValueError(
+                f"sampling.top_logprobs={self.sampling.top_logprobs}: the Messages API tells no log-probabilities; set "
+                "0, or choose a teacher that does (kind: openai, gemini)"
+            )
+        if self.sampling.temperature > 1.0:
+            raise ValueError(
+                f"sampling.temperature={self.sampling.temperature:g}: the Messages API takes 0 to 1; lower it"
+            )
+        return self
+
+
+class GeminiTeacherSpec(ApiTeacherSpec):
+    """The Gemini API's generateContent."""
+
+    kind: Literal["gemini"] = "gemini"
+    """A live endpoint in the shape of the Gemini API."""
+    base_url: BaseUrl = "https://generativelanguage.googleapis.com/v1beta"
+    """Address up to and including the version, without /models; no user, password, query or fragment."""
 
 
 class RecordedTeacherSpec(Spec):
@@ -158,7 +236,15 @@ class EmbeddedTeacherSpec(Spec):
                 f"the embedded teacher's exact odds hold at temperature=1, top_p=1; got "
                 f"temperature={self.sampling.temperature}, top_p={self.sampling.top_p}"
             )
+        if self.sampling.top_logprobs or self.sampling.json_schema is not None or self.sampling.stop:
+            raise ValueError(
+                "the embedded teacher offers no sampling.top_logprobs, sampling.json_schema or sampling.stop; its odds "
+                "are in the evaluation (evaluation.exact_kl)"
+            )
         return self
 
 
-TeacherSpec = Annotated[OpenAITeacherSpec | RecordedTeacherSpec | EmbeddedTeacherSpec, Field(discriminator="kind")]
+TeacherSpec = Annotated[
+    OpenAITeacherSpec | AnthropicTeacherSpec | GeminiTeacherSpec | RecordedTeacherSpec | EmbeddedTeacherSpec,
+    Field(discriminator="kind"),
+]

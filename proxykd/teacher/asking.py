@@ -19,7 +19,7 @@ from proxykd.teacher.endpoint import KEPT, OPT_OUT
 from proxykd.teacher.engine import Engine, Unanswered
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.live import LiveTeacher
-from proxykd.teacher.replies import Reply, Request, outcome_of
+from proxykd.teacher.replies import Reply, Request
 
 _LONGEST_ERROR = 80
 
@@ -105,7 +105,7 @@ class _Tally:
 
     def settled(self, reply: Reply) -> None:
         self._spent_usd += self._teacher.tariff.of_reply(reply).usd
-        self._num_not_ok += outcome_of(reply)[0] is not Outcome.OK
+        self._num_not_ok += self._teacher.outcome_of(reply)[0] is not Outcome.OK
         self._latest_error = reply.error or self._latest_error
         self._say(1)
 

@@ -52,6 +52,8 @@ class Cost:
 
 
 NOTHING = Cost()
+BATCHED = "batch-"
+"""With which the ids of attempts in a batch begin."""
 _OPENAI = OpenAIProvider()
 
 
@@ -65,43 +67,75 @@ class Tariff:
 
     price: PriceSpec | None
 
-    def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """USD of so many tokens."""
-        if self.price is None:
+    def usd(
+        self, prompt_tokens: int, completion_tokens: int, *, cached_tokens: int = 0, is_batched: bool = False
+    ) -> float:
+        """USD of so many tokens.
+
+        Args:
+            prompt_tokens: Input, cached ones included.
+            completion_tokens: Output.
+            cached_tokens: Those of ``prompt_tokens`` that were read from a cache.
+            is_batched: Whether they went through a batch API.
+        """
+        if (price := self.price) is None:
             return 0.0
-        price_in = prompt_tokens * self.price.input_usd_per_million
-        return (price_in + completion_tokens * self.price.output_usd_per_million) / 1e6
+        cached_usd = price.cached_input_usd_per_million
+        if cached_usd is None:
+            cached_usd = price.input_usd_per_million
+        cached_tokens = min(cached_tokens, prompt_tokens)
+        total = (prompt_tokens - cached_tokens) * price.input_usd_per_million + cached_tokens * cached_usd
+        total += completion_tokens * price.output_usd_per_million
+        return total * (1.0 - price.batch_discount if is_batched else 1.0) / 1e6
 
     def of_reply(self, reply: Reply) -> Cost:
         """What an answer cost; nothing if it tells of no tokens (its attempt then stays open and counts)."""
         tokens = reply.prompt_tokens + reply.completion_tokens
-        return Cost(int(tokens > 0), tokens, self.usd(reply.prompt_tokens, reply.completion_tokens))
+        usd = self.usd(
+            reply.prompt_tokens,
+            reply.completion_tokens,
+            cached_tokens=reply.cached_tokens,
+            is_batched=reply.is_batched,
+        )
+        return Cost(int(tokens > 0), tokens, usd)
 
     @staticmethod
     def is_told(status: int, reply: Reply) -> bool:
         """Whether an answer says what its call cost.
 
-        An error of the request's (4xx) or a refusal to work (503) costs nothing. A time-out or another error of the
-        server's may follow a completion that was paid for, and a usage that counts one side only is none.
+        An error of the request's (4xx) or a refusal to work (503, 529) costs nothing. A time-out or another error of
+        the server's may follow a completion that was paid for, and a usage that counts one side only is none.
         """
         if status == 200:
             return reply.prompt_tokens > 0 and (reply.completion_tokens > 0 or not reply.text)
-        return status == 503 or (status < 500 and status != 408)
+        return status in (503, 529) or (status < 500 and status != 408)
 
     def of_attempt(self, attempt: Attempt) -> Cost:
         """The most that a call can cost."""
-        usd = self.usd(attempt.prompt_tokens, attempt.completion_tokens)
+        is_batched = attempt.attempt_id.startswith(BATCHED)
+        usd = self.usd(attempt.prompt_tokens, attempt.completion_tokens, is_batched=is_batched)
         return Cost(1, attempt.prompt_tokens + attempt.completion_tokens, usd)
 
 
-def worst_case(request: Request, provider: Provider = _OPENAI) -> Attempt:
+def worst_case(request: Request, provider: Provider = _OPENAI, *, attempt_id: str | None = None) -> Attempt:
     """The call with the most tokens that it can be billed for.
+
+    Args:
+        request: The call.
+        provider: Its API's shape.
+        attempt_id: Its name; one that begins with ``BATCHED`` is priced as a batch's. None = a new one.
 
     Raises:
         ValueError: if the request states no bound on the completion.
     """
     prompt_tokens, completion_tokens = provider.prompt_tokens_of(request.body), provider.max_tokens_of(request.body)
-    return Attempt(uuid4().hex, request.key, prompt_tokens, completion_tokens)
+    return Attempt(attempt_id or uuid4().hex, request.key, prompt_tokens, completion_tokens)
+
+
+def is_within(caps: BudgetSpec, total: Cost) -> bool:
+    """Whether no cap is exceeded."""
+    pairs = ((total.usd, caps.usd), (total.tokens, caps.tokens), (total.requests, caps.requests))
+    return all(cap is None or amount <= cap for amount, cap in pairs)
 
 
 def describe_caps(caps: BudgetSpec, spent: Cost) -> str:
@@ -156,7 +190,8 @@ class Ledger:
     def __init__(self, caps: BudgetSpec, tariff: Tariff, spent: Cost, provider: Provider = _OPENAI) -> None:
         self.spent, self.is_exhausted = spent, False
         self._caps, self._tariff, self._provider = caps, tariff, provider
-        self._reserved, self._num_in_flight, self._surplus = Cost(), 0, 0
+        self._reserved, self._num_in_flight = Cost(), 0
+        self._surplus = (0, 0)  # prompt, completion
         self._changed = asyncio.Condition()
 
     async def reserve(self, request: Request, commits: GroupCommits) -> Attempt | None:
@@ -171,7 +206,10 @@ class Ledger:
         if not self._caps.is_set:
             return _UNBOUNDED
         bound = worst_case(request, self._provider)
-        attempt = bound._replace(prompt_tokens=bound.prompt_tokens + self._surplus)
+        prompt, completion = self._surplus
+        attempt = bound._replace(
+            prompt_tokens=bound.prompt_tokens + prompt, completion_tokens=bound.completion_tokens + completion
+        )
         cost = self._tariff.of_attempt(attempt)
         async with self._changed:
             await self._changed.wait_for(lambda: self.is_exhausted or self._fits(cost) or not self._num_in_flight)
@@ -201,7 +239,11 @@ class Ledger:
             await self.lose(attempt)
             return False
         await self._replace(attempt, self._tariff.of_reply(reply))
-        self._surplus = max(self._surplus, reply.prompt_tokens - self._provider.prompt_tokens_of(request.body))
+        bound = worst_case(request, self._provider)
+        self._surplus = (
+            max(self._surplus[0], reply.prompt_tokens - bound.prompt_tokens),
+            max(self._surplus[1], reply.completion_tokens - bound.completion_tokens),
+        )
         return True
 
     async def free(self, attempt: Attempt) -> bool:
@@ -224,9 +266,7 @@ class Ledger:
             self._changed.notify_all()
 
     def _fits(self, cost: Cost) -> bool:
-        total, caps = self.spent + self._reserved + cost, self._caps
-        pairs = ((total.usd, caps.usd), (total.tokens, caps.tokens), (total.requests, caps.requests))
-        return all(cap is None or amount <= cap for amount, cap in pairs)
+        return is_within(self._caps, self.spent + self._reserved + cost)
 
     def __str__(self) -> str:
         """The caps that are set and what is spent of each."""

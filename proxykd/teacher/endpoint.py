@@ -9,7 +9,9 @@ from proxykd.teacher.transport import HttpResponse
 
 KEPT = "the answers that came are kept; run the same command again, it asks only the missing ones"
 OPT_OUT = "should it never answer these, set teacher.on_unanswered=fail_rows to count them as failed"
-_UNSUPPORTED = re.compile(r"unsupported (parameter|value)|max_completion_tokens", re.IGNORECASE)
+_UNSUPPORTED = re.compile(
+    r"unsupported (parameter|value)|max_completion_tokens|cannot both be|logprobs|json_?schema|response_?format", re.I
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,8 @@ class Endpoint:
     Attributes:
         url: Where requests go.
         model: Model name that is asked for.
-        secret_name: ``${NAME}`` of the environment variable that holds the key; None = no key is sent.
+        secret_name: ``${NAME}`` of the environment variable that holds the key, or the path of its file; None = no
+            key is sent.
     """
 
     url: str
@@ -31,7 +34,8 @@ class Endpoint:
         """What to check about the key."""
         if self.secret_name is None:
             return "set teacher.api_key to ${NAME}, the environment variable that holds the key"
-        return f"check the key in the environment variable {self.secret_name.strip('${}')}"
+        place = "environment variable" if self.secret_name.startswith("${") else "file"
+        return f"check the key in the {place} {self.secret_name.strip('${}')}"
 
     def stop_if_unusable(self, response: HttpResponse, verdict: Verdict) -> None:
         """Stop where the first answer says that the endpoint cannot be used as the specification has it.

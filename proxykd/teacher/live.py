@@ -4,13 +4,23 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from urllib.parse import urlsplit
 
 from proxykd.artifacts import PromptSet
-from proxykd.config.base import read_secret
+from proxykd.config.base import read_secret, read_secret_file
 from proxykd.config.prices import PriceSpec
 from proxykd.config.specification import RunSpec
-from proxykd.config.teacher import BudgetSpec, EmbeddedTeacherSpec, LimitsSpec, OpenAITeacherSpec, TeacherSpec
+from proxykd.config.teacher import (
+    AnthropicTeacherSpec,
+    ApiTeacherSpec,
+    BudgetSpec,
+    EmbeddedTeacherSpec,
+    GeminiTeacherSpec,
+    LimitsSpec,
+    OpenAITeacherSpec,
+    TeacherSpec,
+)
 from proxykd.progress import report
 from proxykd.records import Prompt
 from proxykd.teacher.budget import Cost, Ledger, Tariff, spent_on
@@ -19,26 +29,51 @@ from proxykd.teacher.endpoint import Endpoint
 from proxykd.teacher.engine import Engine
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.limits import SharedState, StateStore, shared_path
+from proxykd.teacher.providers.anthropic import AnthropicProvider
 from proxykd.teacher.providers.base import Provider, build_request
+from proxykd.teacher.providers.gemini import GeminiProvider
 from proxykd.teacher.providers.openai import OpenAIProvider
 from proxykd.teacher.replies import Request
 from proxykd.teacher.retry import RetryPolicy
 from proxykd.teacher.server import MODEL
 from proxykd.teacher.serving import embedded_teacher
+from proxykd.teacher.structured import OutcomeRule, outcome_rule
 from proxykd.teacher.transport import AiohttpTransport
 
-LiveTeacherSpec = OpenAITeacherSpec | EmbeddedTeacherSpec
+LiveTeacherSpec = OpenAITeacherSpec | AnthropicTeacherSpec | GeminiTeacherSpec | EmbeddedTeacherSpec
 
 
 def provider_of(spec: TeacherSpec) -> str:
     """Host and path of the endpoint, without its port, which changes when a local server starts again; "" = none."""
-    if not isinstance(spec, OpenAITeacherSpec):
+    if not isinstance(spec, ApiTeacherSpec):
         return ""
     address = urlsplit(spec.base_url)
     return f"{address.hostname}{address.path.rstrip('/')}"
 
 
-@dataclass(frozen=True, slots=True)
+def secret_of(spec: TeacherSpec) -> str | None:
+    """The key of a teacher; None = it needs none.
+
+    Raises:
+        ConfigError: if it is not where the specification says.
+    """
+    if not isinstance(spec, ApiTeacherSpec):
+        return None
+    if spec.api_key_file is not None:
+        return read_secret_file(spec.api_key_file)
+    return read_secret(spec.api_key) if spec.api_key else None
+
+
+def provider_for(spec: LiveTeacherSpec) -> Provider:
+    """The shape of a teacher's API."""
+    if isinstance(spec, AnthropicTeacherSpec):
+        return AnthropicProvider()
+    if isinstance(spec, GeminiTeacherSpec):
+        return GeminiProvider()
+    return OpenAIProvider(spec.max_tokens_parameter if isinstance(spec, OpenAITeacherSpec) else "max_tokens")
+
+
+@dataclass(frozen=True)
 class LiveTeacher:
     """A teacher that answers over HTTP, and how requests to it are made.
 
@@ -57,31 +92,40 @@ class LiveTeacher:
         """The live teacher of a run.
 
         Raises:
-            ConfigError: if the environment variable of its key is unset.
+            ConfigError: if its key is not where the specification says.
         """
-        name = spec.api_key if isinstance(spec, OpenAITeacherSpec) else None
-        return cls(spec, run.seed, read_secret(name) if name else None)
+        return cls(spec, run.seed, secret_of(spec))
 
     @property
     def model(self) -> str:
         """Model name that is asked for."""
-        return self.spec.model if isinstance(self.spec, OpenAITeacherSpec) else MODEL
+        return self.spec.model if isinstance(self.spec, ApiTeacherSpec) else MODEL
+
+    @property
+    def secret_name(self) -> str | None:
+        """Where the key is, as the specification says it; None = none is sent."""
+        if not isinstance(self.spec, ApiTeacherSpec):
+            return None
+        return self.spec.api_key or (str(self.spec.api_key_file) if self.spec.api_key_file else None)
 
     @property
     def price(self) -> PriceSpec | None:
         """Price of a token; None = not known."""
-        return self.spec.known_price if isinstance(self.spec, OpenAITeacherSpec) else None
+        return self.spec.known_price if isinstance(self.spec, ApiTeacherSpec) else None
+
+    @cached_property
+    def outcome_of(self) -> OutcomeRule:
+        """How its replies end."""
+        return outcome_rule(self.spec.sampling.json_schema)
 
     @property
     def provider(self) -> Provider:
         """The shape of its API."""
-        return OpenAIProvider(
-            self.spec.max_tokens_parameter if isinstance(self.spec, OpenAITeacherSpec) else "max_tokens"
-        )
+        return provider_for(self.spec)
 
     def serving(self) -> AbstractContextManager[str]:
         """The base URL; the embedded teacher is served while the context lasts."""
-        if isinstance(self.spec, OpenAITeacherSpec):
+        if isinstance(self.spec, ApiTeacherSpec):
             return nullcontext(self.spec.base_url.rstrip("/"))
         return embedded_teacher(seed=self.seed)
 
@@ -111,7 +155,7 @@ class LiveTeacher:
     @property
     def budget(self) -> BudgetSpec:
         """The caps on what the run's calls cost."""
-        return self.spec.budget if isinstance(self.spec, OpenAITeacherSpec) else BudgetSpec()
+        return self.spec.budget if isinstance(self.spec, ApiTeacherSpec) else BudgetSpec()
 
     def spent(self, prompts: PromptSet, journal: Journal) -> Cost:
         """What the run's calls have cost so far; not looked up where no cap is set.
@@ -142,10 +186,10 @@ class LiveTeacher:
     @contextmanager
     def _limits(self, base_url: str) -> Iterator[StateStore | None]:
         """The state of the limits, shared with all processes of this machine that use the same account."""
-        if not isinstance(self.spec, OpenAITeacherSpec):
+        if not isinstance(self.spec, ApiTeacherSpec):
             yield None
             return
-        path = shared_path(base_url, self.model, self.spec.api_key or "")
+        path = shared_path(base_url, self.model, self.secret_name or "")
         try:
             store = SharedState(path, WallClock().steady_s)
         except OSError as error:
@@ -166,7 +210,6 @@ class LiveTeacher:
         store: StateStore | None,
     ) -> None:
         spec, provider = self.spec, self.provider
-        name = spec.api_key if isinstance(spec, OpenAITeacherSpec) else None
         async with AiohttpTransport(
             url,
             secret=self.secret,
@@ -174,7 +217,7 @@ class LiveTeacher:
             concurrency=spec.concurrency,
             headers=provider.headers,
         ) as transport:
-            endpoint, policy = Endpoint(url, self.model, name), RetryPolicy(spec.max_attempts)
+            endpoint, policy = Endpoint(url, self.model, self.secret_name), RetryPolicy(spec.max_attempts)
             ledger, patience = Ledger(self.budget, self.tariff, spent, provider), _patience(spec)
             engine = Engine(
                 endpoint,
@@ -185,7 +228,7 @@ class LiveTeacher:
                 ledger,
                 patience,
                 provider=provider,
-                limits=spec.limits if isinstance(spec, OpenAITeacherSpec) else LimitsSpec(),
+                limits=spec.limits if isinstance(spec, ApiTeacherSpec) else LimitsSpec(),
                 limit_store=store,
             )
             await work(engine)

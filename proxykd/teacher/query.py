@@ -24,7 +24,7 @@ from proxykd.teacher.journal import Journal
 from proxykd.teacher.live import LiveTeacher, LiveTeacherSpec, provider_of
 from proxykd.teacher.problems import generate_prompts
 from proxykd.teacher.recorded import recorded_completions
-from proxykd.teacher.replies import Reply, outcome_of
+from proxykd.teacher.replies import Reply, load_logprobs, token_logprobs
 
 SUMMARY = "summary.json"
 _UNSETTLED = Reply(error="never settled")
@@ -180,7 +180,7 @@ def _read_answers(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) ->
     for prompt, sample_idx, request in teacher.requests(prompts):
         entry = journal.get(request.key)
         reply = _UNSETTLED if entry is None else entry.reply
-        outcome, reason = outcome_of(reply)
+        outcome, reason = teacher.outcome_of(reply)
         has_text = outcome in (Outcome.OK, Outcome.REFUSED, Outcome.TRUNCATED)
         yield Completion(
             prompt_id=prompt.prompt_id,
@@ -194,6 +194,9 @@ def _read_answers(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) ->
             cost_usd=teacher.tariff.of_reply(reply).usd,
             model=reply.model or teacher.model,
             request_hash=request.key,
+            cached_tokens=reply.cached_tokens,
+            reasoning_tokens=reply.reasoning_tokens,
+            logprobs=[token_logprobs(position) for position in load_logprobs(reply.logprobs)] or None,
         )
 
 
@@ -231,7 +234,8 @@ def _write(completions: CompletionSet, rows: Iterator[Completion]) -> dict[str, 
 
 def _teacher_hash(run: RunSpec) -> str:
     """Hash of what decides the answers; patience and concurrency do not."""
-    patience = {"api_key", "base_url", "budget", "concurrency", "max_attempts", "on_unanswered", "timeout_s"}
+    patience = {"api_key", "api_key_file", "base_url", "batch", "budget", "concurrency"}
+    patience |= {"limits", "max_attempts", "on_unanswered", "timeout_s"}
     spec = run.teacher.model_dump(mode="json", exclude=patience)
     return hash_json({**spec, "provider": provider_of(run.teacher), "seed": run.seed})
 

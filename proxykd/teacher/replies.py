@@ -222,7 +222,7 @@ def as_text(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, list):
-        return "".join(as_text(part["text"]) for part in value if part.get("type") == "text")
+        value = "".join(part["text"] for part in value if part.get("type") == "text")
     if not isinstance(value, str):
         raise TypeError(f"expected text, got {value!r:.50}")
     # A lone surrogate cannot be stored as UTF-8.
@@ -286,6 +286,16 @@ def load_logprobs(text: str) -> list[Position]:
     """The inverse of ``dump_logprobs``; [] for ""."""
     rows = json.loads(text) if text else []
     return [Position(_from_row(*row[:3]), [_from_row(*one) for one in row[3]]) for row in rows]
+
+
+def token_logprobs(position: Position) -> dict[str, Any]:
+    """A position as a row of ``Completion.logprobs``, all bytes filled in."""
+    return {**_as_row(position.chosen), "top": [_as_row(one) for one in position.top]}
+
+
+def _as_row(one: Alternative) -> dict[str, Any]:
+    data = one.token.encode() if one.bytes is None else one.bytes
+    return {"token": one.token, "bytes": data, "logprob": one.logprob}
 
 
 def _plain_row(one: Alternative) -> list[Any]:

@@ -20,6 +20,8 @@ class ScriptedEndpoint:
         self.asked: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []
         self.secrets: set[str | None] = set()
+        self.paths: set[str] = set()
+        self.headers: dict[str, str] = {}
         self.answer: Callable[[str], tuple[int, Any]] = lambda question: (200, self.chat(question.upper()))
         self.url = ""
 
@@ -31,7 +33,7 @@ class ScriptedEndpoint:
         return {"model": "gpt-x", "choices": [{"message": message, "finish_reason": finish_reason}], "usage": usage}
 
     def respond(self, body: dict[str, Any]) -> tuple[int, Any]:
-        question = body["messages"][-1]["content"]
+        question = body["messages"][-1]["content"] if "messages" in body else body["contents"][-1]["parts"][0]["text"]
         self.asked[question] += 1
         self.bodies.append(body)
         return self.answer(question)
@@ -48,6 +50,8 @@ def endpoint() -> Iterator[ScriptedEndpoint]:
 
         def do_POST(self) -> None:
             script.secrets.add(self.headers.get("Authorization"))
+            script.paths.add(self.path)
+            script.headers = {name.lower(): value for name, value in self.headers.items()}
             status, value = script.respond(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             body = value if isinstance(value, bytes) else json.dumps(value).encode()
             self.send_response(status)

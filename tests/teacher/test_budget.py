@@ -24,7 +24,7 @@ from proxykd.teacher.endpoint import Endpoint
 from proxykd.teacher.engine import Engine
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.query import collect_prompts, look_ahead, query_teacher
-from proxykd.teacher.replies import Request
+from proxykd.teacher.replies import Reply, Request
 from proxykd.teacher.retry import RetryPolicy
 from proxykd.teacher.transport import HttpResponse
 from tests.teacher.conftest import ScriptedEndpoint
@@ -236,3 +236,33 @@ def test_a_run_stops_at_its_cap_says_what_is_missing_and_goes_on_when_it_is_rais
 def test_a_run_may_go_on_with_what_its_cap_allowed(ask: Callable[..., dict[str, Outcome]]) -> None:
     outcomes = list(ask(3, on_unanswered="fail_rows").values())
     assert (outcomes.count(Outcome.OK), outcomes.count(Outcome.FAILED)) == (3, 5)
+
+
+def test_what_a_call_is_billed_beyond_its_bound_counts_for_later_ones(tmp_path: Path) -> None:
+    class Thinks:
+        num_calls = 0
+
+        async def send(self, body: Mapping[str, Any]) -> HttpResponse:
+            self.num_calls += 1
+            usage = {"prompt_tokens": 1, "completion_tokens": 1000}
+            answer = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": usage}
+            return HttpResponse(200, {}, json.dumps(answer).encode())
+
+    transport = Thinks()
+    with Journal(tmp_path / "j.sqlite") as journal:
+        ledger = _run(journal, transport, BudgetSpec(tokens=2500), _requests(9), concurrency=1)
+    assert (transport.num_calls, ledger.spent.tokens) == (2, 2002)
+
+
+def test_cached_and_batched_tokens_are_cheaper() -> None:
+    price = PriceSpec(
+        input_usd_per_million=1e6, output_usd_per_million=3e6, cached_input_usd_per_million=0.5e6, batch_discount=0.25
+    )
+    # 4 in, 6 cached at a half, 2 out at 3; a quarter off in a batch.
+    assert Tariff(price).usd(10, 2, cached_tokens=6) == 4 + 3 + 6
+    assert Tariff(price).usd(10, 2, cached_tokens=6, is_batched=True) == 0.75 * 13
+    assert Tariff(PRICE).usd(10, 2, cached_tokens=6) == 16
+    reply = Reply("x", prompt_tokens=10, completion_tokens=2, cached_tokens=6, is_batched=True)
+    assert Tariff(price).of_reply(reply) == Cost(1, 12, 0.75 * 13)
+    attempt = worst_case(_requests(1)[0], attempt_id="batch-1")
+    assert Tariff(price).of_attempt(attempt).usd == 0.75 * Tariff(price).usd(attempt.prompt_tokens, MAX_TOKENS)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from proxykd.config.teacher import SamplingSpec
+from proxykd.config.sampling import SamplingSpec
 from proxykd.records import Message, Prompt, canonical_json, hash_json, hash_text
 from proxykd.teacher.replies import Request, Verdict
 

@@ -8,10 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from proxykd.config.teacher import SamplingSpec
+from proxykd.config.sampling import SamplingSpec
 from proxykd.records import Message
 from proxykd.teacher.providers.base import num_bytes
-from proxykd.teacher.replies import CONTENT_FILTER, ApiError, Reply, Verdict, as_count, as_object, as_text, judge_with
+from proxykd.teacher.replies import (
+    CONTENT_FILTER,
+    Alternative,
+    ApiError,
+    Position,
+    Reply,
+    Verdict,
+    alternative,
+    as_count,
+    as_object,
+    as_text,
+    dump_logprobs,
+    judge_with,
+)
 
 MaxTokensParameter = Literal["max_tokens", "max_completion_tokens"]
 _NO_CREDIT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
@@ -37,7 +50,7 @@ class OpenAIProvider:
 
     def body(self, messages: Sequence[Message], *, model: str, sampling: SamplingSpec, seed: int) -> dict[str, Any]:
         """The JSON object of a call."""
-        return {
+        body: dict[str, Any] = {
             "model": model,
             "messages": [asdict(message) for message in messages],
             "temperature": sampling.temperature,
@@ -45,14 +58,23 @@ class OpenAIProvider:
             self.max_tokens_parameter: sampling.max_tokens,
             "seed": seed,
         }
+        # What is not asked for is not sent: the keys of requests that never knew of it stay what they were.
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        if sampling.top_logprobs:
+            body |= {"logprobs": True, "top_logprobs": sampling.top_logprobs}
+        if sampling.json_schema is not None:
+            schema = {"name": "completion", "schema": sampling.json_schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return body
 
     def judge(self, status: int, body: bytes) -> Verdict:
         """What an HTTP response means."""
         return judge_with(status, body, parse=_parse, read_error=_read_error, no_credit=_NO_CREDIT)
 
     def prompt_tokens_of(self, body: Mapping[str, Any]) -> int:
-        """One token a byte of the messages; their punctuation covers the chat template's own tokens."""
-        return num_bytes(body["messages"])
+        """One token a byte of the messages, whose punctuation covers the template's own tokens, and of a schema."""
+        return num_bytes(body["messages"]) + (num_bytes(body["response_format"]) if "response_format" in body else 0)
 
     def max_tokens_of(self, body: Mapping[str, Any]) -> int:
         """The stated bound."""
@@ -78,7 +100,16 @@ def _parse(value: Any) -> Reply:
         model=as_text(value.get("model")),
         cached_tokens=as_count(as_object(usage.get("prompt_tokens_details")).get("cached_tokens")),
         reasoning_tokens=as_count(as_object(usage.get("completion_tokens_details")).get("reasoning_tokens")),
+        logprobs=dump_logprobs([_position(one) for one in as_object(choice.get("logprobs")).get("content") or []]),
     )
+
+
+def _position(value: Any) -> Position:
+    return Position(_alternative(value), [_alternative(one) for one in value.get("top_logprobs") or []])
+
+
+def _alternative(value: Any) -> Alternative:
+    return alternative(value["token"], value["logprob"], value.get("bytes"))
 
 
 def _read_error(value: Any) -> ApiError | None:

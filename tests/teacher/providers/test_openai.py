@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxykd.config.teacher import SamplingSpec
+from proxykd.config.sampling import SamplingSpec
 from proxykd.records import Message, Outcome, Prompt
 from proxykd.teacher.providers.base import build_request
 from proxykd.teacher.providers.openai import MaxTokensParameter, OpenAIProvider
-from proxykd.teacher.replies import Request, outcome_of
+from proxykd.teacher.replies import Alternative, Position, Request, load_logprobs, outcome_of
+from tests.teacher.providers.shapes import as_body, openai_answer
 
 judge = OpenAIProvider().judge
 _PROMPT = Prompt.build([Message("user", "Hi")])
@@ -206,3 +207,22 @@ def test_the_bound_of_a_call_can_be_read_and_raised(provider: OpenAIProvider) ->
     assert {**raised, **body} == body
     with pytest.raises(ValueError, match="bound"):
         provider.max_tokens_of({"messages": []})
+
+
+def test_what_is_asked_beyond_a_text() -> None:
+    sampling = SamplingSpec(top_logprobs=3, stop=("X",), json_schema={"type": "object"})
+    body = OpenAIProvider().body(_PROMPT.messages, model="m", sampling=sampling, seed=0)
+    assert (body["logprobs"], body["top_logprobs"], body["stop"]) == (True, 3, ["X"])
+    assert body["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "completion", "schema": {"type": "object"}, "strict": True},
+    }
+
+
+def test_log_probabilities_are_kept_with_their_bytes() -> None:
+    reply = judge(200, as_body(openai_answer())).reply
+    hello = Alternative("Hello", None, -0.25)
+    assert load_logprobs(reply.logprobs) == [
+        Position(hello, [hello, Alternative("\ufffd", b"\xf0\x9f", -2.5)]),
+        Position(Alternative(".", None, 0.0), []),
+    ]
