@@ -178,8 +178,7 @@ def probe_teacher(
 
 def _read_answers(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> Iterator[Completion]:
     for prompt, sample_idx, request in teacher.requests(prompts):
-        entry = journal.get(request.key)
-        reply = _UNSETTLED if entry is None else entry.reply
+        reply = teacher.reply_to(prompt, request, journal) or _UNSETTLED
         outcome, reason = teacher.outcome_of(reply)
         has_text = outcome in (Outcome.OK, Outcome.REFUSED, Outcome.TRUNCATED)
         yield Completion(

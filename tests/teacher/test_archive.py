@@ -76,7 +76,7 @@ def test_the_root_tells_answers_apart_and_not_their_order(tmp_path: Path) -> Non
 def test_damage_is_found_and_nothing_else_is_dropped(tmp_path: Path, column: str) -> None:
     path = _journal(tmp_path / "j.sqlite", range(10))
     connection = connect(path)
-    change = "1 - is_final" if column == "is_final" else f"{column} || 1"
+    change = {"is_final": "1 - is_final", "answered_at": "answered_at + 1"}.get(column, f"{column} || 1")
     connection.execute(f"UPDATE answers SET {column} = {change} WHERE seq = 4")
     connection.close()
     with Journal(path) as journal:
