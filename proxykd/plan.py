@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from proxykd.artifacts import PromptSet
 from proxykd.config import RunSpec
 from proxykd.config.base import read_secret
-from proxykd.config.prompts import JsonlPromptsSpec
+from proxykd.config.prompts import FilePromptsSpec, where_is
 from proxykd.config.teacher import OpenAITeacherSpec, RecordedTeacherSpec
 from proxykd.data.chat import render_prompt
 from proxykd.data.prompts import iter_recorded
@@ -132,7 +132,7 @@ def _count_sides(run: RunSpec, prompts: PromptSet) -> dict[Side, int]:
     counts: Counter[Side] = Counter()
     num_references = 0
     for prompt in prompts.rows():
-        side = side_of(prompt.prompt_id, run.split)
+        side = side_of(prompt.split_key, run.split)
         counts[side] += 1
         num_references += side is Side.HELDOUT and prompt.reference is not None
     sides = {side: counts[side] for side in Side}
@@ -174,7 +174,7 @@ def _measure_lengths(run: RunSpec, prompts: PromptSet) -> TextLengths:
     counter = _TokenCounter.of(run)
     sampled = [counter.count_prompt(prompt.messages) for prompt in islice(prompts.rows(), SAMPLED_PROMPTS)]
     if isinstance(run.teacher, RecordedTeacherSpec):
-        assert isinstance(run.prompts, JsonlPromptsSpec)  # the specification allows no other
+        assert isinstance(run.prompts, FilePromptsSpec)  # the specification allows no other
         completions = _measure_recorded(run.prompts, run.teacher.completion_field, counter)
     else:
         completions = [run.teacher.sampling.max_tokens] * len(sampled)
@@ -184,7 +184,7 @@ def _measure_lengths(run: RunSpec, prompts: PromptSet) -> TextLengths:
     )
 
 
-def _measure_recorded(spec: JsonlPromptsSpec, completion_field: str, counter: "_TokenCounter") -> list[int]:
+def _measure_recorded(spec: FilePromptsSpec, completion_field: str, counter: "_TokenCounter") -> list[int]:
     """Tokens of a sample of the completions; every line is read, so that a malformed one is found."""
     lengths, num_texts = [], 0
     for position, (_, text) in enumerate(iter_recorded(spec, completion_field)):
@@ -193,8 +193,8 @@ def _measure_recorded(spec: JsonlPromptsSpec, completion_field: str, counter: "_
             lengths.append(counter.count(text))
     if not num_texts:
         raise InputError(
-            f"expected texts under {completion_field!r} in {spec.path}, found every one empty; name the right key in "
-            "teacher.completion_field"
+            f"expected texts under {completion_field!r} in {where_is(spec)}, found every one empty; name the right "
+            "key in teacher.completion_field"
         )
     return lengths
 
