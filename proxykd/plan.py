@@ -82,7 +82,7 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     _check_writable(workspace.root)
     with workspace.temporary_folder("plan") as folder:
         prompts = collect_prompts(run.prompts, seed=run.seed, output=folder / "prompts")
-        lengths = _measure_lengths(run, prompts)
+        lengths = measure_lengths(run, prompts)
         sides = _count_sides(run, prompts)
         outlook = look_ahead(prompts, run, journal_path=workspace.journal)
         inputs_hash = inputs_of(prompts)
@@ -169,9 +169,17 @@ def _check_sides(run: RunSpec, sides: dict[Side, int]) -> None:
             )
 
 
-def _measure_lengths(run: RunSpec, prompts: PromptSet) -> TextLengths:
-    """Lengths of a sample, counted where the proxy's tokenizer can be read quickly."""
-    counter = _TokenCounter.of(run)
+def measure_lengths(run: RunSpec, prompts: PromptSet) -> TextLengths:
+    """Lengths of a sample of the texts, counted where the proxy's tokenizer can be read quickly.
+
+    Args:
+        run: The proxy and the teacher are read.
+        prompts: The questions.
+
+    Raises:
+        InputError: if a recorded teacher has no texts.
+    """
+    counter = TokenCounter.of(run)
     sampled = [counter.count_prompt(prompt.messages) for prompt in islice(prompts.rows(), SAMPLED_PROMPTS)]
     if isinstance(run.teacher, RecordedTeacherSpec):
         assert isinstance(run.prompts, FilePromptsSpec)  # the specification allows no other
@@ -184,7 +192,7 @@ def _measure_lengths(run: RunSpec, prompts: PromptSet) -> TextLengths:
     )
 
 
-def _measure_recorded(spec: FilePromptsSpec, completion_field: str, counter: "_TokenCounter") -> list[int]:
+def _measure_recorded(spec: FilePromptsSpec, completion_field: str, counter: "TokenCounter") -> list[int]:
     """Tokens of a sample of the completions; every line is read, so that a malformed one is found."""
     lengths, num_texts = [], 0
     for position, (_, text) in enumerate(iter_recorded(spec, completion_field)):
@@ -200,14 +208,20 @@ def _measure_recorded(spec: FilePromptsSpec, completion_field: str, counter: "_T
 
 
 @dataclass(frozen=True, slots=True)
-class _TokenCounter:
-    """Counts tokens with a tokenizer's files; without a backend, estimates them from characters."""
+class TokenCounter:
+    """Counts tokens with the proxy's tokenizer; without a backend, estimates them from characters.
+
+    Attributes:
+        files: The tokenizer, or its files.
+        backend: What encodes; None = there is none that can be read quickly.
+    """
 
     files: Any
     backend: Any
 
     @classmethod
-    def of(cls, run: RunSpec) -> "_TokenCounter":
+    def of(cls, run: RunSpec) -> "TokenCounter":
+        """The counter of a run."""
         files: Any = read_tokenizer(resolve_source(run.proxy.model.source))
         if files is None or not files.special_tokens.get("eos_token"):
             tokenizer = load_tokenizer(run.proxy.model)
@@ -216,9 +230,11 @@ class _TokenCounter:
         return cls(files, files.build() if files.build else None)
 
     def count_prompt(self, messages: Sequence[Message]) -> int:
+        """Tokens of a prompt as the proxy reads it."""
         return self.count(render_prompt(self.files, messages))
 
     def count(self, text: str) -> int:
+        """Tokens of a text."""
         if self.backend is None:
             return -(-len(text) // CHARACTERS_A_TOKEN)
         return len(self.backend.encode(text, add_special_tokens=False))

@@ -6,6 +6,7 @@ ever: what draws numbers, reads files or runs code is left out, and so is what m
 (repetition, padding to a width), so that ``MAX_CHARACTERS`` holds in memory too.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -59,7 +60,7 @@ def columns_in(source: str) -> set[str]:
 
 
 def render_template(source: str, columns: Mapping[str, Any]) -> str:
-    """The text of one row.
+    """The text of one row, without white space at its ends.
 
     Args:
         source: The template.
@@ -69,7 +70,7 @@ def render_template(source: str, columns: Mapping[str, Any]) -> str:
         UnknownNameError: if it asks for a name that the row does not have.
         ValueError: if it fails in another way, or makes a text that is too long; the message names no place.
     """
-    from jinja2 import UndefinedError
+    from jinja2 import TemplateError, UndefinedError
     from jinja2.exceptions import SecurityError
 
     parts, length = [], 0
@@ -84,9 +85,17 @@ def render_template(source: str, columns: Mapping[str, Any]) -> str:
         raise ValueError(f"it asks for something that is not there: {error}") from None
     except (SecurityError, OverflowError, MemoryError) as error:
         raise ValueError(f"it asks for something that templates may not: {error}") from None
-    except (ArithmeticError, LookupError, TypeError, AttributeError, RecursionError, RuntimeError) as error:
+    except (
+        TemplateError,
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        RuntimeError,
+    ) as error:
         raise ValueError(f"it fails on this row: {type(error).__name__}: {error}") from None
-    return "".join(parts)
+    return "".join(parts).strip()
 
 
 def _check_template(value: str) -> str:
@@ -130,6 +139,11 @@ def _environment() -> "ImmutableSandboxedEnvironment":
         def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
             return attr not in _LEFT_OUT_METHODS and super().is_safe_attribute(obj, attr, value)
 
+        def wrap_str_format(self, value: Any) -> Any:
+            if super().wrap_str_format(value) is not None:
+                raise SecurityError("the method format")
+            return None
+
     environment = Environment(
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -138,6 +152,8 @@ def _environment() -> "ImmutableSandboxedEnvironment":
     )
     for name in _LEFT_OUT_FILTERS:
         del environment.filters[name]
+    # Jinja's own escapes characters for web pages.
+    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False, default=str)
     environment.globals.clear()
     environment.globals["range"] = _range
     return environment

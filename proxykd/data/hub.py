@@ -5,6 +5,7 @@ The datasets library runs no code of a dataset's. Rows of the hub and of data fi
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from proxykd.config.prompts import HuggingFacePromptsSpec
 from proxykd.data.rows import Row
 from proxykd.exceptions import InputError
 
+_COMMIT = re.compile("[0-9a-f]{40}")
 _SAVED = ("dataset_dict.json", "state.json")
 
 
@@ -100,7 +102,9 @@ def _saved_split(saved: Any, spec: HuggingFacePromptsSpec) -> Any:
 
 @cache
 def _commit_of(name: str, revision: str | None) -> str:
-    """Asked once a process, so that one command reads one commit."""
+    """Asked once a process, so that one command reads one commit; not at all where the revision is one."""
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
     from huggingface_hub import HfApi
 
     try:
