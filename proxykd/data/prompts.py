@@ -21,6 +21,7 @@ from proxykd.config.prompts import (
     CsvPromptsSpec,
     FilePromptsSpec,
     HuggingFacePromptsSpec,
+    JsonlPromptsSpec,
     OpenAIFinetuningPromptsSpec,
     ParquetPromptsSpec,
     where_is,
@@ -127,8 +128,8 @@ def _iter_questions(spec: FilePromptsSpec, more_columns: tuple[str, ...]) -> Ite
             if count == spec.limit:
                 return
     if count == 0:
-        what = "JSON object" if spec.kind in ("jsonl", "openai_finetuning") else "row"
-        raise InputError(f"expected at least one {what} in {where_is(spec)}, found an empty file; add prompts to it")
+        what = "JSON object" if isinstance(spec, JsonlPromptsSpec | OpenAIFinetuningPromptsSpec) else "row"
+        raise InputError(f"expected at least one {what} in {where_is(spec)}, found none; add prompts to it")
 
 
 def _remember(seen: sqlite3.Connection, prompt_id: str, place: int) -> int | None:

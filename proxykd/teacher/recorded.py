@@ -30,14 +30,14 @@ def recorded_completions(
         if found is None or found.prompt_id != prompt.prompt_id:
             raise InputError(
                 f"expected the prompts of {where_is(spec)} as they were first read, found another one in place of "
-                f"{prompt.source} ({prompt.prompt_id}); the file has changed: start a new run from it"
+                f"{prompt.source} ({prompt.prompt_id}); the data has changed: start a new run from it"
             )
         yield _completion(prompt.prompt_id, text, teacher.model)
     # The prompts may be the same and the texts others.
     if prompts.manifest["made_from"].get("file") != hash_inputs(spec):
         raise InputError(
-            f"expected {where_is(spec)} as it was when its prompts were read, found another content; the file has "
-            "changed: start a new run from it"
+            f"expected {where_is(spec)} as it was when its prompts were read, found another content; the data "
+            "has changed: start a new run from it"
         )
 
 
