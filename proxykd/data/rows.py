@@ -48,7 +48,7 @@ class Row:
     @property
     def source(self) -> str:
         """Short name of the place, for records: ``prompts.jsonl:3``."""
-        return f"{Path(self.path).name}:{self.number}"
+        return f"{self.path.rstrip('/').rpartition('/')[2]}:{self.number}"
 
     def error(self, message: str) -> InputError:
         """An error that names the place."""
