@@ -8,7 +8,7 @@ from pydantic import Field, TypeAdapter, field_validator, model_validator
 
 from proxykd.config.base import Count, Fraction, PositiveFloat, Spec
 from proxykd.config.models import ModelSpec, PreferenceSpec, ProxySpec, StudentSpec
-from proxykd.config.prompts import JsonlPromptsSpec, PromptsSpec
+from proxykd.config.prompts import EmbeddedPromptsSpec, OpenAIFinetuningPromptsSpec, PromptsSpec
 from proxykd.config.teacher import RecordedTeacherSpec, TeacherSpec
 from proxykd.config.validation import ValidationSpec
 
@@ -139,8 +139,8 @@ class RunSpec(Spec):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
-        if isinstance(self.teacher, RecordedTeacherSpec) and not isinstance(self.prompts, JsonlPromptsSpec):
-            raise ValueError("teacher.kind=recorded reads its texts from the prompts' file: set prompts.kind=jsonl")
+        if isinstance(self.teacher, RecordedTeacherSpec):
+            _check_recorded(self.prompts, self.teacher)
         if (self.prompts.kind == "embedded") != (self.teacher.kind == "embedded"):
             raise ValueError(
                 f"the embedded teacher and the embedded prompts go together; got prompts.kind={self.prompts.kind!r} "
@@ -187,6 +187,23 @@ class RunSpec(Spec):
     def models(self) -> dict[str, ModelSpec]:
         """The open models of the run by role."""
         return {"proxy": self.proxy.model, "student": self.student.model}
+
+
+def _check_recorded(prompts: PromptsSpec, teacher: RecordedTeacherSpec) -> None:
+    if isinstance(prompts, EmbeddedPromptsSpec):
+        raise ValueError("teacher.kind=recorded reads its texts from the prompts' data: set prompts.kind=jsonl, say")
+    if prompts.is_expanded:
+        raise ValueError(
+            "teacher.kind=recorded has its texts already, which nobody can elicit otherwise any more: leave out "
+            "prompts.system_messages and prompts.examples; a system message of each row's goes into "
+            "prompts.system_template"
+        )
+    standard = RecordedTeacherSpec.model_fields["completion_field"].default
+    if isinstance(prompts, OpenAIFinetuningPromptsSpec) and teacher.completion_field != standard:
+        raise ValueError(
+            f"prompts.kind=openai_finetuning takes the assistant's last message as the completion; leave out "
+            f"teacher.completion_field={teacher.completion_field!r}"
+        )
 
 
 def _annotation(model: type[Spec], name: str) -> Any:

@@ -217,12 +217,12 @@ class GeminiTeacherSpec(ApiTeacherSpec):
 
 
 class RecordedTeacherSpec(Spec):
-    """Completions that the user already has, in the same JSONL file as the prompts."""
+    """Completions that the user already has, in the same rows as the prompts."""
 
     kind: Literal["recorded"] = "recorded"
-    """A file of completions."""
+    """Texts of the user's."""
     completion_field: str = "completion"
-    """Key that holds the teacher's text."""
+    """Column that holds the teacher's text; a fine-tuning file (prompts.kind=openai_finetuning) has none."""
     model: str = "recorded"
     """Name of the model that wrote the texts, for the model card."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from proxykd.artifacts import CompletionSet, PromptSet, seal, write_json
-from proxykd.config.prompts import JsonlPromptsSpec, PromptsSpec
+from proxykd.config.prompts import EmbeddedPromptsSpec, FilePromptsSpec, PromptsSpec
 from proxykd.config.specification import RunSpec
 from proxykd.config.teacher import EmbeddedTeacherSpec, RecordedTeacherSpec
 from proxykd.data.prompts import load_prompts
@@ -31,18 +31,18 @@ _UNSETTLED = Reply(error="never settled")
 
 
 def collect_prompts(spec: PromptsSpec, *, seed: int, output: Path) -> PromptSet:
-    """The prompts of a run, from the user's file or from the embedded generator.
+    """The prompts of a run, from the user's data or from the embedded generator.
 
     Args:
         spec: Where they come from.
-        seed: Seed of the embedded generator; a file does not need it.
+        seed: Seed of the embedded generator, and of drawing system messages.
         output: Folder of the new artifact.
 
     Raises:
-        InputError: if the file cannot be used, naming the line.
+        InputError: if the data cannot be used, naming the place.
     """
-    if isinstance(spec, JsonlPromptsSpec):
-        return load_prompts(spec, output=output)
+    if not isinstance(spec, EmbeddedPromptsSpec):
+        return load_prompts(spec, seed=seed, output=output)
     prompts = PromptSet(output)
     prompts.write(generate_prompts(spec.count, seed))
     seal(prompts, {"prompts": hash_json({**spec.model_dump(mode="json"), "seed": seed})})
@@ -50,7 +50,7 @@ def collect_prompts(spec: PromptsSpec, *, seed: int, output: Path) -> PromptSet:
 
 
 def inputs_of(prompts: PromptSet) -> str:
-    """Hash of what the prompts came from: their file's bytes, or the prompts themselves where there is no file."""
+    """Hash of what the prompts came from (a file's bytes, say), or of the prompts themselves where there is no data."""
     return str(prompts.manifest["made_from"].get("file", prompts.hash))
 
 
@@ -67,7 +67,7 @@ def check_inputs(prompts: PromptSet, inputs: str) -> None:
     if (found := inputs_of(prompts)) != inputs:
         raise InputError(
             f"expected the prompts that the run was planned with (hash {inputs:.12}), read others (hash {found:.12}): "
-            "the file changed meanwhile; run the same command again to plan with what it holds now"
+            "the data changed meanwhile; run the same command again to plan with what it holds now"
         )
 
 
@@ -90,7 +90,7 @@ def query_teacher(prompts: PromptSet, run: RunSpec, *, journal_path: Path, outpu
     completions = CompletionSet(output)
     num_samples = 1
     if isinstance(run.teacher, RecordedTeacherSpec):
-        assert isinstance(run.prompts, JsonlPromptsSpec)  # the specification allows no other
+        assert isinstance(run.prompts, FilePromptsSpec)  # the specification allows no other
         summary = _write(completions, recorded_completions(prompts, run.prompts, run.teacher))
     else:
         num_samples = run.teacher.sampling.num_samples

@@ -40,7 +40,7 @@ async def _feed(journal: Journal, keys: Iterable[str], known: list[str]) -> Asyn
 async def _work(feed: Feed, commits: GroupCommits, asked: list[str]) -> None:
     while (request := await feed.take()) is not None:
         asked.append(request.key)
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(0.02)
         await commits.put(Entry(request.key, Reply(text="x"), True))
         feed.done(request)
 
