@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from proxykd.commands.journal import app as journal_commands
+from proxykd.commands.query import query
 from proxykd.exceptions import ConfigError, ProxykdError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.command()(query)
 app.add_typer(journal_commands, name="journal")
 
 _INTERRUPTED = 130

@@ -108,17 +108,33 @@ class RegistrySpec(Spec):
     of the evaluation."""
 
 
-class RunSpec(Spec):
-    """One run: a black-box teacher becomes a registered student."""
+class QuerySpec(Spec):
+    """Questions and who answers them: the part of a run that can be used alone."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-    """Name of the run, of its MLflow experiment and of its pipeline."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of everything but the students, which have their own."""
     prompts: PromptsSpec
     """The questions."""
     teacher: TeacherSpec
     """The black box."""
+
+    @model_validator(mode="after")
+    def _prompts_and_teacher_fit(self) -> Self:
+        if isinstance(self.teacher, RecordedTeacherSpec):
+            _check_recorded(self.prompts, self.teacher)
+        if (self.prompts.kind == "embedded") != (self.teacher.kind == "embedded"):
+            raise ValueError(
+                f"the embedded teacher and the embedded prompts go together; got prompts.kind={self.prompts.kind!r} "
+                f"and teacher.kind={self.teacher.kind!r}"
+            )
+        return self
+
+
+class RunSpec(QuerySpec):
+    """One run: a black-box teacher becomes a registered student."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    """Name of the run, of its MLflow experiment and of its pipeline."""
     validation: ValidationSpec = ValidationSpec()
     """Which rows may teach."""
     split: DataSplitSpec = DataSplitSpec()
@@ -139,13 +155,6 @@ class RunSpec(Spec):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
-        if isinstance(self.teacher, RecordedTeacherSpec):
-            _check_recorded(self.prompts, self.teacher)
-        if (self.prompts.kind == "embedded") != (self.teacher.kind == "embedded"):
-            raise ValueError(
-                f"the embedded teacher and the embedded prompts go together; got prompts.kind={self.prompts.kind!r} "
-                f"and teacher.kind={self.teacher.kind!r}"
-            )
         if self.evaluation.exact_kl and self.teacher.kind != "embedded":
             raise ValueError("evaluation.exact_kl needs teacher.kind=embedded: no other teacher tells its odds")
         if self.proxy.model.max_seq_tokens < self.student.model.max_seq_tokens:

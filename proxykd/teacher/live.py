@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from proxykd.artifacts import PromptSet
 from proxykd.config.base import read_secret, read_secret_file
 from proxykd.config.prices import PriceSpec
-from proxykd.config.specification import RunSpec
+from proxykd.config.specification import QuerySpec
 from proxykd.config.teacher import (
     AnthropicTeacherSpec,
     ApiTeacherSpec,
@@ -91,7 +91,7 @@ class LiveTeacher:
     secret: str | None = field(repr=False)
 
     @classmethod
-    def of(cls, run: RunSpec, spec: LiveTeacherSpec) -> "LiveTeacher":
+    def of(cls, run: QuerySpec, spec: LiveTeacherSpec) -> "LiveTeacher":
         """The live teacher of a run.
 
         Raises:

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from proxykd.artifacts import CompletionSet, PromptSet, seal, write_json
 from proxykd.config.prompts import EmbeddedPromptsSpec, FilePromptsSpec, PromptsSpec
-from proxykd.config.specification import RunSpec
+from proxykd.config.specification import QuerySpec
 from proxykd.config.teacher import EmbeddedTeacherSpec, RecordedTeacherSpec
 from proxykd.data.prompts import load_prompts
-from proxykd.exceptions import BudgetError, InputError, StorageError
+from proxykd.exceptions import ArtifactError, BudgetError, InputError, StorageError
 from proxykd.records import Completion, Message, Outcome, Prompt, hash_json
 from proxykd.teacher.asking import ask_all
 from proxykd.teacher.budget import NOTHING, Cost
@@ -71,7 +71,9 @@ def check_inputs(prompts: PromptSet, inputs: str) -> None:
         )
 
 
-def query_teacher(prompts: PromptSet, run: RunSpec, *, journal_path: Path, output: Path) -> CompletionSet:
+def query_teacher(
+    prompts: PromptSet, run: QuerySpec, *, journal_path: Path, output: Path, asks: bool = True
+) -> CompletionSet:
     """Ask the teacher everything that the journal has no answer to, and write all answers.
 
     Args:
@@ -79,6 +81,7 @@ def query_teacher(prompts: PromptSet, run: RunSpec, *, journal_path: Path, outpu
         run: The teacher, its sampling and the seed are read.
         journal_path: The SQLite file that remembers every answer; shared by reruns.
         output: Folder of the new artifact.
+        asks: False = write what the journal has and ask nothing; what it lacks counts as failed.
 
     Raises:
         TeacherUnreachableError, TeacherAuthError, TeacherError: after one probe call, if the endpoint is unusable;
@@ -96,8 +99,10 @@ def query_teacher(prompts: PromptSet, run: RunSpec, *, journal_path: Path, outpu
         num_samples = run.teacher.sampling.num_samples
         with Journal(journal_path) as journal:
             teacher = LiveTeacher.of(run, run.teacher)
-            ask_all(teacher, prompts, journal)
+            if asks:
+                ask_all(teacher, prompts, journal)
             summary = _write(completions, _read_answers(teacher, prompts, journal))
+    _check_sum(summary["outcomes"], prompts.num_rows * num_samples)
     write_json(output / SUMMARY, {"num_prompts": prompts.num_rows, "num_samples": num_samples, **summary})
     seal(completions, {"prompts": prompts.hash, "teacher": _teacher_hash(run)})
     return completions
@@ -119,7 +124,7 @@ class Outlook(NamedTuple):
     spent: Cost = NOTHING
 
 
-def look_ahead(prompts: PromptSet, run: RunSpec, *, journal_path: Path) -> Outlook:
+def look_ahead(prompts: PromptSet, run: QuerySpec, *, journal_path: Path) -> Outlook:
     """Count the calls of a run that the journal has answers to; asks nothing and creates no journal.
 
     Args:
@@ -147,7 +152,7 @@ def look_ahead(prompts: PromptSet, run: RunSpec, *, journal_path: Path) -> Outlo
 
 
 def probe_teacher(
-    run: RunSpec, *, journal_path: Path, prompt: Prompt | None = None, sample_idx: int = 0, spent: Cost = NOTHING
+    run: QuerySpec, *, journal_path: Path, prompt: Prompt | None = None, sample_idx: int = 0, spent: Cost = NOTHING
 ) -> None:
     """Make one call and return if the teacher can be used; a recorded teacher always can.
 
@@ -231,7 +236,12 @@ def _write(completions: CompletionSet, rows: Iterator[Completion]) -> dict[str, 
     }
 
 
-def _teacher_hash(run: RunSpec) -> str:
+def _check_sum(outcomes: dict[str, int], expected: int) -> None:
+    if (found := sum(outcomes.values())) != expected:
+        raise ArtifactError(f"expected {expected} rows with an outcome each, found {found}: {outcomes}; report this")
+
+
+def _teacher_hash(run: QuerySpec) -> str:
     """Hash of what decides the answers; patience and concurrency do not."""
     patience = {"api_key", "api_key_file", "base_url", "batch", "budget", "concurrency"}
     patience |= {"limits", "max_attempts", "on_unanswered", "timeout_s"}
