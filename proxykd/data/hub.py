@@ -40,8 +40,7 @@ def iter_dataset(spec: HuggingFacePromptsSpec, wanted: set[str] | None) -> Itera
             value = next(iterator, None)
         except Exception as error:  # each format has its own reader, and each reader its own errors
             raise InputError(
-                f"{spec.source}, row {number + 1}: expected a row of the split {spec.split!r}, found "
-                f"{type(error).__name__}: {error}"
+                f"{spec.source}, row {number + 1}: expected a row of the split {spec.split!r}, found {_words_of(error)}"
             ) from error
         if value is None:
             return
@@ -85,7 +84,7 @@ def _load(spec: HuggingFacePromptsSpec) -> Any:
         raise
     except Exception as error:  # the library raises whatever its readers raise
         raise InputError(
-            f"expected the split {spec.split!r} of the dataset {spec.source}, found {type(error).__name__}: {error}; "
+            f"expected the split {spec.split!r} of the dataset {spec.source}, found {_words_of(error)}; "
             "correct prompts.source, prompts.config or prompts.split"
         ) from error
 
@@ -112,6 +111,11 @@ def _commit_of(name: str, revision: str | None) -> str:
     except Exception as error:  # the hub's client and its transport raise errors of their own
         raise InputError(
             f"expected a folder, or the name of a dataset on the Hugging Face hub, in prompts.source={name!r} "
-            f"(revision {revision or 'main'}), found {type(error).__name__}: {error}; where the hub cannot be reached, "
+            f"(revision {revision or 'main'}), found {_words_of(error)}; where the hub cannot be reached, "
             "download the dataset and name its folder"
         ) from error
+
+
+def _words_of(error: Exception) -> str:
+    """An error of a library's on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"

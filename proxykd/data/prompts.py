@@ -129,7 +129,7 @@ def _iter_questions(spec: FilePromptsSpec, more_columns: tuple[str, ...]) -> Ite
                 return
     if count == 0:
         what = "JSON object" if isinstance(spec, JsonlPromptsSpec | OpenAIFinetuningPromptsSpec) else "row"
-        raise InputError(f"expected at least one {what} in {where_is(spec)}, found none; add prompts to it")
+        raise InputError(f"expected at least one {what} in {where_is(spec)}, found an empty file; add prompts")
 
 
 def _remember(seen: sqlite3.Connection, prompt_id: str, place: int) -> int | None:

@@ -1,6 +1,12 @@
 """Hugging Face datasets: folders of data files and of save_to_disk give their rows; faults are named."""
 
 import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +86,77 @@ def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
 def test_a_name_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="name of a dataset on the Hugging Face hub"):
         load_prompts(spec_of("not a/na/me"), output=tmp_path / "out")
+
+
+COMMIT = "a" * 40
+FILE = "train.jsonl"
+CONTENT = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The part of the hub's API that reading one dataset, owner/data, of one file takes; notes every path."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.server.paths.append(path)  # type: ignore[attr-defined]
+        if path == "/api/datasets/owner/data/revision/v1" or path.endswith(f"data/revision/{COMMIT}"):
+            found = {"id": "owner/data", "sha": COMMIT, "siblings": [{"rfilename": FILE}], "tags": [], "downloads": 0}
+            self._send(json.dumps({**found, "likes": 0, "private": False, "disabled": False, "gated": False}).encode())
+        elif f"/tree/{COMMIT}" in path:
+            self._send(json.dumps([{"type": "file", "path": FILE, "size": len(CONTENT), "oid": "b" * 40}]).encode())
+        elif path.endswith(f"/resolve/{COMMIT}/{FILE}"):
+            self._send(CONTENT)
+        else:
+            self._send(b"", 404)
+
+    def _send(self, body: bytes, status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", '"1"')
+        if status == 404:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.paths = []  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.integration
+def test_a_tag_on_the_hub_is_resolved_once_and_its_commit_is_read(hub: Any, tmp_path: Path) -> None:
+    code = (
+        "from proxykd.config.prompts import HuggingFacePromptsSpec\n"
+        "from proxykd.data.hub import identity_of\n"
+        "from proxykd.data.rows import iter_rows\n"
+        "from proxykd.exceptions import InputError\n"
+        "spec = HuggingFacePromptsSpec(source='owner/data', revision='v1')\n"
+        "print([row.value['prompt'] for row in iter_rows(spec)], identity_of(spec))\n"
+        "try: next(iter_rows(HuggingFacePromptsSpec(source='owner/none')))\n"
+        "except InputError as error: print(error)\n"
+    )
+    address = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **address}, capture_output=True, text=True, timeout=120
+    )
+    rows, refusal = done.stdout.splitlines()
+    assert rows == f"{[row['prompt'] for row in ROWS]} commit:{COMMIT}"
+    assert "prompts.source='owner/none'" in refusal
+    assert sum(path.endswith("/v1") for path in hub.paths) == 1
+    assert all(COMMIT in path for path in hub.paths if "/resolve/" in path)
