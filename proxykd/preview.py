@@ -16,9 +16,10 @@ from proxykd.data.prompts import iter_recorded
 from proxykd.forecast import TextLengths, num_samples, price_of_calls
 from proxykd.plan import CHARACTERS_A_TOKEN, TokenCounter, measure_lengths
 from proxykd.records import Prompt
-from proxykd.teacher.budget import Tariff
-from proxykd.teacher.live import LiveTeacher
+from proxykd.teacher.budget import worst_case
+from proxykd.teacher.live import LiveTeacher, provider_for
 from proxykd.teacher.query import collect_prompts, look_ahead
+from proxykd.teacher.replies import Request
 from proxykd.workspace import Workspace
 
 
@@ -116,25 +117,23 @@ def _preview(run: RunSpec, prompts: PromptSet, rows: int) -> Iterator[PreviewedP
         return
     teacher = LiveTeacher.of(run, run.teacher)
     for prompt in islice(prompts.rows(), rows):
-        body = _as_json(teacher.request(prompt, 0).body)
-        yield PreviewedPrompt(prompt, body, None, counter.count_prompt(prompt.messages), _most_usd(run, prompt))
+        request = teacher.request(prompt, 0)
+        num_tokens = counter.count_prompt(prompt.messages)
+        yield PreviewedPrompt(prompt, _as_json(request.body), None, num_tokens, _most_usd(run, teacher, request))
 
 
-def _most_usd(run: RunSpec, prompt: Prompt) -> float | None:
-    """Price of all samples of a prompt in the worst case: a token a byte of its messages, every completion full."""
-    if not isinstance(run.teacher, ApiTeacherSpec):
-        return 0.0
-    if (price := run.teacher.known_price) is None:
+def _most_usd(run: RunSpec, teacher: LiveTeacher, request: Request) -> float | None:
+    """Price of all samples of a prompt in the worst case, as a cap reserves it."""
+    if isinstance(run.teacher, ApiTeacherSpec) and teacher.price is None:
         return None
-    tokens = len(json.dumps([asdict(message) for message in prompt.messages], ensure_ascii=False).encode())
-    return num_samples(run) * Tariff(price).usd(tokens, run.teacher.sampling.max_tokens)
+    return num_samples(run) * teacher.tariff.of_attempt(worst_case(request, teacher.provider)).usd
 
 
 def _address(run: RunSpec) -> str:
     if isinstance(run.teacher, RecordedTeacherSpec):
         return ""
     if isinstance(run.teacher, ApiTeacherSpec):
-        return f"{run.teacher.base_url.rstrip('/')}/chat/completions"
+        return provider_for(run.teacher).url(run.teacher.base_url.rstrip("/"), run.teacher.model)
     return "the embedded teacher, on a local port of its own"
 
 

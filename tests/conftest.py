@@ -25,6 +25,7 @@ from proxykd.records import Outcome, ValidatedRow
 from proxykd.teacher.problems import generate_prompts, sample_completion
 from proxykd.workspace import Workspace
 from tests.support.command import Ended
+from tests.support.endpoint import ScriptedEndpoint, scripted_endpoint
 
 NUM_PROMPTS = 60
 STATE = tempfile.TemporaryDirectory(prefix="proxykd-tests-")
@@ -35,6 +36,13 @@ os.environ.update(Workspace(Path(STATE.name)).environment())
 
 def pytest_unconfigure() -> None:
     STATE.cleanup()
+
+
+@pytest.fixture
+def endpoint() -> Iterator[ScriptedEndpoint]:
+    """A scripted endpoint on loopback."""
+    with scripted_endpoint() as script:
+        yield script
 
 
 @pytest.fixture(scope="session")
