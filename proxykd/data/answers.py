@@ -32,7 +32,7 @@ def find_code(text: str) -> str:
     """The last fenced block of Python in ``text`` that is not empty, else the whole text; a fence may be left open."""
     blocks = [block for _, language, block in _FENCE.findall(text) if language.lower() in _PYTHON and block.strip()]
     if blocks:
-        return blocks[-1]
+        return str(blocks[-1])
     opened = re.search(
         r"^[ \t]*`{3,}(?:py|python|python3)?[ \t]*\n(.*)\Z", text, re.DOTALL | re.MULTILINE | re.IGNORECASE
     )

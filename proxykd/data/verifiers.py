@@ -6,7 +6,6 @@ without a reference passes nothing, because nothing is known of it.
 """
 
 import json
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -106,36 +105,6 @@ def verify_many(pairs: Iterable[tuple[Prompt, str]], verifier: Verifier, *, work
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
-    """Estimated probability that at least one of ``k`` samples passes, unbiased for independent samples.
-
-    1 - C(n - c, k) / C(n, k): of all ways to take k of the n samples, the share that holds one of the c that passed.
-
-    Args:
-        num_samples: n >= k.
-        num_passed: c, 0 .. n.
-        k: >= 1.
-
-    Returns:
-        0 .. 1.
-
-    Raises:
-        ValueError: if the numbers do not fit together.
-
-    Example:
-        >>> pass_at_k(4, 1, 2)
-        0.5
-
-    References: Chen et al., Evaluating Large Language Models Trained on Code, arXiv:2107.03374, Eq. (1).
-    """
-    if not (1 <= k <= num_samples and 0 <= num_passed <= num_samples):
-        raise ValueError(
-            f"expected 1 <= k <= num_samples and 0 <= num_passed <= num_samples, got k={k}, "
-            f"num_samples={num_samples}, num_passed={num_passed}"
-        )
-    return 1.0 - math.comb(num_samples - num_passed, k) / math.comb(num_samples, k)
 
 
 @dataclass(frozen=True, slots=True)
