@@ -40,6 +40,15 @@ def error_of(sandbox: Sandbox, program: str) -> str:
     return run.stderr.strip().splitlines()[-1]
 
 
+def assert_gone(pid: int) -> None:
+    """A process ends within five seconds."""
+    assert pid > 1
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{pid}").exists() and "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_a_program_prints_and_its_check_reads_its_names(sandbox: Sandbox) -> None:
     run = sandbox.run("print('hello')\ndef double(x): return 2 * x", "result = double(21)")
     assert (run.end, run.value, run.stdout, run.stderr) == (RunEnd.DONE, "42", "hello\n", "")
@@ -110,7 +119,8 @@ def test_files_of_the_user_are_not_read(sandbox: Sandbox, tmp_path: Path) -> Non
         assert path.exists()
         for attempt in (f"print(open({str(path)!r}, 'rb').read())", f"import os; os.open({str(path)!r}, os.O_WRONLY)"):
             assert "PermissionError" in error_of(sandbox, attempt), path
-    for folder in (tmp_path, checkout.parent, Path.home(), Path("/"), Path("/tmp"), Path("/proc")):
+    installed = Path(os.__file__).parent / "site-packages"
+    for folder in (tmp_path, checkout.parent, installed, Path.home(), Path("/"), Path("/tmp"), Path("/proc")):
         assert "PermissionError" in error_of(sandbox, f"import os; os.listdir({str(folder)!r})"), folder
     assert secret.read_text() == SECRET
 
@@ -230,6 +240,7 @@ def call(number, *arguments):
         ("openat2", "call(437, -100, b'/etc/passwd', 0, 24)"),
         ("a new filter", "call(157, 22, 0, 0, 0, 0)"),
         ("raised limits", "call(302, 0, 9, (ctypes.c_uint64 * 2)(2**40, 2**40), 0)"),
+        ("limits of others", "call(302, libc.getppid(), 0, (ctypes.c_uint64 * 2)(2**64 - 1, 2**64 - 1), 0)"),
         ("terminal input", "call(16, 1, 0x5412, b'x')"),
         ("signals by descriptor", "call(72, 1, 8, libc.getppid())"),
     ],
@@ -243,13 +254,25 @@ def test_the_other_numbering_of_the_same_machine_ends_the_process(sandbox: Sandb
     assert sandbox.run(CTYPES + "call(0x40000000 + 39)").end is RunEnd.KILLED
 
 
-def test_a_program_has_no_capabilities_even_where_we_are_root(sandbox: Sandbox) -> None:
+def test_a_program_has_no_privileges_even_where_we_are_root(sandbox: Sandbox) -> None:
+    server = int(sandbox.run("import os\nprint(os.getppid())").stdout)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(sandbox.run, "import time\ntime.sleep(0.4)")
+        time.sleep(0.2)
+        (program,) = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{program}/status").read_text().splitlines())
+        assert running.result().end is RunEnd.DONE
+    assert {int(status[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Amb")} == {0}
+    assert (status["NoNewPrivs"], status["Seccomp"], status["Threads"]) == ("1", "2", "1")
+
+
+def test_limits_stay_as_they_are(sandbox: Sandbox) -> None:
     program = """
-import ctypes, resource
+import resource
 try: resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-except (OSError, ValueError): print("limit stays", resource.getrlimit(resource.RLIMIT_AS)[1] // 2**20)
+except (OSError, ValueError): print(resource.getrlimit(resource.RLIMIT_AS)[1] // 2**20)
 """
-    assert sandbox.run(program).stdout == "limit stays 128\n"
+    assert sandbox.run(program).stdout == "128\n"
 
 
 @pytest.mark.parametrize(
@@ -330,7 +353,9 @@ def test_a_broken_server_is_replaced() -> None:
     server = int(box.run("import os\nprint(os.getppid())").stdout)
     assert server > 1
     threading.Timer(0.3, os.kill, (server, signal.SIGKILL)).start()
-    assert box.run("import time\ntime.sleep(30)").end is RunEnd.KILLED
+    broken = box.run("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(30)")
+    assert broken.end is RunEnd.KILLED
+    assert_gone(int(broken.stdout))
     assert box.run("print(1)").stdout == "1\n"
     box.close()
 
@@ -348,10 +373,7 @@ box.run("import time\\ntime.sleep(9)")
         server = int(process.stdout.readline())
         time.sleep(0.2)
         process.kill()
-    deadline = time.monotonic() + 5
-    while Path(f"/proc/{server}").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert_gone(server)
 
 
 def test_too_little_memory_to_be_held_in_is_an_error_that_says_so() -> None:

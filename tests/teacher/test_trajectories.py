@@ -132,6 +132,10 @@ def test_the_balance_keeps_so_many_right_at_once_and_the_same_ones_in_any_order(
     kept = [row for row in rows if row.is_kept]
     assert sum(row.end is TrajectoryEnd.IMPROVED for row in kept) == wrong
     assert sum(row.end is TrajectoryEnd.RIGHT for row in kept) == kept_right
+    # A hash chooses, not the place in the corpus.
+    assert kept_right in (0, right) or [row.is_kept for row in rows[wrong:]] != [True] * kept_right + [False] * (
+        right - kept_right
+    )
     turned = list(correct(attempts[::-1], improve_ratio=ratio, name="turned").rows())
     assert turned == rows
 
@@ -147,10 +151,10 @@ def test_two_trajectories_that_need_the_same_question_share_its_answer(correct: 
     # Both first updates are the same wrong text, so that the second round's requests are equal.
     endpoint.answer = lambda request: (200, endpoint.chat("why" if ASKS_FEEDBACK in request else "it is 1"))
     prompt_id = QUESTIONS[3].prompt_id
-    rows = list(correct([(prompt_id, "5"), (prompt_id, "7")], rounds=2).rows())
-    assert [kinds(row) for row in rows] == ["afufu", "afufu"]
+    trajectories = correct([(prompt_id, "5"), (prompt_id, "7")], rounds=2)
+    assert [kinds(row) for row in trajectories.rows()] == ["afufu", "afufu"]
     assert max(endpoint.asked.values()) == 1
-    assert endpoint.asked.total() == 6
+    assert read_json(trajectories.path / "summary.json")["requests"] == endpoint.asked.total() == 6
 
 
 def test_the_caps_hold_over_all_rounds_together(correct: Any, endpoint: Any) -> None:
@@ -201,6 +205,12 @@ def test_the_whole_conversation_is_shown_without_its_system_message(
     build_trajectories(prompts, [(prompt.prompt_id, "4")], run, spec, journal_path=tmp_path / "j", output=output)
     assert all("User: one\n\nAssistant: two\n\nUser: 3?" in question for question in endpoint.asked)
     assert not any("hidden" in question for question in endpoint.asked)
+
+
+def test_one_sample_is_asked_for_however_many_the_corpus_has(correct: Any, endpoint: Any) -> None:
+    correct(attempts_at(right=0, wrong=1), teacher={"sampling": {"num_samples": 4, "temperature": 0.5}})
+    correct(attempts_at(right=0, wrong=1), sampling={"temperature": 0.0, "num_samples": 2}, name="other")
+    assert [body["temperature"] for body in endpoint.bodies] == [0.5, 0.5, 0.0, 0.0]
 
 
 def test_nobody_is_asked_where_everything_is_right(correct: Any, endpoint: Any) -> None:
