@@ -41,7 +41,7 @@ def ask_all(task: Task) -> int:
 if __name__ == "__main__":
     given = parse_task()
     prepare_offline()
-    import bespokelabs.curator
+    import bespokelabs.curator  # noqa: F401 - before the clock starts
 
     with asking(
         given,

@@ -1,9 +1,9 @@
 """The teacher engine beside raw aiohttp and its peers: ``python benchmarks/teacher/compare.py``.
 
-One stub on loopback answers after 20 ms and fails 5 % of the calls. Each contender asks it the same questions in a process
-of its own, in its own environment; the runs are interleaved, so that all meet the same state of the machine, and the
-medians of five are printed with their ranges. A rate counts the asking only, as the server saw it: from the first question
-that came to the last completion that went out. Lines of JSON first, a Markdown table last.
+One stub on loopback answers after 20 ms and fails 5 % of the calls. Each contender asks it the same questions in a
+process of its own, in its own environment; the runs are interleaved, so that all meet the same state of the machine,
+and the medians of five are printed with their ranges. A rate counts the asking only, as the server saw it: from the
+first question that came to the last completion that went out. Lines of JSON first, a Markdown table last.
 """
 
 import argparse

@@ -1,5 +1,7 @@
-"""Starts the stub and the askers, each in a process of its own, and measures them from outside. Standard library only,
-so that the measured processes inherit no large parent.
+"""Starts the stub and the askers, each in a process of its own, and measures them from outside.
+
+Standard library only, so that the measured processes inherit no large parent: on Linux the peak memory of a new process
+begins with that of the one that started it.
 """
 
 import json
@@ -120,16 +122,21 @@ class Finished(NamedTuple):
     report: dict[str, Any]
 
 
-def run_to_end(command: Sequence[str], folder: Path) -> Finished:
-    """Run an asker.
+def run_to_end(command: Sequence[str], folder: Path, *, limit_s: float = 1800.0) -> Finished | None:
+    """Run an asker; None = it was stopped after ``limit_s`` seconds.
 
     Raises:
         RuntimeError: if it fails, with the end of what it printed.
     """
     start_s = time.monotonic()
     with started(command, folder) as process:
-        _, status, usage = os.wait4(process.pid, 0)
+        pid = 0
+        while not pid and time.monotonic() - start_s < limit_s:
+            time.sleep(0.01)
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         wall_s = time.monotonic() - start_s
+        if not pid:
+            return None
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         printed = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")[-3000:]
@@ -159,6 +166,8 @@ def measure(
         base_url = stub.base_url(run)
         command = command_of(contender, python, base_url=base_url, count=count, concurrency=concurrency, folder=folder)
         finished = run_to_end(command, folder)
+    if finished is None:
+        raise RuntimeError(f"{contender.name} did not end")
     counts, report = stub.counts(run), finished.report
     asking_s = counts["last_answer_s"] - counts["first_call_s"]
     asking_cpu_s = finished.cpu_s - report["start_up_cpu_s"]

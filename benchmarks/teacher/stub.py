@@ -1,9 +1,9 @@
 """The one server that every asker of the comparison asks: ``python stub.py --latency-s 0.02 --fault-rate 0.05``.
 
-Chat completions after a fixed latency. So many calls fail: half with 429 and Retry-After: 0, half with 500, with bodies
-in OpenAI's shape. A run has an address of its own, ``/NAME/v1/chat/completions``, and counts of its own,
-``/NAME/stats``; the draws that decide on faults begin anew with every name, so that all runs meet the same. A call without
-messages (how some clients look for rate limits) is refused and not counted. The port is printed first.
+Chat completions after a fixed latency. So many calls fail: half with 429 and Retry-After: 0, half with 500, with
+bodies in OpenAI's shape. A run has an address of its own, ``/NAME/v1/chat/completions``, and counts of its own,
+``/NAME/stats``; the draws that decide on faults begin anew with every name, so that all runs meet the same. A call
+without messages (how some clients look for rate limits) is refused and not counted. The port is printed first.
 """
 
 import argparse
