@@ -1,6 +1,6 @@
 """This project: the stage that asks the teacher, from a prompts artifact to a completions artifact, as a run has it.
 
-The journal and the caps of the budget are on.
+The journal, the caps of the budget and the rate limits are on.
 """
 
 from asker import Task, asking, parse_task
@@ -11,8 +11,7 @@ from proxykd.records import Message, Outcome, Prompt
 from proxykd.teacher.query import query_teacher
 
 BUDGET = {"usd": 1e6, "tokens": 10**12, "requests": 10**9}
-LIMITS: dict[str, object] = {}
-"""More of the teacher's section: rate limits, once there are some."""
+LIMITS = {"requests_per_minute": 1e7, "tokens_per_minute": 1e10}
 
 
 def specification(task: Task) -> RunSpec:
@@ -25,7 +24,7 @@ def specification(task: Task) -> RunSpec:
         "max_attempts": 10,
         "price": {"input_usd_per_million": 0.15, "output_usd_per_million": 0.60},
         "budget": BUDGET,
-        **LIMITS,
+        "limits": LIMITS,
     }
     unused = {
         "proxy": {"model": {"source": "embedded:proxy"}},
@@ -60,6 +59,6 @@ if __name__ == "__main__":
     given = parse_task()
     questions = write_prompts(given)
     with asking(
-        given, packages=["proxykd", "aiohttp"], settings="journal and three caps on; waits as shipped"
+        given, packages=["proxykd", "aiohttp"], settings="journal, three caps and two rate limits on; waits as shipped"
     ) as result:
         result["delivered"] = ask_all(given, questions)

@@ -27,9 +27,10 @@ def fill(task: Task) -> dict[str, Any]:
     from ask_ours import specification, write_prompts
 
     from proxykd.artifacts import batched
-    from proxykd.teacher.chat_shape import Reply
-    from proxykd.teacher.journal import Entry, Journal
+    from proxykd.teacher.entries import Entry
+    from proxykd.teacher.journal import Journal
     from proxykd.teacher.live import LiveTeacher
+    from proxykd.teacher.replies import Reply
 
     run = specification(task)
     teacher = LiveTeacher.of(run, run.teacher)

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from proxykd.config.base import Count, InputPath, Spec
-from proxykd.config.teacher import SamplingSpec
+from proxykd.config.sampling import SamplingSpec
 from proxykd.config.verifiers import VerifierSpec
 
 Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]

@@ -35,6 +35,9 @@ from proxykd.teacher.replies import Reply, Request, Verdict
 from proxykd.teacher.retry import RetryPolicy, parse_retry_after
 from proxykd.teacher.transport import HttpResponse, Transport
 
+_MOST_PAID_TRIES = 2
+"""Tries of a request whose answers cannot be read: each of them may have been paid for."""
+
 
 class Unanswered(NamedTuple):
     """Requests that ended without a final answer, and so are asked again by the next run.
@@ -240,7 +243,7 @@ class Engine:
                     return None
                 verdict, closes, retry_after_s = answer.verdict, answer.closes, answer.retry_after_s
                 self.endpoint.stop_if_hopeless(answer.response, verdict)
-            if not verdict.is_retryable:
+            if not verdict.is_retryable or (verdict.is_final and num_attempts >= _MOST_PAID_TRIES):
                 return verdict, closes
             wait_s = self.policy.wait_s(num_attempts, retry_after_s=retry_after_s, draw=self.rng.random())
             if wait_s is None:

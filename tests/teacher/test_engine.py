@@ -176,12 +176,12 @@ def test_what_was_not_paid_for_fails_this_run_and_is_asked_by_the_next(journal: 
     assert journal.has_final("key-0")
 
 
-def test_a_malformed_body_is_retried_and_final_in_the_end(journal: Journal) -> None:
+def test_a_malformed_body_is_asked_once_more_and_then_final(journal: Journal) -> None:
     engine = _engine(journal, lambda *_: HttpResponse(200, {}, b"<html>"))
     reply = _run(engine, 1)[0]
     assert outcome_of(reply)[0] is Outcome.FAILED
     assert "malformed body" in reply.error
-    assert engine.transport.asked["q0"] == 3  # type: ignore[attr-defined]
+    assert engine.transport.asked["q0"] == 2  # type: ignore[attr-defined]
     assert journal.has_final("key-0")
 
 
