@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, TypeAdapter, field_validator, model_validator
 
 from proxykd.config.base import Count, Fraction, PositiveFloat, Spec
+from proxykd.config.corrections import CorrectionsSpec
 from proxykd.config.models import ModelSpec, PreferenceSpec, ProxySpec, StudentSpec
 from proxykd.config.prompts import JsonlPromptsSpec, PromptsSpec
 from proxykd.config.teacher import RecordedTeacherSpec, TeacherSpec
 from proxykd.config.validation import ValidationSpec
+from proxykd.config.verifiers import VerifierSpec
 
 Ablation = Literal["no_proxy", "unaligned_proxy", "no_preference", "no_weights"]
 
@@ -119,6 +121,8 @@ class RunSpec(Spec):
     """The questions."""
     teacher: TeacherSpec
     """The black box."""
+    verifier: VerifierSpec | None = None
+    """How a completion is checked against what is known of its prompt; None = it is not."""
     validation: ValidationSpec = ValidationSpec()
     """Which rows may teach."""
     split: DataSplitSpec = DataSplitSpec()
@@ -131,6 +135,8 @@ class RunSpec(Spec):
     """The model that the user will own."""
     evaluation: EvaluationSpec = EvaluationSpec()
     """How the arms are compared."""
+    corrections: CorrectionsSpec | None = None
+    """How the teacher corrects the student's wrong attempts, for `proxykd correct`; None = it does not."""
     registry: RegistrySpec
     """Where the student goes."""
     ablations: tuple[Ablation, ...] = ()
@@ -145,6 +151,11 @@ class RunSpec(Spec):
             raise ValueError(
                 f"the embedded teacher and the embedded prompts go together; got prompts.kind={self.prompts.kind!r} "
                 f"and teacher.kind={self.teacher.kind!r}"
+            )
+        if self.corrections is not None and (self.verifier is None or self.teacher.kind != "openai"):
+            raise ValueError(
+                f"corrections need a verifier, which says what is wrong, and teacher.kind=openai, which answers any "
+                f"question; got verifier={self.verifier and self.verifier.kind!r}, teacher.kind={self.teacher.kind!r}"
             )
         if self.evaluation.exact_kl and self.teacher.kind != "embedded":
             raise ValueError("evaluation.exact_kl needs teacher.kind=embedded: no other teacher tells its odds")
