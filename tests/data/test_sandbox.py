@@ -3,6 +3,7 @@
 Each attack is one that does little harm should it succeed.
 """
 
+import copy
 import gc
 import os
 import signal
@@ -346,6 +347,32 @@ def test_a_sandbox_that_is_forgotten_leaves_no_process() -> None:
     gc.collect()
     with pytest.raises(ProcessLookupError):
         os.kill(int(server), 0)
+
+
+def test_a_forked_process_has_servers_of_its_own() -> None:
+    ours = """
+import gc, os
+from proxykd.data.sandbox import Sandbox
+box = Sandbox()
+ask = "import os\\nprint(os.getppid())"
+server = box.run(ask).stdout
+if (child := os.fork()) == 0:
+    mine = box.run(ask).stdout
+    del box
+    gc.collect()
+    os._exit(7 if mine != server else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert box.run(ask).stdout == server
+"""
+    finished = subprocess.run([sys.executable, "-c", ours], capture_output=True, text=True, timeout=60, check=False)
+    assert (finished.returncode, finished.stderr) == (0, "")
+
+
+def test_a_copy_for_another_process_has_the_same_limits(sandbox: Sandbox) -> None:
+    again = copy.copy(sandbox)
+    assert again is not sandbox
+    assert again.limits == sandbox.limits
+    assert again.run("print(1)").stdout == "1\n"
 
 
 def test_a_broken_server_is_replaced() -> None:
