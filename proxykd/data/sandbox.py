@@ -177,7 +177,7 @@ class _Server:
     """A process of ``sandbox_guest`` that runs one job at a time in a folder of its own."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="proxykd-sandbox-")
+        self._folder = tempfile.mkdtemp(prefix=sandbox_guest.FOLDER_PREFIX)
         self._socket, theirs = socket.socketpair()
         guest = [str(Path(sandbox_guest.__file__)), str(theirs.fileno())]
         with theirs, _memory_files(1) as (stderr,):

@@ -387,20 +387,24 @@ def test_a_broken_server_is_replaced() -> None:
     box.close()
 
 
-def test_when_we_are_killed_the_program_ends_too() -> None:
+def test_when_we_are_killed_nothing_is_left_of_the_program(tmp_path: Path) -> None:
     ours = """
-import sys
 from proxykd.data.sandbox import Sandbox
 box = Sandbox()
 print(box.run("import os\\nprint(os.getppid())").stdout.strip(), flush=True)
-box.run("import time\\ntime.sleep(9)")
+box.run("import time\\nopen('notes', 'w').close()\\ntime.sleep(9)")
 """
-    with subprocess.Popen([sys.executable, "-c", ours], stdout=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", ours], stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         server = int(process.stdout.readline())
-        time.sleep(0.2)
+        deadline = time.monotonic() + 5
+        while not list(tmp_path.glob("*/notes")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         process.kill()
     assert_gone(server)
+    assert not list(tmp_path.iterdir())
 
 
 def test_too_little_memory_to_be_held_in_is_an_error_that_says_so() -> None:
