@@ -1,4 +1,4 @@
-"""The command line: ``proxykd plan``, ``preview``, ``run``, ``schema``, ``ask``.
+"""The command line: ``proxykd plan``, ``preview``, ``run``, ``query``, ``journal``, ``correct``, ``schema``, ``ask``.
 
 Nothing heavy is imported before a command needs it. Exit status: 0 done, 2 bad input (nothing spent, nothing lost),
 130 interrupted (the same command goes on from there).
@@ -122,6 +122,24 @@ def run(config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption 
         running = _import_application("pipelines.running")
         result = running.run_distillation(specification, inputs=found.inputs_hash, models=found.models)
     _show_result(result, workspace, time.monotonic() - started)
+
+
+@app.command()
+def correct(
+    config: ConfigArgument,
+    attempts: Annotated[Path, typer.Argument(help="JSONL of the student's attempts: prompt_id and text a line.")],
+    output: Annotated[Path, typer.Argument(help="New folder for the trajectories.")],
+    overrides: SetOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Have the teacher give feedback on a student's wrong attempts and improve them; write weighted trajectories."""
+    specification, workspace = _load(config, overrides, quiet), _workspace()
+    from proxykd.progress import heed_interrupts
+    from proxykd.teacher.correcting import correct_attempts
+
+    with workspace.locked(), heed_interrupts():
+        summary = correct_attempts(specification, attempts, journal_path=workspace.journal, output=output)
+    typer.echo(json.dumps(summary, indent=2))
 
 
 @app.command()

@@ -7,7 +7,7 @@ of them without holding more than one batch in memory.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
@@ -62,9 +62,16 @@ def prompt_id_of(messages: Sequence[Message]) -> str:
     return hash_json(_plain(messages), length=16)
 
 
-def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
+def _plain(items: Sequence[Any]) -> list[Any]:
     # dataclasses.asdict, which copies deeply, took more time than all else that is done to a prompt.
-    return [{"role": message.role, "content": message.content} for message in messages]
+    return [
+        {"role": item.role, "content": item.content}
+        if isinstance(item, Message)
+        else asdict(item)
+        if is_dataclass(item) and not isinstance(item, type)
+        else item
+        for item in items
+    ]
 
 
 class Record:

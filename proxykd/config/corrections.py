@@ -6,16 +6,13 @@ from pydantic import Field
 
 from proxykd.config.base import Count, InputPath, Spec
 from proxykd.config.sampling import SamplingSpec
-from proxykd.config.verifiers import VerifierSpec
 
 Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
 class CorrectionsSpec(Spec):
-    """How wrong attempts become trajectories, and what of them teaches."""
+    """How wrong attempts become trajectories, and what of them teaches; the run's verifier says which are wrong."""
 
-    verifier: VerifierSpec
-    """Says which attempts are right; an attempt at a prompt of which nothing is known counts as wrong."""
     rounds: Annotated[int, Field(ge=1, le=10)] = 3
     """Most updates of one attempt; the first that is right ends its trajectory. Each costs two calls of the teacher."""
     sampling: SamplingSpec | None = None

@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, TypeAdapter, field_validator, model_validator
 
 from proxykd.config.base import Count, Fraction, PositiveFloat, Spec
+from proxykd.config.corrections import CorrectionsSpec
 from proxykd.config.models import ModelSpec, PreferenceSpec, ProxySpec, StudentSpec
 from proxykd.config.prompts import EmbeddedPromptsSpec, OpenAIFinetuningPromptsSpec, PromptsSpec
-from proxykd.config.teacher import RecordedTeacherSpec, TeacherSpec
+from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec, TeacherSpec
 from proxykd.config.validation import ValidationSpec
+from proxykd.config.verifiers import VerifierSpec
 
 Ablation = Literal["no_proxy", "unaligned_proxy", "no_preference", "no_weights"]
 
@@ -135,6 +137,8 @@ class RunSpec(QuerySpec):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     """Name of the run, of its MLflow experiment and of its pipeline."""
+    verifier: VerifierSpec | None = None
+    """How a completion is checked against what is known of its prompt; None = it is not."""
     validation: ValidationSpec = ValidationSpec()
     """Which rows may teach."""
     split: DataSplitSpec = DataSplitSpec()
@@ -147,6 +151,8 @@ class RunSpec(QuerySpec):
     """The model that the user will own."""
     evaluation: EvaluationSpec = EvaluationSpec()
     """How the arms are compared."""
+    corrections: CorrectionsSpec | None = None
+    """How the teacher corrects the student's wrong attempts, for `proxykd correct`; None = it does not."""
     registry: RegistrySpec
     """Where the student goes."""
     ablations: tuple[Ablation, ...] = ()
@@ -155,6 +161,11 @@ class RunSpec(QuerySpec):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
+        if self.corrections is not None and (self.verifier is None or not isinstance(self.teacher, ApiTeacherSpec)):
+            raise ValueError(
+                f"corrections need a verifier, which says what is wrong, and a live API, which answers all; got "
+                f"verifier={self.verifier and self.verifier.kind!r}, teacher.kind={self.teacher.kind!r}"
+            )
         if self.evaluation.exact_kl and self.teacher.kind != "embedded":
             raise ValueError("evaluation.exact_kl needs teacher.kind=embedded: no other teacher tells its odds")
         if self.proxy.model.max_seq_tokens < self.student.model.max_seq_tokens:

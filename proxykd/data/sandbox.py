@@ -85,7 +85,7 @@ class ProgramRun:
 
 
 class Sandbox:
-    """Runs programs; may be shared by threads, whose programs then run side by side. Not to be used after a fork.
+    """Runs programs; may be shared by threads, whose programs then run side by side, and by forked processes.
 
     Args:
         limits: What a program may use.
@@ -96,13 +96,20 @@ class Sandbox:
 
     def __init__(self, limits: SandboxSpec | None = None) -> None:
         self.limits = limits or SandboxSpec()
-        self._idle: queue.LifoQueue[_Server] = queue.LifoQueue()
-        self._finalizer = weakref.finalize(self, _close_all, self._idle)
+        self._start_anew()
         probe = self.run(_PROBE, "result = ', '.join(done)")
         if probe.end is not RunEnd.DONE or probe.value:
             self.close()
             found = f"a program could {probe.value}" if probe.value else f"{probe.end}: {probe.stderr.strip()[-500:]}"
             raise SandboxError(f"expected the kernel to hold programs in, found: {found}; {_NEEDS}")
+
+    def __reduce__(self) -> tuple[type["Sandbox"], tuple[SandboxSpec]]:
+        return Sandbox, (self.limits,)
+
+    def _start_anew(self) -> None:
+        self._owner = os.getpid()
+        self._idle: queue.LifoQueue[_Server] = queue.LifoQueue()
+        self._finalizer = weakref.finalize(self, _close_all, self._idle, self._owner)
 
     def close(self) -> None:
         """End the idle processes; happens by itself when the sandbox is no longer used."""
@@ -135,6 +142,8 @@ class Sandbox:
 
     def _serve(self, files: list[int]) -> tuple[int, str]:
         """Have an idle server, or a new one, run the job; a server that broke is not used again."""
+        if self._owner != os.getpid():
+            self._start_anew()  # after a fork: the servers belong to the process that forked
         try:
             server = self._idle.get_nowait()
         except queue.Empty:
@@ -168,7 +177,7 @@ class _Server:
     """A process of ``sandbox_guest`` that runs one job at a time in a folder of its own."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="proxykd-sandbox-")
+        self._folder = tempfile.mkdtemp(prefix=sandbox_guest.FOLDER_PREFIX)
         self._socket, theirs = socket.socketpair()
         guest = [str(Path(sandbox_guest.__file__)), str(theirs.fileno())]
         with theirs, _memory_files(1) as (stderr,):
@@ -222,9 +231,9 @@ _NEEDS = (
 )
 
 
-def _close_all(servers: "queue.LifoQueue[_Server]") -> None:
+def _close_all(servers: "queue.LifoQueue[_Server]", owner: int) -> None:
     with contextlib.suppress(queue.Empty):
-        while True:
+        while owner == os.getpid():
             servers.get_nowait().close()
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 LOCKED_IN = b"L"
 SETUP_FAILED = 97
 LOOK_EVERY_S = 0.05
+FOLDER_PREFIX = "proxykd-sandbox-"
 
 # Numbers of the system calls that are allowed whatever their arguments are: x86-64, ARM64 (None = has none).
 ALLOWED = {
@@ -330,12 +331,30 @@ def serve(client: socket.socket) -> None:
         for file in files:
             os.close(file)
         status, stopped = watch(pid, client, json.loads(message))
-        client.sendall(f"{status} {stopped}\n".encode())
+        try:
+            client.sendall(f"{status} {stopped}\n".encode())
+        except BrokenPipeError:
+            return
 
 
-if __name__ == "__main__":
+def remove_folder() -> None:
+    """Remove the working folder if it is one of the sandbox's own: nobody else does when the client was killed."""
+    folder = os.getcwd()
+    if os.path.basename(folder).startswith(FOLDER_PREFIX):
+        for name in os.listdir(folder):
+            os.unlink(name)
+        os.rmdir(folder)
+
+
+def main() -> None:
+    """Serve; an OSError on the way is the end of the client or of the server, and goes to standard error."""
     try:
         serve(socket.socket(fileno=int(sys.argv[1])))
+        remove_folder()
     except (OSError, ValueError) as problem:
         print(problem, file=sys.stderr, flush=True)
         sys.exit(SETUP_FAILED)
+
+
+if __name__ == "__main__":
+    main()

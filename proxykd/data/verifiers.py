@@ -7,7 +7,7 @@ without a reference passes nothing, because nothing is known of it.
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,16 @@ def build_verifier(spec: VerifierSpec) -> Verifier:
     if isinstance(spec, TestsVerifierSpec):
         return TestsVerifier(Sandbox(spec.sandbox))
     return JsonSchemaVerifier(spec)
+
+
+def verify_known(verifier: Verifier) -> Callable[[Prompt, str], Check | None]:
+    """A verifier that has nothing to say, None, on prompts of which nothing is known, instead of failing them."""
+
+    def verify(prompt: Prompt, text: str) -> Check | None:
+        check = verifier.verify(prompt, text)
+        return None if check.code == NO_REFERENCE else check
+
+    return verify
 
 
 def verify_many(pairs: Iterable[tuple[Prompt, str]], verifier: Verifier, *, workers: int = 1) -> Iterator[Check]:

@@ -25,7 +25,7 @@ from typing import Any
 from proxykd.artifacts import PromptSet, TrajectorySet, seal, write_json
 from proxykd.config.corrections import CorrectionsSpec
 from proxykd.config.specification import RunSpec
-from proxykd.config.teacher import OpenAITeacherSpec
+from proxykd.config.teacher import ApiTeacherSpec
 from proxykd.data.scratch import scratch_database
 from proxykd.data.verifiers import Verifier, build_verifier, verify_many
 from proxykd.exceptions import ConfigError, InputError
@@ -53,7 +53,6 @@ def build_trajectories(
     prompts: PromptSet,
     attempts: Iterable[tuple[str, str]],
     run: RunSpec,
-    spec: CorrectionsSpec,
     *,
     journal_path: Path,
     output: Path,
@@ -63,8 +62,7 @@ def build_trajectories(
     Args:
         prompts: The questions, with references.
         attempts: (prompt id, text) of the student, in any order, several a prompt if wanted; equal ones count once.
-        run: The teacher, its budget and the seed are read.
-        spec: Verifier, rounds, weights, balance.
+        run: The teacher, its budget, the seed, the verifier and the corrections are read.
         journal_path: The SQLite file that remembers every answer; the run's own, so that nothing is paid twice.
         output: Folder of the new artifact.
 
@@ -72,14 +70,16 @@ def build_trajectories(
         One trajectory an attempt, in the order of ``prompts``; ``summary.json`` beside them counts ends and costs.
 
     Raises:
-        ConfigError: if the teacher cannot be asked freely, or a template lacks a part.
+        ConfigError: if the run has no corrections or no verifier, its teacher cannot be asked freely, or a template
+            lacks a part.
         InputError: if there is an attempt at a prompt that is not among ``prompts``.
         TeacherError, BudgetError, StorageError: as ``query_teacher``; the same call goes on from there.
         SandboxError: if the verifier runs programs and this machine cannot hold them in.
     """
-    teacher = _free_teacher(run, spec)
+    spec, teacher = _parts_of(run)
     templates = _Templates.read(spec)
-    verifier = build_verifier(spec.verifier)
+    assert run.verifier is not None  # _parts_of has looked
+    verifier = build_verifier(run.verifier)
     output.parent.mkdir(parents=True, exist_ok=True)
     with scratch_database() as database, tempfile.TemporaryDirectory(dir=output.parent, prefix=".rounds-") as folder:
         store = TrajectoryStore(database)
@@ -210,7 +210,7 @@ class _Rounds:
     def _within_budget(self) -> RunSpec:
         """The run with what is left of its caps: each query counts its own calls alone."""
         teacher = self.run.teacher
-        assert isinstance(teacher, OpenAITeacherSpec)  # _free_teacher allows no other
+        assert isinstance(teacher, ApiTeacherSpec)  # _parts_of allows no other
         spent = {
             "usd": self.costs["cost_usd"],
             "tokens": self.costs["prompt_tokens"] + self.costs["completion_tokens"],
@@ -221,15 +221,16 @@ class _Rounds:
         return self.run.model_copy(update={"teacher": teacher.model_copy(update={"budget": left})})
 
 
-def _free_teacher(run: RunSpec, spec: CorrectionsSpec) -> OpenAITeacherSpec:
-    """The teacher as it is asked for corrections: one sample."""
-    if not isinstance(run.teacher, OpenAITeacherSpec):
+def _parts_of(run: RunSpec) -> tuple[CorrectionsSpec, ApiTeacherSpec]:
+    """How to correct, and the teacher as it is asked for that: one sample."""
+    if run.corrections is None or run.verifier is None or not isinstance(run.teacher, ApiTeacherSpec):
         raise ConfigError(
-            f"corrections ask the teacher questions of their own, which teacher.kind={run.teacher.kind} cannot answer; "
-            "use a teacher with an endpoint (teacher.kind=openai)"
+            "expected a specification with the sections corrections and verifier and with teacher.kind=openai, found "
+            f"corrections={'set' if run.corrections else None}, verifier={run.verifier and run.verifier.kind}, "
+            f"teacher.kind={run.teacher.kind}"
         )
-    sampling = (spec.sampling or run.teacher.sampling).model_copy(update={"num_samples": 1})
-    return run.teacher.model_copy(update={"sampling": sampling})
+    sampling = (run.corrections.sampling or run.teacher.sampling).model_copy(update={"num_samples": 1})
+    return run.corrections, run.teacher.model_copy(update={"sampling": sampling})
 
 
 def _judge_attempts(store: TrajectoryStore, prompts: PromptSet, verifier: Verifier, workers: int) -> None:
@@ -316,4 +317,6 @@ def _hash_of(spec: CorrectionsSpec, templates: _Templates, run: RunSpec) -> str:
     settings = spec.model_dump(mode="json", exclude={"workers", "feedback_template", "update_template"})
     texts = [templates.feedback.template, templates.update.template]
     patience = {"api_key", "base_url", "budget", "concurrency", "max_attempts", "on_unanswered", "timeout_s"}
-    return hash_json([settings, texts, run.teacher.model_dump(mode="json", exclude=patience), run.seed])
+    assert run.verifier is not None  # _parts_of has looked
+    judged = run.verifier.model_dump(mode="json")
+    return hash_json([settings, texts, judged, run.teacher.model_dump(mode="json", exclude=patience), run.seed])

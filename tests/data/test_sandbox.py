@@ -3,6 +3,7 @@
 Each attack is one that does little harm should it succeed.
 """
 
+import copy
 import gc
 import os
 import signal
@@ -348,6 +349,32 @@ def test_a_sandbox_that_is_forgotten_leaves_no_process() -> None:
         os.kill(int(server), 0)
 
 
+def test_a_forked_process_has_servers_of_its_own() -> None:
+    ours = """
+import gc, os
+from proxykd.data.sandbox import Sandbox
+box = Sandbox()
+ask = "import os\\nprint(os.getppid())"
+server = box.run(ask).stdout
+if (child := os.fork()) == 0:
+    mine = box.run(ask).stdout
+    del box
+    gc.collect()
+    os._exit(7 if mine != server else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert box.run(ask).stdout == server
+"""
+    finished = subprocess.run([sys.executable, "-c", ours], capture_output=True, text=True, timeout=60, check=False)
+    assert (finished.returncode, finished.stderr) == (0, "")
+
+
+def test_a_copy_for_another_process_has_the_same_limits(sandbox: Sandbox) -> None:
+    again = copy.copy(sandbox)
+    assert again is not sandbox
+    assert again.limits == sandbox.limits
+    assert again.run("print(1)").stdout == "1\n"
+
+
 def test_a_broken_server_is_replaced() -> None:
     box = Sandbox(QUICK)
     server = int(box.run("import os\nprint(os.getppid())").stdout)
@@ -360,20 +387,24 @@ def test_a_broken_server_is_replaced() -> None:
     box.close()
 
 
-def test_when_we_are_killed_the_program_ends_too() -> None:
+def test_when_we_are_killed_nothing_is_left_of_the_program(tmp_path: Path) -> None:
     ours = """
-import sys
 from proxykd.data.sandbox import Sandbox
 box = Sandbox()
 print(box.run("import os\\nprint(os.getppid())").stdout.strip(), flush=True)
-box.run("import time\\ntime.sleep(9)")
+box.run("import time\\nopen('notes', 'w').close()\\ntime.sleep(9)")
 """
-    with subprocess.Popen([sys.executable, "-c", ours], stdout=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", ours], stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         server = int(process.stdout.readline())
-        time.sleep(0.2)
+        deadline = time.monotonic() + 5
+        while not list(tmp_path.glob("*/notes")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         process.kill()
     assert_gone(server)
+    assert not list(tmp_path.iterdir())
 
 
 def test_too_little_memory_to_be_held_in_is_an_error_that_says_so() -> None:

@@ -12,7 +12,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from proxykd.config.verifiers import VerifierSpec
-from proxykd.data.verifiers import NO_REFERENCE, PASSED, Check, Verifier, build_verifier, verify_many
+from proxykd.data.verifiers import NO_REFERENCE, PASSED, Check, Verifier, build_verifier, verify_known, verify_many
 from proxykd.exceptions import ConfigError
 from proxykd.records import Message, Prompt
 
@@ -53,6 +53,13 @@ def code_of(kind: str, reference: str | None, text: str, **settings: Any) -> str
 def test_where_nothing_is_known_nothing_passes(spec: dict[str, Any]) -> None:
     verifier = verifier_of(**spec)
     assert verifier.verify(prompt_of(None), "Answer: 1") == Check(False, NO_REFERENCE)
+
+
+def test_known_only_says_nothing_where_nothing_is_known() -> None:
+    verify = verify_known(verifier_of("numeric"))
+    assert verify(prompt_of(None), "1") is None
+    assert verify(prompt_of("1"), "1") == PASSED
+    assert verify(prompt_of("1"), "2") == Check(False, "wrong: 2")
 
 
 @pytest.mark.parametrize("spec", KINDS, ids=lambda spec: spec["kind"])

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from proxykd.artifacts import PromptSet, TrajectorySet, read_json, seal
-from proxykd.config.corrections import CorrectionsSpec
 from proxykd.config.specification import RunSpec
 from proxykd.data.segments import render_trajectory, segment_spans
 from proxykd.exceptions import BudgetError, ConfigError, InputError
@@ -17,6 +17,7 @@ from proxykd.teacher.trajectories import build_trajectories, read_attempts
 
 Make = Callable[..., RunSpec]
 EXACT = {"kind": "numeric"}
+PARTS: dict[str, Any] = {"rows": [{"prompt": "unused"}], "verifier": EXACT, "corrections": {}}
 QUESTIONS = [Prompt.build([Message("user", f"What is {n} + {n}?")], reference=str(2 * n)) for n in range(12)]
 ASKS_FEEDBACK = "Do not write a corrected answer"
 
@@ -45,13 +46,18 @@ def correct(endpoint: Any, make_run: Make, tmp_path: Path) -> Callable[..., Traj
     endpoint.answer = Tutor(endpoint.chat)
 
     def correct(
-        attempts: list[tuple[str, str]], *, name: str = "out", teacher: dict[str, Any] | None = None, **spec: Any
+        attempts: list[tuple[str, str]],
+        *,
+        name: str = "out",
+        teacher: dict[str, Any] | None = None,
+        verifier: dict[str, Any] | None = None,
+        **spec: Any,
     ) -> TrajectorySet:
         openai = {"kind": "openai", "base_url": endpoint.url, "model": "gpt", "max_attempts": 2, **(teacher or {})}
-        run = make_run(openai, [{"prompt": "unused"}])
-        settings = CorrectionsSpec.model_validate({"verifier": EXACT, **spec})
-        journal = tmp_path / "journal.sqlite"
-        return build_trajectories(prompts, attempts, run, settings, journal_path=journal, output=tmp_path / name)
+        run = make_run(openai, [{"prompt": "unused"}], verifier=verifier or EXACT, corrections=spec)
+        return build_trajectories(
+            prompts, attempts, run, journal_path=tmp_path / "journal.sqlite", output=tmp_path / name
+        )
 
     return correct
 
@@ -198,11 +204,9 @@ def test_the_whole_conversation_is_shown_without_its_system_message(
     prompts = PromptSet(tmp_path / "prompts")
     prompts.write([prompt := Prompt.build(turns, reference="3")])
     seal(prompts)
-    run = make_run({"kind": "openai", "base_url": endpoint.url, "model": "gpt"}, [{"prompt": "unused"}])
+    run = make_run({"kind": "openai", "base_url": endpoint.url, "model": "gpt"}, **PARTS)
     endpoint.answer = lambda request: (200, endpoint.chat("3"))
-    spec = CorrectionsSpec.model_validate({"verifier": EXACT})
-    output = tmp_path / "out"
-    build_trajectories(prompts, [(prompt.prompt_id, "4")], run, spec, journal_path=tmp_path / "j", output=output)
+    build_trajectories(prompts, [(prompt.prompt_id, "4")], run, journal_path=tmp_path / "j", output=tmp_path / "out")
     assert all("User: one\n\nAssistant: two\n\nUser: 3?" in question for question in endpoint.asked)
     assert not any("hidden" in question for question in endpoint.asked)
 
@@ -225,14 +229,18 @@ def test_attempts_at_other_prompts_are_refused(correct: Any, endpoint: Any) -> N
     assert not endpoint.asked
 
 
-def test_a_teacher_without_an_endpoint_is_refused(make_run: Make, tmp_path: Path) -> None:
-    prompts = PromptSet(tmp_path / "prompts")
-    prompts.write(QUESTIONS)
-    seal(prompts)
-    spec = CorrectionsSpec.model_validate({"verifier": EXACT})
-    with pytest.raises(ConfigError, match=r"teacher\.kind=embedded"):
+@pytest.mark.parametrize(
+    "sections", [{"teacher": {"kind": "recorded"}}, {"verifier": None}], ids=["no endpoint", "no verifier"]
+)
+def test_a_specification_that_cannot_correct_is_refused(make_run: Make, sections: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="corrections need a verifier"):
+        make_run(**{"teacher": {"kind": "openai", "model": "gpt"}, **PARTS, **sections})
+
+
+def test_a_run_without_corrections_is_refused(make_run: Make, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="corrections=None"):
         build_trajectories(
-            prompts, [], make_run({"kind": "embedded"}), spec, journal_path=tmp_path / "j", output=tmp_path / "out"
+            PromptSet(tmp_path), [], make_run({"kind": "embedded"}), journal_path=tmp_path / "j", output=tmp_path / "o"
         )
 
 
