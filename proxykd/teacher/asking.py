@@ -15,6 +15,7 @@ from proxykd.artifacts import PromptSet
 from proxykd.exceptions import BudgetError, TeacherError
 from proxykd.progress import Progress, report, stage
 from proxykd.records import Outcome
+from proxykd.teacher.batches.asking import ask_in_batches
 from proxykd.teacher.endpoint import KEPT, OPT_OUT
 from proxykd.teacher.engine import Engine, Unanswered
 from proxykd.teacher.journal import Journal
@@ -41,6 +42,10 @@ def ask_all(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> None:
     total = prompts.num_rows * teacher.spec.sampling.num_samples
     num_known, missing, reached = 0, Unanswered(0, ""), ""
     with stage("Asking the teacher", total=total, unit="answer") as progress:
+        tally = _Tally(teacher, progress)
+        end = ask_in_batches(teacher, prompts, journal, progress, on_settled=tally.settled, on_trouble=tally.troubled)
+        if end is not None:
+            num_known, reached, missing = end.num_known, end.reached, Unanswered(end.num_missing, end.last_reason)
 
         def unanswered() -> Iterator[Request]:
             nonlocal num_known
@@ -51,9 +56,8 @@ def ask_all(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> None:
                 else:
                     yield request
 
-        pending = unanswered()
+        pending = unanswered() if end is None else iter(())
         if (first := next(pending, None)) is not None:
-            tally = _Tally(teacher, progress)
 
             async def work(engine: Engine) -> None:
                 nonlocal missing, reached
