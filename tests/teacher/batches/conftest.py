@@ -28,6 +28,7 @@ class BatchServer:
         called: How often each was asked in a call of its own.
         batches: All that were made.
         works_s: Seconds until a batch is ended.
+        hold_s: Seconds between making a batch and saying so.
         before_making: Called with the number of batches before one is made; what it returns is sent instead.
         after_making: Called with their number after one is made; what it returns is sent instead of the batch.
         failure: Code and message with which a batch fails as a whole; None = it does not.
@@ -40,7 +41,7 @@ class BatchServer:
         self.asked, self.called = Counter[str](), Counter[str]()
         self.batches: dict[str, dict[str, Any]] = {}
         self.files: dict[str, bytes] = {}
-        self.works_s = 0.05
+        self.works_s, self.hold_s = 0.05, 0.0
         self.before_making: Callable[[int], web.Response | None] = lambda _: None
         self.after_making: Callable[[int], web.Response | None] = lambda _: None
         self.failure: tuple[str, str] | None = None
@@ -95,12 +96,16 @@ class BatchServer:
         rows = [json.loads(line) for line in self.files[body["input_file_id"]].splitlines()]
         assert all(row["method"] == "POST" and row["url"] == body["endpoint"] for row in rows)
         requests = [(row["custom_id"], row["body"]) for row in rows]
-        return self._make({"object": "batch", "metadata": body["metadata"]}, requests, self._finish_openai)
+        made = self._make({"object": "batch", "metadata": body["metadata"]}, requests, self._finish_openai)
+        await asyncio.sleep(self.hold_s)
+        return made
 
     async def make_anthropic(self, request: web.Request) -> web.Response:
         body = await request.json()
         requests = [(row["custom_id"], row["params"]) for row in body["requests"]]
-        return self._make({"type": "message_batch"}, requests, self._finish_anthropic)
+        made = self._make({"type": "message_batch"}, requests, self._finish_anthropic)
+        await asyncio.sleep(self.hold_s)
+        return made
 
     def _make(self, batch: dict[str, Any], requests: list[tuple[str, Any]], finish: Any) -> web.Response:
         if (instead := self.before_making(len(self.batches))) is not None:
