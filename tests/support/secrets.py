@@ -110,23 +110,30 @@ class FaultyEndpoint:
     """Answers a request with the raw response that its question's number names, and beyond those well.
 
     Attributes:
+        good: Text of a good answer to a body.
+        refuses: Whether all are answered with status 401 and the key.
         url: Base address.
         requests: Raw headers of all requests, to see that the key was sent at all.
     """
 
-    def __init__(self, responses: list[bytes], good: bytes) -> None:
-        self.responses, self.good = responses, good
+    def __init__(self, make_answer: Callable[[str], dict[str, Any]]) -> None:
+        self.responses, self._make_answer = faults(make_answer), make_answer
+        self.good: Callable[[bytes], str] = lambda _: "fine"
+        self.refuses = False
         self.url, self.requests = "", list[bytes]()
 
     def respond(self, body: bytes) -> bytes:
         numbers = [number for number in range(len(self.responses)) if f"question {number}.".encode() in body]
-        return self.responses[numbers[0]] if numbers else self.good
+        if self.refuses:
+            return _http(401, json.dumps({"error": {"message": said_in_every_way()}}).encode())
+        good = json.dumps(self._make_answer(self.good(body))).encode()
+        return self.responses[numbers[0]] if numbers else _http(200, good)
 
 
 @contextmanager
 def faulty_endpoint(make_answer: Callable[[str], dict[str, Any]]) -> Iterator[FaultyEndpoint]:
     """An endpoint on loopback that has every fault of ``faults``."""
-    script = FaultyEndpoint(faults(make_answer), _http(200, json.dumps(make_answer("fine")).encode()))
+    script = FaultyEndpoint(make_answer)
 
     class Handler(socketserver.StreamRequestHandler):
         rfile: io.BufferedReader
