@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from proxykd.exceptions import ArtifactError
-from proxykd.records import Completion, Prompt, Record, SplitRow, ValidatedRow, hash_json
+from proxykd.records import Completion, Prompt, Record, SplitRow, Trajectory, ValidatedRow, hash_json
 
 MANIFEST = "manifest.json"
 ALLOWED_SUFFIXES = frozenset({".parquet", ".safetensors", ".json", ".html", ".md", ".png", ".txt", ".jinja", ".css"})
@@ -174,6 +174,13 @@ class SplitSet(RecordFolder[SplitRow]):
 
     kind = "splits"
     record_type = SplitRow
+
+
+class TrajectorySet(RecordFolder[Trajectory]):
+    """The student's attempts with feedback and improved attempts."""
+
+    kind = "trajectories"
+    record_type = Trajectory
 
 
 class ValidationResult(Artifact):

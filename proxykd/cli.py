@@ -1,4 +1,4 @@
-"""The command line: ``proxykd plan``, ``run``, ``schema``, ``ask``.
+"""The command line: ``proxykd plan``, ``preview``, ``run``, ``schema``, ``ask``.
 
 Nothing heavy is imported before a command needs it. Exit status: 0 done, 2 bad input (nothing spent, nothing lost),
 130 interrupted (the same command goes on from there).
@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from proxykd.commands.journal import app as journal_commands
+from proxykd.commands.query import query
 from proxykd.exceptions import ConfigError, ProxykdError
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.command()(query)
+app.add_typer(journal_commands, name="journal")
 
 _INTERRUPTED = 130
 _ENGINES = ("zenml", "mlflow", "great_expectations")
@@ -83,6 +88,19 @@ def plan(config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption
 
     found = make_plan(_load(config, overrides, quiet), workspace=_workspace())
     _console().print(plan_table(found))
+
+
+@app.command()
+def preview(
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, max=1000, help="How many prompts to show.")] = 3,
+) -> None:
+    """Show exactly what would be sent for the first prompts and what it costs; asks nobody and needs no key."""
+    from proxykd.preview import make_preview, preview_text
+
+    found = make_preview(_load(config, overrides, quiet=True), workspace=_workspace(), rows=rows)
+    typer.echo(preview_text(found))
 
 
 @app.command()
@@ -202,7 +220,7 @@ def _check_services(specification: "RunSpec", workspace: "Workspace", found: "Pl
     from proxykd.teacher.query import probe_teacher
 
     _check_tracking()
-    if specification.teacher.kind == "openai" and found.first_unknown is not None:
+    if specification.teacher.kind not in ("embedded", "recorded") and found.first_unknown is not None:
         prompt, sample_idx = found.first_unknown
         probe_teacher(
             specification, journal_path=workspace.journal, prompt=prompt, sample_idx=sample_idx, spent=found.spent

@@ -11,6 +11,7 @@
     │   └── BudgetError                 what it may cost is spent
     ├── GateError (RuntimeError)        a gate of the run is closed: too few usable rows, say
     ├── BusyError (RuntimeError)        another run has the workspace
+    ├── SandboxError (RuntimeError)     programs cannot be run apart from everything else here
     ├── TrackingError (RuntimeError)    MLflow refused or did not answer
     ├── ArtifactError (ValueError)      an artifact is damaged or of another kind
     └── StorageError (OSError)          the disk is full or cannot be written
@@ -70,6 +71,10 @@ class GateError(ProxykdError, RuntimeError):
 
 class BusyError(ProxykdError, RuntimeError):
     """Another run has the workspace."""
+
+
+class SandboxError(ProxykdError, RuntimeError):
+    """Programs cannot be run apart from everything else on this machine, so none was run."""
 
 
 class TrackingError(ProxykdError, RuntimeError):

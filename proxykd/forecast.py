@@ -91,7 +91,7 @@ def forecast_run(
         prompt_tokens=round(texts * lengths.prompt),
         completion_tokens=round(texts * lengths.completion),
         lengths=lengths,
-        usd_left=_price(run, calls_left, lengths),
+        usd_left=price_of_calls(run, calls_left, lengths),
         price_date=price_list_date() if isinstance(run.teacher, ApiTeacherSpec) and not run.teacher.price else "",
         proxy_steps=_proxy_steps(run, sides),
         student_runs=student_runs,
@@ -106,7 +106,8 @@ def num_samples(run: RunSpec) -> int:
     return 1 if isinstance(run.teacher, RecordedTeacherSpec) else run.teacher.sampling.num_samples
 
 
-def _price(run: RunSpec, calls: int, lengths: TextLengths) -> float | None:
+def price_of_calls(run: RunSpec, calls: int, lengths: TextLengths) -> float | None:
+    """USD that so many calls cost at most; 0 where nobody asks for money, None = no price is known."""
     if not isinstance(run.teacher, ApiTeacherSpec):
         return 0.0
     if (price := run.teacher.known_price) is None:

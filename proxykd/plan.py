@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxykd.artifacts import PromptSet
 from proxykd.config import RunSpec
-from proxykd.config.prompts import JsonlPromptsSpec
+from proxykd.config.prompts import FilePromptsSpec, where_is
 from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec
 from proxykd.data.chat import render_prompt
 from proxykd.data.prompts import iter_recorded
@@ -81,7 +81,7 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     _check_writable(workspace.root)
     with workspace.temporary_folder("plan") as folder:
         prompts = collect_prompts(run.prompts, seed=run.seed, output=folder / "prompts")
-        lengths = _measure_lengths(run, prompts)
+        lengths = measure_lengths(run, prompts)
         sides = _count_sides(run, prompts)
         outlook = look_ahead(prompts, run, journal_path=workspace.journal)
         inputs_hash = inputs_of(prompts)
@@ -131,7 +131,7 @@ def _count_sides(run: RunSpec, prompts: PromptSet) -> dict[Side, int]:
     counts: Counter[Side] = Counter()
     num_references = 0
     for prompt in prompts.rows():
-        side = side_of(prompt.prompt_id, run.split)
+        side = side_of(prompt.split_key, run.split)
         counts[side] += 1
         num_references += side is Side.HELDOUT and prompt.reference is not None
     sides = {side: counts[side] for side in Side}
@@ -168,12 +168,20 @@ def _check_sides(run: RunSpec, sides: dict[Side, int]) -> None:
             )
 
 
-def _measure_lengths(run: RunSpec, prompts: PromptSet) -> TextLengths:
-    """Lengths of a sample, counted where the proxy's tokenizer can be read quickly."""
-    counter = _TokenCounter.of(run)
+def measure_lengths(run: RunSpec, prompts: PromptSet) -> TextLengths:
+    """Lengths of a sample of the texts, counted where the proxy's tokenizer can be read quickly.
+
+    Args:
+        run: The proxy and the teacher are read.
+        prompts: The questions.
+
+    Raises:
+        InputError: if a recorded teacher has no texts.
+    """
+    counter = TokenCounter.of(run)
     sampled = [counter.count_prompt(prompt.messages) for prompt in islice(prompts.rows(), SAMPLED_PROMPTS)]
     if isinstance(run.teacher, RecordedTeacherSpec):
-        assert isinstance(run.prompts, JsonlPromptsSpec)  # the specification allows no other
+        assert isinstance(run.prompts, FilePromptsSpec)  # the specification allows no other
         completions = _measure_recorded(run.prompts, run.teacher.completion_field, counter)
     else:
         completions = [run.teacher.sampling.max_tokens] * len(sampled)
@@ -183,7 +191,7 @@ def _measure_lengths(run: RunSpec, prompts: PromptSet) -> TextLengths:
     )
 
 
-def _measure_recorded(spec: JsonlPromptsSpec, completion_field: str, counter: "_TokenCounter") -> list[int]:
+def _measure_recorded(spec: FilePromptsSpec, completion_field: str, counter: "TokenCounter") -> list[int]:
     """Tokens of a sample of the completions; every line is read, so that a malformed one is found."""
     lengths, num_texts = [], 0
     for position, (_, text) in enumerate(iter_recorded(spec, completion_field)):
@@ -192,21 +200,27 @@ def _measure_recorded(spec: JsonlPromptsSpec, completion_field: str, counter: "_
             lengths.append(counter.count(text))
     if not num_texts:
         raise InputError(
-            f"expected texts under {completion_field!r} in {spec.path}, found every one empty; name the right key in "
-            "teacher.completion_field"
+            f"expected texts under {completion_field!r} in {where_is(spec)}, found every one empty; name the right "
+            "key in teacher.completion_field"
         )
     return lengths
 
 
 @dataclass(frozen=True, slots=True)
-class _TokenCounter:
-    """Counts tokens with a tokenizer's files; without a backend, estimates them from characters."""
+class TokenCounter:
+    """Counts tokens with the proxy's tokenizer; without a backend, estimates them from characters.
+
+    Attributes:
+        files: The tokenizer, or its files.
+        backend: What encodes; None = there is none that can be read quickly.
+    """
 
     files: Any
     backend: Any
 
     @classmethod
-    def of(cls, run: RunSpec) -> "_TokenCounter":
+    def of(cls, run: RunSpec) -> "TokenCounter":
+        """The counter of a run."""
         files: Any = read_tokenizer(resolve_source(run.proxy.model.source))
         if files is None or not files.special_tokens.get("eos_token"):
             tokenizer = load_tokenizer(run.proxy.model)
@@ -215,9 +229,11 @@ class _TokenCounter:
         return cls(files, files.build() if files.build else None)
 
     def count_prompt(self, messages: Sequence[Message]) -> int:
+        """Tokens of a prompt as the proxy reads it."""
         return self.count(render_prompt(self.files, messages))
 
     def count(self, text: str) -> int:
+        """Tokens of a text."""
         if self.backend is None:
             return -(-len(text) // CHARACTERS_A_TOKEN)
         return len(self.backend.encode(text, add_special_tokens=False))

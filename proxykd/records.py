@@ -7,7 +7,7 @@ of them without holding more than one batch in memory.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
@@ -59,7 +59,12 @@ def hash_text(text: str) -> str:
 
 def prompt_id_of(messages: Sequence[Message]) -> str:
     """The identity of a prompt: 16 hex digits of the hash of its messages, whatever file it came from."""
-    return hash_json([asdict(message) for message in messages], length=16)
+    return hash_json(_plain(messages), length=16)
+
+
+def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
+    # dataclasses.asdict, which copies deeply, took more time than all else that is done to a prompt.
+    return [{"role": message.role, "content": message.content} for message in messages]
 
 
 class Record:
@@ -69,7 +74,8 @@ class Record:
 
     def to_row(self) -> dict[str, Any]:
         """The record as a dict with one entry a column."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
+        values = {name: getattr(self, name) for name in self.schema.names}
+        return {name: _plain(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Self:
@@ -91,6 +97,8 @@ class Prompt(Record):
         task: Name of the task it belongs to; "" if none.
         reference: Reference answer for exact-match tasks; None where there is none.
         source: File (and line) or generator that it came from.
+        group: Prompts of one group fall on one side of the corpus; "" = it is a group of its own, named by its id.
+        num_example_messages: Messages after the system message that show the teacher examples; 0 = none.
     """
 
     schema: ClassVar[pa.Schema] = pa.schema(
@@ -100,6 +108,8 @@ class Prompt(Record):
             ("task", pa.string()),
             ("reference", pa.string()),
             ("source", pa.string()),
+            ("group", pa.string()),
+            ("num_example_messages", pa.int32()),
         ]
     )
 
@@ -108,13 +118,33 @@ class Prompt(Record):
     task: str
     reference: str | None
     source: str
+    group: str = ""
+    num_example_messages: int = 0
 
     @classmethod
     def build(
-        cls, messages: Sequence[Message], *, task: str = "", reference: str | None = None, source: str = ""
+        cls,
+        messages: Sequence[Message],
+        *,
+        task: str = "",
+        reference: str | None = None,
+        source: str = "",
+        group: str = "",
+        num_example_messages: int = 0,
     ) -> "Prompt":
         """A prompt with its id computed from ``messages``."""
-        return cls(prompt_id_of(messages), tuple(messages), task, reference, source)
+        return cls(prompt_id_of(messages), tuple(messages), task, reference, source, group, num_example_messages)
+
+    @property
+    def split_key(self) -> str:
+        """What decides the side on which it falls."""
+        return self.group or self.prompt_id
+
+    @property
+    def taught_messages(self) -> tuple[Message, ...]:
+        """The messages that a model learns to answer: without the examples, which are for the teacher alone."""
+        start = int(self.messages[0].role == "system")
+        return self.messages[:start] + self.messages[start + self.num_example_messages :]
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "Prompt":
@@ -191,13 +221,14 @@ class ValidatedRow(Record):
     Attributes:
         prompt_id: 16 hex digits.
         sample_idx: 0 .. num_samples - 1.
-        messages: The prompt's chat turns.
+        messages: The prompt's chat turns, without examples that were shown to the teacher alone.
         text: The teacher's text.
         task: Name of the task; "" if none.
         reference: Reference answer; None where there is none.
         outcome: How the prompt ended at the teacher.
         verdict: "keep", or the name of the first rule that the row broke.
         request_hash: Key of the journal entry that the text came from.
+        group: Rows of one group fall on one side of the corpus; "" = the prompt's id names it.
     """
 
     schema: ClassVar[pa.Schema] = pa.schema(
@@ -211,6 +242,7 @@ class ValidatedRow(Record):
             ("outcome", pa.string()),
             ("verdict", pa.string()),
             ("request_hash", pa.string()),
+            ("group", pa.string()),
         ]
     )
 
@@ -223,6 +255,12 @@ class ValidatedRow(Record):
     outcome: Outcome
     verdict: str
     request_hash: str
+    group: str = ""
+
+    @property
+    def split_key(self) -> str:
+        """What decides the side on which it falls."""
+        return self.group or self.prompt_id
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "ValidatedRow":
@@ -244,3 +282,85 @@ class SplitRow(Record):
     def from_row(cls, row: dict[str, Any]) -> "SplitRow":
         """The row from a dict with one entry a column."""
         return cls(row["prompt_id"], Side(row["side"]))
+
+
+class SegmentKind(StrEnum):
+    """Who wrote a part of a trajectory, and why."""
+
+    ATTEMPT = "attempt"
+    FEEDBACK = "feedback"
+    UPDATE = "update"
+
+
+class TrajectoryEnd(StrEnum):
+    """How a trajectory ended: the attempt was right at once; an update was; none was; the teacher did not answer."""
+
+    RIGHT = "right"
+    IMPROVED = "improved"
+    WRONG = "wrong"
+    UNANSWERED = "unanswered"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a trajectory.
+
+    Attributes:
+        kind: The student's attempt, the teacher's feedback on the text before, or the teacher's improved attempt.
+        text: What was written.
+        weight: Weight of its tokens in the loss, >= 0; 0 = read, not learnt.
+    """
+
+    kind: SegmentKind
+    text: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory(Record):
+    """A student's attempt and what led from it to a right one (TriPosT, arXiv 2310.13522).
+
+    Attributes:
+        prompt_id: 16 hex digits.
+        attempt_idx: 0, 1, ...: which attempt at the prompt.
+        messages: The prompt's chat turns.
+        task: Name of the task; "" if none.
+        reference: Reference answer; None where there is none.
+        segments: An attempt, then feedback and update by turns.
+        end: How it ended.
+        is_kept: Whether it teaches: it ended right, and the balance of improving and other samples has room for it.
+    """
+
+    schema: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("prompt_id", pa.string()),
+            ("attempt_idx", pa.int32()),
+            ("messages", _MESSAGES),
+            ("task", pa.string()),
+            ("reference", pa.string()),
+            (
+                "segments",
+                pa.list_(pa.struct([("kind", pa.string()), ("text", pa.string()), ("weight", pa.float64())])),
+            ),
+            ("end", pa.string()),
+            ("is_kept", pa.bool_()),
+        ]
+    )
+
+    prompt_id: str
+    attempt_idx: int
+    messages: tuple[Message, ...]
+    task: str
+    reference: str | None
+    segments: tuple[Segment, ...]
+    end: TrajectoryEnd
+    is_kept: bool
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> "Trajectory":
+        """The trajectory from a dict with one entry a column."""
+        messages = tuple(Message(**message) for message in row["messages"])
+        segments = tuple(
+            Segment(SegmentKind(segment["kind"]), segment["text"], segment["weight"]) for segment in row["segments"]
+        )
+        return cls(**{**row, "messages": messages, "segments": segments, "end": TrajectoryEnd(row["end"])})

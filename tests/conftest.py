@@ -1,23 +1,31 @@
-"""What all tests share: one thread, state in a temporary folder, and a small corpus of the embedded teacher."""
+"""What all tests share: one thread, state in a temporary folder, a small corpus, and the command line."""
 
+import json
+import logging
 import os
 import random
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 # Before torch is loaded: models this small only lose time to threads. Programs that tests start inherit it.
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
 
 import pytest
+import yaml
 
+from proxykd import cli
 from proxykd.artifacts import SplitSet, ValidatedSet, seal
 from proxykd.config import RunSpec
 from proxykd.data.splits import build_splits
 from proxykd.records import Outcome, ValidatedRow
 from proxykd.teacher.problems import generate_prompts, sample_completion
 from proxykd.workspace import Workspace
+from tests.support.command import Ended
+from tests.support.endpoint import ScriptedEndpoint, scripted_endpoint
 
 NUM_PROMPTS = 60
 STATE = tempfile.TemporaryDirectory(prefix="proxykd-tests-")
@@ -28,6 +36,13 @@ os.environ.update(Workspace(Path(STATE.name)).environment())
 
 def pytest_unconfigure() -> None:
     STATE.cleanup()
+
+
+@pytest.fixture
+def endpoint() -> Iterator[ScriptedEndpoint]:
+    """A scripted endpoint on loopback."""
+    with scripted_endpoint() as script:
+        yield script
 
 
 @pytest.fixture(scope="session")
@@ -78,3 +93,46 @@ def run_spec(**sections: Any) -> RunSpec:
     student["optimizer"] = {"batch_size": 4, "learning_rate": 1e-3}
     student |= sections.pop("student", {})
     return RunSpec.model_validate({**values, **sections, "student": student})
+
+
+@pytest.fixture
+def proxykd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Ended]]:
+    """Runs the command line in this process with a workspace of its own."""
+    monkeypatch.setenv("PROXYKD_HOME", str(tmp_path / "home"))
+
+    def call(*arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["proxykd", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        output = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), output.out, output.err)
+
+    with mock.patch.dict(os.environ):
+        yield call
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., str]:
+    """Writes a specification of a recorded teacher with 300 prompts, changed by dotted keys; returns its path."""
+    rows = [{"prompt": f"How much is {n} plus {n}?", "completion": f"It is {2 * n}."} for n in range(300)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def make(**changes: Any) -> str:
+        values: dict[str, Any] = {
+            "name": "run",
+            "prompts": {"kind": "jsonl", "path": "rows.jsonl"},
+            "teacher": {"kind": "recorded"},
+            "proxy": {"model": {"source": "embedded:proxy"}},
+            "student": {"model": {"source": "embedded:student"}},
+            "registry": {"model_name": "student"},
+        }
+        for key, value in changes.items():
+            section, _, name = key.partition("__")
+            values[section] = {**values[section], name: value} if name else value
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+        return str(tmp_path / "run.yaml")
+
+    return make

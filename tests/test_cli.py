@@ -2,7 +2,6 @@
 
 import errno
 import json
-import logging
 import os
 import sqlite3
 import subprocess
@@ -12,69 +11,17 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple
-from unittest import mock
+from typing import Any
 
 import pytest
-import yaml
 
 from proxykd import cli
 from proxykd.config import RunSpec
 from proxykd.workspace import Workspace
+from tests.support.command import Ended
 
 DOCS = Path(__file__).parents[1] / "docs"
 SECRET = "sk-very-secret"
-
-
-class Ended(NamedTuple):
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def proxykd(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Ended]]:
-    """Runs the command line in this process with a workspace of its own."""
-    monkeypatch.setenv("PROXYKD_HOME", str(tmp_path / "home"))
-
-    def call(*arguments: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["proxykd", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        output = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), output.out, output.err)
-
-    with mock.patch.dict(os.environ):
-        yield call
-    logging.disable(logging.NOTSET)
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[..., str]:
-    """Writes a specification of a recorded teacher with 300 prompts, changed by dotted keys; returns its path."""
-    rows = [{"prompt": f"How much is {n} plus {n}?", "completion": f"It is {2 * n}."} for n in range(300)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    def make(**changes: Any) -> str:
-        values: dict[str, Any] = {
-            "name": "run",
-            "prompts": {"kind": "jsonl", "path": "rows.jsonl"},
-            "teacher": {"kind": "recorded"},
-            "proxy": {"model": {"source": "embedded:proxy"}},
-            "student": {"model": {"source": "embedded:student"}},
-            "registry": {"model_name": "student"},
-        }
-        for key, value in changes.items():
-            section, _, name = key.partition("__")
-            values[section] = {**values[section], name: value} if name else value
-        (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
-        return str(tmp_path / "run.yaml")
-
-    return make
 
 
 @pytest.fixture
@@ -172,7 +119,7 @@ def test_a_bad_specification(
         ('{"prompt": "a", "completion": "b"}\n\n{"prompt": "a", "completion": "c"}', ["line 3", "line 1 again"]),
         ('{"prompt": "  ", "completion": "b"}', ["line 1", "empty prompt"]),
         ('{"prompt": "a", "completion": 7}', ["line 1", "'completion' to be a string"]),
-        ("", ["at least one JSON object", "empty file"]),
+        ("", ["at least one JSON object", "found none"]),
         ('{"prompt": "a", "completion": " "}', ["'completion'", "found every one empty", "teacher.completion_field"]),
     ],
 )

@@ -24,7 +24,7 @@ from proxykd.records import (
 text = st.text(st.characters(codec="utf-8"), max_size=20)
 messages = st.lists(st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=text), max_size=3)
 ints = st.integers(0, 2**31 - 1)
-prompts = st.builds(Prompt.build, messages, task=text, reference=st.none() | text, source=text)
+prompts = st.builds(Prompt.build, messages, task=text, reference=st.none() | text, source=text, group=text)
 completions = st.builds(
     Completion, text, ints, st.sampled_from(Outcome), text, text, text, ints, ints, st.floats(0, 1e6), text, text
 )
@@ -78,3 +78,12 @@ def test_canonical_json_ignores_the_order_of_keys() -> None:
     assert hash_json({"a": 1, "b": [2]}) == hash_json({"b": [2], "a": 1})
     assert hash_json({"a": 1}) != hash_json({"a": 2})
     assert hash_json([1], length=8) == hash_json([1])[:8]
+
+
+@pytest.mark.parametrize("record_type", [Prompt, ValidatedRow])
+def test_rows_from_before_there_were_groups_are_groups_of_their_own(record_type: type[Prompt | ValidatedRow]) -> None:
+    row = {name: "" for name in record_type.schema.names if name not in ("group", "num_example_messages")}
+    record = record_type.from_row(
+        {**row, "prompt_id": "1" * 16, "messages": [], **({"outcome": "ok"} if "outcome" in row else {})}
+    )
+    assert (record.group, record.split_key) == ("", "1" * 16)

@@ -8,6 +8,7 @@ from proxykd.config.loading import load_specification
 from proxykd.config.specification import (
     DataSplitSpec,
     EvaluationSpec,
+    QuerySpec,
     RegistrySpec,
     RunSpec,
     TargetsSpec,
@@ -17,6 +18,7 @@ from proxykd.config.validation import ValidationSpec
 __all__ = [
     "DataSplitSpec",
     "EvaluationSpec",
+    "QuerySpec",
     "RegistrySpec",
     "RunSpec",
     "TargetsSpec",

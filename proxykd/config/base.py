@@ -25,7 +25,8 @@ def _check_secret(value: str) -> str:
     return value
 
 
-def _resolve_path(value: Path, info: ValidationInfo) -> Path:
+def resolve_path(value: Path, info: ValidationInfo) -> Path:
+    """``value``; while a YAML file is read, relative to the folder of that file."""
     base = (info.context or {}).get("base_folder")
     return value if base is None or value.is_absolute() else Path(os.path.normpath(Path(base) / value))
 
@@ -43,7 +44,7 @@ def _resolve_folder(value: str, info: ValidationInfo) -> str:
 ModelSource = Annotated[str, AfterValidator(_resolve_folder)]
 """Where a model comes from; a folder's path is, in a YAML file, relative to the folder of that file."""
 
-InputPath = Annotated[Path, AfterValidator(_resolve_path)]
+InputPath = Annotated[Path, AfterValidator(resolve_path)]
 """A path; in a YAML file, relative to the folder of that file."""
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]

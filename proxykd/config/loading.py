@@ -8,7 +8,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from proxykd.config.specification import RunSpec
+from proxykd.config.specification import QuerySpec, RunSpec
 from proxykd.exceptions import ConfigError
 
 _MAY_HOLD_SECRETS = ("api_key", "api_key_file", "base_url")
@@ -34,6 +34,40 @@ def load_specification(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
         return RunSpec.model_validate(values, context={"base_folder": path.resolve().parent})
     except ValidationError as error:
         raise ConfigError(f"{path} is not a run specification:\n{_explain(error)}") from None
+
+
+def load_query(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> QuerySpec:
+    """Override and validate questions and teacher; relative paths are relative to the current folder.
+
+    Args:
+        values: The sections prompts and teacher, and seed if it is not 0.
+        overrides: ``dotted.key=value`` each, the value in YAML.
+
+    Raises:
+        ConfigError: naming every key that is unknown, missing or out of bounds.
+    """
+    sections = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+    for override in overrides:
+        _apply_override(sections, override)
+    try:
+        return QuerySpec.model_validate(sections, context={"base_folder": Path.cwd()})
+    except ValidationError as error:
+        raise ConfigError(f"expected prompts and a teacher that fit:\n{_explain(error)}") from None
+
+
+def load_teacher(path: Path) -> dict[str, Any]:
+    """The section ``teacher`` of a YAML file, in plain types; paths in it are made absolute.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    values = _read_yaml(path).get("teacher")
+    if not isinstance(values, dict):
+        raise ConfigError(f"expected a section `teacher` in {path}, found none; see configs/openai.yaml")
+    for key in ("api_key_file",):
+        if isinstance(values.get(key), str):
+            values[key] = str(path.resolve().parent / values[key])
+    return values
 
 
 def _refuse_twins(node: yaml.Node | None) -> None:

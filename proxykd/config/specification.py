@@ -8,7 +8,7 @@ from pydantic import Field, TypeAdapter, field_validator, model_validator
 
 from proxykd.config.base import Count, Fraction, PositiveFloat, Spec
 from proxykd.config.models import ModelSpec, PreferenceSpec, ProxySpec, StudentSpec
-from proxykd.config.prompts import JsonlPromptsSpec, PromptsSpec
+from proxykd.config.prompts import EmbeddedPromptsSpec, OpenAIFinetuningPromptsSpec, PromptsSpec
 from proxykd.config.shielding import unshielded
 from proxykd.config.teacher import RecordedTeacherSpec, TeacherSpec
 from proxykd.config.validation import ValidationSpec
@@ -109,17 +109,33 @@ class RegistrySpec(Spec):
     of the evaluation."""
 
 
-class RunSpec(Spec):
-    """One run: a black-box teacher becomes a registered student."""
+class QuerySpec(Spec):
+    """Questions and who answers them: the part of a run that can be used alone."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-    """Name of the run, of its MLflow experiment and of its pipeline."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of everything but the students, which have their own."""
     prompts: PromptsSpec
     """The questions."""
     teacher: TeacherSpec
     """The black box."""
+
+    @model_validator(mode="after")
+    def _prompts_and_teacher_fit(self) -> Self:
+        if isinstance(self.teacher, RecordedTeacherSpec):
+            _check_recorded(self.prompts, self.teacher)
+        if (self.prompts.kind == "embedded") != (self.teacher.kind == "embedded"):
+            raise ValueError(
+                f"the embedded teacher and the embedded prompts go together; got prompts.kind={self.prompts.kind!r} "
+                f"and teacher.kind={self.teacher.kind!r}"
+            )
+        return self
+
+
+class RunSpec(QuerySpec):
+    """One run: a black-box teacher becomes a registered student."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    """Name of the run, of its MLflow experiment and of its pipeline."""
     validation: ValidationSpec = ValidationSpec()
     """Which rows may teach."""
     split: DataSplitSpec = DataSplitSpec()
@@ -140,13 +156,6 @@ class RunSpec(Spec):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
-        if isinstance(self.teacher, RecordedTeacherSpec) and not isinstance(self.prompts, JsonlPromptsSpec):
-            raise ValueError("teacher.kind=recorded reads its texts from the prompts' file: set prompts.kind=jsonl")
-        if (self.prompts.kind == "embedded") != (self.teacher.kind == "embedded"):
-            raise ValueError(
-                f"the embedded teacher and the embedded prompts go together; got prompts.kind={self.prompts.kind!r} "
-                f"and teacher.kind={self.teacher.kind!r}"
-            )
         if self.evaluation.exact_kl and self.teacher.kind != "embedded":
             raise ValueError("evaluation.exact_kl needs teacher.kind=embedded: no other teacher tells its odds")
         if self.proxy.model.max_seq_tokens < self.student.model.max_seq_tokens:
@@ -189,6 +198,23 @@ class RunSpec(Spec):
     def models(self) -> dict[str, ModelSpec]:
         """The open models of the run by role."""
         return {"proxy": self.proxy.model, "student": self.student.model}
+
+
+def _check_recorded(prompts: PromptsSpec, teacher: RecordedTeacherSpec) -> None:
+    if isinstance(prompts, EmbeddedPromptsSpec):
+        raise ValueError("teacher.kind=recorded reads its texts from the prompts' data: set prompts.kind=jsonl, say")
+    if prompts.is_expanded:
+        raise ValueError(
+            "teacher.kind=recorded has its texts already, which nobody can elicit otherwise any more: leave out "
+            "prompts.system_messages and prompts.examples; a system message of each row's goes into "
+            "prompts.system_template"
+        )
+    standard = RecordedTeacherSpec.model_fields["completion_field"].default
+    if isinstance(prompts, OpenAIFinetuningPromptsSpec) and teacher.completion_field != standard:
+        raise ValueError(
+            f"prompts.kind=openai_finetuning takes the assistant's last message as the completion; leave out "
+            f"teacher.completion_field={teacher.completion_field!r}"
+        )
 
 
 def _annotation(model: type[Spec], name: str) -> Any:

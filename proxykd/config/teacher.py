@@ -1,5 +1,6 @@
 """Teachers: which black box answers, how it is asked, what it may cost."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -105,6 +106,11 @@ class ApiTeacherSpec(Spec):
     """File that holds the key and nothing else, as Kubernetes mounts a secret; None = api_key says where it is."""
     sampling: SamplingSpec = SamplingSpec()
     """How it is asked to generate."""
+    on_truncated: Literal["keep", "retry", "continue"] = "keep"
+    """What to do with a completion that ended at sampling.max_tokens: keep it as truncated, ask once more with
+    truncated_max_tokens, or ask once for the rest. Never more than one further call, and none of them twice."""
+    truncated_max_tokens: Count | None = None
+    """Most tokens of that further call; None = twice sampling.max_tokens to retry, sampling.max_tokens to continue."""
     price: PriceSpec | None = None
     """Price of a token; None = that of the package's dated list, proxykd/config/prices.yaml, or unknown."""
     budget: BudgetSpec = BudgetSpec()
@@ -137,6 +143,15 @@ class ApiTeacherSpec(Spec):
             raise ValueError(
                 f"budget.usd={self.budget.usd:g} needs the price of a token, and the package's list has none for "
                 f"{self.model!r}; set teacher.price"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_retry_needs_more_room(self) -> Self:
+        if self.on_truncated == "retry" and (self.truncated_max_tokens or math.inf) <= self.sampling.max_tokens:
+            raise ValueError(
+                f"truncated_max_tokens={self.truncated_max_tokens} must be above sampling.max_tokens="
+                f"{self.sampling.max_tokens} for on_truncated=retry: the same limit would cut the text again"
             )
         return self
 
@@ -204,12 +219,12 @@ class GeminiTeacherSpec(ApiTeacherSpec):
 
 
 class RecordedTeacherSpec(Spec):
-    """Completions that the user already has, in the same JSONL file as the prompts."""
+    """Completions that the user already has, in the same rows as the prompts."""
 
     kind: Literal["recorded"] = "recorded"
-    """A file of completions."""
+    """Texts of the user's."""
     completion_field: str = "completion"
-    """Key that holds the teacher's text."""
+    """Column that holds the teacher's text; a fine-tuning file (prompts.kind=openai_finetuning) has none."""
     model: str = "recorded"
     """Name of the model that wrote the texts, for the model card."""
 

@@ -91,10 +91,11 @@ def judge(
             database, near_duplicate_threshold=spec.near_duplicate_threshold, overlap_ngram=spec.overlap_ngram
         )
         for prompt in prompts.rows():
-            if side_of(prompt.prompt_id, split) is Side.HELDOUT:
-                index.add_evaluation(question_of(prompt.messages))
-        for prompt, samples in _pair_up(prompts, completions):
-            yield from _judge_prompt(prompt, samples, spec, side_of(prompt.prompt_id, split), index)
+            if side_of(prompt.split_key, split) is Side.HELDOUT:
+                index.add_evaluation(question_of(prompt.taught_messages))
+        questions = groupby(_pair_up(prompts, completions), key=lambda pair: pair[0].split_key)
+        for split_key, pairs in questions:
+            yield from _judge_question(pairs, spec, side_of(split_key, split), index)
     hashes.unlink()
 
 
@@ -141,29 +142,36 @@ def _pair_up(prompts: PromptSet, completions: CompletionSet) -> Iterator[tuple[P
         raise ArtifactError(f"{completions.path} goes on with prompt {extra[0]}, which {prompts.path} does not hold")
 
 
-def _judge_prompt(
-    prompt: Prompt, samples: Iterator[Completion], spec: ValidationSpec, side: Side, index: CorpusIndex
+def _judge_question(
+    pairs: Iterator[tuple[Prompt, Iterator[Completion]]], spec: ValidationSpec, side: Side, index: CorpusIndex
 ) -> Iterator[JudgedRow]:
-    question = question_of(prompt.messages)
-    of_prompt: tuple[bool, bool] | None = None  # near duplicate and overlap, once for all samples
-    for completion in samples:
+    """The rows of one question, which may have been asked under several system messages."""
+    of_question: tuple[bool, bool] | None = None  # near duplicate and overlap, once for all its rows
+    for prompt, completion in ((prompt, completion) for prompt, samples in pairs for completion in samples):
+        question = question_of(prompt.taught_messages)
         verdict, measures = judge_text(completion, spec), Measures(False, False, False)
         if verdict is Verdict.KEEP:
-            if of_prompt is None:
-                of_prompt = index.add_question(question), side in TRAINING_SIDES and index.overlaps(question)
-            is_near, overlaps = of_prompt
+            if of_question is None:
+                of_question = index.add_question(question), side in TRAINING_SIDES and index.overlaps(question)
+            is_near, overlaps = of_question
             overlaps = overlaps or (side in TRAINING_SIDES and index.overlaps(completion.text))
             measures = Measures(index.add_pair(question, completion.text), is_near, overlaps)
             verdict = judge_measures(measures, spec)
-        row = ValidatedRow(
-            prompt.prompt_id,
-            completion.sample_idx,
-            prompt.messages,
-            completion.text,
-            prompt.task,
-            prompt.reference,
-            completion.outcome,
-            verdict.value,
-            completion.request_hash,
+        yield JudgedRow(
+            _validated(prompt, completion, verdict), side, completion.finish_reason, completion.reason, measures
         )
-        yield JudgedRow(row, side, completion.finish_reason, completion.reason, measures)
+
+
+def _validated(prompt: Prompt, completion: Completion, verdict: Verdict) -> ValidatedRow:
+    return ValidatedRow(
+        prompt.prompt_id,
+        completion.sample_idx,
+        prompt.taught_messages,
+        completion.text,
+        prompt.task,
+        prompt.reference,
+        completion.outcome,
+        verdict.value,
+        completion.request_hash,
+        prompt.group,
+    )

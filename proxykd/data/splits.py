@@ -1,7 +1,8 @@
 """On which side of the corpus a prompt falls, and the rows of some sides.
 
-The side is a function of the prompt's id and the specification alone: the same prompt never changes sides, whatever
-else is in the corpus, and every sample of a prompt is on its side. With disjoint sides each stage of Proxy-KD sees
+The side is a function of the prompt's id (where one question is asked as several prompts: of the question's) and the
+specification alone: the same prompt never changes sides, whatever else is in the corpus, and every sample of a prompt
+is on its side. With disjoint sides each stage of Proxy-KD sees
 prompts of its own (arXiv:2401.07013, section 4.1: 10 % warm-up, 45 % alignment, 45 % distillation).
 """
 
@@ -32,13 +33,13 @@ def uniform_of(prompt_id: str) -> float:
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
 
-def side_of(prompt_id: str, spec: DataSplitSpec) -> Side:
-    """The side on which a prompt falls.
+def side_of(split_key: str, spec: DataSplitSpec) -> Side:
+    """The side on which a prompt falls, and all others that are made from the same question.
 
     [0, 1) is cut into held-out, then development, then the three training sides over what remains.
 
     Args:
-        prompt_id: Any string; the same one always gives the same side.
+        split_key: ``Prompt.split_key``, or any string; the same one always gives the same side.
         spec: Shares of the sides.
     """
     rest = 1.0 - spec.heldout - spec.development
@@ -49,7 +50,7 @@ def side_of(prompt_id: str, spec: DataSplitSpec) -> Side:
         Side.ALIGNMENT: rest * spec.alignment,
         Side.DISTILLATION: rest * spec.distillation,
     }
-    position, edge, last = uniform_of(prompt_id), 0.0, Side.DISTILLATION
+    position, edge, last = uniform_of(split_key), 0.0, Side.DISTILLATION
     for side, share in shares.items():
         edge += share
         last = side if share > 0.0 else last
@@ -80,8 +81,8 @@ def build_splits(validated: ValidatedSet, spec: DataSplitSpec, *, output: Path) 
     """
     splits = SplitSet(output)
     splits.write(
-        SplitRow(prompt_id, side_of(prompt_id, spec))
-        for prompt_id, _ in groupby(row.prompt_id for row in validated.rows())
+        SplitRow(prompt_id, side_of(split_key, spec))
+        for (prompt_id, split_key), _ in groupby((row.prompt_id, row.split_key) for row in validated.rows())
     )
     seal(splits, {"validated": validated.hash, "split": hash_json(spec.model_dump(mode="json"))})
     return splits

@@ -7,15 +7,18 @@ way past calls that an endpoint never answers.
 
 import asyncio
 import textwrap
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from itertools import chain
+from typing import NamedTuple
 
 from proxykd.artifacts import PromptSet
 from proxykd.exceptions import BudgetError, TeacherError
 from proxykd.progress import Progress, report, stage
 from proxykd.records import Outcome
+from proxykd.teacher.batches.asker import Listener
 from proxykd.teacher.batches.asking import ask_in_batches
+from proxykd.teacher.budget import Cost
 from proxykd.teacher.endpoint import KEPT, OPT_OUT
 from proxykd.teacher.engine import Engine, Unanswered
 from proxykd.teacher.journal import Journal
@@ -40,47 +43,87 @@ def ask_all(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> None:
         StorageError: if the journal cannot be used.
     """
     total = prompts.num_rows * teacher.spec.sampling.num_samples
-    num_known, missing, reached = 0, Unanswered(0, ""), ""
+
+    def spent() -> Cost:
+        return teacher.spent(prompts, journal)
+
+    def first_calls() -> Iterator[Request]:
+        return (request for _, _, request in teacher.requests(prompts))
+
     with stage("Asking the teacher", total=total, unit="answer") as progress:
-        tally = _Tally(teacher, progress)
-        end = ask_in_batches(teacher, prompts, journal, progress, on_settled=tally.settled, on_trouble=tally.troubled)
-        if end is not None:
-            num_known, reached, missing = end.num_known, end.reached, Unanswered(end.num_missing, end.last_reason)
-
-        def unanswered() -> Iterator[Request]:
-            nonlocal num_known
-            for _, _, request in teacher.requests(prompts):
-                if journal.has_final(request.key):
-                    num_known += 1
-                    progress.advance()
-                else:
-                    yield request
-
-        pending = unanswered() if end is None else iter(())
-        if (first := next(pending, None)) is not None:
-
-            async def work(engine: Engine) -> None:
-                nonlocal missing, reached
-                async with alive(progress):
-                    try:
-                        await engine.probe(first)
-                    except BudgetError:
-                        reached = str(engine.ledger)
-                        return
-                    if (entry := journal.get(first.key)) is not None and entry.is_final:
-                        tally.settled(entry.reply)
-                    requests = chain([first], pending)
-                    missing = await engine.run(requests, on_settled=tally.settled, on_trouble=tally.troubled)
-                    reached = str(engine.ledger) if engine.ledger.is_exhausted else ""
-
-            teacher.drive(journal, work, spent=lambda: teacher.spent(prompts, journal))
-    if num_known:
-        report(f"{num_known} of {total} answers were in the journal {journal.path} and were not asked again")
-    if reached:
+        asked = _ask(teacher, journal, first_calls, progress, spent)
+    if asked.num_known:
+        report(f"{asked.num_known} of {total} answers were in the journal {journal.path} and were not asked again")
+    if asked.reached:
         num_answered = sum(journal.has_final(request.key) for _, _, request in teacher.requests(prompts))
-        _end_at_cap(reached, teacher, total - num_answered, total)
-    elif missing.num_requests:
-        _account_for(missing, teacher, total)
+        _end_at_cap(asked.reached, teacher, total - num_answered, total)
+        return
+    if asked.missing.num_requests:
+        _account_for(asked.missing, teacher, total)
+    if teacher.asks_further:
+        with stage("Asking for what was cut off", unit="answer") as progress:
+            further = _ask(teacher, journal, lambda: teacher.furthers(prompts, journal), progress, spent)
+        if further.reached or further.missing.num_requests:
+            why = further.reached or further.missing.last_reason
+            report(f"some texts stay truncated, because their further calls got no answer ({why}); {KEPT}")
+
+
+class _Asked(NamedTuple):
+    """What came of asking.
+
+    Attributes:
+        num_known: Answers that were in the journal.
+        missing: What ended without an answer.
+        reached: The caps that allow no further call; "" = they do.
+    """
+
+    num_known: int
+    missing: Unanswered = Unanswered(0, "")
+    reached: str = ""
+
+
+def _ask(
+    teacher: LiveTeacher,
+    journal: Journal,
+    requests: Callable[[], Iterator[Request]],
+    progress: Progress,
+    spent: Callable[[], Cost],
+) -> _Asked:
+    """Ask those of the requests that the journal has no answer to; the first one alone is the probe."""
+    num_known, found, tally = 0, _Asked(0), _Tally(teacher, progress)
+    heard = Listener(progress, tally.settled, tally.troubled)
+    if (end := ask_in_batches(teacher, requests, journal, heard, spent=spent)) is not None:
+        return _Asked(end.num_known, Unanswered(end.num_missing, end.last_reason), end.reached)
+
+    def unanswered() -> Iterator[Request]:
+        nonlocal num_known
+        for request in requests():
+            if journal.has_final(request.key):
+                num_known += 1
+                progress.advance()
+            else:
+                yield request
+
+    pending = unanswered()
+    first = next(pending, None)
+
+    async def work(engine: Engine) -> None:
+        nonlocal found
+        assert first is not None
+        async with alive(progress):
+            try:
+                await engine.probe(first)
+            except BudgetError:
+                found = found._replace(reached=str(engine.ledger))
+                return
+            if (entry := journal.get(first.key)) is not None and entry.is_final:
+                tally.settled(entry.reply)
+            missing = await engine.run(chain([first], pending), on_settled=tally.settled, on_trouble=tally.troubled)
+            found = _Asked(0, missing, str(engine.ledger) if engine.ledger.is_exhausted else "")
+
+    if first is not None:
+        teacher.drive(journal, work, spent=spent)
+    return found._replace(num_known=num_known)
 
 
 def _account_for(missing: Unanswered, teacher: LiveTeacher, total: int) -> None:

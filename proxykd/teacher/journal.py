@@ -159,14 +159,18 @@ class Journal:
             query = "SELECT 1 FROM answers WHERE key = ? AND is_final = 1"
             return self._reader.execute(query, (key,)).fetchone() is not None
 
-    def rows(self) -> Iterator[Row]:
-        """All rows in the order in which they were written, unchecked; others may write meanwhile.
+    def rows(self, *, by_key: bool = False) -> Iterator[Row]:
+        """All rows, unchecked; others may write meanwhile.
+
+        Args:
+            by_key: Whether they come in the order of their keys; else in that in which they were written.
 
         Raises:
             StorageError: if the journal is damaged or cannot be read.
         """
         with self._guarded():
-            for found in self._reader.execute("SELECT * FROM answers ORDER BY seq"):
+            order = "key, is_final, seq" if by_key else "seq"
+            for found in self._reader.execute(f"SELECT * FROM answers ORDER BY {order}"):
                 yield Row(*found)
 
     def open_attempts(self) -> list[Attempt]:

@@ -5,12 +5,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
+from typing import cast
 from urllib.parse import urlsplit
 
 from proxykd.artifacts import PromptSet
 from proxykd.config.base import read_secret, read_secret_file
 from proxykd.config.prices import PriceSpec
-from proxykd.config.specification import RunSpec
+from proxykd.config.specification import QuerySpec
 from proxykd.config.teacher import (
     AnthropicTeacherSpec,
     ApiTeacherSpec,
@@ -33,12 +35,13 @@ from proxykd.teacher.providers.anthropic import AnthropicProvider
 from proxykd.teacher.providers.base import Provider, build_request
 from proxykd.teacher.providers.gemini import GeminiProvider
 from proxykd.teacher.providers.openai import OpenAIProvider
-from proxykd.teacher.replies import Request
+from proxykd.teacher.replies import Reply, Request
 from proxykd.teacher.retry import RetryPolicy
 from proxykd.teacher.server import MODEL
 from proxykd.teacher.serving import embedded_teacher
 from proxykd.teacher.structured import OutcomeRule, outcome_rule
 from proxykd.teacher.transport import AiohttpTransport
+from proxykd.teacher.truncation import follow_up, join
 
 LiveTeacherSpec = OpenAITeacherSpec | AnthropicTeacherSpec | GeminiTeacherSpec | EmbeddedTeacherSpec
 
@@ -88,7 +91,7 @@ class LiveTeacher:
     secret: str | None = field(repr=False)
 
     @classmethod
-    def of(cls, run: RunSpec, spec: LiveTeacherSpec) -> "LiveTeacher":
+    def of(cls, run: QuerySpec, spec: LiveTeacherSpec) -> "LiveTeacher":
         """The live teacher of a run.
 
         Raises:
@@ -148,6 +151,40 @@ class LiveTeacher:
                 yield prompt, sample_idx, self.request(prompt, sample_idx)
 
     @property
+    def asks_further(self) -> bool:
+        """Whether truncated answers are followed by a further call."""
+        return isinstance(self.spec, ApiTeacherSpec) and self.spec.on_truncated != "keep"
+
+    def further(self, prompt: Prompt, request: Request, journal: Journal) -> Request | None:
+        """The further call that a truncated answer in the journal asks for; None = there is none to make.
+
+        Raises:
+            StorageError: if the journal cannot be read.
+        """
+        if not self.asks_further or (entry := journal.get(request.key)) is None:
+            return None
+        return follow_up(cast(ApiTeacherSpec, self.spec), self.provider, prompt, request, entry.reply)
+
+    def furthers(self, prompts: PromptSet, journal: Journal) -> Iterator[Request]:
+        """Every further call that truncated answers in the journal ask for, in the order of the prompts."""
+        if self.asks_further:
+            for prompt, _, request in self.requests(prompts):
+                if (further := self.further(prompt, request, journal)) is not None:
+                    yield further
+
+    def reply_to(self, prompt: Prompt, request: Request, journal: Journal) -> Reply | None:
+        """What the journal has in answer to a call, and to the further one after it; None = nothing yet.
+
+        Raises:
+            StorageError: if the journal cannot be read.
+        """
+        if (entry := journal.get(request.key)) is None:
+            return None
+        further = self.further(prompt, request, journal)
+        then = further and journal.get(further.key)
+        return join(cast(ApiTeacherSpec, self.spec), entry.reply, then.reply) if then else entry.reply
+
+    @property
     def tariff(self) -> Tariff:
         """What calls cost."""
         return Tariff(self.price)
@@ -165,7 +202,8 @@ class LiveTeacher:
         """
         if not self.budget.is_set:
             return Cost()
-        keys = (request.key for _, _, request in self.requests(prompts))
+        first = (request.key for _, _, request in self.requests(prompts))
+        keys = chain(first, (request.key for request in self.furthers(prompts, journal)))
         return spent_on(keys, tariff=self.tariff, get=journal.get, open_attempts=journal.open_attempts())
 
     def drive(self, journal: Journal, work: Callable[[Engine], Awaitable[None]], *, spent: Callable[[], Cost]) -> None:

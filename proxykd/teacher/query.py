@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from proxykd.artifacts import CompletionSet, PromptSet, seal, write_json
-from proxykd.config.prompts import JsonlPromptsSpec, PromptsSpec
-from proxykd.config.specification import RunSpec
+from proxykd.config.prompts import EmbeddedPromptsSpec, FilePromptsSpec, PromptsSpec
+from proxykd.config.specification import QuerySpec
 from proxykd.config.teacher import EmbeddedTeacherSpec, RecordedTeacherSpec
 from proxykd.data.prompts import load_prompts
-from proxykd.exceptions import BudgetError, InputError, StorageError
+from proxykd.exceptions import ArtifactError, BudgetError, InputError, StorageError
 from proxykd.records import Completion, Message, Outcome, Prompt, hash_json
 from proxykd.teacher.asking import ask_all
 from proxykd.teacher.budget import NOTHING, Cost
@@ -31,18 +31,18 @@ _UNSETTLED = Reply(error="never settled")
 
 
 def collect_prompts(spec: PromptsSpec, *, seed: int, output: Path) -> PromptSet:
-    """The prompts of a run, from the user's file or from the embedded generator.
+    """The prompts of a run, from the user's data or from the embedded generator.
 
     Args:
         spec: Where they come from.
-        seed: Seed of the embedded generator; a file does not need it.
+        seed: Seed of the embedded generator, and of drawing system messages.
         output: Folder of the new artifact.
 
     Raises:
-        InputError: if the file cannot be used, naming the line.
+        InputError: if the data cannot be used, naming the place.
     """
-    if isinstance(spec, JsonlPromptsSpec):
-        return load_prompts(spec, output=output)
+    if not isinstance(spec, EmbeddedPromptsSpec):
+        return load_prompts(spec, seed=seed, output=output)
     prompts = PromptSet(output)
     prompts.write(generate_prompts(spec.count, seed))
     seal(prompts, {"prompts": hash_json({**spec.model_dump(mode="json"), "seed": seed})})
@@ -50,7 +50,7 @@ def collect_prompts(spec: PromptsSpec, *, seed: int, output: Path) -> PromptSet:
 
 
 def inputs_of(prompts: PromptSet) -> str:
-    """Hash of what the prompts came from: their file's bytes, or the prompts themselves where there is no file."""
+    """Hash of what the prompts came from (a file's bytes, say), or of the prompts themselves where there is no data."""
     return str(prompts.manifest["made_from"].get("file", prompts.hash))
 
 
@@ -67,11 +67,13 @@ def check_inputs(prompts: PromptSet, inputs: str) -> None:
     if (found := inputs_of(prompts)) != inputs:
         raise InputError(
             f"expected the prompts that the run was planned with (hash {inputs:.12}), read others (hash {found:.12}): "
-            "the file changed meanwhile; run the same command again to plan with what it holds now"
+            "the data changed meanwhile; run the same command again to plan with what it holds now"
         )
 
 
-def query_teacher(prompts: PromptSet, run: RunSpec, *, journal_path: Path, output: Path) -> CompletionSet:
+def query_teacher(
+    prompts: PromptSet, run: QuerySpec, *, journal_path: Path, output: Path, asks: bool = True
+) -> CompletionSet:
     """Ask the teacher everything that the journal has no answer to, and write all answers.
 
     Args:
@@ -79,6 +81,7 @@ def query_teacher(prompts: PromptSet, run: RunSpec, *, journal_path: Path, outpu
         run: The teacher, its sampling and the seed are read.
         journal_path: The SQLite file that remembers every answer; shared by reruns.
         output: Folder of the new artifact.
+        asks: False = write what the journal has and ask nothing; what it lacks counts as failed.
 
     Raises:
         TeacherUnreachableError, TeacherAuthError, TeacherError: after one probe call, if the endpoint is unusable;
@@ -90,14 +93,16 @@ def query_teacher(prompts: PromptSet, run: RunSpec, *, journal_path: Path, outpu
     completions = CompletionSet(output)
     num_samples = 1
     if isinstance(run.teacher, RecordedTeacherSpec):
-        assert isinstance(run.prompts, JsonlPromptsSpec)  # the specification allows no other
+        assert isinstance(run.prompts, FilePromptsSpec)  # the specification allows no other
         summary = _write(completions, recorded_completions(prompts, run.prompts, run.teacher))
     else:
         num_samples = run.teacher.sampling.num_samples
         with Journal(journal_path) as journal:
             teacher = LiveTeacher.of(run, run.teacher)
-            ask_all(teacher, prompts, journal)
+            if asks:
+                ask_all(teacher, prompts, journal)
             summary = _write(completions, _read_answers(teacher, prompts, journal))
+    _check_sum(summary["outcomes"], prompts.num_rows * num_samples)
     write_json(output / SUMMARY, {"num_prompts": prompts.num_rows, "num_samples": num_samples, **summary})
     seal(completions, {"prompts": prompts.hash, "teacher": _teacher_hash(run)})
     return completions
@@ -119,7 +124,7 @@ class Outlook(NamedTuple):
     spent: Cost = NOTHING
 
 
-def look_ahead(prompts: PromptSet, run: RunSpec, *, journal_path: Path) -> Outlook:
+def look_ahead(prompts: PromptSet, run: QuerySpec, *, journal_path: Path) -> Outlook:
     """Count the calls of a run that the journal has answers to; asks nothing and creates no journal.
 
     Args:
@@ -147,7 +152,7 @@ def look_ahead(prompts: PromptSet, run: RunSpec, *, journal_path: Path) -> Outlo
 
 
 def probe_teacher(
-    run: RunSpec, *, journal_path: Path, prompt: Prompt | None = None, sample_idx: int = 0, spent: Cost = NOTHING
+    run: QuerySpec, *, journal_path: Path, prompt: Prompt | None = None, sample_idx: int = 0, spent: Cost = NOTHING
 ) -> None:
     """Make one call and return if the teacher can be used; a recorded teacher always can.
 
@@ -178,8 +183,7 @@ def probe_teacher(
 
 def _read_answers(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> Iterator[Completion]:
     for prompt, sample_idx, request in teacher.requests(prompts):
-        entry = journal.get(request.key)
-        reply = _UNSETTLED if entry is None else entry.reply
+        reply = teacher.reply_to(prompt, request, journal) or _UNSETTLED
         outcome, reason = teacher.outcome_of(reply)
         has_text = outcome in (Outcome.OK, Outcome.REFUSED, Outcome.TRUNCATED)
         yield Completion(
@@ -232,7 +236,12 @@ def _write(completions: CompletionSet, rows: Iterator[Completion]) -> dict[str, 
     }
 
 
-def _teacher_hash(run: RunSpec) -> str:
+def _check_sum(outcomes: dict[str, int], expected: int) -> None:
+    if (found := sum(outcomes.values())) != expected:
+        raise ArtifactError(f"expected {expected} rows with an outcome each, found {found}: {outcomes}; report this")
+
+
+def _teacher_hash(run: QuerySpec) -> str:
     """Hash of what decides the answers; patience and concurrency do not."""
     patience = {"api_key", "api_key_file", "base_url", "batch", "budget", "concurrency"}
     patience |= {"limits", "max_attempts", "on_unanswered", "timeout_s"}

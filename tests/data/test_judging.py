@@ -145,6 +145,36 @@ def test_system_messages_do_not_count_as_overlap_or_similarity(tmp_path: Path) -
     assert not any(row.measures.is_near_duplicate or row.measures.has_overlap for row in rows)
 
 
+def test_one_question_under_several_system_messages_is_no_near_duplicate_of_itself(tmp_path: Path) -> None:
+    prompts, completions = PromptSet(tmp_path / "p"), CompletionSet(tmp_path / "c")
+    built = [
+        Prompt.build([Message("system", system), Message("user", question)], group=group)
+        for question, group in ((LONG, "1" * 16), (LONG + "!", "2" * 16))
+        for system in ("Explain.", "Be brief.", "Step by step.")
+    ]
+    prompts.write(built)
+    completions.write(completion(f"text {idx}", prompt_id=one.prompt_id) for idx, one in enumerate(built))
+    rows = list(judge(prompts, completions, ValidationSpec(), SPLIT, scratch=tmp_path / "s"))
+    assert [row.measures.is_near_duplicate for row in rows] == [False] * 3 + [True] * 3
+    assert [row.row.prompt_id for row in rows] == [prompt.prompt_id for prompt in built]
+    assert {(row.row.group, row.side) for row in rows} == {
+        (group, side_of(group, SPLIT)) for group in ("1" * 16, "2" * 16)
+    }
+
+
+def test_examples_for_the_teacher_are_neither_taught_nor_compared(tmp_path: Path) -> None:
+    prompts, completions = PromptSet(tmp_path / "p"), CompletionSet(tmp_path / "c")
+    turns = [Message("user", LONG), Message("assistant", LONG)]
+    questions = [Message("user", f"question {idx}") for idx in range(60)]
+    built = [Prompt.build([*turns, question], num_example_messages=2) for question in questions]
+    prompts.write(built)
+    completions.write(completion("t", prompt_id=prompt.prompt_id) for prompt in built)
+    rows = list(judge(prompts, completions, ValidationSpec(), SPLIT, scratch=tmp_path / "s"))
+    assert {row.side for row in rows} == set(Side)
+    assert [row.row.messages for row in rows] == [(question,) for question in questions]
+    assert not any(row.measures.is_near_duplicate or row.measures.has_overlap for row in rows)
+
+
 def test_rows_that_cannot_teach_are_not_what_others_are_duplicates_of(tmp_path: Path) -> None:
     rows = judge_corpus(tmp_path, [(LONG, [""]), (LONG + "!", ["text"])], drop_near_duplicates=True)
     assert [row.row.verdict for row in rows] == ["empty", "keep"]

@@ -114,6 +114,21 @@ def test_other_prompts_do_not_move_a_prompt(tmp_path: Path) -> None:
     assert next(few.rows()) in list(many.rows())
 
 
+def test_rows_of_one_group_are_on_the_side_of_its_name(tmp_path: Path) -> None:
+    validated = ValidatedSet(tmp_path / "validated")
+    validated.write(
+        ValidatedRow(one, 0, (Message("user", one),), "text", "", None, Outcome.OK, "keep", "", group)
+        for group in IDS[:20]
+        for one in (group, f"{group[:8]}aaaaaaaa", f"{group[:8]}bbbbbbbb")
+    )
+    seal(validated)
+    splits = build_splits(validated, SPEC, output=tmp_path / "splits")
+    expected = [side_of(group, SPEC) for group in IDS[:20] for _ in range(3)]
+    assert [row.side for row in splits.rows()] == expected
+    assert expected != [side_of(row.prompt_id, SPEC) for row in splits.rows()]
+    assert len(list(select_rows(validated, splits, set(Side)))) == 60
+
+
 def test_splits_name_what_they_were_made_from(tmp_path: Path) -> None:
     validated = write_validated(tmp_path / "validated", [(IDS[0], 0, "keep")])
     splits = build_splits(validated, SPEC, output=tmp_path / "splits")

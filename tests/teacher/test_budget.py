@@ -27,7 +27,7 @@ from proxykd.teacher.query import collect_prompts, look_ahead, query_teacher
 from proxykd.teacher.replies import Reply, Request
 from proxykd.teacher.retry import RetryPolicy
 from proxykd.teacher.transport import HttpResponse
-from tests.teacher.conftest import ScriptedEndpoint
+from tests.support.endpoint import ScriptedEndpoint
 
 PRICE = PriceSpec(input_usd_per_million=1e6, output_usd_per_million=3e6)  # 1 and 3 USD a token: whole numbers
 TARIFF = Tariff(PRICE)

@@ -11,7 +11,7 @@ from proxykd.config.specification import RunSpec
 from proxykd.exceptions import ConfigError, TeacherAuthError, TeacherError
 from proxykd.records import Completion, Outcome
 from proxykd.teacher.query import collect_prompts, query_teacher
-from tests.teacher.conftest import ScriptedEndpoint
+from tests.support.endpoint import ScriptedEndpoint
 from tests.teacher.providers.shapes import (
     anthropic_answer,
     anthropic_error,

@@ -254,7 +254,7 @@ def test_a_recorded_file_that_changed_is_refused(make_run: Make, tmp_path: Path,
     run = make_run({"kind": "recorded"}, [{"prompt": "a", "completion": "A"}])
     prompts = collect_prompts(run.prompts, seed=0, output=tmp_path / "prompts")
     (tmp_path / "rows.jsonl").write_text(json.dumps(changed) + "\n")
-    with pytest.raises(InputError, match="the file has changed"):
+    with pytest.raises(InputError, match="the data has changed"):
         query_teacher(prompts, run, journal_path=tmp_path / "journal.sqlite", output=tmp_path / "completions")
 
 

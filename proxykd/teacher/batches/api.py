@@ -1,8 +1,8 @@
 """What a batch API looks like from here, whatever its own words are."""
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from proxykd.exceptions import TeacherUnreachableError
 from proxykd.teacher.batches.chunks import Chunk
@@ -13,6 +13,7 @@ from proxykd.teacher.replies import Request, Verdict, parse_json
 from proxykd.teacher.retry import RetryPolicy, parse_retry_after
 from proxykd.teacher.transport import HttpClient, HttpResponse
 
+ValueT = TypeVar("ValueT")
 CLOCKS_DIFFER_S = 600.0
 """By how much an endpoint's clock may be behind ours."""
 
@@ -166,3 +167,11 @@ class Caller:
             if wait_s is None:
                 raise failure
             await self._clock.sleep(wait_s)
+
+
+async def checked(answer: Awaitable[ValueT]) -> ValueT:
+    """What an API call gives, or the project's error where its JSON is of another shape."""
+    try:
+        return await answer
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise TeacherUnreachableError(f"the batch API gave an answer of another shape: {error!r:.200}") from None

@@ -15,14 +15,13 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 from uuid import uuid4
 
-from proxykd.artifacts import PromptSet
 from proxykd.config.teacher import BatchSpec
 from proxykd.exceptions import TeacherError, TeacherUnreachableError
 from proxykd.progress import Progress
-from proxykd.teacher.batches.api import BatchApi, NotNow, RefusedError, Result, Status
+from proxykd.teacher.batches.api import BatchApi, NotNow, RefusedError, Result, Status, ValueT, checked
 from proxykd.teacher.batches.chunks import Chunk, Chunks
 from proxykd.teacher.budget import BATCHED, Cost, describe_caps, is_within, worst_case
 from proxykd.teacher.clock import Clock
@@ -36,7 +35,7 @@ from proxykd.teacher.transport import HttpResponse
 _BLOCK = 500
 """Requests claimed, or answers journaled, in one transaction."""
 
-ValueT = TypeVar("ValueT")
+Requests = Callable[[], Iterator[Request]]
 
 
 class End(NamedTuple):
@@ -55,9 +54,14 @@ class End(NamedTuple):
     reached: str
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """Who hears of what happens; see ``ask_in_batches``."""
+class Listener(NamedTuple):
+    """Who hears of what happens.
+
+    Attributes:
+        progress: Told of answers that the journal has, and that we are alive.
+        on_settled: Called for each final answer, after it is durable.
+        on_trouble: Called with the reason where a request is to be asked again.
+    """
 
     progress: Progress
     on_settled: Callable[[Reply], None]
@@ -120,9 +124,13 @@ class Asker:
     _last_reason: str = ""
     _may_pass: bool = False
 
-    async def take_up_all(self, prompts: PromptSet) -> None:
-        """Put in flight what earlier runs submitted; to be called first, and once."""
-        self._spent = self.teacher.spent(prompts, self.journal)
+    async def take_up_all(self, spent: Cost) -> None:
+        """Put in flight what earlier runs submitted; to be called first, and once.
+
+        Args:
+            spent: What the run's calls have cost before.
+        """
+        self._spent = spent
         for chunk in self.chunks.open_at(self._address):
             if chunk.batch_id in self.batch.give_up:
                 self.chunks.drop(chunk)  # it may have been paid for: its reservations stay
@@ -134,40 +142,44 @@ class Asker:
         while self._in_flight:
             await self._settle_next()
 
-    async def run(self, prompts: PromptSet) -> End:
-        """Ask, round after round, until all is answered, nothing helps or a cap is reached."""
+    async def run(self, requests: Requests) -> End:
+        """Ask, round after round, until all is answered, nothing helps or a cap is reached.
+
+        Args:
+            requests: Gives all requests, known ones too, each time that it is called.
+        """
         is_capped = False
         for number in range(self.teacher.spec.max_attempts):
             before, self._may_pass = self._num_settled, False
             self._is_last_round = number + 1 == self.teacher.spec.max_attempts
-            is_capped = await self._submit_all(prompts)
+            is_capped = await self._submit_all(requests)
             await self.settle_all()
             is_in_vain = self._num_settled == before and not self._may_pass
-            if is_capped or is_in_vain or not self._count_missing(prompts):
+            if is_capped or is_in_vain or not self._count_missing(requests):
                 break
             if self._num_settled == before:
                 await self.clock.sleep(self.batch.poll_s)
         reached = describe_caps(self.teacher.budget, self._spent) if is_capped else ""
-        return End(self._num_known, self._count_missing(prompts), self._last_reason, reached)
+        return End(self._num_known, self._count_missing(requests), self._last_reason, reached)
 
     @property
     def _address(self) -> str:
         return f"{self.teacher.spec.kind} {provider_of(self.teacher.spec)}"
 
-    def _count_missing(self, prompts: PromptSet) -> int:
-        return sum(not self.journal.has_final(request.key) for _, _, request in self.teacher.requests(prompts))
+    def _count_missing(self, requests: Requests) -> int:
+        return sum(not self.journal.has_final(request.key) for request in requests())
 
     # --- submitting
 
-    def _free(self, prompts: PromptSet) -> Iterator[Request]:
+    def _free(self, requests: Requests) -> Iterator[Request]:
         """Claimed requests that nobody has answered and no batch holds."""
-        requests = self._open(prompts)
-        while block := list(islice(requests, _BLOCK)):
+        unheld = self._open(requests)
+        while block := list(islice(unheld, _BLOCK)):
             claims = self.journal.claim([request.key for request in block])
             yield from (request for request in block if claims.get(request.key))
 
-    def _open(self, prompts: PromptSet) -> Iterator[Request]:
-        for _, _, request in self.teacher.requests(prompts):
+    def _open(self, requests: Requests) -> Iterator[Request]:
+        for request in requests():
             if self.journal.has_final(request.key):
                 if self._is_first_pass and request.key not in self._settled_in_pass:
                     self._num_known += 1
@@ -177,11 +189,11 @@ class Asker:
         self._is_first_pass = False
         self._settled_in_pass.clear()
 
-    async def _submit_all(self, prompts: PromptSet) -> bool:
+    async def _submit_all(self, requests: Requests) -> bool:
         """Submit what is free; returns whether a cap leaves no room for more."""
-        requests, left = self._free(prompts), None
+        free, left = self._free(requests), None
         while True:
-            draft = self._draw(chain([] if left is None else [left], requests))
+            draft = self._draw(chain([] if left is None else [left], free))
             if draft.requests:
                 await self._submit(draft)
             left = draft.left
@@ -223,7 +235,7 @@ class Asker:
             self.journal.commit(opened=[one._replace(attempt_id=name + one.key) for one in draft.attempts])
             self._spent += draft.cost
         try:
-            batch_id = await _checked(self.api.create(chunk, draft.rows))
+            batch_id = await checked(self.api.create(chunk, draft.rows))
         except RefusedError as error:
             await self._turn_away(chunk, error)
         except TeacherUnreachableError as error:
@@ -263,7 +275,7 @@ class Asker:
                 continue
             others = {one.batch_id for one in self.chunks.open_at(self._address)}
             try:
-                batch_id = await _checked(self.api.find(chunk, keys, others))
+                batch_id = await checked(self.api.find(chunk, keys, others))
             except NotNow:
                 await self.clock.sleep(self.batch.poll_s)
                 continue
@@ -302,7 +314,7 @@ class Asker:
 
     async def _known(self, chunk: Chunk, answer: Awaitable[ValueT]) -> ValueT:
         try:
-            return await _checked(answer)
+            return await checked(answer)
         except RefusedError as error:
             raise TeacherError(
                 f"{self.endpoint.url} says of the batch {chunk.batch_id}: {error}; use the key that it was submitted "
@@ -383,11 +395,3 @@ class Asker:
     def _note(self, reason: str) -> None:
         self._last_reason = reason
         self.listener.on_trouble(reason)
-
-
-async def _checked(answer: Awaitable[ValueT]) -> ValueT:
-    """What an API call gives, or the project's error where its JSON is of another shape."""
-    try:
-        return await answer
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise TeacherUnreachableError(f"the batch API gave an answer of another shape: {error!r:.200}") from None

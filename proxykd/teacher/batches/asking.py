@@ -2,25 +2,24 @@
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
-from proxykd.artifacts import PromptSet
 from proxykd.config.teacher import AnthropicTeacherSpec, BatchSpec, OpenAITeacherSpec
-from proxykd.progress import Progress
 from proxykd.teacher.batches.anthropic import AnthropicBatches
 from proxykd.teacher.batches.api import BatchApi, Caller
 from proxykd.teacher.batches.asker import Asker, End, Listener
 from proxykd.teacher.batches.chunks import Chunks
 from proxykd.teacher.batches.openai import OpenAIBatches
+from proxykd.teacher.budget import Cost
 from proxykd.teacher.clock import WallClock
 from proxykd.teacher.endpoint import Endpoint
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.live import LiveTeacher
 from proxykd.teacher.providers.anthropic import AnthropicProvider
 from proxykd.teacher.providers.openai import OpenAIProvider
-from proxykd.teacher.replies import Reply
+from proxykd.teacher.replies import Request
 from proxykd.teacher.retry import RetryPolicy
 from proxykd.teacher.transport import HttpClient
 
@@ -29,12 +28,11 @@ _CONNECTIONS = 4
 
 def ask_in_batches(
     teacher: LiveTeacher,
-    prompts: PromptSet,
+    requests: Callable[[], Iterator[Request]],
     journal: Journal,
-    progress: Progress,
+    listener: Listener,
     *,
-    on_settled: Callable[[Reply], None],
-    on_trouble: Callable[[str], None],
+    spent: Callable[[], Cost],
 ) -> End | None:
     """Settle what the journal lacks, or as much of it as the caps let pass.
 
@@ -43,11 +41,10 @@ def ask_in_batches(
 
     Args:
         teacher: Who is asked.
-        prompts: The questions.
+        requests: Gives all requests, known ones too, each time that it is called.
         journal: Keeps the answers.
-        progress: Told of answers that the journal has, and that we are alive.
-        on_settled: Called for each final answer, after it is durable.
-        on_trouble: Called with the reason where a request is to be asked again.
+        listener: Hears of what happens.
+        spent: Tells what the run's calls have cost before; asked when nobody else can spend any more.
 
     Returns:
         How it ended; None = the specification asks for one call a request.
@@ -73,16 +70,16 @@ def ask_in_batches(
             endpoint, policy = Endpoint(url, teacher.model, teacher.secret_name), RetryPolicy(spec.max_attempts)
             api = batch_api(spec, Caller(client, teacher.provider, policy, clock, endpoint))
             # What is settled for calls of their own is counted with what the journal had.
-            listener = Listener(progress, on_settled if spec.batch else lambda _: None, on_trouble)
+            heard = listener if spec.batch else listener._replace(on_settled=lambda _: None)
             batch = spec.batch or BatchSpec()
-            return await work(Asker(teacher, journal, chunks, api, endpoint, batch, listener, folder, clock))
+            return await work(Asker(teacher, journal, chunks, api, endpoint, batch, heard, folder, clock))
 
     async def work(asker: Asker) -> End | None:
-        await asker.take_up_all(prompts)
+        await asker.take_up_all(spent())
         if spec.batch is None:
             await asker.settle_all()
             return None
-        return await asker.run(prompts)
+        return await asker.run(requests)
 
     with Chunks(journal.path) as chunks:
         if spec.batch is None and not chunks.has_any():

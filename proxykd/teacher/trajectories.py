@@ -1,0 +1,319 @@
+"""Feedback and improved attempts on the student's own wrong answers, as trajectories (TriPosT, arXiv 2310.13522).
+
+    attempt -> [wrong] -> feedback -> update -> [wrong] -> feedback -> update -> ... -> [right]
+
+A verifier says what is wrong; the teacher gives feedback on it, then an improved attempt. All calls go through the
+stage that asks the teacher, so that they are journaled, never paid twice, and counted under the caps of
+``teacher.budget``.
+
+Differs from the paper: there, an LLM or a script judges the attempts; here, a verifier does, mostly by a known answer.
+There, the rest of a trajectory weighs 1 in the loss; here, what is wrong is read and not learnt, unless
+``wrong_weight`` says otherwise.
+"""
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.resources import files
+from itertools import islice, tee
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from proxykd.artifacts import PromptSet, TrajectorySet, seal, write_json
+from proxykd.config.corrections import CorrectionsSpec
+from proxykd.config.specification import RunSpec
+from proxykd.config.teacher import OpenAITeacherSpec
+from proxykd.data.scratch import scratch_database
+from proxykd.data.verifiers import Verifier, build_verifier, verify_many
+from proxykd.exceptions import ConfigError, InputError
+from proxykd.progress import report, track
+from proxykd.records import (
+    Completion,
+    Message,
+    Outcome,
+    Prompt,
+    Segment,
+    SegmentKind,
+    Trajectory,
+    TrajectoryEnd,
+    hash_json,
+)
+from proxykd.teacher.query import query_teacher
+from proxykd.teacher.trajectory_store import Item, TrajectoryStore
+
+SUMMARY = "summary.json"
+SOURCE = "corrections"
+_MUST_HAVE = {"feedback": {"question", "attempt"}, "update": {"question", "attempt", "feedback"}}
+
+
+def build_trajectories(
+    prompts: PromptSet,
+    attempts: Iterable[tuple[str, str]],
+    run: RunSpec,
+    spec: CorrectionsSpec,
+    *,
+    journal_path: Path,
+    output: Path,
+) -> TrajectorySet:
+    """Correct the student's wrong attempts and write all trajectories.
+
+    Args:
+        prompts: The questions, with references.
+        attempts: (prompt id, text) of the student, in any order, several a prompt if wanted; equal ones count once.
+        run: The teacher, its budget and the seed are read.
+        spec: Verifier, rounds, weights, balance.
+        journal_path: The SQLite file that remembers every answer; the run's own, so that nothing is paid twice.
+        output: Folder of the new artifact.
+
+    Returns:
+        One trajectory an attempt, in the order of ``prompts``; ``summary.json`` beside them counts ends and costs.
+
+    Raises:
+        ConfigError: if the teacher cannot be asked freely, or a template lacks a part.
+        InputError: if there is an attempt at a prompt that is not among ``prompts``.
+        TeacherError, BudgetError, StorageError: as ``query_teacher``; the same call goes on from there.
+        SandboxError: if the verifier runs programs and this machine cannot hold them in.
+    """
+    teacher = _free_teacher(run, spec)
+    templates = _Templates.read(spec)
+    verifier = build_verifier(spec.verifier)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with scratch_database() as database, tempfile.TemporaryDirectory(dir=output.parent, prefix=".rounds-") as folder:
+        store = TrajectoryStore(database)
+        hash_of_attempts = store.add_attempts(islice(attempts, spec.limit))
+        _judge_attempts(store, prompts, verifier, spec.workers)
+        work = _Rounds(store, run.model_copy(update={"teacher": teacher}), journal_path, Path(folder), templates)
+        for number in range(spec.rounds):
+            if not work.correct(number, verifier, spec.workers):
+                break
+        for item in store.open_items():
+            store.end(item.number, TrajectoryEnd.WRONG)
+        store.balance(spec.improve_ratio)
+        trajectories = TrajectorySet(output)
+        summary = _write(trajectories, store, spec)
+    write_json(output / SUMMARY, {**summary, **work.costs})
+    made_from = {"prompts": prompts.hash, "attempts": hash_of_attempts, "corrections": _hash_of(spec, templates, run)}
+    seal(trajectories, made_from)
+    return trajectories
+
+
+def read_attempts(path: Path) -> Iterator[tuple[str, str]]:
+    """The student's attempts in a JSONL file: one object a line with the texts ``prompt_id`` and ``text``.
+
+    Raises:
+        InputError: if the file or a line is not that, naming the line.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _attempt(line, f"{path}, line {number}")
+    except OSError as error:
+        raise InputError(f"expected a file of attempts at {path}: {error.strerror}") from None
+
+
+def _attempt(line: bytes, where: str) -> tuple[str, str]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: expected a JSON object, {error}") from None
+    if not isinstance(value, dict) or not all(isinstance(value.get(key), str) for key in ("prompt_id", "text")):
+        raise InputError(f"{where}: expected an object with the texts prompt_id and text")
+    return value["prompt_id"], value["text"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Templates:
+    """The two requests to the teacher."""
+
+    feedback: Template
+    update: Template
+
+    @classmethod
+    def read(cls, spec: CorrectionsSpec) -> "_Templates":
+        """The user's or the package's.
+
+        Raises:
+            ConfigError: if a file cannot be read, lacks a part or has one that is not known.
+        """
+        return cls(_template("feedback", spec.feedback_template), _template("update", spec.update_template))
+
+
+def _template(name: str, path: Path | None) -> Template:
+    source = files("proxykd.teacher").joinpath("templates", f"{name}.txt") if path is None else path
+    try:
+        template = Template(source.read_text(encoding="utf-8").strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"expected a text file for corrections.{name}_template at {path}: {error}") from None
+    found, needed = set(template.get_identifiers()), _MUST_HAVE[name]
+    if not template.is_valid() or not needed <= found <= needed | {"reference"}:
+        raise ConfigError(
+            f"expected {', '.join(f'${part}' for part in sorted(needed))} and if wanted $reference in "
+            f"{path}, found {sorted(found)}; write $$ for a dollar sign"
+        )
+    return template
+
+
+@dataclass(slots=True)
+class _Rounds:
+    """Asks the teacher, round by round."""
+
+    store: TrajectoryStore
+    run: RunSpec
+    journal_path: Path
+    folder: Path
+    templates: _Templates
+    costs: dict[str, float] = field(
+        default_factory=lambda: {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
+    )
+
+    def correct(self, number: int, verifier: Verifier, workers: int) -> bool:
+        """One round over all items that go on; whether there was any."""
+        if next(self.store.open_items(), None) is None:
+            return False
+        self._ask(f"{number}-feedback", SegmentKind.FEEDBACK, self.templates.feedback)
+        self._ask(f"{number}-update", SegmentKind.UPDATE, self.templates.update)
+        open_items, again = tee(self.store.open_items())
+        pairs = ((item.prompt, item.answer) for item in open_items)
+        for item, check in zip(again, verify_many(pairs, verifier, workers=workers), strict=True):
+            if check.passed:
+                self.store.end(item.number, TrajectoryEnd.IMPROVED)
+        return True
+
+    def _ask(self, name: str, kind: SegmentKind, template: Template) -> None:
+        questions = PromptSet(self.folder / f"{name}-prompts")
+        questions.write(self._questions(template))
+        seal(questions)
+        report(f"Asking the teacher for {kind} on {questions.num_rows} wrong answers")
+        answers = query_teacher(
+            questions, self._within_budget(), journal_path=self.journal_path, output=self.folder / name
+        )
+        for answer in answers.rows():
+            self.store.answer(answer.prompt_id, kind, answer.text if answer.outcome is Outcome.OK else None)
+            self._count(answer)
+
+    def _questions(self, template: Template) -> Iterator[Prompt]:
+        for item in self.store.open_items():
+            question = Prompt.build([Message("user", _render(template, item))], source=SOURCE)
+            if self.store.ask(item, question):
+                yield question
+
+    def _count(self, answer: Completion) -> None:
+        self.costs["requests"] += 1
+        self.costs["prompt_tokens"] += answer.prompt_tokens
+        self.costs["completion_tokens"] += answer.completion_tokens
+        self.costs["cost_usd"] += answer.cost_usd
+
+    def _within_budget(self) -> RunSpec:
+        """The run with what is left of its caps: each query counts its own calls alone."""
+        teacher = self.run.teacher
+        assert isinstance(teacher, OpenAITeacherSpec)  # _free_teacher allows no other
+        spent = {
+            "usd": self.costs["cost_usd"],
+            "tokens": self.costs["prompt_tokens"] + self.costs["completion_tokens"],
+            "requests": self.costs["requests"],
+        }
+        caps = {name: cap for name, cap in teacher.budget if cap is not None}
+        left = teacher.budget.model_copy(update={name: max(0, cap - spent[name]) for name, cap in caps.items()})
+        return self.run.model_copy(update={"teacher": teacher.model_copy(update={"budget": left})})
+
+
+def _free_teacher(run: RunSpec, spec: CorrectionsSpec) -> OpenAITeacherSpec:
+    """The teacher as it is asked for corrections: one sample."""
+    if not isinstance(run.teacher, OpenAITeacherSpec):
+        raise ConfigError(
+            f"corrections ask the teacher questions of their own, which teacher.kind={run.teacher.kind} cannot answer; "
+            "use a teacher with an endpoint (teacher.kind=openai)"
+        )
+    sampling = (spec.sampling or run.teacher.sampling).model_copy(update={"num_samples": 1})
+    return run.teacher.model_copy(update={"sampling": sampling})
+
+
+def _judge_attempts(store: TrajectoryStore, prompts: PromptSet, verifier: Verifier, workers: int) -> None:
+    attempts, again = tee(store.attempts_at(prompts.rows()))
+    checks = verify_many(((prompt, text) for prompt, _, text in attempts), verifier, workers=workers)
+    judged = zip(again, checks, strict=True)
+    for (prompt, attempt_idx, text), check in track(judged, "Checking the student's attempts", unit="attempt"):
+        store.add(prompt, attempt_idx, text, is_right=check.passed)
+
+
+def _render(template: Template, item: Item) -> str:
+    """A request to the teacher; what it quotes is not read for placeholders."""
+    return template.substitute(
+        question=_question(item.prompt),
+        attempt=item.answer,
+        feedback=item.feedback,
+        reference=item.prompt.reference or "",
+    )
+
+
+def _question(prompt: Prompt) -> str:
+    """The prompt's text without its system message; a conversation is written out with its roles."""
+    turns = [message for message in prompt.messages if message.role != "system"]
+    if len(turns) == 1:
+        return turns[0].content
+    return "\n\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in turns)
+
+
+def _write(trajectories: TrajectorySet, store: TrajectoryStore, spec: CorrectionsSpec) -> dict[str, Any]:
+    ends: Counter[str] = Counter()
+    updates: Counter[int] = Counter()
+    num_kept = 0
+
+    def rows() -> Iterator[Trajectory]:
+        nonlocal num_kept
+        for item in store.items():
+            row = _trajectory(item, spec)
+            ends[row.end] += 1
+            num_kept += row.is_kept
+            if row.end is TrajectoryEnd.IMPROVED:
+                updates[len(row.segments) // 2] += 1
+            yield row
+
+    trajectories.write(rows())
+    return {
+        "attempts": ends.total(),
+        "ends": {end.value: ends[end] for end in TrajectoryEnd},
+        "improved_after_updates": {str(count): updates[count] for count in range(1, spec.rounds + 1)},
+        "kept": num_kept,
+    }
+
+
+def _trajectory(item: Item, spec: CorrectionsSpec) -> Trajectory:
+    assert item.end is not None  # all have been ended
+    last = len(item.segments) - 1
+    segments = tuple(
+        Segment(kind, text, _weight(kind, position == last, item.end, spec))
+        for position, (kind, text) in enumerate(item.segments)
+    )
+    prompt = item.prompt
+    return Trajectory(
+        prompt.prompt_id,
+        item.attempt_idx,
+        prompt.messages,
+        prompt.task,
+        prompt.reference,
+        segments,
+        item.end,
+        item.is_kept,
+    )
+
+
+def _weight(kind: SegmentKind, is_last: bool, end: TrajectoryEnd, spec: CorrectionsSpec) -> float:
+    if kind is SegmentKind.FEEDBACK:
+        return spec.feedback_weight
+    if end is TrajectoryEnd.RIGHT:
+        return spec.right_weight
+    is_right = is_last and end is TrajectoryEnd.IMPROVED
+    return spec.update_weight if is_right else spec.wrong_weight
+
+
+def _hash_of(spec: CorrectionsSpec, templates: _Templates, run: RunSpec) -> str:
+    """Hash of what decides the trajectories beside prompts and attempts."""
+    settings = spec.model_dump(mode="json", exclude={"workers", "feedback_template", "update_template"})
+    texts = [templates.feedback.template, templates.update.template]
+    patience = {"api_key", "base_url", "budget", "concurrency", "max_attempts", "on_unanswered", "timeout_s"}
+    return hash_json([settings, texts, run.teacher.model_dump(mode="json", exclude=patience), run.seed])
