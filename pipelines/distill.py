@@ -7,6 +7,7 @@ from zenml import pipeline
 from zenml.config.cache_policy import CachePolicy
 
 from proxykd.config import RunSpec
+from proxykd.config.shielding import unshielded
 from steps import (
     align_proxy,
     distill_student,
@@ -28,11 +29,11 @@ def distill(specification: dict[str, Any], inputs: str, models: dict[str, str]) 
     """Wire the steps.
 
     Args:
-        specification: The resolved run specification, ablations applied.
+        specification: The resolved run specification, ablations applied, shielded (``proxykd.config.shielding``).
         inputs: Hash of the prompts' file.
         models: Role -> identity of the model behind its source.
     """
-    run = RunSpec.model_validate(specification)
+    run = RunSpec.model_validate(unshielded(specification))
 
     def told(module: ModuleType) -> dict[str, Any]:
         found: dict[str, Any] = {"settings": settings_for(run, *module.SECTIONS), "code": code_hash(module.__name__)}

@@ -15,6 +15,7 @@ import proxykd
 from pipelines.distill import distill
 from proxykd.artifacts import Evaluation, Promotion, read_json
 from proxykd.config import RunSpec
+from proxykd.config.shielding import shielded
 
 CHECKOUT = Path(proxykd.__file__).parents[1]
 
@@ -52,7 +53,7 @@ def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str]) ->
         run_name=f"{run.name}-{{date}}-{{time}}", tags=[run.name], execution_mode=_execution_mode()
     )
     try:
-        response = configured(specification=run.model_dump(mode="json"), inputs=inputs, models=dict(models))
+        response = configured(specification=shielded(run.model_dump(mode="json")), inputs=inputs, models=dict(models))
     except RunInterruptedException as interruption:
         raise KeyboardInterrupt from interruption
     return _collect(response.id)

@@ -18,6 +18,7 @@ from proxykd.artifacts import (
     write_json,
 )
 from proxykd.config import RunSpec
+from proxykd.config.shielding import unshielded
 from proxykd.data.splits import select_rows
 from proxykd.evaluation.card import model_card
 from proxykd.evaluation.decision import Decision, decide
@@ -47,10 +48,10 @@ def promote_model(
         splits: Which prompts are held out.
         student: What is registered: the model of the first seed.
         evaluation: What is decided on.
-        specification: The whole resolved specification, logged as an artifact.
+        specification: The whole resolved specification, shielded (``proxykd.config.shielding``), logged as an artifact.
         code: Hash of the code that the step runs.
     """
-    run = RunSpec.model_validate(specification)
+    run = RunSpec.model_validate(unshielded(specification))
     tracked = mlflow_tracking.log_evaluation(evaluation, run, documents={"validation": validation.path})
     registered = mlflow_registry.register_student(
         student.model_folders(run.student.seeds)[0],

@@ -15,6 +15,7 @@ from typing import Any
 
 import proxykd
 from proxykd.config import RunSpec
+from proxykd.config.shielding import shielded
 from proxykd.workspace import HOME_VARIABLE, Workspace
 
 CHECKOUT = Path(proxykd.__file__).parents[1]
@@ -22,8 +23,9 @@ CODE_SUFFIX, COMPILED_SUFFIX = ".py", ".pyc"
 
 
 def settings_for(run: RunSpec, *sections: str) -> dict[str, Any]:
-    """The named sections of the run as plain JSON values."""
-    return {name: run.model_dump(mode="json")[name] for name in sections}
+    """The named sections of the run as plain JSON values, shielded; ``RunSpec.view`` reads them."""
+    plain = run.model_dump(mode="json")
+    return {name: shielded(plain[name]) for name in sections}
 
 
 @cache

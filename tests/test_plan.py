@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from proxykd.config import RunSpec
+from proxykd.config.teacher import BatchSpec
 from proxykd.forecast import GIB, TextLengths, forecast_run
 from proxykd.models.sizes import ModelSize
 from proxykd.plan import Plan, plan_table
@@ -78,6 +79,8 @@ def test_the_price_is_that_of_the_calls_that_are_left() -> None:
     run = make_run({"kind": "openai", "model": "m", "price": price})
     # 150 calls of 20 tokens in and 100 out: 150 * (20 * 1 + 100 * 10) / 1e6
     assert forecast(run, calls_left=150).usd_left == pytest.approx(0.153)
+    halved = run.model_copy(update={"teacher": run.teacher.model_copy(update={"batch": BatchSpec()})})
+    assert forecast(halved, calls_left=150).usd_left == pytest.approx(0.153 / 2)
     assert forecast(run, calls_left=0).usd_left == 0.0
     assert forecast(make_run()).usd_left is None
     assert forecast(make_run({"kind": "recorded"})).usd_left == 0.0

@@ -10,6 +10,7 @@ from proxykd.config.base import Count, Fraction, PositiveFloat, Spec
 from proxykd.config.corrections import CorrectionsSpec
 from proxykd.config.models import ModelSpec, PreferenceSpec, ProxySpec, StudentSpec
 from proxykd.config.prompts import EmbeddedPromptsSpec, OpenAIFinetuningPromptsSpec, PromptsSpec
+from proxykd.config.shielding import unshielded
 from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec, TeacherSpec
 from proxykd.config.validation import ValidationSpec
 from proxykd.config.verifiers import VerifierSpec
@@ -196,9 +197,10 @@ class RunSpec(QuerySpec):
         A step gets a view, so that it cannot depend on a section that its cache key does not contain.
 
         Args:
-            sections: Section name -> its value in plain JSON types.
+            sections: Section name -> its value in plain JSON types, shielded or not (``proxykd.config.shielding``).
         """
-        values = {name: TypeAdapter(_annotation(cls, name)).validate_python(value) for name, value in sections.items()}
+        plain = unshielded(dict(sections))
+        values = {name: TypeAdapter(_annotation(cls, name)).validate_python(value) for name, value in plain.items()}
         run = cls.model_construct(**values)
         for name in set(cls.model_fields) - set(values):
             run.__dict__.pop(name, None)

@@ -88,7 +88,9 @@ class BatchSpec(Spec):
     max_megabytes: Annotated[float, Field(gt=0.0, le=200.0)] = 100.0
     """Largest batch, in 10^6 bytes; OpenAI takes 200, Anthropic 256."""
     poll_s: PositiveFloat = 30.0
-    """Seconds between two looks at a batch."""
+    """Seconds between two looks at a batch; after twice as long one that was submitted is in the endpoint's list."""
+    give_up: tuple[str, ...] = ()
+    """Ids of batches whose answers are lost, deleted at the endpoint say: their requests are asked again."""
 
 
 class ApiTeacherSpec(Spec):

@@ -7,7 +7,7 @@ way past calls that an endpoint never answers.
 
 import asyncio
 import textwrap
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from itertools import chain
 from typing import NamedTuple
@@ -16,6 +16,8 @@ from proxykd.artifacts import PromptSet
 from proxykd.exceptions import BudgetError, TeacherError
 from proxykd.progress import Progress, report, stage
 from proxykd.records import Outcome
+from proxykd.teacher.batches.asker import Listener
+from proxykd.teacher.batches.asking import ask_in_batches
 from proxykd.teacher.budget import Cost
 from proxykd.teacher.endpoint import KEPT, OPT_OUT
 from proxykd.teacher.engine import Engine, Unanswered
@@ -45,7 +47,9 @@ def ask_all(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> None:
     def spent() -> Cost:
         return teacher.spent(prompts, journal)
 
-    first_calls = (request for _, _, request in teacher.requests(prompts))
+    def first_calls() -> Iterator[Request]:
+        return (request for _, _, request in teacher.requests(prompts))
+
     with stage("Asking the teacher", total=total, unit="answer") as progress:
         asked = _ask(teacher, journal, first_calls, progress, spent)
     if asked.num_known:
@@ -58,7 +62,7 @@ def ask_all(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> None:
         _account_for(asked.missing, teacher, total)
     if teacher.asks_further:
         with stage("Asking for what was cut off", unit="answer") as progress:
-            further = _ask(teacher, journal, teacher.furthers(prompts, journal), progress, spent)
+            further = _ask(teacher, journal, lambda: teacher.furthers(prompts, journal), progress, spent)
         if further.reached or further.missing.num_requests:
             why = further.reached or further.missing.last_reason
             report(f"some texts stay truncated, because their further calls got no answer ({why}); {KEPT}")
@@ -79,21 +83,28 @@ class _Asked(NamedTuple):
 
 
 def _ask(
-    teacher: LiveTeacher, journal: Journal, requests: Iterable[Request], progress: Progress, spent: Callable[[], Cost]
+    teacher: LiveTeacher,
+    journal: Journal,
+    requests: Callable[[], Iterator[Request]],
+    progress: Progress,
+    spent: Callable[[], Cost],
 ) -> _Asked:
-    """Ask those of the requests that the journal has no answer to; the first of them is the probe."""
-    num_known, found = 0, _Asked(0)
+    """Ask those of the requests that the journal has no answer to; the first one alone is the probe."""
+    num_known, found, tally = 0, _Asked(0), _Tally(teacher, progress)
+    heard = Listener(progress, tally.settled, tally.troubled)
+    if (end := ask_in_batches(teacher, requests, journal, heard, spent=spent)) is not None:
+        return _Asked(end.num_known, Unanswered(end.num_missing, end.last_reason), end.reached)
 
     def unanswered() -> Iterator[Request]:
         nonlocal num_known
-        for request in requests:
+        for request in requests():
             if journal.has_final(request.key):
                 num_known += 1
                 progress.advance()
             else:
                 yield request
 
-    pending, tally = unanswered(), _Tally(teacher, progress)
+    pending = unanswered()
     first = next(pending, None)
 
     async def work(engine: Engine) -> None:

@@ -1,12 +1,12 @@
-"""One HTTP request: the seam between the engine and the network.
+"""One HTTP request: the seam between the asking and the network.
 
-The secret lives here alone: it goes into a header, and should an endpoint repeat it in a body, it is blotted out
-before anybody sees it.
+The secret lives here alone: it goes into a header, and should an endpoint repeat it in a body, a header or the reason
+of a failure, it is blotted out before anybody sees it (``proxykd.teacher.blotting``).
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
@@ -14,10 +14,12 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from proxykd.exceptions import TeacherUnreachableError
+from proxykd.teacher.blotting import Blotter
 from proxykd.teacher.providers.openai import OpenAIProvider
 
 _bearer = OpenAIProvider().headers
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +48,13 @@ class Transport(Protocol):
         """
 
 
-class AiohttpTransport:
-    """The real transport: keep-alive connections to one URL.
+class HttpClient:
+    """Keep-alive connections to one host, with the headers that identify us; follows no redirect.
 
     Args:
-        url: Where to POST.
+        url: Of the host; loopback is reached without a proxy.
         secret: The key; None = none is sent.
-        timeout_s: Seconds that one request may take.
+        timeout_s: Seconds that one request may take, or may be silent where it moves a file.
         concurrency: Most connections.
         headers: The headers that tell the endpoint the secret.
     """
@@ -67,7 +69,7 @@ class AiohttpTransport:
         headers: Callable[[str | None], dict[str, str]] = _bearer,
     ) -> None:
         self._url, self._headers, self._timeout_s = url, headers(secret), timeout_s
-        self._spellings = _spellings(secret)
+        self._blotter = Blotter(secret)
         self._concurrency = concurrency
         self._session: aiohttp.ClientSession | None = None
 
@@ -88,36 +90,59 @@ class AiohttpTransport:
         if self._session is not None:
             await self._session.close()
 
+    async def exchange(
+        self, method: str, url: str, *, moves_file: bool = False, into: Path | None = None, **options: Any
+    ) -> HttpResponse:
+        """Send one request and return the response, whatever its status.
+
+        Args:
+            method: GET or POST.
+            url: Where to.
+            moves_file: The time-out counts silence, not the whole.
+            into: File for the body of a response with status 200, which is left out of the result; None = keep it.
+            options: What aiohttp sends: ``json``, ``data`` or ``params``.
+
+        Raises:
+            TeacherUnreachableError: if no complete response came in time.
+        """
+        if self._session is None:
+            raise RuntimeError("expected an open connection; use it in `async with`")
+        if moves_file:
+            options["timeout"] = aiohttp.ClientTimeout(sock_connect=self._timeout_s, sock_read=self._timeout_s)
+        try:
+            async with self._session.request(method, url, allow_redirects=False, **options) as response:
+                if into is not None and response.status == 200:
+                    await self._save(response, into)
+                    content = b""
+                else:
+                    content = await response.read()
+        except TimeoutError:
+            raise TeacherUnreachableError(f"no answer from {url} within {self._timeout_s:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            failure = TeacherUnreachableError(f"no answer from {url}: {self._blotter.clean_text(str(error))}")
+            failure.was_sent = not isinstance(error, aiohttp.ClientConnectorError)
+            raise failure from None
+        headers = {name.lower(): self._blotter.clean_text(value) for name, value in response.headers.items()}
+        return HttpResponse(response.status, headers, self._blotter.clean(content))
+
+    async def _save(self, response: aiohttp.ClientResponse, path: Path) -> None:
+        """Write a body line by line, so that no key is split between two parts."""
+        rest = b""
+        with path.open("wb") as file:
+            async for part in response.content.iter_chunked(_CHUNK_BYTES):
+                *lines, rest = (rest + part).split(b"\n")
+                for line in lines:
+                    file.write(self._blotter.clean(line) + b"\n")
+            file.write(self._blotter.clean(rest))
+
+
+class AiohttpTransport(HttpClient):
+    """The real transport: POSTs JSON to one URL."""
+
     async def send(self, body: Mapping[str, Any]) -> HttpResponse:
         """POST ``body`` as JSON.
 
         Raises:
             TeacherUnreachableError: if no complete response came in time.
         """
-        if self._session is None:
-            raise RuntimeError("expected an open transport; use it in `async with`")
-        try:
-            async with self._session.post(self._url, json=body, allow_redirects=False) as response:
-                content = await response.read()
-        except TimeoutError:
-            raise TeacherUnreachableError(f"no answer from {self._url} within {self._timeout_s:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            reason = self._hide(str(error).encode()).decode("utf-8", "replace")
-            failure = TeacherUnreachableError(f"no answer from {self._url}: {reason}")
-            failure.was_sent = not isinstance(error, aiohttp.ClientConnectorError)
-            raise failure from None
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return HttpResponse(response.status, headers, self._hide(content))
-
-    def _hide(self, content: bytes) -> bytes:
-        for spelling in self._spellings:
-            content = content.replace(spelling, b"***")
-        return content
-
-
-def _spellings(secret: str | None) -> list[bytes]:
-    """The secret as it is and as JSON may write it."""
-    if not secret:
-        return []
-    escaped = json.dumps(secret)[1:-1]
-    return [spelling.encode() for spelling in {secret, escaped, escaped.replace("/", "\\/")}]
+        return await self.exchange("POST", self._url, json=body)
