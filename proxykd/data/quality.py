@@ -1,4 +1,4 @@
-r"""Pure measures of one text: is it a refusal, how long is it, which words run through it.
+r"""The words that run through a text, as hashes.
 
 A text is the set S of its word n-grams (shingles). Two texts are near duplicates by their Jaccard similarity
 
@@ -34,48 +34,25 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Verdict(StrEnum):
-    """What validation makes of a row: keep, or the first rule that it broke, in this order."""
+    """What validation makes of a row: keep, or the first rule that it broke and that drops, in this order."""
 
     KEEP = "keep"
     FAILED = "failed"
     FILTERED = "filtered"
     REFUSED = "refused"
     TRUNCATED = "truncated"
+    CUT_OFF = "cut_off"
     EMPTY = "empty"
     TOO_SHORT = "too_short"
     TOO_LONG = "too_long"
+    DAMAGED = "damaged"
+    OTHER_LANGUAGE = "other_language"
+    SECRET = "secret"
+    PERSONAL_DATA = "personal_data"
+    UNVERIFIED = "unverified"
     DUPLICATE = "duplicate"
     NEAR_DUPLICATE = "near_duplicate"
     OVERLAP = "overlap"
-
-
-_SORRY = r"(?:(?:i'm|i am) )?(?:(?:very|really|so|truly) )?sorry|my apologies|i apologi[sz]e"
-_CANNOT = r"i (?:can ?not|can't|won't|will not)(?: and (?:won't|will not))?|i(?:'m| am) (?:not able|unable) to"
-_COMPLY = (
-    "accommodate|answer|assist|complete|comply|continue|create|discuss|do that|engage|fulfil|generate|give|help|offer"
-    "|participate|process|produce|provide|respond|satisfy|share|support|write"
-)
-REFUSAL_OPENINGS = (
-    rf"(?:{_SORRY})[,.;]? (?:but )?(?:unfortunately,? )?(?:{_CANNOT})",
-    rf"(?:unfortunately,? )?(?:{_CANNOT}) (?:{_COMPLY})",
-    rf"(?:(?:{_SORRY})[,.;]? (?:but )?)?as an ai(?: language)?(?: model| assistant)?,? i\b",
-    r"i (?:must|have to) (?:respectfully |politely )?decline",
-)
-"""Openings of texts that answer nothing, as regular expressions on lower-case text with straight apostrophes."""
-
-_REFUSAL = re.compile("|".join(f"(?:{opening})" for opening in REFUSAL_OPENINGS))
-_OPENING_CHARS = 200
-
-
-def is_refusal(text: str) -> bool:
-    """Whether ``text`` opens as refusals do; what stands later in the text does not matter.
-
-    Example:
-        >>> is_refusal("I'm sorry, but I can't help with that."), is_refusal("He said: I'm sorry, I can't.")
-        (True, False)
-    """
-    opening = text[:_OPENING_CHARS].lower().replace("\u2019", "'")
-    return bool(_REFUSAL.match(" ".join(opening.split()).lstrip("*_#>\"'“ ")))
 
 
 def words_of(text: str) -> list[str]:
@@ -88,22 +65,31 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def hash_word_runs(text: str, num_words: int) -> NDArray[np.uint64]:
+def hash_words(text: str) -> NDArray[np.uint64]:
+    """A hash of every word of ``text``, uint64 [words], in order."""
+    return np.array([zlib.crc32(word.encode(errors="replace")) for word in words_of(text)], dtype=np.uint64)
+
+
+def hash_runs(words: NDArray[np.uint64], num_words: int) -> NDArray[np.uint64]:
     """A hash of every run of ``num_words`` words.
 
     Args:
-        text: Any text.
+        words: As ``hash_words`` gives them, uint64 [words].
         num_words: Words in a run, >= 1.
 
     Returns:
         uint64 [max(0, words - num_words + 1)], in the text's order; equal runs have equal hashes.
     """
-    words = np.array([zlib.crc32(word.encode()) for word in words_of(text)], dtype=np.uint64)
     num_runs = max(0, len(words) - num_words + 1)
     runs = np.zeros(num_runs, np.uint64)
     for offset in range(num_words if num_runs else 0):
         runs = runs * _MULTIPLIER + words[offset : offset + num_runs]
     return _mix(runs)
+
+
+def hash_word_runs(text: str, num_words: int) -> NDArray[np.uint64]:
+    """A hash of every run of ``num_words`` words of ``text``, as ``hash_runs`` gives them."""
+    return hash_runs(hash_words(text), num_words)
 
 
 def shingles_of(text: str, num_words: int = SHINGLE_WORDS) -> NDArray[np.uint64]:
@@ -116,9 +102,9 @@ def shingles_of(text: str, num_words: int = SHINGLE_WORDS) -> NDArray[np.uint64]
     Returns:
         uint64 [num_shingles], sorted, distinct, at least one.
     """
-    if not (words := words_of(text)):
-        return np.array([zlib.crc32(text.strip().encode())], np.uint64)
-    return np.unique(hash_word_runs(text, min(num_words, len(words))))
+    if not len(words := hash_words(text)):
+        return np.array([zlib.crc32(text.strip().encode(errors="replace"))], np.uint64)
+    return np.unique(hash_runs(words, min(num_words, len(words))))
 
 
 def jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:
