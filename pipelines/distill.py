@@ -58,8 +58,8 @@ def distill(
         files=hash_json([files, models["student"] if run.validation.counts_tokens else None]),
         tokenizer=run.student.model.source if run.validation.counts_tokens else None,
     )
-    check_drift.check_drift(validation, baseline=baseline, **told(check_drift))
-    splits = split.split(validated, validation, **told(split), after="check_drift")
+    drift = check_drift.check_drift(validation, baseline=baseline, **told(check_drift))
+    splits = split.split(validated, validation, drift, **told(split))
     proxy = align_proxy.align_proxy(validated, splits, **told(align_proxy))
     targets = estimate_distributions.estimate_distributions(validated, splits, proxy, **told(estimate_distributions))
     sft, student = (
@@ -73,6 +73,7 @@ def distill(
     )
     promote_model.promote_model(
         validation,
+        drift,
         validated,
         splits,
         student,

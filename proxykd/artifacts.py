@@ -22,7 +22,9 @@ from proxykd.exceptions import ArtifactError
 from proxykd.records import Completion, Prompt, Record, SplitRow, ValidatedRow, hash_json
 
 MANIFEST = "manifest.json"
-ALLOWED_SUFFIXES = frozenset({".parquet", ".safetensors", ".json", ".jsonl", ".html", ".md", ".png", ".txt", ".jinja", ".css"})
+ALLOWED_SUFFIXES = frozenset(
+    {".parquet", ".safetensors", ".json", ".jsonl", ".html", ".md", ".png", ".txt", ".jinja", ".css"}
+)
 
 ItemT = TypeVar("ItemT")
 RowT = TypeVar("RowT", bound=Record)

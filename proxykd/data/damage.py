@@ -17,10 +17,10 @@ _NAMES = {"\ufffd": "a replacement character", "\x00": "a NUL character"}
 
 
 def find_damage(text: str) -> str:
-    """What is broken in the encoding of ``text``; "" = nothing.
+    r"""What is broken in the encoding of ``text``; "" = nothing.
 
     Example:
-        >>> find_damage("It costs 5 \\u20ac."), find_damage("It\\u00e2\\u20ac\\u2122s broken")
+        >>> find_damage("It costs 5 \u20ac."), find_damage("It\\u00e2\u20ac\\u2122s broken")
         ('', "mojibake: 'â€'")
     """
     if found := _NEVER_IN_TEXT.search(text):

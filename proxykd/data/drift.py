@@ -116,9 +116,7 @@ def _shares(
     return found
 
 
-def _compare_shares(
-    name: str, x: int, n: int, y: int, m: int, bound: float, action: Action, *, level: float
-) -> Drift:
+def _compare_shares(name: str, x: int, n: int, y: int, m: int, bound: float, action: Action, *, level: float) -> Drift:
     difference, p_value = x / n - y / m, two_proportion_p(x, n, y, m)
     has_drifted = abs(difference) > bound and p_value < level
     return Drift(name, y / m, x / n, difference, bound, p_value, has_drifted, action)

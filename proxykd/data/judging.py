@@ -20,7 +20,6 @@ from proxykd.data.evaluation_texts import iter_texts
 from proxykd.data.measuring import (
     CountTokens,
     Measures,
-    PromptHashes,
     TextMeasures,
     Texts,
     choose_num_processes,
@@ -214,7 +213,9 @@ class _Judging:
         if among.is_training:
             measured.append(Verdict.OVERLAP)
             in_text = self.index.find_overlap(text.runs)
-            if details := [f"{what}: {found}" for what, found in (("prompt", among.overlap), ("text", in_text)) if found]:
+            if details := [
+                f"{what}: {found}" for what, found in (("prompt", among.overlap), ("text", in_text)) if found
+            ]:
                 broken[Verdict.OVERLAP] = "; ".join(details)
         if self.index.has_pair(text.pair_key):
             broken[Verdict.DUPLICATE] = "prompt and completion occurred before"

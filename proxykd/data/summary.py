@@ -56,9 +56,7 @@ class Summary:
             "outcomes": {outcome.value: self.outcomes[outcome] for outcome in Outcome},
             "verdicts": {verdict.value: self.verdicts[verdict] for verdict in Verdict},
             "kept_by_side": {side.value: self.kept_by_side[side] for side in Side},
-            "rules": {
-                rule.value: {"broken": self.broken[rule], "measured": self.measured[rule]} for rule in RULES
-            },
+            "rules": {rule.value: {"broken": self.broken[rule], "measured": self.measured[rule]} for rule in RULES},
             "lengths": {
                 "chars": {str(idx): count for idx, count in sorted(self.chars.items())},
                 "tokens": {str(idx): count for idx, count in sorted(self.tokens.items())},

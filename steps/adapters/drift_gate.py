@@ -10,7 +10,7 @@ from proxykd.data.drift import Drift, compare
 from proxykd.data.scratch import scratch_database
 from proxykd.exceptions import GateError
 from proxykd.records import hash_json
-from steps.adapters.great_expectations_gate import PAGE, RESULT, check_table
+from steps.adapters.great_expectations_gate import PAGE, RESULT, check_table, import_expectations
 from steps.adapters.validation_page import add_drift
 
 DRIFT = "drift.json"
@@ -60,16 +60,15 @@ def require_no_drift(report: DriftReport) -> None:
     if reasons := read_json(report.path / DRIFT)["reasons"]:
         lines = "\n".join(f"  {reason}" for reason in reasons)
         raise GateError(
-            f"the corpus differs from that of the last accepted run:\n{lines}\nread {report.path / PAGE}; then mend the "
-            "data, or accept the change: set on_drift=warn for those rules (on_length_drift for lengths) in the "
+            f"the corpus differs from that of the last accepted run:\n{lines}\nread {report.path / PAGE}; then mend "
+            "the data, or accept the change: set on_drift=warn for those rules (on_length_drift for lengths) in the "
             "section `validation`, and run once"
         )
 
 
 def _check(measures: list[Drift], path: Path) -> Any:
     """Great Expectations on a table of one row: how far each share moved where that is significant, and each PSI."""
-    import great_expectations.expectations as gxe
-
+    gxe = import_expectations()
     values = [0.0 if found.p_value is not None and not found.has_drifted else abs(found.distance) for found in measures]
     with scratch_database(path) as database:
         database.execute(f"CREATE TABLE {TABLE} ({', '.join(f'{found.name} REAL' for found in measures)})")

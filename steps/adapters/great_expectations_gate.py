@@ -162,6 +162,15 @@ def check_table(path: Path, table: str, expectations: list[Any]) -> "Expectation
             source.get_execution_engine().close()
 
 
+def import_expectations() -> Any:
+    """The module of Great Expectations' expectations, imported without its deprecation warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import great_expectations.expectations
+
+        return great_expectations.expectations
+
+
 def _expectations(run: RunSpec, counts: Mapping[str, Mapping[str, int]]) -> Iterator[Any]:
     """The suite: what the table must be, the share of rows that may teach, and the share that breaks each rule.
 
@@ -169,8 +178,7 @@ def _expectations(run: RunSpec, counts: Mapping[str, Mapping[str, int]]) -> Iter
         run: The thresholds.
         counts: Rule -> rows measured; a rule that was measured on no row is not in the suite.
     """
-    import great_expectations.expectations as gxe
-
+    gxe = import_expectations()
     spec, critical = run.validation, {"severity": "critical"}
     yield gxe.ExpectTableColumnsToMatchSet(column_set=list(COLUMNS), notes="the table has its columns", **critical)
     yield gxe.ExpectTableRowCountToBeBetween(min_value=1, notes="there are rows", **critical)

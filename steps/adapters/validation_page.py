@@ -99,7 +99,9 @@ def _gate(content: dict[str, Any]) -> str:
     is_open, reasons = content["gate"]["is_open"], content["gate"]["reasons"]
     verdict = f"<b>The gate is {'open' if is_open else 'closed'}</b>: {kept}."
     gate = f'<div class="gate{"" if is_open else " closed"}">{verdict}{_list(reasons)}</div>'
-    warned = f'<div class="gate warned"><b>Warnings</b>{_list(content["warnings"])}</div>' if content["warnings"] else ""
+    warned = (
+        f'<div class="gate warned"><b>Warnings</b>{_list(content["warnings"])}</div>' if content["warnings"] else ""
+    )
     return gate + warned
 
 

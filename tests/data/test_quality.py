@@ -19,6 +19,7 @@ from proxykd.data.quality import (
     words_of,
 )
 
+
 def test_words_are_lower_case_runs_and_single_characters_where_scripts_have_no_spaces() -> None:
     assert words_of("Hello, WORLD_2! \u00c4pfel") == ["hello", "world_2", "\u00e4pfel"]
     assert words_of("\u6771\u4eac2020") == ["\u6771", "\u4eac", "2020"]
