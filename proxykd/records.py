@@ -228,6 +228,14 @@ class ValidatedRow(Record):
     findings: tuple[Finding, ...] = ()
     released: str = ""
 
+    def to_row(self) -> dict[str, Any]:
+        """The record as a dict with one entry a column, several times as fast as by ``asdict``."""
+        return {
+            **{name: getattr(self, name) for name in self.schema.names},
+            "messages": [{"role": message.role, "content": message.content} for message in self.messages],
+            "findings": [{"rule": f.rule, "detail": f.detail, "drops": f.drops} for f in self.findings],
+        }
+
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "ValidatedRow":
         """The row from a dict with one entry a column."""

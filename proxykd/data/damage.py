@@ -27,7 +27,7 @@ def find_damage(text: str) -> str:
         character = found[0]
         kind = "a lone surrogate" if "\ud800" <= character <= "\udfff" else "a control character"
         return f"{_NAMES.get(character, kind)} (U+{ord(character):04X}) at {found.start()}"
-    if _BEYOND_TYPOGRAPHY.search(text) and (found := _mojibake().search(text)):
+    if not text.isascii() and _BEYOND_TYPOGRAPHY.search(text) and (found := _mojibake().search(text)):
         return f"mojibake: {found[0]!r}"
     return ""
 
@@ -41,7 +41,7 @@ def find_cut(text: str) -> str:
         >>> find_cut("Eggs, milk,"), find_cut("Eggs, milk")
         ('ends on a comma, an opening bracket or a dash', '')
     """
-    if len(_FENCE.findall(text)) % 2:
+    if ("```" in text or "~~~" in text) and len(_FENCE.findall(text)) % 2:
         return "a code block never closes"
     return "ends on a comma, an opening bracket or a dash" if text.rstrip()[-1:] in (*_NEVER_LAST,) else ""
 

@@ -1,7 +1,7 @@
 """Exact duplicates, near duplicates and overlap over a whole corpus, with the sets kept on disk.
 
-The sets are tables of integers in a temporary database; in memory are one row, the page cache and one filter of
-fixed size. Near duplicates are found by locality-sensitive hashing: a prompt is compared by its MinHash signature
+The sets are tables of integers in a temporary database; in memory are one row, the page cache and three filters
+of fixed size. Near duplicates are found by locality-sensitive hashing: a prompt is compared by its MinHash signature
 with the earlier prompts that share a band with it (``proxykd.data.quality`` has the equations). What is computed from
 one text alone comes from ``proxykd.data.measuring``, which may do so in other processes.
 """
@@ -24,6 +24,7 @@ _TABLES = """
 """
 
 _FILTER_BITS = 24
+_SHIFT = 64 - _FILTER_BITS
 _MAX_CANDIDATES = 32
 
 
@@ -38,16 +39,20 @@ class CorpusIndex:
 
     def __init__(self, database: sqlite3.Connection, *, near_duplicate_threshold: float) -> None:
         self._database, self._threshold = database, near_duplicate_threshold
-        self._filter = np.zeros(2**_FILTER_BITS, np.bool_)
+        # Whether a hash may be in a table, by its first bits: most are not, and need no look into the database.
+        self._runs, self._bands, self._pairs = (np.zeros(2**_FILTER_BITS, np.bool_) for _ in range(3))
         for statement in filter(str.strip, _TABLES.split(";")):
             database.execute(statement)
 
     def has_pair(self, key: int) -> bool:
         """Whether the prompt and completion with this key (``measuring.pair_key``) were added before."""
+        if not self._pairs[key >> _SHIFT]:
+            return False
         return self._database.execute("SELECT 1 FROM pairs WHERE hash = ?", (key,)).fetchone() is not None
 
     def add_pair(self, key: int) -> None:
         """Remember a prompt and its completion."""
+        self._pairs[key >> _SHIFT] = True
         self._database.execute("INSERT OR IGNORE INTO pairs VALUES (?)", (key,))
 
     def has_near(self, prompt: PromptHashes) -> bool:
@@ -58,7 +63,10 @@ class CorpusIndex:
         """
         if self._threshold >= 1.0:  # equal sets, not merely equal signatures
             return self.has_pair(prompt.shingles_key)
-        return bool(np.any(similarity(prompt.signature, self._candidates(_signed(prompt.bands))) >= self._threshold))
+        suspects = prompt.bands[self._bands[_slots(prompt.bands)]]
+        if not len(suspects) or not len(candidates := self._candidates(_signed(suspects))):
+            return False
+        return bool(np.any(similarity(prompt.signature, candidates) >= self._threshold))
 
     def add_prompt(self, prompt: PromptHashes) -> None:
         """Remember a prompt; of near duplicates only the first is worth remembering.
@@ -69,6 +77,7 @@ class CorpusIndex:
             return self.add_pair(prompt.shingles_key)
         insert = "INSERT INTO signatures (signature) VALUES (?)"
         idx = self._database.execute(insert, (prompt.signature.tobytes(),)).lastrowid
+        self._bands[_slots(prompt.bands)] = True
         rows = ((band, idx) for band in _signed(prompt.bands))
         self._database.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", rows)
 
@@ -76,14 +85,14 @@ class CorpusIndex:
         """Remember the word runs of an evaluation text; one shorter than a run has none."""
         if not len(runs):
             return
-        self._filter[_slots(runs)] = True
+        self._runs[_slots(runs)] = True
         idx = self._database.execute("INSERT INTO evaluation_texts (name) VALUES (?)", (name,)).lastrowid
         rows = ((run, idx) for run in _signed(runs))
         self._database.executemany("INSERT OR IGNORE INTO evaluation_runs VALUES (?, ?)", rows)
 
     def find_overlap(self, runs: NDArray[np.uint64]) -> str:
         """How many of a text's word runs occur in evaluation texts, and in which of those most; "" = none does."""
-        suspects = runs[self._filter[_slots(runs)]]
+        suspects = runs[self._runs[_slots(runs)]]
         lookup = "SELECT text FROM evaluation_runs WHERE hash = ?"
         rows = (self._database.execute(lookup, (run,)).fetchone() for run in _signed(suspects))
         if not (found := Counter(row[0] for row in rows if row is not None)):
@@ -107,4 +116,4 @@ def _signed(hashes: NDArray[np.uint64]) -> list[int]:
 
 
 def _slots(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    return (hashes >> np.uint64(64 - _FILTER_BITS)).astype(np.int64)
+    return (hashes >> np.uint64(_SHIFT)).astype(np.int64)

@@ -8,6 +8,7 @@ duplicates of. A person may release rows; they teach in spite of their findings.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain, groupby, tee
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -33,11 +34,7 @@ from proxykd.exceptions import ArtifactError
 from proxykd.records import Completion, Finding, Message, Outcome, Prompt, Side, ValidatedRow
 
 _TEXTLESS_OUTCOMES = {Outcome.FAILED: Verdict.FAILED, Outcome.FILTERED: Verdict.FILTERED}
-_AT_THE_TEACHER = (Verdict.FAILED, Verdict.FILTERED, Verdict.REFUSED, Verdict.TRUNCATED)
-_OF_A_TEXT = (
-    Verdict.CUT_OFF, Verdict.TOO_SHORT, Verdict.TOO_LONG, Verdict.DAMAGED, Verdict.SECRET, Verdict.PERSONAL_DATA,
-    Verdict.DUPLICATE, Verdict.NEAR_DUPLICATE,
-)  # fmt: skip
+_AT_THE_TEACHER = frozenset({Verdict.FAILED, Verdict.FILTERED, Verdict.REFUSED, Verdict.TRUNCATED})
 _CORPUS_RULES = frozenset({Verdict.DUPLICATE, Verdict.NEAR_DUPLICATE, Verdict.OVERLAP})
 
 
@@ -141,6 +138,8 @@ def judge_findings(broken: Mapping[Verdict, str], spec: ValidationSpec) -> tuple
         broken: Rule -> what was found.
         spec: Says which rules drop.
     """
+    if not broken:
+        return Verdict.KEEP, ()
     findings = tuple(
         Finding(rule.value, broken[rule], spec.rules[rule].rows == "drop") for rule in Verdict if rule in broken
     )
@@ -199,29 +198,21 @@ class _Judging:
         """Every rule that a row breaks, with what was found, and every rule that was looked at."""
         broken = _at_the_teacher(completion)
         if completion.outcome in _TEXTLESS_OUTCOMES or (completion.outcome is Outcome.REFUSED and not completion.text):
-            return broken, frozenset(_AT_THE_TEACHER)
+            return broken, _AT_THE_TEACHER
         broken = {**text.broken, **broken}
         if Verdict.EMPTY in broken:
-            return broken, frozenset((*_AT_THE_TEACHER, Verdict.EMPTY))
-        measured = [*_AT_THE_TEACHER, Verdict.EMPTY, *_OF_A_TEXT]
-        if text.is_language_known:
-            measured.append(Verdict.OTHER_LANGUAGE)
-        if self.verify is not None and (check := self.verify(prompt, completion.text)) is not None:
-            measured.append(Verdict.UNVERIFIED)
-            if not check.passed:
-                broken[Verdict.UNVERIFIED] = check.reason
-        if among.is_training:
-            measured.append(Verdict.OVERLAP)
-            in_text = self.index.find_overlap(text.runs)
-            if details := [
-                f"{what}: {found}" for what, found in (("prompt", among.overlap), ("text", in_text)) if found
-            ]:
-                broken[Verdict.OVERLAP] = "; ".join(details)
+            return broken, _AT_THE_TEACHER | {Verdict.EMPTY}
+        check = None if self.verify is None else self.verify(prompt, completion.text)
+        if check is not None and not check.passed:
+            broken[Verdict.UNVERIFIED] = check.reason
+        in_text = self.index.find_overlap(text.runs) if among.is_training else ""
+        if details := [f"{what}: {found}" for what, found in (("prompt", among.overlap), ("text", in_text)) if found]:
+            broken[Verdict.OVERLAP] = "; ".join(details)
         if self.index.has_pair(text.pair_key):
             broken[Verdict.DUPLICATE] = "prompt and completion occurred before"
         if among.is_near:
             broken[Verdict.NEAR_DUPLICATE] = "the prompt nearly equals an earlier one"
-        return broken, frozenset(measured)
+        return broken, _measured(text.is_language_known, check is not None, among.is_training)
 
     def _may_teach_so_far(self, row: ValidatedRow) -> bool:
         """Whether no rule about the row by itself drops it."""
@@ -234,6 +225,17 @@ class _Among(NamedTuple):
     is_near: bool
     overlap: str
     is_training: bool
+
+
+@cache
+def _measured(is_language_known: bool, is_verified: bool, is_training: bool) -> frozenset[Verdict]:
+    """The rules that are looked at on a row with a text."""
+    where_possible = {
+        Verdict.OTHER_LANGUAGE: is_language_known,
+        Verdict.UNVERIFIED: is_verified,
+        Verdict.OVERLAP: is_training,
+    }
+    return frozenset(rule for rule in Verdict if rule is not Verdict.KEEP and where_possible.get(rule, True))
 
 
 def _at_the_teacher(completion: Completion) -> dict[Verdict, str]:

@@ -29,7 +29,7 @@ from proxykd.data.quality import (
     hash_runs,
     hash_words,
     minhash,
-    shingles_of,
+    shingles_from,
 )
 from proxykd.data.refusals import ModelRefusals, RefusalClassifier, find_by_pattern
 
@@ -124,20 +124,23 @@ class Measurer:
         answers = [classifier(texts) for classifier in self.classifiers]
         refusals = iter([next(filter(None, found), "") for found in zip(*answers, strict=True)])
         counts = iter(self.count_tokens(texts) if self.count_tokens is not None else [None] * len(texts))
+        prompts = self._hash_prompts([item.question for item in batch])
         return [
             Measures(
-                self._hash_prompt(item.question),
+                prompt,
                 [self._measure_text(item.question, text, next(refusals), next(counts)) for text in item.completions],
             )
-            for item in batch
+            for item, prompt in zip(batch, prompts, strict=True)
         ]
 
-    def _hash_prompt(self, question: str) -> PromptHashes:
-        shingles = shingles_of(question)
-        signature = minhash(shingles)
-        bands = hash_bands(signature, choose_rows_per_band(self.spec.near_duplicate_threshold))
-        runs = hash_runs(hash_words(question), self.spec.overlap_ngram)
-        return PromptHashes(signature, bands, _key(b"shingles", shingles.tobytes()), runs)
+    def _hash_prompts(self, questions: list[str]) -> list[PromptHashes]:
+        words = [hash_words(question) for question in questions]
+        shingles = [shingles_from(*item) for item in zip(words, questions, strict=True)]
+        signatures = np.stack([minhash(item) for item in shingles])
+        bands = hash_bands(signatures, choose_rows_per_band(self.spec.near_duplicate_threshold))
+        keys = [_key(b"shingles", item.tobytes()) for item in shingles]
+        runs = [hash_runs(item, self.spec.overlap_ngram) for item in words]
+        return [PromptHashes(*item) for item in zip(signatures, bands, keys, runs, strict=True)]
 
     def _measure_text(self, question: str, text: str, refusal: str, num_tokens: int | None) -> TextMeasures:
         spec, key = self.spec, pair_key(question, text)

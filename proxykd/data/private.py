@@ -15,7 +15,7 @@ A finding never repeats more than the first characters of what it found: the rep
 import re
 from functools import cache
 
-_LONG_TOKEN = re.compile(r"[\w+/=-]{20}|PRIVATE KEY|PuTTY-User-Key|://[^/\s@]{1,100}:[^/\s@]{1,100}@")
+_LONG_TOKEN = re.compile(r"(?<![\w+/=-])[\w+/=-]{20}|PRIVATE KEY|PuTTY-User-Key|://[^/\s@]{1,100}:[^/\s@]{1,100}@")
 _OWN_PATTERNS = {
     "Google API Key": r"\bAIza[0-9A-Za-z_-]{35}\b",
     "Hugging Face Token": r"\bhf_[A-Za-z]{34}\b",

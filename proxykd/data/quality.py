@@ -15,6 +15,7 @@ Nothing here knows files or other rows; ``proxykd.data.duplicates`` compares row
 import re
 import zlib
 from enum import StrEnum
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +29,10 @@ SHINGLE_WORDS = 5
 # Scripts that put no spaces between words: there, each character counts as a word.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+_ASCII_WORD = re.compile(r"\w+", re.ASCII)
 
 _CHUNK = 4096
+_MAX_CACHED_WORDS = 200_000
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -62,12 +65,14 @@ def words_of(text: str) -> list[str]:
         >>> words_of("Don't panic: it's 42, 東京!")
         ['don', 't', 'panic', 'it', 's', '42', '東', '京']
     """
-    return _WORD.findall(text.lower())
+    return (_ASCII_WORD if text.isascii() else _WORD).findall(text.lower())
 
 
 def hash_words(text: str) -> NDArray[np.uint64]:
     """A hash of every word of ``text``, uint64 [words], in order."""
-    return np.array([zlib.crc32(word.encode(errors="replace")) for word in words_of(text)], dtype=np.uint64)
+    if len(_hashes) > _MAX_CACHED_WORDS:
+        _hashes.clear()
+    return np.array([_hashes[word] for word in words_of(text)], dtype=np.uint64)
 
 
 def hash_runs(words: NDArray[np.uint64], num_words: int) -> NDArray[np.uint64]:
@@ -81,9 +86,18 @@ def hash_runs(words: NDArray[np.uint64], num_words: int) -> NDArray[np.uint64]:
         uint64 [max(0, words - num_words + 1)], in the text's order; equal runs have equal hashes.
     """
     num_runs = max(0, len(words) - num_words + 1)
-    runs = np.zeros(num_runs, np.uint64)
-    for offset in range(num_words if num_runs else 0):
-        runs = runs * _MULTIPLIER + words[offset : offset + num_runs]
+    # The polynomial sum_j word_j m^(n - 1 - j) of every run, put together from those of 1, 2, 4, ... words.
+    runs, start, block, size, power = np.zeros(num_runs, np.uint64), num_words, words, 1, int(_MULTIPLIER)
+    scale = 1
+    while num_runs:
+        if num_words & size:
+            start -= size
+            runs = runs + block[start : start + num_runs] * np.uint64(scale)
+            scale = scale * power % 2**64
+        if 2 * size > num_words:
+            break
+        block = block[:-size] * np.uint64(power) + block[size:]
+        size, power = 2 * size, power * power % 2**64
     return _mix(runs)
 
 
@@ -102,7 +116,12 @@ def shingles_of(text: str, num_words: int = SHINGLE_WORDS) -> NDArray[np.uint64]
     Returns:
         uint64 [num_shingles], sorted, distinct, at least one.
     """
-    if not len(words := hash_words(text)):
+    return shingles_from(hash_words(text), text, num_words)
+
+
+def shingles_from(words: NDArray[np.uint64], text: str, num_words: int = SHINGLE_WORDS) -> NDArray[np.uint64]:
+    """As ``shingles_of``, where the ``words`` of ``text`` are hashed already."""
+    if not len(words):
         return np.array([zlib.crc32(text.strip().encode(errors="replace"))], np.uint64)
     return np.unique(hash_runs(words, min(num_words, len(words))))
 
@@ -143,6 +162,7 @@ def similarity(one: NDArray[np.uint32], others: NDArray[np.uint32]) -> NDArray[n
     return agreements
 
 
+@cache
 def choose_rows_per_band(threshold: float) -> int:
     """Values in a band such that pairs at ``threshold`` share a band with probability >= 0.99 (1 at least).
 
@@ -157,22 +177,34 @@ def choose_rows_per_band(threshold: float) -> int:
     return 1
 
 
-def hash_bands(signature: NDArray[np.uint32], rows_per_band: int) -> NDArray[np.uint64]:
-    """A hash of each band of a signature.
+def hash_bands(signatures: NDArray[np.uint32], rows_per_band: int) -> NDArray[np.uint64]:
+    """A hash of each band of each signature.
 
     Args:
-        signature: uint32 [NUM_HASHES].
+        signatures: uint32 [..., NUM_HASHES].
         rows_per_band: Values in a band; values that fill no band are left out.
 
     Returns:
-        uint64 [NUM_HASHES // rows_per_band]; equal at a position exactly where the bands are equal.
+        uint64 [..., NUM_HASHES // rows_per_band]; equal at a position exactly where the bands are equal.
     """
     num_bands = NUM_HASHES // rows_per_band
-    bands = signature[: num_bands * rows_per_band].astype(np.uint64).reshape(num_bands, rows_per_band)
-    hashes = np.arange(num_bands, dtype=np.uint64)
+    bands = signatures[..., : num_bands * rows_per_band].astype(np.uint64)
+    bands = bands.reshape(*signatures.shape[:-1], num_bands, rows_per_band)
+    hashes = np.broadcast_to(np.arange(num_bands, dtype=np.uint64), bands.shape[:-1])
     for row in range(rows_per_band):
-        hashes = _mix(hashes + bands[:, row] + np.uint64(1))
+        hashes = _mix(hashes + bands[..., row] + np.uint64(1))
     return hashes
+
+
+class _WordHashes(dict[str, int]):
+    """Word -> its CRC-32; computed when it is first asked for."""
+
+    def __missing__(self, word: str) -> int:
+        found = self[word] = zlib.crc32(word.encode(errors="replace"))
+        return found
+
+
+_hashes = _WordHashes()
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

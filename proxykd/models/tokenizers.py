@@ -69,7 +69,7 @@ def load_counter(source: str) -> Callable[[Sequence[str]], list[int]]:
         return lambda texts: [len(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
     backend.no_truncation()
     backend.no_padding()
-    return lambda texts: [len(found.ids) for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    return lambda texts: [len(found) for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:

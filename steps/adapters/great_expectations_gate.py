@@ -216,7 +216,7 @@ def _record(rows: Iterable[JudgedRow], database: Connection, summary: Summary) -
 
 
 def _columns_of(judged: JudgedRow) -> tuple[str | int | None, ...]:
-    row = judged.row
+    row, broken = judged.row, {found.rule for found in judged.row.findings}
     return (
         row.prompt_id,
         row.sample_idx,
@@ -226,7 +226,7 @@ def _columns_of(judged: JudgedRow) -> tuple[str | int | None, ...]:
         len(row.text),
         judged.num_tokens,
         int(row.verdict == Verdict.KEEP),
-        *map(judged.breaks, RULES),
+        *(int(rule in broken) if rule in judged.measured else None for rule in RULES),
     )
 
 
