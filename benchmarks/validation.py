@@ -120,7 +120,8 @@ def make_run(folder: Path) -> RunSpec:
             "prompts": {"kind": "embedded"},
             "teacher": {"kind": "embedded"},
             "validation": {
-                "languages": ["en"], "max_chars": 2000, "max_tokens": 1500, "evaluation_files": [folder / "evaluation.txt"],
+                "languages": ["en"], "max_chars": 2000, "max_tokens": 1500,
+                "evaluation_files": [folder / "evaluation.txt"],
             },
             "proxy": {"model": {"source": "embedded:proxy"}},
             "student": {"model": {"source": "embedded:student"}},

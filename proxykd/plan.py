@@ -20,6 +20,7 @@ from proxykd.config.prompts import JsonlPromptsSpec
 from proxykd.config.teacher import OpenAITeacherSpec, RecordedTeacherSpec
 from proxykd.data.chat import render_prompt
 from proxykd.data.prompts import iter_recorded
+from proxykd.data.release import check_files
 from proxykd.data.splits import side_of, sides_for
 from proxykd.exceptions import ConfigError, InputError, StorageError
 from proxykd.forecast import GIB, Forecast, TextLengths, forecast_run
@@ -79,6 +80,7 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
         read_secret(run.teacher.api_key)
     sizes = {role: model_size(spec) for role, spec in run.models().items()}
     check_same_tokenizer(run.proxy.model, run.student.model)
+    check_files(run.validation)
     _check_writable(workspace.root)
     with workspace.temporary_folder("plan") as folder:
         prompts = collect_prompts(run.prompts, seed=run.seed, output=folder / "prompts")

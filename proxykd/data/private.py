@@ -94,7 +94,7 @@ def _is_card(number: str) -> bool:
     from stdnum import luhn
 
     digits = re.sub(r"\D", "", number)
-    return 13 <= len(digits) <= 19 and len(set(digits)) > 2 and luhn.is_valid(digits)
+    return 13 <= len(digits) <= 19 and len(set(digits)) > 1 and luhn.is_valid(digits)
 
 
 def _is_iban(number: str) -> bool:

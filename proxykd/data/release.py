@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from proxykd.config.base import Spec
+from proxykd.config.validation import ValidationSpec
+from proxykd.data.evaluation_texts import iter_texts
 from proxykd.data.quality import Verdict
 from proxykd.exceptions import InputError
 
@@ -60,6 +62,10 @@ class Releases:
                 return "" if verdict in {Verdict.KEEP, *_WITHOUT_TEXT} else f"{release.by}: {release.reason}"
         return ""
 
+    def names(self, prompt_id: str, sample_idx: int | None) -> bool:
+        """Whether the list has a line for this row, or for all samples if ``sample_idx`` is None."""
+        return (prompt_id, sample_idx) in self._by_row
+
     def require_all_used(self) -> None:
         """Check that every line named a row of the run.
 
@@ -96,6 +102,35 @@ def read_releases(path: Path | None) -> Releases:
             if first != number:
                 raise InputError(f"{path} releases the same row on lines {first} and {number}; remove one")
     return Releases(releases, path)
+
+
+def check_files(spec: ValidationSpec) -> None:
+    """Check, before anything is spent, that the files which the section `validation` names can be used.
+
+    Raises:
+        InputError: if one cannot.
+    """
+    read_releases(spec.release)
+    for file in spec.evaluation_files:
+        for _ in iter_texts(file):
+            pass
+    if spec.refusal_model is not None and not (spec.refusal_model / "config.json").is_file():
+        raise InputError(
+            f"expected a model folder with config.json for validation.refusal_model, found none at {spec.refusal_model}"
+        )
+
+
+def append_release(path: Path, release: Release) -> None:
+    """Add a line to the list in ``path``, which is made if there is none.
+
+    Raises:
+        InputError: if the list cannot be used, or names the row already.
+    """
+    if path.exists() and read_releases(path).names(release.prompt_id, release.sample_idx):
+        raise InputError(f"{path} releases this row already; nothing was added")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(release.model_dump(mode="json", exclude_none=True), ensure_ascii=False) + "\n")
 
 
 def _parse(line: str, path: Path, number: int) -> Release:
