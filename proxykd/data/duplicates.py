@@ -85,14 +85,14 @@ class CorpusIndex:
         """Remember the word runs of an evaluation text; one shorter than a run has none."""
         if not len(runs):
             return
-        self._runs[_slots(runs)] = True
+        self._runs[_slots(runs)] = self._runs[_other_slots(runs)] = True
         idx = self._database.execute("INSERT INTO evaluation_texts (name) VALUES (?)", (name,)).lastrowid
         rows = ((run, idx) for run in _signed(runs))
         self._database.executemany("INSERT OR IGNORE INTO evaluation_runs VALUES (?, ?)", rows)
 
     def find_overlap(self, runs: NDArray[np.uint64]) -> str:
         """How many of a text's word runs occur in evaluation texts, and in which of those most; "" = none does."""
-        suspects = runs[self._runs[_slots(runs)]]
+        suspects = runs[self._runs[_slots(runs)] & self._runs[_other_slots(runs)]]
         lookup = "SELECT text FROM evaluation_runs WHERE hash = ?"
         rows = (self._database.execute(lookup, (run,)).fetchone() for run in _signed(suspects))
         if not (found := Counter(row[0] for row in rows if row is not None)):
@@ -117,3 +117,7 @@ def _signed(hashes: NDArray[np.uint64]) -> list[int]:
 
 def _slots(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
     return (hashes >> np.uint64(_SHIFT)).astype(np.int64)
+
+
+def _other_slots(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    return (hashes & np.uint64(2**_FILTER_BITS - 1)).astype(np.int64)
