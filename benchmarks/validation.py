@@ -76,7 +76,7 @@ def _rows(
             question, defects = last + " " * idx, {"duplicate"}
         elif "near_duplicate" in defects:
             question = f"{last} {idx}"
-        planted.update(defects)
+        planted.update(defects if "failed" not in defects else {"failed"})
         prompt = Prompt.build([Message("user", question)])
         completion = _completion(rng, prompt, defects)
         if "duplicate" in defects:

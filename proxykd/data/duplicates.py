@@ -78,7 +78,7 @@ class CorpusIndex:
         insert = "INSERT INTO signatures (signature) VALUES (?)"
         idx = self._database.execute(insert, (prompt.signature.tobytes(),)).lastrowid
         self._bands[_slots(prompt.bands)] = True
-        rows = ((band, idx) for band in _signed(prompt.bands))
+        rows = [(band, idx) for band in _signed(prompt.bands)]
         self._database.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", rows)
 
     def add_evaluation(self, runs: NDArray[np.uint64], name: str) -> None:

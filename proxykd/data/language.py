@@ -23,13 +23,13 @@ MIN_LETTER_SHARE = 0.65
 MIN_SCORE = 0.6
 """Least score of the likeliest language."""
 
-_MAX_CHARS = 400
+_MAX_CHARS = 300
 _FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _DENSE = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]")
 
 
 def language_of(text: str) -> str:
-    """ISO 639 code of the language of ``text``'s first 400 characters of prose, or ``UNDETERMINED``.
+    """ISO 639 code of the language of ``text``'s first 300 characters of prose, or ``UNDETERMINED``.
 
     Example:
         >>> language_of("Gestern gingen wir durch den alten Wald und sahen dort viele Vögel, die niemand kannte.")

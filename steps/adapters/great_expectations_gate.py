@@ -266,8 +266,9 @@ def reason_of(item: dict[str, Any]) -> str:
     """What an expectation wanted and what it found, in a line."""
     kwargs, notes, observed = item["kwargs"], item["notes"], item["result"].get("observed_value")
     if item["type"] == "expect_column_mean_to_be_between" and observed is not None:
-        bounds = f"{kwargs['min_value']:.1%} to {kwargs['max_value']:.1%}"
-        return f"expected {kwargs['column']} for {bounds} of the rows ({notes}), found {observed:.2%}"
+        low, high = kwargs["min_value"], kwargs["max_value"]
+        bound = f"at most {high:.1%}" if low == 0.0 else f"at least {low:.1%}"
+        return f"expected {kwargs['column']} for {bound} of the rows ({notes}), found {observed:.2%}"
     return f"expected that {notes} ({item['type']}), found {item['result'] if observed is None else observed}"
 
 
