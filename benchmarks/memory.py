@@ -117,15 +117,15 @@ def _prompts(folder: Path) -> Callable[[], object]:
 
 
 def _validation(folder: Path) -> Callable[[], object]:
-    from steps.adapters.great_expectations_gate import validate
+    from proxykd.data.judging import Environment
+    from steps.adapters.great_expectations_gate import Folders, validate
 
     run = _run()
 
     def work() -> object:
         prompts, completions = PromptSet(folder / "prompts"), CompletionSet(folder / "completions")
-        return validate(
-            prompts, completions, run, output=folder / "validated", docs=folder / "docs", scratch=folder / "scratch"
-        )
+        output = Folders(folder / "validated", folder / "docs", folder / "quarantine")
+        return validate(prompts, completions, run, output, Environment(folder / "scratch"))
 
     return work
 

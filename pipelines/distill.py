@@ -8,8 +8,10 @@ from zenml.config.cache_policy import CachePolicy
 
 from proxykd.config import RunSpec
 from proxykd.config.shielding import unshielded
+from proxykd.records import hash_json
 from steps import (
     align_proxy,
+    check_drift,
     distill_student,
     estimate_distributions,
     evaluate_student,
@@ -25,13 +27,21 @@ WITHOUT_TARGETS = CachePolicy(ignored_inputs=["targets"])
 
 
 @pipeline(enable_cache=True, enable_step_logs=False)
-def distill(specification: dict[str, Any], inputs: str, models: dict[str, str]) -> None:
+def distill(
+    specification: dict[str, Any],
+    inputs: str,
+    models: dict[str, str],
+    files: str,
+    baseline: dict[str, Any] | None,
+) -> None:
     """Wire the steps.
 
     Args:
         specification: The resolved run specification, ablations applied, shielded (``proxykd.config.shielding``).
         inputs: Hash of the prompts' file.
         models: Role -> identity of the model behind its source.
+        files: Hash of the files that the validation reads.
+        baseline: What the last accepted runs measured, as ``proxykd.data.accepted`` keeps it; None = there is none.
     """
     run = RunSpec.model_validate(unshielded(specification))
 
@@ -42,8 +52,15 @@ def distill(specification: dict[str, Any], inputs: str, models: dict[str, str]) 
         return found
 
     prompts, completions = query_teacher.query_teacher(**told(query_teacher), inputs=inputs)
-    validated, validation = validate_data.validate_data(prompts, completions, **told(validate_data))
-    splits = split.split(validated, validation, **told(split))
+    validated, validation, _ = validate_data.validate_data(
+        prompts,
+        completions,
+        **told(validate_data),
+        files=hash_json([files, models["student"] if run.validation.counts_tokens else None]),
+        tokenizer=run.student.model.source if run.validation.counts_tokens else None,
+    )
+    drift = check_drift.check_drift(validation, baseline=baseline, **told(check_drift))
+    splits = split.split(validated, validation, drift, **told(split))
     proxy = align_proxy.align_proxy(validated, splits, **told(align_proxy))
     targets = estimate_distributions.estimate_distributions(validated, splits, proxy, **told(estimate_distributions))
     sft, student = (
@@ -57,6 +74,7 @@ def distill(specification: dict[str, Any], inputs: str, models: dict[str, str]) 
     )
     promote_model.promote_model(
         validation,
+        drift,
         validated,
         splits,
         student,

@@ -13,9 +13,11 @@ from zenml.utils import source_utils
 
 import proxykd
 from pipelines.distill import distill
-from proxykd.artifacts import Evaluation, Promotion, read_json
+from proxykd.artifacts import Evaluation, Promotion, ValidationResult, read_json
 from proxykd.config import RunSpec
 from proxykd.config.shielding import shielded
+from proxykd.data.accepted import accept, hash_files, read_baseline
+from proxykd.workspace import Workspace
 
 CHECKOUT = Path(proxykd.__file__).parents[1]
 
@@ -36,7 +38,7 @@ class RunResult:
 
 
 def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str]) -> RunResult:
-    """Run the main job.
+    """Run the main job; one that ends well is the baseline of the next one's drift.
 
     Args:
         run: The resolved specification.
@@ -49,14 +51,24 @@ def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str]) ->
     """
     logging.getLogger("zenml").setLevel(logging.CRITICAL)
     source_utils.set_custom_source_root(str(CHECKOUT))
+    accepted = Workspace.default().accepted(run.name)
     configured = distill.with_options(
         run_name=f"{run.name}-{{date}}-{{time}}", tags=[run.name], execution_mode=_execution_mode()
     )
     try:
-        response = configured(specification=shielded(run.model_dump(mode="json")), inputs=inputs, models=dict(models))
+        response = configured(
+            specification=shielded(run.model_dump(mode="json")),
+            inputs=inputs,
+            models=dict(models),
+            files=hash_files(run.validation.files()),
+            baseline=read_baseline(accepted),
+        )
     except RunInterruptedException as interruption:
         raise KeyboardInterrupt from interruption
-    return _collect(response.id)
+    result = _collect(response.id)
+    validation: ValidationResult = _steps(response.id)["validate_data"].outputs["validation"][0].load()
+    accept(validation, accepted)
+    return result
 
 
 def _execution_mode() -> ExecutionMode:
@@ -66,7 +78,7 @@ def _execution_mode() -> ExecutionMode:
 
 
 def _collect(run_id: Any) -> RunResult:
-    steps = Client().get_pipeline_run(run_id).steps
+    steps = _steps(run_id)
     evaluation: Evaluation = steps["evaluate_student"].outputs["evaluation"][0].load()
     promotion: Promotion = steps["promote_model"].outputs["promotion"][0].load()
     return RunResult(
@@ -74,3 +86,7 @@ def _collect(run_id: Any) -> RunResult:
         promotion=read_json(promotion.path / "promotion.json"),
         statuses={name: str(step.status) for name, step in steps.items()},
     )
+
+
+def _steps(run_id: Any) -> Any:
+    return Client().get_pipeline_run(run_id).steps

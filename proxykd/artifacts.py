@@ -22,7 +22,9 @@ from proxykd.exceptions import ArtifactError
 from proxykd.records import Completion, Prompt, Record, SplitRow, Trajectory, ValidatedRow, hash_json
 
 MANIFEST = "manifest.json"
-ALLOWED_SUFFIXES = frozenset({".parquet", ".safetensors", ".json", ".html", ".md", ".png", ".txt", ".jinja", ".css"})
+ALLOWED_SUFFIXES = frozenset(
+    {".parquet", ".safetensors", ".json", ".jsonl", ".html", ".md", ".png", ".txt", ".jinja", ".css"}
+)
 
 ItemT = TypeVar("ItemT")
 RowT = TypeVar("RowT", bound=Record)
@@ -169,6 +171,13 @@ class ValidatedSet(RecordFolder[ValidatedRow]):
     record_type = ValidatedRow
 
 
+class QuarantineSet(RecordFolder[ValidatedRow]):
+    """The rows that validation keeps from teaching; ``rows.jsonl`` and ``index.html`` are the same for people."""
+
+    kind = "quarantine"
+    record_type = ValidatedRow
+
+
 class SplitSet(RecordFolder[SplitRow]):
     """The side on which each prompt falls."""
 
@@ -187,6 +196,12 @@ class ValidationResult(Artifact):
     """``result.json`` (Great Expectations result and the gate) and ``index.html`` (the data docs)."""
 
     kind = "validation"
+
+
+class DriftReport(Artifact):
+    """``drift.json`` (how far each measure moved from the last accepted run's) and ``index.html``."""
+
+    kind = "drift"
 
 
 class ProxyModel(Artifact):

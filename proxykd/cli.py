@@ -1,4 +1,4 @@
-"""The command line: ``proxykd plan``, ``preview``, ``run``, ``query``, ``journal``, ``correct``, ``schema``, ``ask``.
+"""The command line: ``plan``, ``preview``, ``run``, ``query``, ``journal``, ``quarantine``, ``correct``, ``ask``.
 
 Nothing heavy is imported before a command needs it. Exit status: 0 done, 2 bad input (nothing spent, nothing lost),
 130 interrupted (the same command goes on from there).
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from proxykd.commands.journal import app as journal_commands
+from proxykd.commands.quarantine import build as quarantine_commands
 from proxykd.commands.query import query
 from proxykd.exceptions import ConfigError, ProxykdError
 
@@ -157,6 +158,22 @@ def ask(
     _check_tracking()
     asking = _import_application("steps.adapters.mlflow_asking")
     typer.echo(asking.ask(model, question, max_new_tokens=max_new_tokens))
+
+
+def _newest_quarantine(name: str) -> Any:
+    _spare_the_collector()
+    _workspace().enter()
+    from proxykd.progress import hush_engines
+
+    hush_engines()
+    return _import_application("steps.adapters.quarantine_store").newest_quarantine(name)
+
+
+def _load_quietly(config: Path, overrides: list[str] | None) -> "RunSpec":
+    return _load(config, overrides, quiet=True)
+
+
+app.add_typer(quarantine_commands(_load_quietly, _newest_quarantine), name="quarantine")
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from proxykd.config.prompts import FilePromptsSpec, where_is
 from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec
 from proxykd.data.chat import render_prompt
 from proxykd.data.prompts import iter_recorded
+from proxykd.data.release import check_files
 from proxykd.data.splits import side_of, sides_for
 from proxykd.exceptions import ConfigError, InputError, StorageError
 from proxykd.forecast import GIB, Forecast, TextLengths, forecast_run
@@ -78,6 +79,7 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     secret_of(run.teacher)
     sizes = {role: model_size(spec) for role, spec in run.models().items()}
     check_same_tokenizer(run.proxy.model, run.student.model)
+    check_files(run.validation)
     _check_writable(workspace.root)
     with workspace.temporary_folder("plan") as folder:
         prompts = collect_prompts(run.prompts, seed=run.seed, output=folder / "prompts")

@@ -222,6 +222,24 @@ class Completion(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """A rule that a row broke.
+
+    Attributes:
+        rule: Name of the rule.
+        detail: What was found.
+        drops: Whether the rule, as it was set, keeps such rows from teaching.
+    """
+
+    rule: str
+    detail: str
+    drops: bool
+
+
+_FINDINGS = pa.list_(pa.struct([("rule", pa.string()), ("detail", pa.string()), ("drops", pa.bool_())]))
+
+
+@dataclass(frozen=True, slots=True)
 class ValidatedRow(Record):
     """A prompt, one completion of it, and what validation made of the pair.
 
@@ -233,9 +251,11 @@ class ValidatedRow(Record):
         task: Name of the task; "" if none.
         reference: Reference answer; None where there is none.
         outcome: How the prompt ended at the teacher.
-        verdict: "keep", or the name of the first rule that the row broke.
+        verdict: "keep", or the name of the first rule that the row broke and that drops.
         request_hash: Key of the journal entry that the text came from.
         group: Rows of one group fall on one side of the corpus; "" = the prompt's id names it.
+        findings: Every rule that the row broke, those that only count too, in the order of the rules.
+        released: Who lets the row teach in spite of its findings, and why; "" = nobody had to.
     """
 
     schema: ClassVar[pa.Schema] = pa.schema(
@@ -250,6 +270,8 @@ class ValidatedRow(Record):
             ("verdict", pa.string()),
             ("request_hash", pa.string()),
             ("group", pa.string()),
+            ("findings", _FINDINGS),
+            ("released", pa.string()),
         ]
     )
 
@@ -263,6 +285,8 @@ class ValidatedRow(Record):
     verdict: str
     request_hash: str
     group: str = ""
+    findings: tuple[Finding, ...] = ()
+    released: str = ""
 
     @property
     def split_key(self) -> str:
@@ -273,7 +297,8 @@ class ValidatedRow(Record):
     def from_row(cls, row: dict[str, Any]) -> "ValidatedRow":
         """The row from a dict with one entry a column."""
         messages = tuple(Message(**message) for message in row["messages"])
-        return cls(**{**row, "messages": messages, "outcome": Outcome(row["outcome"])})
+        findings = tuple(Finding(**finding) for finding in row["findings"])
+        return cls(**{**row, "messages": messages, "outcome": Outcome(row["outcome"]), "findings": findings})
 
 
 @dataclass(frozen=True, slots=True)

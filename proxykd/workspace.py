@@ -39,6 +39,10 @@ class Workspace:
         """The teacher's journal: every paid response, shared by all runs of the workspace."""
         return self.root / "journal.sqlite"
 
+    def accepted(self, name: str) -> Path:
+        """What the last accepted runs called ``name`` measured: the baseline of the next one's drift."""
+        return self.root / "accepted" / f"{name}.json"
+
     @property
     def tmp(self) -> Path:
         """Temporary folders, on the disk whose space the plan has checked."""

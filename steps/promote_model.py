@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from zenml import step
 
 from proxykd.artifacts import (
+    DriftReport,
     Evaluation,
     Promotion,
     SplitSet,
@@ -33,6 +34,7 @@ from steps.settings import new_folder, scratch_folder
 @step(output_materializers=FolderMaterializer, enable_cache=False)
 def promote_model(
     validation: ValidationResult,
+    drift: DriftReport,
     validated: ValidatedSet,
     splits: SplitSet,
     student: StudentModel,
@@ -44,6 +46,7 @@ def promote_model(
 
     Args:
         validation: Its data docs are logged.
+        drift: Its page is logged: the data docs with the drift in them.
         validated: The teacher's texts, for scoring the present champion.
         splits: Which prompts are held out.
         student: What is registered: the model of the first seed.
@@ -52,7 +55,9 @@ def promote_model(
         code: Hash of the code that the step runs.
     """
     run = RunSpec.model_validate(unshielded(specification))
-    tracked = mlflow_tracking.log_evaluation(evaluation, run, documents={"validation": validation.path})
+    tracked = mlflow_tracking.log_evaluation(
+        evaluation, run, documents={"validation": validation.path, "drift": drift.path}
+    )
     registered = mlflow_registry.register_student(
         student.model_folders(run.student.seeds)[0],
         model_name=run.registry.model_name,

@@ -119,7 +119,7 @@ def test_a_bad_specification(
         ('{"prompt": "a", "completion": "b"}\n\n{"prompt": "a", "completion": "c"}', ["line 3", "line 1 again"]),
         ('{"prompt": "  ", "completion": "b"}', ["line 1", "empty prompt"]),
         ('{"prompt": "a", "completion": 7}', ["line 1", "'completion' to be a string"]),
-        ("", ["at least one JSON object", "found none"]),
+        ("", ["at least one JSON object", "empty file"]),
         ('{"prompt": "a", "completion": " "}', ["'completion'", "found every one empty", "teacher.completion_field"]),
     ],
 )

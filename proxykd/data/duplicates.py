@@ -1,92 +1,105 @@
 """Exact duplicates, near duplicates and overlap over a whole corpus, with the sets kept on disk.
 
-The sets are tables of integers in a temporary database; in memory are one row, the page cache and one filter of
-fixed size. Near duplicates are found by locality-sensitive hashing: a prompt is compared by its MinHash signature
-with the earlier prompts that share a band with it (``proxykd.data.quality`` has the equations).
+The sets are tables of integers in a temporary database; in memory are one row, the page cache and three filters
+of fixed size. Near duplicates are found by locality-sensitive hashing: a prompt is compared by its MinHash signature
+with the earlier prompts that share a band with it (``proxykd.data.quality`` has the equations). What is computed from
+one text alone comes from ``proxykd.data.measuring``, which may do so in other processes.
 """
 
 import sqlite3
+from collections import Counter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from proxykd.data.quality import (
-    NUM_HASHES,
-    choose_rows_per_band,
-    hash_bands,
-    hash_word_runs,
-    minhash,
-    shingles_of,
-    similarity,
-)
-from proxykd.records import hash_json
+from proxykd.data.measuring import PromptHashes
+from proxykd.data.quality import NUM_HASHES, similarity
 
 _TABLES = """
     CREATE TABLE pairs (hash INTEGER PRIMARY KEY);
-    CREATE TABLE evaluation_runs (hash INTEGER PRIMARY KEY);
+    CREATE TABLE evaluation_texts (text INTEGER PRIMARY KEY, name TEXT NOT NULL);
+    CREATE TABLE evaluation_runs (hash INTEGER PRIMARY KEY, text INTEGER NOT NULL);
     CREATE TABLE signatures (prompt INTEGER PRIMARY KEY, signature BLOB NOT NULL);
     CREATE TABLE bands (hash INTEGER, prompt INTEGER, PRIMARY KEY (hash, prompt)) WITHOUT ROWID;
 """
 
-_FILTER_BITS = 22
+_FILTER_BITS = 24
+_SHIFT = 64 - _FILTER_BITS
 _MAX_CANDIDATES = 32
 
 
 class CorpusIndex:
-    """What earlier rows and the evaluation prompts said.
+    """What earlier rows and the evaluation texts said.
 
     Args:
         database: Empty and temporary; the index makes its tables there.
         near_duplicate_threshold: Similarity in [0, 1] from which on two prompts are near duplicates; 1 = only those
             whose sets of shingles are the same.
-        overlap_ngram: Words in a run that two texts must share to overlap.
     """
 
-    def __init__(self, database: sqlite3.Connection, *, near_duplicate_threshold: float, overlap_ngram: int) -> None:
-        self._database = database
-        self._threshold, self._overlap_ngram = near_duplicate_threshold, overlap_ngram
-        self._rows_per_band = choose_rows_per_band(near_duplicate_threshold)
-        self._filter = np.zeros(2**_FILTER_BITS, np.bool_)
+    def __init__(self, database: sqlite3.Connection, *, near_duplicate_threshold: float) -> None:
+        self._database, self._threshold = database, near_duplicate_threshold
+        # Whether a hash may be in a table, by its first bits: most are not, and need no look into the database.
+        self._runs, self._bands, self._pairs = (np.zeros(2**_FILTER_BITS, np.bool_) for _ in range(3))
         for statement in filter(str.strip, _TABLES.split(";")):
             database.execute(statement)
 
-    def add_pair(self, question: str, text: str) -> bool:
-        """Remember a prompt and its completion; whether both occurred before, but for their white space."""
-        key = int(hash_json([question.split(), text.split()], length=16), 16) - 2**63
-        return not self._database.execute("INSERT OR IGNORE INTO pairs VALUES (?)", (key,)).rowcount
+    def has_pair(self, key: int) -> bool:
+        """Whether the prompt and completion with this key (``measuring.pair_key``) were added before."""
+        if not self._pairs[key >> _SHIFT]:
+            return False
+        return self._database.execute("SELECT 1 FROM pairs WHERE hash = ?", (key,)).fetchone() is not None
 
-    def add_question(self, question: str) -> bool:
-        """Whether a prompt nearly equals an earlier one; remembered if it does not.
+    def add_pair(self, key: int) -> None:
+        """Remember a prompt and its completion."""
+        self._pairs[key >> _SHIFT] = True
+        self._database.execute("INSERT OR IGNORE INTO pairs VALUES (?)", (key,))
 
-        A chain of ever smaller changes is thus cut where it leaves the neighbourhood of its first prompt. At most
-        ``32`` earlier prompts a band are compared, so that time stays linear in a corpus made from one template.
+    def has_near(self, prompt: PromptHashes) -> bool:
+        """Whether a prompt nearly equals one that was added before.
+
+        At most ``32`` earlier prompts a band are compared, so that time stays linear in a corpus made from one
+        template.
         """
-        shingles = shingles_of(question)
         if self._threshold >= 1.0:  # equal sets, not merely equal signatures
-            return self.add_pair("", " ".join(map(str, shingles.tolist())))
-        signature = minhash(shingles)
-        bands = _signed(hash_bands(signature, self._rows_per_band))
-        if np.any(similarity(signature, self._candidates(bands)) >= self._threshold):
-            return True
-        prompt = self._database.execute(
-            "INSERT INTO signatures (signature) VALUES (?)", (signature.tobytes(),)
-        ).lastrowid
-        self._database.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", ((band, prompt) for band in bands))
-        return False
+            return self.has_pair(prompt.shingles_key)
+        suspects = prompt.bands[self._bands[_slots(prompt.bands)]]
+        if not len(suspects) or not len(candidates := self._candidates(_signed(suspects))):
+            return False
+        return bool(np.any(similarity(prompt.signature, candidates) >= self._threshold))
 
-    def add_evaluation(self, question: str) -> None:
-        """Remember the word runs of an evaluation prompt; one shorter than a run has none."""
-        runs = hash_word_runs(question, self._overlap_ngram)
-        self._filter[_slots(runs)] = True
-        rows = ((run,) for run in _signed(runs))
-        self._database.executemany("INSERT OR IGNORE INTO evaluation_runs VALUES (?)", rows)
+    def add_prompt(self, prompt: PromptHashes) -> None:
+        """Remember a prompt; of near duplicates only the first is worth remembering.
 
-    def overlaps(self, text: str) -> bool:
-        """Whether ``text`` shares a run of words with an evaluation prompt."""
-        runs = hash_word_runs(text, self._overlap_ngram)
-        suspects = runs[self._filter[_slots(runs)]]
-        lookup = "SELECT 1 FROM evaluation_runs WHERE hash = ?"
-        return any(self._database.execute(lookup, (run,)).fetchone() for run in _signed(suspects))
+        A chain of ever smaller changes is thus cut where it leaves the neighbourhood of its first prompt.
+        """
+        if self._threshold >= 1.0:
+            return self.add_pair(prompt.shingles_key)
+        insert = "INSERT INTO signatures (signature) VALUES (?)"
+        idx = self._database.execute(insert, (prompt.signature.tobytes(),)).lastrowid
+        self._bands[_slots(prompt.bands)] = True
+        rows = [(band, idx) for band in _signed(prompt.bands)]
+        self._database.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", rows)
+
+    def add_evaluation(self, runs: NDArray[np.uint64], name: str) -> None:
+        """Remember the word runs of an evaluation text; one shorter than a run has none."""
+        if not len(runs):
+            return
+        self._runs[_slots(runs)] = self._runs[_other_slots(runs)] = True
+        idx = self._database.execute("INSERT INTO evaluation_texts (name) VALUES (?)", (name,)).lastrowid
+        rows = ((run, idx) for run in _signed(runs))
+        self._database.executemany("INSERT OR IGNORE INTO evaluation_runs VALUES (?, ?)", rows)
+
+    def find_overlap(self, runs: NDArray[np.uint64]) -> str:
+        """How many of a text's word runs occur in evaluation texts, and in which of those most; "" = none does."""
+        suspects = runs[self._runs[_slots(runs)] & self._runs[_other_slots(runs)]]
+        lookup = "SELECT text FROM evaluation_runs WHERE hash = ?"
+        rows = (self._database.execute(lookup, (run,)).fetchone() for run in _signed(suspects))
+        if not (found := Counter(row[0] for row in rows if row is not None)):
+            return ""
+        idx = found.most_common(1)[0][0]
+        (name,) = self._database.execute("SELECT name FROM evaluation_texts WHERE text = ?", (idx,)).fetchone()
+        return f"{found.total()} of {len(runs)} word runs are in evaluation texts, first of all in {name}"
 
     def _candidates(self, bands: list[int]) -> NDArray[np.uint32]:
         lookup = f"SELECT prompt FROM bands WHERE hash = ? ORDER BY prompt DESC LIMIT {_MAX_CANDIDATES}"
@@ -98,8 +111,13 @@ class CorpusIndex:
 
 def _signed(hashes: NDArray[np.uint64]) -> list[int]:
     # SQLite's integers are signed.
-    return [int(value) for value in hashes.view(np.int64)]
+    signed: list[int] = hashes.view(np.int64).tolist()
+    return signed
 
 
 def _slots(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    return (hashes >> np.uint64(64 - _FILTER_BITS)).astype(np.int64)
+    return (hashes >> np.uint64(_SHIFT)).astype(np.int64)
+
+
+def _other_slots(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    return (hashes & np.uint64(2**_FILTER_BITS - 1)).astype(np.int64)

@@ -1,4 +1,4 @@
-r"""Pure measures of one text: is it a refusal, how long is it, which words run through it.
+r"""The words that run through a text, as hashes.
 
 A text is the set S of its word n-grams (shingles). Two texts are near duplicates by their Jaccard similarity
 
@@ -15,6 +15,7 @@ Nothing here knows files or other rows; ``proxykd.data.duplicates`` compares row
 import re
 import zlib
 from enum import StrEnum
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,54 +29,33 @@ SHINGLE_WORDS = 5
 # Scripts that put no spaces between words: there, each character counts as a word.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+_ASCII_WORD = re.compile(r"\w+", re.ASCII)
 
 _CHUNK = 4096
+_MAX_CACHED_WORDS = 200_000
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Verdict(StrEnum):
-    """What validation makes of a row: keep, or the first rule that it broke, in this order."""
+    """What validation makes of a row: keep, or the first rule that it broke and that drops, in this order."""
 
     KEEP = "keep"
     FAILED = "failed"
     FILTERED = "filtered"
     REFUSED = "refused"
     TRUNCATED = "truncated"
+    CUT_OFF = "cut_off"
     EMPTY = "empty"
     TOO_SHORT = "too_short"
     TOO_LONG = "too_long"
+    DAMAGED = "damaged"
+    OTHER_LANGUAGE = "other_language"
+    SECRET = "secret"
+    PERSONAL_DATA = "personal_data"
+    UNVERIFIED = "unverified"
     DUPLICATE = "duplicate"
     NEAR_DUPLICATE = "near_duplicate"
     OVERLAP = "overlap"
-
-
-_SORRY = r"(?:(?:i'm|i am) )?(?:(?:very|really|so|truly) )?sorry|my apologies|i apologi[sz]e"
-_CANNOT = r"i (?:can ?not|can't|won't|will not)(?: and (?:won't|will not))?|i(?:'m| am) (?:not able|unable) to"
-_COMPLY = (
-    "accommodate|answer|assist|complete|comply|continue|create|discuss|do that|engage|fulfil|generate|give|help|offer"
-    "|participate|process|produce|provide|respond|satisfy|share|support|write"
-)
-REFUSAL_OPENINGS = (
-    rf"(?:{_SORRY})[,.;]? (?:but )?(?:unfortunately,? )?(?:{_CANNOT})",
-    rf"(?:unfortunately,? )?(?:{_CANNOT}) (?:{_COMPLY})",
-    rf"(?:(?:{_SORRY})[,.;]? (?:but )?)?as an ai(?: language)?(?: model| assistant)?,? i\b",
-    r"i (?:must|have to) (?:respectfully |politely )?decline",
-)
-"""Openings of texts that answer nothing, as regular expressions on lower-case text with straight apostrophes."""
-
-_REFUSAL = re.compile("|".join(f"(?:{opening})" for opening in REFUSAL_OPENINGS))
-_OPENING_CHARS = 200
-
-
-def is_refusal(text: str) -> bool:
-    """Whether ``text`` opens as refusals do; what stands later in the text does not matter.
-
-    Example:
-        >>> is_refusal("I'm sorry, but I can't help with that."), is_refusal("He said: I'm sorry, I can't.")
-        (True, False)
-    """
-    opening = text[:_OPENING_CHARS].lower().replace("\u2019", "'")
-    return bool(_REFUSAL.match(" ".join(opening.split()).lstrip("*_#>\"'“ ")))
 
 
 def words_of(text: str) -> list[str]:
@@ -85,25 +65,45 @@ def words_of(text: str) -> list[str]:
         >>> words_of("Don't panic: it's 42, 東京!")
         ['don', 't', 'panic', 'it', 's', '42', '東', '京']
     """
-    return _WORD.findall(text.lower())
+    return (_ASCII_WORD if text.isascii() else _WORD).findall(text.lower())
 
 
-def hash_word_runs(text: str, num_words: int) -> NDArray[np.uint64]:
+def hash_words(text: str) -> NDArray[np.uint64]:
+    """A hash of every word of ``text``, uint64 [words], in order."""
+    if len(_hashes) > _MAX_CACHED_WORDS:
+        _hashes.clear()
+    return np.array([_hashes[word] for word in words_of(text)], dtype=np.uint64)
+
+
+def hash_runs(words: NDArray[np.uint64], num_words: int) -> NDArray[np.uint64]:
     """A hash of every run of ``num_words`` words.
 
     Args:
-        text: Any text.
+        words: As ``hash_words`` gives them, uint64 [words].
         num_words: Words in a run, >= 1.
 
     Returns:
         uint64 [max(0, words - num_words + 1)], in the text's order; equal runs have equal hashes.
     """
-    words = np.array([zlib.crc32(word.encode()) for word in words_of(text)], dtype=np.uint64)
     num_runs = max(0, len(words) - num_words + 1)
-    runs = np.zeros(num_runs, np.uint64)
-    for offset in range(num_words if num_runs else 0):
-        runs = runs * _MULTIPLIER + words[offset : offset + num_runs]
+    # The polynomial sum_j word_j m^(n - 1 - j) of every run, put together from those of 1, 2, 4, ... words.
+    runs, start, block, size, power = np.zeros(num_runs, np.uint64), num_words, words, 1, int(_MULTIPLIER)
+    scale = 1
+    while num_runs:
+        if num_words & size:
+            start -= size
+            runs = runs + block[start : start + num_runs] * np.uint64(scale)
+            scale = scale * power % 2**64
+        if 2 * size > num_words:
+            break
+        block = block[:-size] * np.uint64(power) + block[size:]
+        size, power = 2 * size, power * power % 2**64
     return _mix(runs)
+
+
+def hash_word_runs(text: str, num_words: int) -> NDArray[np.uint64]:
+    """A hash of every run of ``num_words`` words of ``text``, as ``hash_runs`` gives them."""
+    return hash_runs(hash_words(text), num_words)
 
 
 def shingles_of(text: str, num_words: int = SHINGLE_WORDS) -> NDArray[np.uint64]:
@@ -116,9 +116,14 @@ def shingles_of(text: str, num_words: int = SHINGLE_WORDS) -> NDArray[np.uint64]
     Returns:
         uint64 [num_shingles], sorted, distinct, at least one.
     """
-    if not (words := words_of(text)):
-        return np.array([zlib.crc32(text.strip().encode())], np.uint64)
-    return np.unique(hash_word_runs(text, min(num_words, len(words))))
+    return shingles_from(hash_words(text), text, num_words)
+
+
+def shingles_from(words: NDArray[np.uint64], text: str, num_words: int = SHINGLE_WORDS) -> NDArray[np.uint64]:
+    """As ``shingles_of``, where the ``words`` of ``text`` are hashed already."""
+    if not len(words):
+        return np.array([zlib.crc32(text.strip().encode(errors="replace"))], np.uint64)
+    return np.unique(hash_runs(words, min(num_words, len(words))))
 
 
 def jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> float:
@@ -157,6 +162,7 @@ def similarity(one: NDArray[np.uint32], others: NDArray[np.uint32]) -> NDArray[n
     return agreements
 
 
+@cache
 def choose_rows_per_band(threshold: float) -> int:
     """Values in a band such that pairs at ``threshold`` share a band with probability >= 0.99 (1 at least).
 
@@ -171,22 +177,34 @@ def choose_rows_per_band(threshold: float) -> int:
     return 1
 
 
-def hash_bands(signature: NDArray[np.uint32], rows_per_band: int) -> NDArray[np.uint64]:
-    """A hash of each band of a signature.
+def hash_bands(signatures: NDArray[np.uint32], rows_per_band: int) -> NDArray[np.uint64]:
+    """A hash of each band of each signature.
 
     Args:
-        signature: uint32 [NUM_HASHES].
+        signatures: uint32 [..., NUM_HASHES].
         rows_per_band: Values in a band; values that fill no band are left out.
 
     Returns:
-        uint64 [NUM_HASHES // rows_per_band]; equal at a position exactly where the bands are equal.
+        uint64 [..., NUM_HASHES // rows_per_band]; equal at a position exactly where the bands are equal.
     """
     num_bands = NUM_HASHES // rows_per_band
-    bands = signature[: num_bands * rows_per_band].astype(np.uint64).reshape(num_bands, rows_per_band)
-    hashes = np.arange(num_bands, dtype=np.uint64)
+    bands = signatures[..., : num_bands * rows_per_band].astype(np.uint64)
+    bands = bands.reshape(*signatures.shape[:-1], num_bands, rows_per_band)
+    hashes = np.broadcast_to(np.arange(num_bands, dtype=np.uint64), bands.shape[:-1])
     for row in range(rows_per_band):
-        hashes = _mix(hashes + bands[:, row] + np.uint64(1))
+        hashes = _mix(hashes + bands[..., row] + np.uint64(1))
     return hashes
+
+
+class _WordHashes(dict[str, int]):
+    """Word -> its CRC-32; computed when it is first asked for."""
+
+    def __missing__(self, word: str) -> int:
+        found = self[word] = zlib.crc32(word.encode(errors="replace"))
+        return found
+
+
+_hashes = _WordHashes()
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

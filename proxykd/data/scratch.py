@@ -1,6 +1,6 @@
 """A temporary SQLite database: the set that is too large for memory.
 
-It keeps a few MiB of pages in memory and the rest in a file that nobody else reads, so it trades durability for
+It keeps 32 MiB of pages in memory at most and the rest in a file that nobody else reads, so it trades durability for
 speed. What is in it is lost with it.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from proxykd.exceptions import StorageError
 
-_CACHE_KIB = 8192
+_CACHE_KIB = 32_768
 
 
 @contextmanager

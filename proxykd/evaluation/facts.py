@@ -11,7 +11,7 @@ from proxykd.artifacts import Artifact, CompletionSet, ProxyModel, StudentModel,
 MAX_CURVE_POINTS = 400
 """Longer curves are thinned for the report; ``training.json`` keeps every step."""
 
-VALIDATION_FACTS = ("gate", "num_rows", "outcomes", "verdicts", "kept_by_side", "measures")
+VALIDATION_FACTS = ("gate", "num_rows", "outcomes", "verdicts", "kept_by_side", "rules", "num_released")
 
 
 def collect_facts(

@@ -5,7 +5,7 @@ are compared without that.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from proxykd.config.models import ModelSpec
@@ -48,6 +48,28 @@ def load_tokenizer_from(source: Source) -> "PreTrainedTokenizerBase":
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def load_counter(source: str) -> Callable[[Sequence[str]], list[int]]:
+    """A function from texts to the number of tokens in each, without special tokens.
+
+    The tokenizer is built from its files where that is possible, which takes no transformers.
+
+    Args:
+        source: As ``ModelSpec.source``.
+
+    Raises:
+        ModelError: if the tokenizer cannot be found.
+    """
+    resolved = resolve_source(source)
+    files = read_tokenizer(resolved)
+    backend = files.build() if files is not None and files.build is not None else None
+    if backend is None:
+        tokenizer = load_tokenizer_from(resolved)
+        return lambda texts: [len(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+    backend.no_truncation()
+    backend.no_padding()
+    return lambda texts: [len(found) for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from proxykd.artifacts import TrajectorySet, read_json
+from proxykd.artifacts import PromptSet, TrajectorySet, read_json
 from proxykd.config.specification import DataSplitSpec, RunSpec
 from proxykd.data.segments import render_trajectory, segment_spans
 from proxykd.data.splits import TRAINING_SIDES, side_of
@@ -44,7 +44,7 @@ def correct_attempts(run: RunSpec, attempts: Path, *, journal_path: Path, output
     shutil.rmtree(partial, ignore_errors=True)
     try:
         prompts = collect_prompts(run.prompts, seed=run.seed, output=partial / "prompts")
-        taught = _on_training_sides(read_attempts(attempts), run.split)
+        taught = _on_training_sides(read_attempts(attempts), prompts, run.split)
         trajectories = build_trajectories(
             prompts, taught, run, journal_path=journal_path, output=partial / "trajectories"
         )
@@ -57,10 +57,13 @@ def correct_attempts(run: RunSpec, attempts: Path, *, journal_path: Path, output
     return summary
 
 
-def _on_training_sides(attempts: Iterable[tuple[str, str]], split: DataSplitSpec) -> Iterator[tuple[str, str]]:
+def _on_training_sides(
+    attempts: Iterable[tuple[str, str]], prompts: PromptSet, split: DataSplitSpec
+) -> Iterator[tuple[str, str]]:
     num_passed_over = 0
+    split_keys = {prompt.prompt_id: prompt.split_key for prompt in prompts.rows() if prompt.group}
     for prompt_id, text in attempts:
-        if side_of(prompt_id, split) in TRAINING_SIDES:
+        if side_of(split_keys.get(prompt_id, prompt_id), split) in TRAINING_SIDES:
             yield prompt_id, text
         else:
             num_passed_over += 1

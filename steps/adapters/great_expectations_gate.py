@@ -10,9 +10,7 @@ Great Expectations takes seconds to import: it is imported when it is called.
 
 import os
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from sqlite3 import Connection
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from proxykd.artifacts import (
     CompletionSet,
     PromptSet,
+    QuarantineSet,
     ValidatedSet,
     ValidationResult,
     batched,
@@ -28,12 +27,14 @@ from proxykd.artifacts import (
     write_json,
 )
 from proxykd.config import RunSpec
-from proxykd.data.judging import JudgedRow, judge, question_of
+from proxykd.data.judging import Environment, JudgedRow, judge
 from proxykd.data.quality import Verdict
+from proxykd.data.quarantine import build_quarantine
 from proxykd.data.scratch import scratch_database
+from proxykd.data.summary import RULES, Summary
 from proxykd.exceptions import GateError
 from proxykd.progress import stage, track
-from proxykd.records import Outcome, Side, ValidatedRow, hash_json
+from proxykd.records import Outcome, ValidatedRow, hash_json
 from steps.adapters.validation_page import render_page
 
 if TYPE_CHECKING:
@@ -49,74 +50,45 @@ COLUMNS = {
     "finish_reason": "TEXT",
     "verdict": "TEXT",
     "num_chars": "INTEGER",
+    "num_tokens": "INTEGER",
     "is_kept": "INTEGER",
-    "is_failed": "INTEGER",
-    "is_refused": "INTEGER",
-    "is_empty": "INTEGER",
-    "is_duplicate": "INTEGER",
-    "is_near_duplicate": "INTEGER",
-    "has_overlap": "INTEGER",
+    **{rule.value: "INTEGER" for rule in RULES},
 }
+"""Of the rules, 1 = broken, 0 = kept, NULL = not measured."""
 
 FINISH_REASONS = ("", "stop", "eos", "end_turn", "stop_sequence", "length", "max_tokens", "content_filter")
 """What endpoints are known to say."""
 
 _RESULT_FORMAT = {"result_format": "SUMMARY", "partial_unexpected_count": 5}
-_OFFENDERS_PER_VERDICT = 3
 _OFFENDERS_IN_MESSAGE = 5
-_EXCERPT_CHARS = 200
 _EXCERPT_IN_MESSAGE = 100
+_SEVERITY = {"warn": "warning", "fail": "critical"}
 
 
 class Validation(NamedTuple):
-    """The two artifacts of a validation.
+    """The artifacts of a validation.
 
     Attributes:
         validated: Every row with its verdict.
         result: The gate, counts, the Great Expectations result and its page.
+        quarantine: The rows that may not teach, for a person to look at.
     """
 
     validated: ValidatedSet
     result: ValidationResult
+    quarantine: QuarantineSet
 
 
-@dataclass
-class _Summary:
-    outcomes: Counter[str] = field(default_factory=Counter)
-    verdicts: Counter[str] = field(default_factory=Counter)
-    kept_by_side: Counter[str] = field(default_factory=Counter)
-    measures: Counter[str] = field(default_factory=Counter)
-    offenders: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+class Folders(NamedTuple):
+    """Where the artifacts of a validation go: the folder of each, by the names in ``Validation``."""
 
-    def add(self, judged: JudgedRow) -> None:
-        row = judged.row
-        self.outcomes[row.outcome] += 1
-        self.verdicts[row.verdict] += 1
-        self.measures.update(name for name, holds in judged.measures._asdict().items() if holds)
-        if row.verdict == Verdict.KEEP:
-            self.kept_by_side[judged.side] += 1
-        elif len(found := self.offenders.setdefault(row.verdict, [])) < _OFFENDERS_PER_VERDICT:
-            found.append(_offender(judged))
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "num_rows": self.verdicts.total(),
-            "outcomes": {outcome.value: self.outcomes[outcome] for outcome in Outcome},
-            "verdicts": {verdict.value: self.verdicts[verdict] for verdict in Verdict},
-            "kept_by_side": {side.value: self.kept_by_side[side] for side in Side},
-            "measures": {name: self.measures[name] for name in ("is_duplicate", "is_near_duplicate", "has_overlap")},
-            "offending_rows": [row for verdict in Verdict for row in self.offenders.get(verdict, [])],
-        }
+    validated: Path
+    docs: Path
+    quarantine: Path
 
 
 def validate(
-    prompts: PromptSet,
-    completions: CompletionSet,
-    run: RunSpec,
-    *,
-    output: Path,
-    docs: Path,
-    scratch: Path,
+    prompts: PromptSet, completions: CompletionSet, run: RunSpec, output: Folders, around: Environment
 ) -> Validation:
     """Judge every row, and the whole.
 
@@ -124,31 +96,33 @@ def validate(
         prompts: The questions.
         completions: At least one for each prompt, in the order of ``prompts``.
         run: Its sections ``validation`` and ``split`` are used.
-        output: Folder of the rows.
-        docs: Folder of the result and its page.
-        scratch: Folder for temporary files; they are removed.
+        output: Where the artifacts go.
+        around: Scratch space and what the rules need to run.
 
     Returns:
-        Both artifacts, sealed, whether the gate is open or closed.
+        The artifacts, sealed, whether the gate is open or closed.
     """
     made_from = {
         "prompts": prompts.hash,
         "completions": completions.hash,
         "validation": hash_json([run.validation.model_dump(mode="json"), run.split.model_dump(mode="json")]),
     }
-    validated, result, summary = ValidatedSet(output), ValidationResult(docs), _Summary()
-    table_path = scratch / "expectations.sqlite"
+    validated, result, summary = ValidatedSet(output.validated), ValidationResult(output.docs), Summary()
+    table_path = around.scratch / "expectations.sqlite"
     with scratch_database(table_path) as database:
-        judged = judge(prompts, completions, run.validation, run.split, scratch=scratch)
+        judged = judge(prompts, completions, run.validation, run.split, around)
         validated.write(_record(track(judged, "Validating", total=completions.num_rows), database, summary))
     seal(validated, made_from)
+    quarantine = build_quarantine(validated, output=output.quarantine)
+    content = summary.to_json()
     with stage("Great Expectations", unit="expectation") as progress:
-        checked = check_table(table_path, run)
+        expectations = list(_expectations(run, content["rules"]))
+        checked = check_table(table_path, TABLE, expectations)
         progress.advance(len(checked.results))
     table_path.unlink()
-    _write_result(result, summary, checked)
+    _write_result(result, content, run, checked)
     seal(result, {**made_from, "validated": validated.hash})
-    return Validation(validated, result)
+    return Validation(validated, result, quarantine)
 
 
 def require_open_gate(result: ValidationResult) -> None:
@@ -169,8 +143,8 @@ def require_open_gate(result: ValidationResult) -> None:
     )
 
 
-def check_table(path: Path, run: RunSpec) -> "ExpectationSuiteValidationResult":
-    """The Great Expectations result of the table in the SQLite file ``path``."""
+def check_table(path: Path, table: str, expectations: list[Any]) -> "ExpectationSuiteValidationResult":
+    """The Great Expectations result of a table in the SQLite file ``path``."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside Great Expectations, which its users cannot mend
@@ -178,22 +152,34 @@ def check_table(path: Path, run: RunSpec) -> "ExpectationSuiteValidationResult":
 
         context = gx.get_context(mode="ephemeral")
         context.variables.progress_bars = {"globally": False}
-        source = context.data_sources.add_sqlite(TABLE, connection_string=f"sqlite:///{path}")
-        batches = source.add_table_asset(TABLE, table_name=TABLE).add_batch_definition_whole_table(TABLE)
-        suite = context.suites.add(gx.ExpectationSuite(name=TABLE, expectations=list(_expectations(run))))
-        definition = gx.ValidationDefinition(name=TABLE, data=batches, suite=suite)
+        source = context.data_sources.add_sqlite(table, connection_string=f"sqlite:///{path}")
+        batches = source.add_table_asset(table, table_name=table).add_batch_definition_whole_table(table)
+        suite = context.suites.add(gx.ExpectationSuite(name=table, expectations=expectations))
+        definition = gx.ValidationDefinition(name=table, data=batches, suite=suite)
         try:
             return context.validation_definitions.add(definition).run(result_format=_RESULT_FORMAT)
         finally:
             source.get_execution_engine().close()
 
 
-def _expectations(run: RunSpec) -> Iterator[Any]:
-    import great_expectations.expectations as gxe
-    from great_expectations.expectations.row_conditions import Column
+def import_expectations() -> Any:
+    """The module of Great Expectations' expectations, imported without its deprecation warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import great_expectations.expectations
 
-    spec, is_ok = run.validation, Column("outcome") == Outcome.OK.value
-    critical = {"severity": "critical"}
+        return great_expectations.expectations
+
+
+def _expectations(run: RunSpec, counts: Mapping[str, Mapping[str, int]]) -> Iterator[Any]:
+    """The suite: what the table must be, the share of rows that may teach, and the share that breaks each rule.
+
+    Args:
+        run: The thresholds.
+        counts: Rule -> rows measured; a rule that was measured on no row is not in the suite.
+    """
+    gxe = import_expectations()
+    spec, critical = run.validation, {"severity": "critical"}
     yield gxe.ExpectTableColumnsToMatchSet(column_set=list(COLUMNS), notes="the table has its columns", **critical)
     yield gxe.ExpectTableRowCountToBeBetween(min_value=1, notes="there are rows", **critical)
     yield gxe.ExpectCompoundColumnsToBeUnique(
@@ -203,26 +189,22 @@ def _expectations(run: RunSpec) -> Iterator[Any]:
     yield gxe.ExpectColumnValuesToBeInSet(
         column="outcome", value_set=[o.value for o in Outcome], notes="every outcome is known", **critical
     )
-    for column, minimum, maximum, name in (
-        ("is_kept", spec.min_keep_fraction, 1.0, "min_keep_fraction"),
-        ("is_failed", 0.0, spec.max_failed_fraction, "max_failed_fraction"),
-        ("is_refused", 0.0, spec.max_refused_fraction, "max_refused_fraction"),
-    ):
-        yield gxe.ExpectColumnMeanToBeBetween(
-            column=column, min_value=minimum, max_value=maximum, notes=f"validation.{name}", **critical
-        )
+    yield gxe.ExpectColumnMeanToBeBetween(
+        column="is_kept", min_value=spec.min_keep_fraction, max_value=1.0, notes="validation.min_keep_fraction",
+        **critical,
+    )  # fmt: skip
     yield gxe.ExpectColumnValuesToBeInSet(
         column="finish_reason", value_set=list(FINISH_REASONS), notes="known finish reasons", severity="info"
     )
-    yield gxe.ExpectColumnValuesToBeBetween(
-        column="num_chars", min_value=spec.min_chars, max_value=spec.max_chars, row_condition=is_ok,
-        notes="usable lengths, in characters", severity="warning",
-    )  # fmt: skip
-    for column in ("is_empty", "is_duplicate", "is_near_duplicate", "has_overlap"):
-        yield gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[0], notes="no such rows", severity="warning")
+    for name in (rule.value for rule in RULES if counts[rule]["measured"]):
+        if (bound := spec.rules[name].max_fraction) is not None:
+            yield gxe.ExpectColumnMeanToBeBetween(
+                column=name, min_value=0.0, max_value=bound, notes=f"validation.rules.{name}.max_fraction",
+                severity=_SEVERITY[spec.rules[name].on_breach],
+            )  # fmt: skip
 
 
-def _record(rows: Iterable[JudgedRow], database: Connection, summary: _Summary) -> Iterator[ValidatedRow]:
+def _record(rows: Iterable[JudgedRow], database: Connection, summary: Summary) -> Iterator[ValidatedRow]:
     columns = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
     database.execute(f"CREATE TABLE {TABLE} ({columns})")
     insert = f"INSERT INTO {TABLE} VALUES ({', '.join('?' * len(COLUMNS))})"
@@ -233,48 +215,39 @@ def _record(rows: Iterable[JudgedRow], database: Connection, summary: _Summary) 
             yield judged.row
 
 
-def _columns_of(judged: JudgedRow) -> tuple[str | int, ...]:
-    row, verdict = judged.row, judged.row.verdict
+def _columns_of(judged: JudgedRow) -> tuple[str | int | None, ...]:
+    row, broken = judged.row, {found.rule for found in judged.row.findings}
     return (
         row.prompt_id,
         row.sample_idx,
         row.outcome.value,
         judged.finish_reason,
-        verdict,
+        row.verdict,
         len(row.text),
-        int(verdict == Verdict.KEEP),
-        int(verdict == Verdict.FAILED),
-        int(verdict == Verdict.REFUSED),
-        int(verdict == Verdict.EMPTY),
-        *map(int, judged.measures),
+        judged.num_tokens,
+        int(row.verdict == Verdict.KEEP),
+        *(int(rule in broken) if rule in judged.measured else None for rule in RULES),
     )
 
 
-def _offender(judged: JudgedRow) -> dict[str, Any]:
-    row = judged.row
-    return {
-        "prompt_id": row.prompt_id,
-        "sample_idx": row.sample_idx,
-        "verdict": row.verdict,
-        "reason": judged.reason,
-        "question": question_of(row.messages)[:_EXCERPT_CHARS],
-        "text": row.text[:_EXCERPT_CHARS],
-    }
-
-
-def _write_result(result: ValidationResult, summary: _Summary, checked: "ExpectationSuiteValidationResult") -> None:
-    expectations = [_plain(item) for item in checked.to_json_dict()["results"]]
-    reasons = [_reason(item) for item in expectations if item["severity"] == "critical" and not item["success"]]
+def _write_result(
+    result: ValidationResult, counts: dict[str, Any], run: RunSpec, checked: "ExpectationSuiteValidationResult"
+) -> None:
+    expectations = [plain(item) for item in checked.to_json_dict()["results"]]
+    broken = {name: [item for item in expectations if item["severity"] == name and not item["success"]]
+              for name in ("critical", "warning")}  # fmt: skip
     content = {
-        "gate": {"is_open": not reasons, "reasons": reasons},
-        **summary.to_json(),
+        "gate": {"is_open": not broken["critical"], "reasons": [reason_of(item) for item in broken["critical"]]},
+        "warnings": [reason_of(item) for item in broken["warning"]],
+        **counts,
+        "thresholds": run.validation.rules.model_dump(mode="json"),
         "great_expectations": {"success": checked.success, "results": expectations},
     }
     write_json(result.path / RESULT, content)
     (result.path / PAGE).write_text(render_page(content, checked), encoding="utf-8")
 
 
-def _plain(item: dict[str, Any]) -> dict[str, Any]:
+def plain(item: dict[str, Any]) -> dict[str, Any]:
     """An expectation and its result without random ids and times: the same rows give the same file."""
     config = item["expectation_config"]
     kwargs = {key: value for key, value in config["kwargs"].items() if key != "batch_id"}
@@ -289,14 +262,17 @@ def _plain(item: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _reason(item: dict[str, Any]) -> str:
+def reason_of(item: dict[str, Any]) -> str:
+    """What an expectation wanted and what it found, in a line."""
     kwargs, notes, observed = item["kwargs"], item["notes"], item["result"].get("observed_value")
     if item["type"] == "expect_column_mean_to_be_between" and observed is not None:
-        bounds = f"{kwargs['min_value']:.1%} to {kwargs['max_value']:.1%}"
-        return f"expected {kwargs['column']} for {bounds} of the rows ({notes}), found {observed:.1%}"
+        low, high = kwargs["min_value"], kwargs["max_value"]
+        bound = f"at most {high:.1%}" if low == 0.0 else f"at least {low:.1%}"
+        return f"expected {kwargs['column']} for {bound} of the rows ({notes}), found {observed:.2%}"
     return f"expected that {notes} ({item['type']}), found {item['result'] if observed is None else observed}"
 
 
 def _describe(row: dict[str, Any]) -> str:
-    why = (row["reason"] or row["text"])[:_EXCERPT_IN_MESSAGE]
-    return f"  {row['verdict']}: prompt {row['prompt_id']}, sample {row['sample_idx']}: {why!r}"
+    also = f" (also {', '.join(row['also'])})" if row["also"] else ""
+    why = row["reason"][:_EXCERPT_IN_MESSAGE]
+    return f"  {row['verdict']}: prompt {row['prompt_id']}, sample {row['sample_idx']}: {why}{also}"

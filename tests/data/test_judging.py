@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,15 @@ from hypothesis import strategies as st
 
 from proxykd.artifacts import CompletionSet, PromptSet, seal
 from proxykd.config import DataSplitSpec, ValidationSpec
-from proxykd.data.judging import JudgedRow, Measures, judge, judge_measures, judge_rows, judge_text
+from proxykd.data.judging import Environment, JudgedRow, judge, judge_findings
 from proxykd.data.quality import Verdict, jaccard, shingles_of
 from proxykd.data.splits import side_of
+from proxykd.data.summary import RULES
 from proxykd.exceptions import ArtifactError
 from proxykd.records import Completion, Message, Outcome, Prompt, Side
 
 SPLIT = DataSplitSpec()
+TEXTLESS = {Verdict.FAILED, Verdict.FILTERED, Verdict.EMPTY}
 
 
 def completion(text: str, outcome: Outcome = Outcome.OK, *, prompt_id: str = "", sample_idx: int = 0) -> Completion:
@@ -35,7 +38,24 @@ def judge_corpus(
         for idx, text in enumerate(texts)
     )
     spec = ValidationSpec.model_validate(rules)
-    return list(judge(prompts, completions, spec, split, scratch=folder / "scratch"))
+    return list(judge(prompts, completions, spec, split, Environment(folder / "scratch")))
+
+
+def drop(*rules: str) -> dict[str, object]:
+    return {"rules": {rule: {"rows": "drop"} for rule in rules}}
+
+
+def breaks(rows: list[JudgedRow], rule: Verdict) -> list[bool | None]:
+    return [row.breaks(rule) for row in rows]
+
+
+def judge_one(folder: Path, row: Completion, **rules: object) -> JudgedRow:
+    prompts, completions = PromptSet(folder / "prompts"), CompletionSet(folder / "completions")
+    prompt = Prompt.build([Message("user", "q")])
+    prompts.write([prompt])
+    completions.write([replace(row, prompt_id=prompt.prompt_id)])
+    spec = ValidationSpec.model_validate(rules)
+    return next(judge(prompts, completions, spec, SPLIT, Environment(folder / "scratch")))
 
 
 @pytest.mark.parametrize(
@@ -54,21 +74,27 @@ def judge_corpus(
         (Outcome.OK, "x" * 21, Verdict.TOO_LONG),
     ],
 )
-def test_first_broken_rule_about_the_text(outcome: Outcome, text: str, verdict: Verdict) -> None:
-    assert judge_text(completion(text, outcome), ValidationSpec(min_chars=5, max_chars=20)) == verdict
+def test_first_broken_rule_about_the_text(tmp_path: Path, outcome: Outcome, text: str, verdict: Verdict) -> None:
+    assert judge_one(tmp_path, completion(text, outcome), min_chars=5, max_chars=20).row.verdict == verdict
 
 
-def test_truncated_texts_teach_where_the_specification_says_so() -> None:
+def test_truncated_texts_teach_where_the_specification_says_so(tmp_path: Path) -> None:
     row = completion("half a sen", Outcome.TRUNCATED)
-    assert judge_text(row, ValidationSpec(drop_truncated=False)) == Verdict.KEEP
+    judged = judge_one(tmp_path, row, rules={"truncated": {"rows": "keep"}})
+    assert judged.row.verdict == Verdict.KEEP
+    assert [found.rule for found in judged.row.findings] == ["truncated"]
 
 
-@given(st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.booleans())
-def test_measures_drop_only_where_asked_and_in_order(a: bool, b: bool, c: bool, d: bool, e: bool, f: bool) -> None:
-    spec = ValidationSpec(drop_duplicates=d, drop_near_duplicates=e, drop_overlap=f)
-    dropping = {"duplicate": a and d, "near_duplicate": b and e, "overlap": c and f}
-    expected = next((verdict for verdict, drops in dropping.items() if drops), "keep")
-    assert judge_measures(Measures(a, b, c), spec) == expected
+@given(st.sets(st.sampled_from(RULES)), st.sets(st.sampled_from(RULES)))
+def test_the_verdict_is_the_first_rule_that_drops_and_every_finding_stays(
+    broken: set[Verdict], dropping: set[Verdict]
+) -> None:
+    rules = {rule: {"rows": "drop" if rule in dropping | TEXTLESS else "keep"} for rule in RULES}
+    spec = ValidationSpec.model_validate({"rules": rules})
+    verdict, findings = judge_findings({rule: f"about {rule}" for rule in broken}, spec)
+    assert [found.rule for found in findings] == [rule for rule in RULES if rule in broken]
+    assert {found.rule for found in findings if found.drops} == broken & (dropping | TEXTLESS)
+    assert verdict == next((rule for rule in RULES if rule in broken & (dropping | TEXTLESS)), Verdict.KEEP)
 
 
 LONG = "Tell me about the river that runs through the old town in the north and why people love it so much today"
@@ -76,9 +102,9 @@ LONG = "Tell me about the river that runs through the old town in the north and 
 
 def test_exact_duplicates_are_counted_from_the_second_on(tmp_path: Path) -> None:
     rows = judge_corpus(tmp_path, [("q", ["same", "same", "other", " same\n"]), ("r", ["same"])])
-    assert [row.measures.is_duplicate for row in rows] == [False, True, False, True, False]
+    assert breaks(rows, Verdict.DUPLICATE) == [False, True, False, True, False]
     assert {row.row.verdict for row in rows} == {"keep"}
-    dropped = judge_corpus(tmp_path / "drop", [("q", ["same", "same"])], drop_duplicates=True)
+    dropped = judge_corpus(tmp_path / "drop", [("q", ["same", "same"])], **drop("duplicate"))
     assert [row.row.verdict for row in dropped] == ["keep", "duplicate"]
 
 
@@ -86,15 +112,15 @@ def test_near_duplicate_prompts_are_counted_or_dropped_with_all_their_samples(tm
     long = LONG + " " + LONG.replace("river", "bridge")
     corpus = [(long, ["a", "b"]), (f"{long} please", ["c", "d"]), ("Something else altogether", ["e"])]
     rows = judge_corpus(tmp_path, corpus)
-    assert [row.measures.is_near_duplicate for row in rows] == [False, False, True, True, False]
-    dropped = judge_corpus(tmp_path / "drop", corpus, drop_near_duplicates=True)
+    assert breaks(rows, Verdict.NEAR_DUPLICATE) == [False, False, True, True, False]
+    dropped = judge_corpus(tmp_path / "drop", corpus, **drop("near_duplicate"))
     assert [row.row.verdict for row in dropped] == ["keep", "keep", "near_duplicate", "near_duplicate", "keep"]
 
 
 def test_threshold_one_finds_equal_prompts_only(tmp_path: Path) -> None:
     corpus = [(LONG, ["a"]), (LONG + " please", ["b"]), (LONG.upper() + "?", ["c"])]
     rows = judge_corpus(tmp_path, corpus, near_duplicate_threshold=1.0)
-    assert [row.measures.is_near_duplicate for row in rows] == [False, False, True]
+    assert breaks(rows, Verdict.NEAR_DUPLICATE) == [False, False, True]
 
 
 def test_near_duplicates_agree_with_the_exact_similarity(tmp_path: Path) -> None:
@@ -110,7 +136,7 @@ def test_near_duplicates_agree_with_the_exact_similarity(tmp_path: Path) -> None
     for idx, row in enumerate(rows):
         exact = max((jaccard(shingles_of(questions[idx]), shingles_of(q)) for q in questions[:idx]), default=0.0)
         if abs(exact - 0.9) > 0.07:
-            assert row.measures.is_near_duplicate == (exact > 0.9)
+            assert row.breaks(Verdict.NEAR_DUPLICATE) == (exact > 0.9)
 
 
 def question_on(side: Side, text: str) -> str:
@@ -130,9 +156,9 @@ def test_training_rows_that_share_a_run_with_heldout_prompts_overlap(tmp_path: P
     corpus = [(question, [text]) for question, text in zip(training, texts, strict=True)]
     corpus += [(heldout, [run]), (question_on(Side.DISTILLATION, "four"), [short])]
     rows = judge_corpus(tmp_path, corpus)
-    assert [row.measures.has_overlap for row in rows] == [False, True, True, False, False]
+    assert breaks(rows, Verdict.OVERLAP) == [False, True, True, None, False]
     assert {row.row.verdict for row in rows} == {"keep"}
-    dropped = judge_corpus(tmp_path / "drop", corpus, drop_overlap=True)
+    dropped = judge_corpus(tmp_path / "drop", corpus, **drop("overlap"))
     assert [row.row.verdict for row in dropped] == ["keep", "overlap", "overlap", "keep", "keep"]
 
 
@@ -141,8 +167,8 @@ def test_system_messages_do_not_count_as_overlap_or_similarity(tmp_path: Path) -
     built = [Prompt.build([Message("system", LONG * 3), Message("user", f"question {idx}")]) for idx in range(60)]
     prompts.write(built)
     completions.write(completion("t", prompt_id=prompt.prompt_id) for prompt in built)
-    rows = list(judge(prompts, completions, ValidationSpec(), SPLIT, scratch=tmp_path / "s"))
-    assert not any(row.measures.is_near_duplicate or row.measures.has_overlap for row in rows)
+    rows = list(judge(prompts, completions, ValidationSpec(), SPLIT, Environment(tmp_path / "s")))
+    assert not any(row.breaks(Verdict.NEAR_DUPLICATE) or row.breaks(Verdict.OVERLAP) for row in rows)
 
 
 def test_one_question_under_several_system_messages_is_no_near_duplicate_of_itself(tmp_path: Path) -> None:
@@ -154,8 +180,8 @@ def test_one_question_under_several_system_messages_is_no_near_duplicate_of_itse
     ]
     prompts.write(built)
     completions.write(completion(f"text {idx}", prompt_id=one.prompt_id) for idx, one in enumerate(built))
-    rows = list(judge(prompts, completions, ValidationSpec(), SPLIT, scratch=tmp_path / "s"))
-    assert [row.measures.is_near_duplicate for row in rows] == [False] * 3 + [True] * 3
+    rows = list(judge(prompts, completions, ValidationSpec(), SPLIT, Environment(tmp_path / "s")))
+    assert [row.breaks(Verdict.NEAR_DUPLICATE) for row in rows] == [False] * 3 + [True] * 3
     assert [row.row.prompt_id for row in rows] == [prompt.prompt_id for prompt in built]
     assert {(row.row.group, row.side) for row in rows} == {
         (group, side_of(group, SPLIT)) for group in ("1" * 16, "2" * 16)
@@ -169,14 +195,14 @@ def test_examples_for_the_teacher_are_neither_taught_nor_compared(tmp_path: Path
     built = [Prompt.build([*turns, question], num_example_messages=2) for question in questions]
     prompts.write(built)
     completions.write(completion("t", prompt_id=prompt.prompt_id) for prompt in built)
-    rows = list(judge(prompts, completions, ValidationSpec(), SPLIT, scratch=tmp_path / "s"))
+    rows = list(judge(prompts, completions, ValidationSpec(), SPLIT, Environment(tmp_path / "s")))
     assert {row.side for row in rows} == set(Side)
     assert [row.row.messages for row in rows] == [(question,) for question in questions]
-    assert not any(row.measures.is_near_duplicate or row.measures.has_overlap for row in rows)
+    assert not any(row.breaks(Verdict.NEAR_DUPLICATE) or row.breaks(Verdict.OVERLAP) for row in rows)
 
 
 def test_rows_that_cannot_teach_are_not_what_others_are_duplicates_of(tmp_path: Path) -> None:
-    rows = judge_corpus(tmp_path, [(LONG, [""]), (LONG + "!", ["text"])], drop_near_duplicates=True)
+    rows = judge_corpus(tmp_path, [(LONG, [""]), (LONG + "!", ["text"])], **drop("near_duplicate"))
     assert [row.row.verdict for row in rows] == ["empty", "keep"]
 
 
@@ -210,4 +236,4 @@ def test_completions_of_other_prompts_are_refused(tmp_path: Path) -> None:
         completions = CompletionSet(tmp_path / name)
         completions.write(completion("t", prompt_id=prompt_id) for prompt_id in ids)
         with pytest.raises(ArtifactError, match=message):
-            list(judge_rows(prompts, completions, ValidationSpec(), SPLIT, scratch=tmp_path / "s"))
+            list(judge(prompts, completions, ValidationSpec(), SPLIT, Environment(tmp_path / "s")))

@@ -11,8 +11,8 @@ from tests.support.program import NUM_PROMPTS, Finished, Home
 pytestmark = pytest.mark.integration
 
 STEPS = {
-    "query_teacher", "validate_data", "split", "align_proxy", "estimate_distributions", "distill_student_sft",
-    "distill_student_proxy_kd", "evaluate_student", "promote_model",
+    "query_teacher", "validate_data", "check_drift", "split", "align_proxy", "estimate_distributions",
+    "distill_student_sft", "distill_student_proxy_kd", "evaluate_student", "promote_model",
 }  # fmt: skip
 ARMS = {"none", "sft", "proxy_kd", "proxy"}
 CODE_SUFFIXES = {".pkl", ".pickle", ".bin", ".pt", ".pth", ".ckpt", ".joblib", ".dill", ".npy"}
@@ -94,7 +94,11 @@ def test_second_run_does_nothing_twice_and_a_change_redoes_what_depends_on_it(un
     # Another hash seed: the order of sets must not reach a cache key.
     second = home.run(PYTHONHASHSEED="2")
     assert second.status == 0, second.stderr
-    assert home.statuses() == {**dict.fromkeys(STEPS, "cached"), "promote_model": "completed"}
+    assert home.statuses() == {
+        **dict.fromkeys(STEPS, "cached"),
+        "check_drift": "completed",
+        "promote_model": "completed",
+    }
     assert "Asking the teacher" not in second.stderr
     assert home.answers() == NUM_PROMPTS
     assert second.report == first.report
@@ -103,6 +107,7 @@ def test_second_run_does_nothing_twice_and_a_change_redoes_what_depends_on_it(un
     changed = home.run("--set", "evaluation.confidence=0.8")
     assert changed.status == 0, changed.stderr
     redone = {step for step, status in home.statuses().items() if status == "completed"}
+    # The second run's baseline was the first: the same as the third's.
     assert redone == {"evaluate_student", "promote_model"}
     assert changed.report["confidence"] == 0.8
     assert len(runs_of(tracked(home))) == 2

@@ -10,9 +10,10 @@ import pytest
 
 from proxykd.artifacts import CompletionSet, PromptSet, read_json, seal
 from proxykd.config import RunSpec
+from proxykd.data.judging import Environment
 from proxykd.exceptions import GateError
 from proxykd.records import Completion, Message, Outcome, Prompt
-from steps.adapters.great_expectations_gate import Validation, require_open_gate, validate
+from steps.adapters.great_expectations_gate import Folders, Validation, require_open_gate, validate
 
 pytestmark = pytest.mark.integration  # Great Expectations takes seconds to import
 
@@ -41,14 +42,11 @@ def validate_rows(folder: Path, rows: Sequence[tuple[Outcome, str]], **rules: An
     )
     seal(prompts)
     seal(completions)
-    return validate(
-        prompts,
-        completions,
-        make_run(**rules),
-        output=folder / "validated",
-        docs=folder / "docs",
-        scratch=folder / "scratch",
-    )
+    return validate(prompts, completions, make_run(**rules), folders(folder), Environment(folder / "scratch"))
+
+
+def folders(folder: Path) -> Folders:
+    return Folders(folder / "validated", folder / "docs", folder / "quarantine")
 
 
 GOOD = (Outcome.OK, "a useful text")
@@ -76,7 +74,7 @@ def parse(page: Path) -> _Links:
 
 
 def test_open_gate(tmp_path: Path) -> None:
-    validated, result = validate_rows(tmp_path, [GOOD] * 9 + [REFUSAL])
+    validated, result, _ = validate_rows(tmp_path, [GOOD] * 9 + [REFUSAL])
     require_open_gate(result)
     content = read_json(result.path / "result.json")
     assert content["gate"] == {"is_open": True, "reasons": []}
@@ -89,8 +87,9 @@ def test_open_gate(tmp_path: Path) -> None:
 
 
 def test_artifacts_are_sealed_and_name_what_they_were_made_from(tmp_path: Path) -> None:
-    validated, result = validate_rows(tmp_path, [GOOD])
+    validated, result, quarantine = validate_rows(tmp_path, [GOOD])
     validated.verify()
+    quarantine.verify()
     result.verify()
     assert result.manifest["made_from"]["validated"] == validated.hash
     assert validated.manifest["made_from"]["completions"] == CompletionSet(tmp_path / "completions").hash
@@ -102,10 +101,10 @@ def test_artifacts_are_sealed_and_name_what_they_were_made_from(tmp_path: Path) 
         (
             [GOOD, (Outcome.OK, "")],
             {"min_keep_fraction": 0.6},
-            r"is_kept for 60\.0% to 100\.0% .*min_keep_fraction\), found 50\.0%",
+            r"is_kept for at least 60\.0% .*min_keep_fraction\), found 50\.00%",
         ),
-        ([GOOD] * 9 + [FAILURE], {}, r"is_failed for 0\.0% to 5\.0% .*max_failed_fraction\), found 10\.0%"),
-        ([GOOD, GOOD, REFUSAL], {}, r"is_refused for 0\.0% to 20\.0% .*max_refused_fraction\), found 33\.3%"),
+        ([GOOD] * 9 + [FAILURE], {}, r"failed for at most 5\.0% .*failed\.max_fraction\), found 10\.00%"),
+        ([GOOD, GOOD, REFUSAL], {}, r"refused for at most 20\.0% .*refused\.max_fraction\), found 33\.33%"),
         ([], {}, "there are rows"),
     ],
 )
@@ -125,8 +124,8 @@ def test_closed_gate_shows_the_first_offending_rows(tmp_path: Path) -> None:
     prompt_ids = [prompt.prompt_id for prompt in PromptSet(tmp_path / "prompts").rows()]
     with pytest.raises(GateError) as caught:
         require_open_gate(result)
-    assert f"failed: prompt {prompt_ids[1]}, sample 0: 'timeout'" in str(caught.value)
-    assert f"refused: prompt {prompt_ids[2]}, sample 0: \"I'm sorry" in str(caught.value)
+    assert f"failed: prompt {prompt_ids[1]}, sample 0: timeout" in str(caught.value)
+    assert f"refused: prompt {prompt_ids[2]}, sample 0: opens with \"I'm sorry" in str(caught.value)
     offending = read_json(result.path / "result.json")["offending_rows"]
     assert [row["verdict"] for row in offending] == ["failed"] * 3 + ["refused"] * 3 + ["empty"] * 3
 
@@ -140,15 +139,16 @@ def test_measures_that_do_not_drop_are_reported_and_leave_the_gate_open(tmp_path
     )
     seal(prompts)
     seal(completions)
-    result = validate(
-        prompts, completions, make_run(), output=tmp_path / "v", docs=tmp_path / "d", scratch=tmp_path / "s"
-    ).result
+    result = validate(prompts, completions, make_run(), folders(tmp_path), Environment(tmp_path / "s")).result
     require_open_gate(result)
     content = read_json(result.path / "result.json")
-    assert content["measures"]["is_duplicate"] == 3
+    assert content["rules"]["duplicate"] == {"broken": 3, "measured": 4}
     failed = [item for item in content["great_expectations"]["results"] if not item["success"]]
-    assert [(item["kwargs"]["column"], item["severity"]) for item in failed] == [("is_duplicate", "warning")]
-    assert failed[0]["result"]["unexpected_count"] == 3
+    assert [(item["kwargs"]["column"], item["severity"]) for item in failed] == [("duplicate", "warning")]
+    assert failed[0]["result"]["observed_value"] == 0.75
+    assert content["warnings"] == [
+        "expected duplicate for at most 0.0% of the rows (validation.rules.duplicate.max_fraction), found 75.00%"
+    ]
 
 
 def test_page_needs_no_network_and_escapes_the_texts(tmp_path: Path) -> None:
@@ -169,3 +169,25 @@ def test_same_rows_give_the_same_artifacts(tmp_path: Path) -> None:
     second = validate_rows(tmp_path / "second", [GOOD, REFUSAL])
     assert first.validated.hash == second.validated.hash
     assert first.result.hash == second.result.hash
+
+
+def test_every_rule_that_was_measured_has_its_expectation(tmp_path: Path) -> None:
+    result = validate_rows(tmp_path, [GOOD] * 4, languages=["en"]).result
+    content = read_json(result.path / "result.json")
+    columns = {item["kwargs"].get("column") for item in content["great_expectations"]["results"]}
+    measured = {name for name, counts in content["rules"].items() if counts["measured"]}
+    assert measured == set(content["rules"]) - {"unverified", "other_language"}  # the text is too short to tell
+    assert measured - columns == {"filtered"}  # no bound
+
+
+def test_a_rule_warns_or_fails_as_the_specification_says(tmp_path: Path) -> None:
+    secret = (Outcome.OK, "Use this: ghp_" + "a1B2" * 9)
+    for action, is_open in (("warn", True), ("fail", False)):
+        rules = {"secret": {"rows": "drop", "max_fraction": 0.1, "on_breach": action}}
+        validated, result, quarantine = validate_rows(tmp_path / action, [GOOD] * 4 + [secret], rules=rules)
+        content = read_json(result.path / "result.json")
+        assert content["gate"]["is_open"] == is_open
+        reasons = content["warnings"] if is_open else content["gate"]["reasons"]
+        assert "expected secret for at most 10.0% of the rows" in reasons[0]
+        assert [row.verdict for row in validated.rows()] == ["keep"] * 4 + ["secret"]
+        assert [row.verdict for row in quarantine.rows()] == ["secret"]
