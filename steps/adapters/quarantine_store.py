@@ -14,7 +14,7 @@ def newest_quarantine(name: str) -> QuarantineSet:
     Raises:
         InputError: if there is none.
     """
-    for run in Client().list_pipeline_runs(tag=name, sort_by="desc:created", size=20, hydrate=True).items:
+    for run in Client().list_pipeline_runs(tags=[name], sort_by="desc:created", size=20, hydrate=True).items:
         step = run.steps.get(_STEP)
         if step is not None and step.outputs.get(_OUTPUT):
             quarantine: QuarantineSet = step.outputs[_OUTPUT][0].load()

@@ -1,12 +1,13 @@
 """The main job from end to end: what it leaves, what a second run does again, and what a change makes it redo."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
 import pytest
 
-from tests.support.program import NUM_PROMPTS, Finished, Home
+from tests.support.program import NUM_PROMPTS, PROXYKD, Finished, Home
 
 pytestmark = pytest.mark.integration
 
@@ -73,6 +74,16 @@ def test_the_run_is_tracked_with_parameters_metrics_and_documents(undisturbed: R
     assert {"report", "validation", "specification.json"} <= artifacts_of(client, run.info.run_id)
     assert "report/report.html" in artifacts_of(client, run.info.run_id, "report")
     assert "validation/index.html" in artifacts_of(client, run.info.run_id, "validation")
+
+
+def test_the_quarantine_of_the_run_can_be_listed(undisturbed: Run) -> None:
+    home, _ = undisturbed
+    command = [PROXYKD, "quarantine", "list", "tiny.yaml"]
+    listed = subprocess.run(command, cwd=home.folder, env=home.environment(), capture_output=True, text=True)
+    assert listed.returncode == 0, listed.stderr
+    *_, counts, page = listed.stdout.splitlines()
+    assert counts == "nothing in quarantine"
+    assert Path(page.removeprefix("page: ")).is_file()
 
 
 def test_nothing_that_was_stored_can_run_code(undisturbed: Run) -> None:
