@@ -34,7 +34,12 @@ class GroupCommits:
         self._flush: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Ready to take entries."""
+        """Ready to take entries, with room for those that come when the disk is full.
+
+        Raises:
+            StorageError: if the disk has no such room.
+        """
+        self._journal.reserve_room()
         return self
 
     async def __aexit__(
@@ -106,7 +111,12 @@ class GroupCommits:
 
     def _commit(self, batch: list[_Changes]) -> None:
         entries, opened, closed = (chain.from_iterable(parts) for parts in zip(*batch, strict=True))
-        self._journal.commit(entries, opened=opened, closed=closed)
+        paid_for = list(entries)
+        try:
+            self._journal.commit(paid_for, opened=opened, closed=closed)
+        except StorageError:
+            self._journal.spill(paid_for)
+            raise
 
 
 def _settle(done: "asyncio.Future[None]", failure: StorageError | None) -> None:

@@ -14,12 +14,12 @@ account has no credit left, or a long run of requests got no answer at all.
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from proxykd.config.teacher import BudgetSpec, LimitsSpec
-from proxykd.exceptions import BudgetError, TeacherUnreachableError
+from proxykd.exceptions import BudgetError, StorageError, TeacherUnreachableError
 from proxykd.teacher.budget import Cost, Ledger, Tariff
 from proxykd.teacher.clock import Clock, WallClock
 from proxykd.teacher.commits import GroupCommits
@@ -35,6 +35,8 @@ from proxykd.teacher.replies import Reply, Request, Verdict
 from proxykd.teacher.retry import RetryPolicy, parse_retry_after
 from proxykd.teacher.transport import HttpResponse, Transport
 
+_GRACE_S = 30.0
+"""Seconds that a run which ends with an error waits for answers that are on their way."""
 _MOST_PAID_TRIES = 2
 """Tries of a request whose answers cannot be read: each of them may have been paid for."""
 
@@ -101,6 +103,8 @@ class _Run:
     losses: _Losses = field(default_factory=_Losses)
     on_settled: Callable[[Reply], None] = _ignore
     on_trouble: Callable[[str], None] = _ignore
+    has_sent: set["asyncio.Task[None] | None"] = field(default_factory=set)
+    is_stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +204,24 @@ class Engine:
             workers = [asyncio.create_task(self._work(feed, run)) for _ in range(self.concurrency)]
             try:
                 await asyncio.gather(*workers)
+            except Exception:
+                await self._let_arrive(run, workers)
+                raise
             finally:
                 for worker in workers:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
-                await feed.close()
+                with suppress(StorageError):  # what ended the run is told, not what it leads to
+                    await feed.close()
         return Unanswered(run.losses.num_requests, run.losses.last_reason)
+
+    async def _let_arrive(self, run: _Run, workers: list["asyncio.Task[None]"]) -> None:
+        """Send nothing more, and wait a while for answers that are on their way: they have been paid for."""
+        run.is_stopping.set()
+        for worker in workers:
+            if worker not in run.has_sent:
+                worker.cancel()
+        await asyncio.wait(workers, timeout=_GRACE_S)
 
     @asynccontextmanager
     async def _starting(
@@ -216,12 +232,14 @@ class Engine:
             yield _Run(commits, limiter, on_settled=on_settled, on_trouble=on_trouble)
 
     async def _work(self, feed: Feed, run: _Run) -> None:
-        while (request := await feed.take()) is not None:
+        me = asyncio.current_task()
+        while not run.is_stopping.is_set() and (request := await feed.take()) is not None:
             settled = await self._settle(request, run)
             if settled is None:
                 return  # a cap is reached
             verdict, closes = settled
             await run.commits.put(_entry(request, verdict), closes=closes)
+            run.has_sent.discard(me)
             feed.done(request)
             run.on_settled(verdict.reply)
             run.losses.add(verdict)
@@ -246,8 +264,9 @@ class Engine:
             if not verdict.is_retryable or (verdict.is_final and num_attempts >= _MOST_PAID_TRIES):
                 return verdict, closes
             wait_s = self.policy.wait_s(num_attempts, retry_after_s=retry_after_s, draw=self.rng.random())
-            if wait_s is None:
+            if wait_s is None or run.is_stopping.is_set():
                 return verdict, closes
+            run.has_sent.discard(asyncio.current_task())
             run.on_trouble(verdict.reply.error)
             await self.clock.sleep(wait_s)
 
@@ -258,6 +277,7 @@ class Engine:
             attempt = await self.ledger.reserve(request, run.commits)
             if attempt is None:
                 return None
+            run.has_sent.add(asyncio.current_task())
             response = await self._transmit(request, attempt, run.commits)
             verdict, retry_after_s = self.provider.judge(response.status, response.body), self._retry_after_s(response)
             used = Tokens(verdict.reply.prompt_tokens, verdict.reply.completion_tokens)

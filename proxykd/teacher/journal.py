@@ -27,6 +27,7 @@ from typing import Self
 from proxykd.exceptions import BusyError, ProxykdError, StorageError
 from proxykd.teacher.entries import Attempt, Entry, Row, checksum_of
 from proxykd.teacher.owners import Owner
+from proxykd.teacher.spill import NUM_BYTES, Spill, read_spill
 
 _BUSY_S = 60.0
 _VERSION = 2
@@ -87,11 +88,13 @@ class Journal:
     def __init__(self, path: Path, open_connection: Callable[[Path], sqlite3.Connection] = connect) -> None:
         self.path = path
         self._owner = Owner(path.with_name(f"{path.name}-owners"))
+        self._spill = Spill(self._owner.beside("spill"))
         with self._guarded(f"expected a journal at {path} that can be used"):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = open_connection(path)
             try:
                 self._prepare()
+                self._take_in_spills()
                 self._reader = open_connection(path)
             except BaseException:
                 self._writer.close()
@@ -115,6 +118,12 @@ class Journal:
     def _form(self) -> int:
         return int(self._writer.execute("PRAGMA user_version").fetchone()[0])
 
+    def _take_in_spills(self) -> None:
+        """Take in what processes that are gone could not write any more."""
+        for path in self._owner.left_by_the_dead("spill"):
+            self.add_rows(read_spill(path))
+            path.unlink(missing_ok=True)
+
     def __enter__(self) -> Self:
         """The open journal."""
         return self
@@ -123,6 +132,7 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close it; whatever was committed stays, claims do not."""
+        self._spill.close()
         self._owner.leave()
         self._reader.close()
         self._writer.close()
@@ -196,16 +206,32 @@ class Journal:
             StorageError: if the disk is full, another run holds the file or it cannot be written; nothing of it is
                 kept then.
         """
-        now, rows, keys = time.time(), [], []
-        for entry in entries:
-            content = entry.key, entry.request, json.dumps(asdict(entry.reply)), int(entry.is_final), now
-            rows.append((*content, checksum_of(*content)))
-            keys.append((entry.key, self._owner.name))
+        rows = _rows_of(entries)
         with self._transaction() as connection:
-            connection.executemany(_INSERT, rows)
-            connection.executemany("DELETE FROM claims WHERE key = ? AND owner = ?", keys)
+            connection.executemany(_INSERT, [row[1:] for row in rows])
+            mine = [(row.key, self._owner.name) for row in rows]
+            connection.executemany("DELETE FROM claims WHERE key = ? AND owner = ?", mine)
             connection.executemany("INSERT INTO attempts VALUES (?, ?, ?, ?)", opened)
             connection.executemany("DELETE FROM attempts WHERE attempt_id = ?", [(name,) for name in closed])
+
+    def reserve_room(self) -> None:
+        """Keep room on the disk for answers to calls that are in flight when it is full.
+
+        Raises:
+            StorageError: if it has none.
+        """
+        with self._guarded(f"cannot keep {NUM_BYTES / 2**20:g} MiB free beside the journal {self.path}"):
+            self._owner.enter()
+            self._spill.reserve()
+
+    def spill(self, entries: Iterable[Entry]) -> None:
+        """Put answers that ``commit`` could not write into that room; the next who opens the journal takes them in.
+
+        Raises:
+            StorageError: if it cannot be written.
+        """
+        with self._guarded(f"cannot add to the journal {self.path}"):
+            self._spill.write(_rows_of(entries))
 
     def add_rows(self, rows: Iterable[Row]) -> int:
         """Append rows of another journal, or such as were exported, as they are; a final answer that is here stays.
@@ -325,6 +351,14 @@ class Journal:
         except (OSError, sqlite3.Error) as error:
             what = what or f"cannot read the journal {self.path}"
             raise StorageError(f"{what}: {_advice(self.path, error)}") from error
+
+
+def _rows_of(entries: Iterable[Entry]) -> list[Row]:
+    now, rows = time.time(), []
+    for entry in entries:
+        content = entry.key, entry.request, json.dumps(asdict(entry.reply)), int(entry.is_final), now
+        rows.append(Row(0, *content, checksum_of(*content)))
+    return rows
 
 
 def _advice(path: Path, error: Exception) -> str:

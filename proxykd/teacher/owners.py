@@ -26,6 +26,14 @@ class Owner:
         self.name = uuid4().hex
         self._folder, self._descriptor = folder, -1
 
+    def beside(self, ending: str) -> Path:
+        """A file of this process's, beside its lock."""
+        return self._folder / f"{self.name}.{ending}"
+
+    def left_by_the_dead(self, ending: str) -> list[Path]:
+        """Such files of processes that are gone."""
+        return [path for path in self._folder.glob(f"*.{ending}") if not self.is_alive(path.stem)]
+
     def enter(self) -> str:
         """Be alive from now on, until ``leave`` or the end of the process; returns the name.
 
