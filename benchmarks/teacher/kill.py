@@ -77,8 +77,12 @@ def main() -> None:
                 row = kill_and_repeat(contender, python, stub, run=run, given=given, kill_at=kill_at)
                 rows.append(row)
                 print(json.dumps({**row, "kill_at": kill_at}), flush=True)
-            totals = [row["calls_in_all"] for row in rows]
-            print(f"{contender.name}: at most {max(totals)} calls for {given.count} answers, of {totals}", flush=True)
+            totals = [row["calls_in_all"] for row in rows if row["delivered"] == given.count]
+            text = f"at most {max(totals)} calls, of {totals}" if totals else "no run was completed"
+            print(
+                f"{contender.name}: {text}, for {given.count} answers; {len(rows) - len(totals)} not completed",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
