@@ -42,9 +42,8 @@ class Message:
     content: str
 
 
-def canonical_json(value: Any) -> str:
-    """``value`` as JSON with sorted keys and no spaces: equal values give equal texts."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+"""A value as JSON with sorted keys and no spaces: equal values give equal texts."""
 
 
 def hash_json(value: Any, *, length: int = 64) -> str:

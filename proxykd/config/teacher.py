@@ -119,8 +119,10 @@ class ApiTeacherSpec(Spec):
     """How fast the endpoint may be asked."""
     concurrency: Annotated[int, Field(ge=1, le=512)] = 16
     """Most calls in flight; fewer while the endpoint refuses some."""
-    max_attempts: Annotated[int, Field(ge=1, le=20)] = 6
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 8
     """Most tries of one call in one run."""
+    retry_wait_s: PositiveFloat = 0.1
+    """Longest wait before the second try, in seconds; it doubles with every further try, up to 30 s."""
     on_unanswered: OnUnanswered = "stop"
     """What to do where calls get no answer, a passing outage say: stop, so that the same command asks them again, or
     count their rows as failed for good."""

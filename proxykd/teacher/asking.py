@@ -7,12 +7,13 @@ way past calls that an endpoint never answers.
 
 import asyncio
 import textwrap
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from itertools import chain
 from typing import NamedTuple
 
-from proxykd.artifacts import PromptSet
+from proxykd.artifacts import PromptSet, batched
 from proxykd.exceptions import BudgetError, TeacherError
 from proxykd.progress import Progress, report, stage
 from proxykd.records import Outcome
@@ -26,6 +27,9 @@ from proxykd.teacher.live import LiveTeacher
 from proxykd.teacher.replies import Reply, Request
 
 _LONGEST_ERROR = 80
+_LOOKED_UP = 1024
+"""Requests that are looked up in the journal at once."""
+_SAID_EVERY_S = 0.1
 
 
 def ask_all(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> None:
@@ -97,12 +101,12 @@ def _ask(
 
     def unanswered() -> Iterator[Request]:
         nonlocal num_known
-        for request in requests():
-            if journal.has_final(request.key):
-                num_known += 1
-                progress.advance()
-            else:
-                yield request
+        for block in batched(requests(), _LOOKED_UP):
+            finals = journal.finals_among([request.key for request in block])
+            missing = [request for request in block if request.key not in finals]
+            num_known += len(block) - len(missing)
+            progress.advance(len(block) - len(missing))
+            yield from missing
 
     pending = unanswered()
     first = next(pending, None)
@@ -123,6 +127,7 @@ def _ask(
 
     if first is not None:
         teacher.drive(journal, work, spent=spent)
+        tally.say()
     return found._replace(num_known=num_known)
 
 
@@ -149,24 +154,32 @@ class _Tally:
     def __init__(self, teacher: LiveTeacher, progress: Progress) -> None:
         self._teacher, self._progress = teacher, progress
         self._num_not_ok, self._spent_usd, self._latest_error = 0, 0.0, ""
+        self._num_unsaid, self._said_s = 0, 0.0
 
     def settled(self, reply: Reply) -> None:
         self._spent_usd += self._teacher.tariff.of_reply(reply).usd
         self._num_not_ok += self._teacher.outcome_of(reply)[0] is not Outcome.OK
         self._latest_error = reply.error or self._latest_error
-        self._say(1)
+        self._num_unsaid += 1
+        self._say_if_due()
 
     def troubled(self, reason: str) -> None:
         self._latest_error = reason
-        self._say(0)
+        self._say_if_due()
 
-    def _say(self, count: int) -> None:
+    def _say_if_due(self) -> None:
+        # A thousand answers a second need no thousand reports.
+        if time.monotonic() - self._said_s >= _SAID_EVERY_S:
+            self.say()
+
+    def say(self) -> None:
         facts: dict[str, float | str] = {"not_ok": str(self._num_not_ok)}
         if self._teacher.price is not None:
             facts["usd"] = self._spent_usd
         if self._latest_error:
             facts["latest_error"] = textwrap.shorten(self._latest_error, _LONGEST_ERROR, placeholder="...")
-        self._progress.advance(count, **facts)
+        self._progress.advance(self._num_unsaid, **facts)
+        self._num_unsaid, self._said_s = 0, time.monotonic()
 
 
 @asynccontextmanager

@@ -11,6 +11,9 @@ What comes after a cipher or a hash is not known as the secret any more, and is 
 
 import base64
 import re
+from collections.abc import Mapping
+
+from multidict import CIMultiDict
 
 _BLOT = b"***"
 _SHORTEST = 6
@@ -34,6 +37,12 @@ class Blotter:
     def clean_text(self, text: str) -> str:
         """``text`` without the secret."""
         return self.clean(text.encode("utf-8", "replace")).decode("utf-8", "replace")
+
+    def clean_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """``headers`` without the secret; names are found in whatever case."""
+        if self._pattern is None:
+            return headers
+        return CIMultiDict((name, self.clean_text(value)) for name, value in headers.items())
 
 
 def _pattern(secret: str) -> str:

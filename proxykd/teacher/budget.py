@@ -21,7 +21,6 @@ from uuid import uuid4
 
 from proxykd.config.prices import PriceSpec
 from proxykd.config.teacher import BudgetSpec
-from proxykd.teacher.commits import GroupCommits
 from proxykd.teacher.entries import Attempt, Entry
 from proxykd.teacher.providers.base import Provider
 from proxykd.teacher.providers.openai import OpenAIProvider
@@ -129,7 +128,8 @@ def worst_case(request: Request, provider: Provider = _OPENAI, *, attempt_id: st
         ValueError: if the request states no bound on the completion.
     """
     prompt_tokens, completion_tokens = provider.prompt_tokens_of(request.body), provider.max_tokens_of(request.body)
-    return Attempt(attempt_id or uuid4().hex, request.key, prompt_tokens, completion_tokens)
+    name = uuid4().hex if attempt_id is None else attempt_id
+    return Attempt(name, request.key, prompt_tokens, completion_tokens)
 
 
 def is_within(caps: BudgetSpec, total: Cost) -> bool:
@@ -174,7 +174,7 @@ def spent_on(
 
 
 class Ledger:
-    """Reserves and settles the calls of one run; without caps it lets everything pass and writes nothing.
+    """Reserves and settles the calls of one run; without caps it lets everything pass.
 
     Args:
         caps: The most that may be spent; a cap that is None does not bind.
@@ -192,78 +192,91 @@ class Ledger:
         self._caps, self._tariff, self._provider = caps, tariff, provider
         self._reserved, self._num_in_flight = Cost(), 0
         self._surplus = (0, 0)  # prompt, completion
-        self._changed = asyncio.Condition()
+        self._waiting: list[asyncio.Future[None]] = []
 
-    async def reserve(self, request: Request, commits: GroupCommits) -> Attempt | None:
-        """Set aside the worst case of a call, durably; waits while calls in flight may still leave enough.
+    def bound(self, request: Request) -> Attempt:
+        """The call with the most that it can be billed for; nothing where no cap is set."""
+        return (
+            worst_case(request, self._provider, attempt_id="") if self._caps.is_set else Attempt("", request.key, 0, 0)
+        )
+
+    async def reserve(self, bound: Attempt) -> Attempt | None:
+        """Set aside the worst case of a call; waits while calls in flight may still leave enough.
+
+        Args:
+            bound: Of the call.
 
         Returns:
-            The attempt, to be settled by the caller; None if a cap does not allow the call.
-
-        Raises:
-            StorageError: if it cannot be written.
+            The attempt, to be settled, freed or lost by the caller; None if a cap does not allow the call.
         """
         if not self._caps.is_set:
-            return _UNBOUNDED
-        bound = worst_case(request, self._provider)
+            return bound
         prompt, completion = self._surplus
         attempt = bound._replace(
             prompt_tokens=bound.prompt_tokens + prompt, completion_tokens=bound.completion_tokens + completion
         )
         cost = self._tariff.of_attempt(attempt)
-        async with self._changed:
-            await self._changed.wait_for(lambda: self.is_exhausted or self._fits(cost) or not self._num_in_flight)
-            if self.is_exhausted or not self._fits(cost):
-                self.is_exhausted = True
-                self._changed.notify_all()
-                return None
-            self._reserved, self._num_in_flight = self._reserved + cost, self._num_in_flight + 1
-        await commits.open(attempt)
+        while not (self.is_exhausted or self._fits(cost)) and self._num_in_flight:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
+        if self.is_exhausted or not self._fits(cost):
+            self.is_exhausted = True
+            self._wake()
+            return None
+        self._reserved, self._num_in_flight = self._reserved + cost, self._num_in_flight + 1
         return attempt
 
-    async def settle(self, attempt: Attempt, request: Request, status: int, reply: Reply) -> bool:
+    def settle(self, attempt: Attempt, bound: Attempt, status: int, reply: Reply) -> Attempt | None:
         """Put what an answered call cost in place of its worst case.
 
         Args:
             attempt: From ``reserve``.
-            request: What was asked.
+            bound: From ``bound``.
             status: HTTP status.
             reply: Tells of the tokens.
 
         Returns:
-            Whether the price is known, so that the attempt can be closed.
+            The call as it is to be remembered if its price is not known; None = it is, or nobody counts.
         """
-        if attempt is _UNBOUNDED:
-            return False
+        if not self._caps.is_set:
+            return None
         if not self._tariff.is_told(status, reply):
-            await self.lose(attempt)
-            return False
-        await self._replace(attempt, self._tariff.of_reply(reply))
-        bound = worst_case(request, self._provider)
+            return self.lose(attempt)
+        self._replace(attempt, self._tariff.of_reply(reply))
         self._surplus = (
             max(self._surplus[0], reply.prompt_tokens - bound.prompt_tokens),
             max(self._surplus[1], reply.completion_tokens - bound.completion_tokens),
         )
-        return True
+        return None
 
-    async def free(self, attempt: Attempt) -> bool:
-        """Count a call that never left as nothing; returns whether there is an attempt to be closed."""
-        if attempt is _UNBOUNDED:
-            return False
-        await self._replace(attempt, NOTHING)
-        return True
+    def free(self, attempt: Attempt) -> None:
+        """Count a call that never left as nothing."""
+        if self._caps.is_set:
+            self._replace(attempt, NOTHING)
 
-    async def lose(self, attempt: Attempt) -> None:
-        """Count a call whose price is not known, and may never be, as its worst case."""
-        if attempt is not _UNBOUNDED:
-            await self._replace(attempt, self._tariff.of_attempt(attempt))
+    def lose(self, attempt: Attempt) -> Attempt | None:
+        """Count a call whose price is not known, and may never be, as its worst case.
 
-    async def _replace(self, attempt: Attempt, cost: Cost) -> None:
-        async with self._changed:
-            self._reserved -= self._tariff.of_attempt(attempt)
-            self._num_in_flight -= 1
-            self.spent += cost
-            self._changed.notify_all()
+        Returns:
+            The call as it is to be remembered; None = nobody counts.
+        """
+        if not self._caps.is_set:
+            return None
+        self._replace(attempt, self._tariff.of_attempt(attempt))
+        return attempt._replace(attempt_id=uuid4().hex)
+
+    def _replace(self, attempt: Attempt, cost: Cost) -> None:
+        self._reserved -= self._tariff.of_attempt(attempt)
+        self._num_in_flight -= 1
+        self.spent += cost
+        self._wake()
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _fits(self, cost: Cost) -> bool:
         return is_within(self._caps, self.spent + self._reserved + cost)
@@ -271,7 +284,3 @@ class Ledger:
     def __str__(self) -> str:
         """The caps that are set and what is spent of each."""
         return describe_caps(self._caps, self.spent)
-
-
-_UNBOUNDED = Attempt("", "", 0, 0)
-"""Stands for every call where there are no caps."""

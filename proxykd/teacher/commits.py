@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -11,13 +11,15 @@ from proxykd.exceptions import StorageError
 from proxykd.teacher.entries import Attempt, Entry
 from proxykd.teacher.journal import Journal
 
+_GATHER_S = 0.002
+"""Seconds for which a commit waits for more: each costs a write to the disk, whatever is in it."""
+
 
 class _Changes(NamedTuple):
     """What one task wants written."""
 
-    entries: Sequence[Entry] = ()
-    opened: Sequence[Attempt] = ()
-    closed: Sequence[str] = ()
+    entries: Sequence[Entry]
+    lost: Sequence[Attempt]
 
 
 class GroupCommits:
@@ -50,37 +52,30 @@ class GroupCommits:
             await self._flush
         self._thread.shutdown()
 
-    async def put(self, entry: Entry, *, closes: str | None = None) -> None:
-        """Return once ``entry`` is durable, and with it that the price of the attempt ``closes`` is known.
+    async def put(self, entry: Entry, *, lost: Attempt | None = None) -> None:
+        """Return once ``entry`` is durable, and with it that the price of the call ``lost`` is not known.
 
         Raises:
             StorageError: if it cannot be written.
         """
-        await self._add(_Changes(entries=[entry], closed=[] if closes is None else [closes]))
+        await self._add(_Changes([entry], () if lost is None else [lost]))
 
-    async def open(self, attempt: Attempt) -> None:
-        """Return once it is durable that a call is about to leave.
-
-        Raises:
-            StorageError: if it cannot be written.
-        """
-        await self._add(_Changes(opened=[attempt]))
-
-    async def close(self, attempt: Attempt) -> None:
-        """Return once it is durable that the price of a call is known.
+    async def lose(self, attempt: Attempt) -> None:
+        """Return once it is durable that the price of a call is not known.
 
         Raises:
             StorageError: if it cannot be written.
         """
-        await self._add(_Changes(closed=[attempt.attempt_id]))
+        await self._add(_Changes((), [attempt]))
 
-    async def claim(self, keys: Sequence[str]) -> dict[str, bool]:
+    async def claim(self, wanted: Sequence[Attempt], *, settled: Sequence[str] = ()) -> dict[str, bool]:
         """As ``Journal.claim``.
 
         Raises:
             StorageError: if it cannot be written.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.claim, keys)
+        claim = partial(self._journal.claim, wanted, settled=settled)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, claim)
 
     async def release(self, keys: Sequence[str]) -> None:
         """As ``Journal.release``.
@@ -100,26 +95,26 @@ class GroupCommits:
     async def _commit_all(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
+            await asyncio.sleep(_GATHER_S)
             batch, self._waiting = self._waiting, []
-            failure: StorageError | None = None
+            failure: Exception | None = None
             try:
                 await loop.run_in_executor(self._thread, self._commit, [changes for changes, _ in batch])
-            except StorageError as error:
+            except Exception as error:  # whatever it is, those who wait are to hear of it
                 failure = error
             for _, done in batch:
                 _settle(done, failure)
 
     def _commit(self, batch: list[_Changes]) -> None:
-        entries, opened, closed = (chain.from_iterable(parts) for parts in zip(*batch, strict=True))
-        paid_for = list(entries)
+        paid_for = [entry for changes in batch for entry in changes.entries]
         try:
-            self._journal.commit(paid_for, opened=opened, closed=closed)
+            self._journal.commit(paid_for, opened=[attempt for changes in batch for attempt in changes.lost])
         except StorageError:
             self._journal.spill(paid_for)
             raise
 
 
-def _settle(done: "asyncio.Future[None]", failure: StorageError | None) -> None:
+def _settle(done: "asyncio.Future[None]", failure: Exception | None) -> None:
     if done.done():
         return  # whoever waited was cancelled; the changes are written all the same
     if failure is None:

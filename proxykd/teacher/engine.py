@@ -25,7 +25,7 @@ from proxykd.teacher.clock import Clock, WallClock
 from proxykd.teacher.commits import GroupCommits
 from proxykd.teacher.endpoint import KEPT, Endpoint
 from proxykd.teacher.entries import Attempt, Entry
-from proxykd.teacher.feed import Feed
+from proxykd.teacher.feed import Claimed, Feed
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.limiter import Limiter
 from proxykd.teacher.limits import StateStore, Tokens
@@ -85,13 +85,13 @@ class _Answer(NamedTuple):
         response: As it came.
         verdict: What it means.
         retry_after_s: Seconds that the endpoint asked for; None = it did not.
-        closes: The attempt whose price is known once the verdict's reply is journaled; None = there is none.
+        lost: The call as it is to be remembered, because its price is not known; None = it is.
     """
 
     response: HttpResponse
     verdict: Verdict
     retry_after_s: float | None
-    closes: str | None
+    lost: Attempt | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,7 @@ class _Run:
     on_settled: Callable[[Reply], None] = _ignore
     on_trouble: Callable[[str], None] = _ignore
     has_sent: set["asyncio.Task[None] | None"] = field(default_factory=set)
+    given_up: list[Attempt] = field(default_factory=list)
     is_stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -153,21 +154,25 @@ class Engine:
                 know a parameter of ours.
         """
         async with self._starting(_ignore, _ignore) as run:
-            if not (await run.commits.claim([request.key])).get(request.key):
+            claimed = Claimed(request, self.ledger.bound(request))
+            if not (await run.commits.claim([claimed.bound])).get(request.key):
                 return
             try:
-                answer = await self._send(request, run)
+                answer = await self._send(claimed, run)
                 if answer is None:
                     raise BudgetError(f"expected room for one more call, but {self.ledger}; raise the cap; {KEPT}")
                 self.endpoint.stop_if_hopeless(answer.response, answer.verdict)
                 self.endpoint.stop_if_unusable(answer.response, answer.verdict)
                 if answer.verdict.is_final and not answer.verdict.is_retryable:
-                    await run.commits.put(_entry(request, answer.verdict), closes=answer.closes)
+                    await run.commits.put(_entry(request, answer.verdict), lost=answer.lost)
+                elif answer.lost is not None:
+                    await run.commits.lose(answer.lost)
             except TeacherUnreachableError as error:
                 raise TeacherUnreachableError(
                     f"expected a teacher at {self.endpoint.url}: {error}; check teacher.base_url and that it is running"
                 ) from None
             finally:
+                await self._remember(run)
                 await run.commits.release([request.key])
 
     async def run(
@@ -200,7 +205,14 @@ class Engine:
                 on_settled(entry.reply)
 
         async with self._starting(on_settled, on_trouble) as run:
-            feed = Feed(iter(requests), run.commits, block=self.concurrency, clock=self.clock, on_known=on_known)
+            feed = Feed(
+                iter(requests),
+                run.commits,
+                bound=self.ledger.bound,
+                block=self.concurrency,
+                clock=self.clock,
+                on_known=on_known,
+            )
             workers = [asyncio.create_task(self._work(feed, run)) for _ in range(self.concurrency)]
             try:
                 await asyncio.gather(*workers)
@@ -212,6 +224,7 @@ class Engine:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
                 with suppress(StorageError):  # what ended the run is told, not what it leads to
+                    await self._remember(run)
                     await feed.close()
         return Unanswered(run.losses.num_requests, run.losses.last_reason)
 
@@ -223,6 +236,12 @@ class Engine:
                 worker.cancel()
         await asyncio.wait(workers, timeout=_GRACE_S)
 
+    async def _remember(self, run: _Run) -> None:
+        """Keep the worst cases of calls that were cancelled on their way; only then may their claims go."""
+        for attempt in run.given_up:
+            await run.commits.lose(attempt)
+        run.given_up.clear()
+
     @asynccontextmanager
     async def _starting(
         self, on_settled: Callable[[Reply], None], on_trouble: Callable[[str], None]
@@ -233,71 +252,75 @@ class Engine:
 
     async def _work(self, feed: Feed, run: _Run) -> None:
         me = asyncio.current_task()
-        while not run.is_stopping.is_set() and (request := await feed.take()) is not None:
-            settled = await self._settle(request, run)
+        while not run.is_stopping.is_set() and (claimed := await feed.take()) is not None:
+            settled = await self._settle(claimed, run)
             if settled is None:
                 return  # a cap is reached
-            verdict, closes = settled
-            await run.commits.put(_entry(request, verdict), closes=closes)
+            verdict, lost = settled
+            await run.commits.put(_entry(claimed.request, verdict), lost=lost)
             run.has_sent.discard(me)
-            feed.done(request)
+            feed.done(claimed.request)
             run.on_settled(verdict.reply)
             run.losses.add(verdict)
             self.endpoint.stop_if_silent(
                 run.losses.num_in_a_row, run.losses.last_reason, most=self.max_unanswered_in_a_row
             )
 
-    async def _settle(self, request: Request, run: _Run) -> tuple[Verdict, str | None] | None:
+    async def _settle(self, claimed: Claimed, run: _Run) -> tuple[Verdict, Attempt | None] | None:
         num_attempts = 0
         while True:
             num_attempts += 1
-            retry_after_s, closes = None, None
+            retry_after_s, lost = None, None
             try:
-                answer = await self._send(request, run)
+                answer = await self._send(claimed, run)
             except TeacherUnreachableError as error:
                 verdict = Verdict(Reply(error=str(error)), is_final=False, is_retryable=True)
             else:
                 if answer is None:
                     return None
-                verdict, closes, retry_after_s = answer.verdict, answer.closes, answer.retry_after_s
+                verdict, lost, retry_after_s = answer.verdict, answer.lost, answer.retry_after_s
                 self.endpoint.stop_if_hopeless(answer.response, verdict)
             if not verdict.is_retryable or (verdict.is_final and num_attempts >= _MOST_PAID_TRIES):
-                return verdict, closes
+                return verdict, lost
             wait_s = self.policy.wait_s(num_attempts, retry_after_s=retry_after_s, draw=self.rng.random())
             if wait_s is None or run.is_stopping.is_set():
-                return verdict, closes
+                return verdict, lost
+            if lost is not None:
+                await run.commits.lose(lost)
             run.has_sent.discard(asyncio.current_task())
             run.on_trouble(verdict.reply.error)
             await self.clock.sleep(wait_s)
 
-    async def _send(self, request: Request, run: _Run) -> _Answer | None:
+    async def _send(self, claimed: Claimed, run: _Run) -> _Answer | None:
         """Send one request in its turn, if the ledger lets it pass, and settle its price; None = it does not."""
+        request, bound = claimed
         leave = await run.limiter.admit(len(request.asked))
         try:
-            attempt = await self.ledger.reserve(request, run.commits)
+            attempt = await self.ledger.reserve(bound)
             if attempt is None:
                 return None
             run.has_sent.add(asyncio.current_task())
-            response = await self._transmit(request, attempt, run.commits)
+            response = await self._transmit(request, attempt, run)
             verdict, retry_after_s = self.provider.judge(response.status, response.body), self._retry_after_s(response)
+            lost = self.ledger.settle(attempt, bound, response.status, verdict.reply)
             used = Tokens(verdict.reply.prompt_tokens, verdict.reply.completion_tokens)
             run.limiter.answered(leave, response.status, response.headers, used=used, retry_after_s=retry_after_s)
         finally:
             run.limiter.ended()
-        is_closed = await self.ledger.settle(attempt, request, response.status, verdict.reply)
-        if is_closed and response.status != 200:
-            await run.commits.close(attempt)
-        closes = attempt.attempt_id if is_closed and response.status == 200 else None
-        return _Answer(response, verdict, retry_after_s, closes)
+        return _Answer(response, verdict, retry_after_s, lost)
 
-    async def _transmit(self, request: Request, attempt: Attempt, commits: GroupCommits) -> HttpResponse:
+    async def _transmit(self, request: Request, attempt: Attempt, run: _Run) -> HttpResponse:
         try:
-            return await self.transport.send(request.body)
+            return await self.transport.send(request)
         except TeacherUnreachableError as error:
-            if error.was_sent:
-                await self.ledger.lose(attempt)
-            elif await self.ledger.free(attempt):
-                await commits.close(attempt)
+            if not error.was_sent:
+                self.ledger.free(attempt)
+            elif (lost := self.ledger.lose(attempt)) is not None:
+                await run.commits.lose(lost)
+            raise
+        except BaseException:
+            if (lost := self.ledger.lose(attempt)) is not None:
+                run.given_up.append(lost)
             raise
 
     def _retry_after_s(self, response: HttpResponse) -> float | None:

@@ -1,10 +1,13 @@
 """What the journal holds: answers beside what was asked, and calls whose price is not known."""
 
 import json
+from dataclasses import fields
 from typing import NamedTuple
 
 from proxykd.records import hash_text
 from proxykd.teacher.replies import Reply
+
+_PARTS = tuple(part.name for part in fields(Reply))
 
 
 class Entry(NamedTuple):
@@ -73,6 +76,11 @@ class Attempt(NamedTuple):
     key: str
     prompt_tokens: int
     completion_tokens: int
+
+
+def dump_reply(reply: Reply) -> str:
+    """A reply as JSON; ``dataclasses.asdict``, which copies deeply, takes three times as long."""
+    return json.dumps({name: getattr(reply, name) for name in _PARTS})
 
 
 def checksum_of(key: str, request: str, reply: str, is_final: int, answered_at: float) -> str:

@@ -4,12 +4,26 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import NamedTuple
 
 from proxykd.teacher.clock import Clock
 from proxykd.teacher.commits import GroupCommits
+from proxykd.teacher.entries import Attempt
 from proxykd.teacher.replies import Request
 
 _POLL_S = 0.2
+
+
+class Claimed(NamedTuple):
+    """A request that is ours to ask.
+
+    Attributes:
+        request: The request.
+        bound: Its call with the most that it can be billed for.
+    """
+
+    request: Request
+    bound: Attempt
 
 
 class Feed:
@@ -21,6 +35,7 @@ class Feed:
     Args:
         stream: Requests, taken a block at a time; one may occur twice.
         commits: Where claims are made.
+        bound: The most that a call can be billed for; the claim keeps it.
         block: Requests claimed at once.
         clock: Time.
         on_known: Called for a request that was put aside and has been answered meanwhile.
@@ -31,16 +46,18 @@ class Feed:
         stream: Iterator[Request],
         commits: GroupCommits,
         *,
+        bound: Callable[[Request], Attempt],
         block: int,
         clock: Clock,
         on_known: Callable[[Request], None],
     ) -> None:
         self._stream, self._commits, self._block, self._clock, self._on_known = stream, commits, block, clock, on_known
-        self._ready, self._aside, self._is_exhausted = deque[Request](), list[Request](), False
-        self._mine = set[str]()
+        self._bound = bound
+        self._ready, self._aside, self._is_exhausted = deque[Claimed](), list[Request](), False
+        self._mine, self._settled = set[str](), list[str]()
         self._refilling: asyncio.Task[None] | None = None
 
-    async def take(self) -> Request | None:
+    async def take(self) -> Claimed | None:
         """The next request, to be given back by ``done``; None = all are answered or handed out.
 
         Raises:
@@ -50,14 +67,15 @@ class Feed:
             if self._is_exhausted and not self._aside and self._is_idle():
                 return None
             await asyncio.shield(self._refill())
-        request = self._ready.popleft()
+        claimed = self._ready.popleft()
         if len(self._ready) < self._block // 2 and not self._is_exhausted:
             self._refill()  # ahead of need, so that nobody waits for a claim
-        return request
+        return claimed
 
     def done(self, request: Request) -> None:
         """A request that was taken is settled."""
         self._mine.discard(request.key)
+        self._settled.append(request.key)
 
     async def close(self) -> None:
         """Give back what was claimed and not settled, so that others may ask it.
@@ -67,8 +85,8 @@ class Feed:
         """
         if self._refilling is not None:
             await asyncio.gather(self._refilling, return_exceptions=True)
-        if self._mine:
-            await self._commits.release(list(self._mine))
+        if self._mine or self._settled:
+            await self._commits.release([*self._mine, *self._settled])
 
     def _is_idle(self) -> bool:
         return self._refilling is None or self._refilling.done()
@@ -85,14 +103,15 @@ class Feed:
         was_aside = not block
         if was_aside:
             block, self._aside = self._aside, []
-        free = [request.key for request in block if request.key not in self._mine]
-        claims = await self._commits.claim(free) if free else {}
+        bounds = {request.key: self._bound(request) for request in block if request.key not in self._mine}
+        settled, self._settled = self._settled, []
+        claims = await self._commits.claim(list(bounds.values()), settled=settled) if bounds or settled else {}
         for request in block:
             if request.key in self._mine or claims.get(request.key) is False:
                 self._aside.append(request)
             elif request.key in claims:
                 self._mine.add(request.key)
-                self._ready.append(request)
+                self._ready.append(Claimed(request, bounds[request.key]))
             elif was_aside:
                 self._on_known(request)
         if was_aside and not self._ready and self._aside:

@@ -19,18 +19,18 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from proxykd.artifacts import batched
 from proxykd.exceptions import BusyError, ProxykdError, StorageError
-from proxykd.teacher.entries import Attempt, Entry, Row, checksum_of
+from proxykd.teacher.entries import Attempt, Entry, Row, checksum_of, dump_reply
 from proxykd.teacher.owners import Owner
 from proxykd.teacher.spill import NUM_BYTES, Spill, read_spill
 
 _BUSY_S = 60.0
-_VERSION = 2
+_VERSION = 3
 _SCHEMA = (
     """
 CREATE TABLE answers (
@@ -55,13 +55,33 @@ CREATE TABLE attempts (
     """
 CREATE TABLE claims (
     key TEXT PRIMARY KEY,
-    owner TEXT NOT NULL                  -- who is asking it now
-)
+    owner TEXT NOT NULL,                 -- who is asking it now
+    prompt_tokens INTEGER NOT NULL,      -- the most that its call can be billed for; 0 = nobody counts
+    completion_tokens INTEGER NOT NULL
+) WITHOUT ROWID
 """,
 )
 _INSERT = """
-INSERT INTO answers (key, request, reply, is_final, answered_at, checksum) SELECT ?1, ?2, ?3, ?4, ?5, ?6
-WHERE NOT EXISTS (SELECT 1 FROM answers WHERE key = ?1 AND is_final = 1)
+INSERT INTO answers (key, request, reply, is_final, answered_at, checksum) SELECT * FROM (VALUES {values}) AS new
+WHERE NOT EXISTS (SELECT 1 FROM answers WHERE key = new.column1 AND is_final = 1)
+"""
+_ROWS_A_STATEMENT = 64
+_CACHE_KIB = 16_384
+_PAGES_A_CHECKPOINT = 8_000
+"""32 MiB: a page that many commits touch is then copied once."""
+_AMONG = "IN (SELECT value FROM json_each(?))"
+_FINAL_AMONG = f"SELECT key FROM answers WHERE is_final = 1 AND key {_AMONG}"
+_CLAIMED_AMONG = f"SELECT key, owner FROM claims WHERE key {_AMONG}"
+_FORGET = "DELETE FROM claims WHERE key = ? AND owner = ?"
+_LOSE_CLAIM = """
+INSERT INTO attempts SELECT 'void ' || owner || key, key, prompt_tokens, completion_tokens FROM claims
+WHERE key = ? AND completion_tokens > 0
+"""
+_OPEN = """
+SELECT attempt_id, key, prompt_tokens, completion_tokens FROM attempts
+UNION ALL SELECT 'claim ' || key, key, prompt_tokens, completion_tokens FROM claims
+WHERE completion_tokens > 0 AND owner <> ?
+AND NOT EXISTS (SELECT 1 FROM answers WHERE key = claims.key AND is_final = 1)
 """
 _LATEST = "SELECT * FROM answers WHERE key = ? ORDER BY is_final DESC, seq DESC LIMIT 1"
 
@@ -71,6 +91,8 @@ def connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+    connection.execute(f"PRAGMA wal_autocheckpoint={_PAGES_A_CHECKPOINT}")
     return connection
 
 
@@ -121,7 +143,10 @@ class Journal:
     def _take_in_spills(self) -> None:
         """Take in what processes that are gone could not write any more."""
         for path in self._owner.left_by_the_dead("spill"):
-            self.add_rows(read_spill(path))
+            rows = list(read_spill(path))
+            self.add_rows(rows)
+            with self._transaction() as connection:  # what they cost is known: their claims must not count too
+                connection.executemany("DELETE FROM claims WHERE key = ?", [(row.key,) for row in rows])
             path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -169,6 +194,25 @@ class Journal:
             query = "SELECT 1 FROM answers WHERE key = ? AND is_final = 1"
             return self._reader.execute(query, (key,)).fetchone() is not None
 
+    def is_empty(self) -> bool:
+        """Whether nothing was ever asked.
+
+        Raises:
+            StorageError: if the journal cannot be read.
+        """
+        with self._guarded():
+            tables = ("answers", "attempts", "claims")
+            return not any(self._reader.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() for table in tables)
+
+    def finals_among(self, keys: Sequence[str]) -> set[str]:
+        """Those of the keys that have a final answer, several times as fast as one by one.
+
+        Raises:
+            StorageError: if the journal is damaged or cannot be read.
+        """
+        with self._guarded():
+            return {key for (key,) in self._reader.execute(_FINAL_AMONG, (json.dumps(keys),))}
+
     def rows(self, *, by_key: bool = False) -> Iterator[Row]:
         """All rows, unchecked; others may write meanwhile.
 
@@ -184,18 +228,18 @@ class Journal:
                 yield Row(*found)
 
     def open_attempts(self) -> list[Attempt]:
-        """All calls whose price is not known, of every run of this journal.
+        """All calls whose price is not known, of every run of this journal; those that we have claimed are not yet.
 
         Raises:
             StorageError: if the journal cannot be read.
         """
         with self._guarded():
-            return [Attempt(*row) for row in self._reader.execute("SELECT * FROM attempts")]
+            return [Attempt(*row) for row in self._reader.execute(_OPEN, (self._owner.name,))]
 
     def commit(
         self, entries: Iterable[Entry] = (), *, opened: Iterable[Attempt] = (), closed: Iterable[str] = ()
     ) -> None:
-        """Write all of it in one transaction and return when it is durable; an entry ends the claim on its request.
+        """Write all of it in one transaction and return when it is durable.
 
         Args:
             entries: Answers.
@@ -208,9 +252,7 @@ class Journal:
         """
         rows = _rows_of(entries)
         with self._transaction() as connection:
-            connection.executemany(_INSERT, [row[1:] for row in rows])
-            mine = [(row.key, self._owner.name) for row in rows]
-            connection.executemany("DELETE FROM claims WHERE key = ? AND owner = ?", mine)
+            _insert(connection, rows)
             connection.executemany("INSERT INTO attempts VALUES (?, ?, ?, ?)", opened)
             connection.executemany("DELETE FROM attempts WHERE attempt_id = ?", [(name,) for name in closed])
 
@@ -243,15 +285,16 @@ class Journal:
             StorageError: as ``commit``.
         """
         with self._transaction() as connection:
-            before = connection.total_changes
-            connection.executemany(_INSERT, (row[1:] for row in rows))
-            return connection.total_changes - before
+            return _insert(connection, rows)
 
-    def claim(self, keys: Sequence[str]) -> dict[str, bool]:
-        """Announce that this process is about to ask; an answer, ``release`` or the end of the process ends a claim.
+    def claim(self, wanted: Iterable[Attempt], *, settled: Iterable[str] = ()) -> dict[str, bool]:
+        """Announce that this process is about to ask; ``release``, a final answer or the process's end ends a claim.
+
+        A claim whose process is gone is taken over, and its call counts as made: it may have left.
 
         Args:
-            keys: Of the requests.
+            wanted: The calls, with the most that each can be billed for; their ids do not count.
+            settled: Keys of former claims of ours that are to be forgotten.
 
         Returns:
             For every key that has no final answer yet whether the claim is ours; False = another process that is
@@ -260,17 +303,20 @@ class Journal:
         Raises:
             StorageError: as ``commit``.
         """
-        mine, found = self._owner.enter(), {}
+        bounds = {call.key: call for call in wanted}
         with self._transaction() as connection:
-            for key in keys:
-                if connection.execute("SELECT 1 FROM answers WHERE key = ? AND is_final = 1", (key,)).fetchone():
-                    continue
-                connection.execute("INSERT OR IGNORE INTO claims VALUES (?, ?)", (key, mine))
-                (owner,) = connection.execute("SELECT owner FROM claims WHERE key = ?", (key,)).fetchone()
-                if owner != mine and not self._owner.is_alive(owner):
-                    connection.execute("UPDATE claims SET owner = ? WHERE key = ?", (mine, key))
-                    owner = mine
-                found[key] = owner == mine
+            mine, keys = self._owner.enter(), json.dumps(list(bounds))
+            connection.executemany(_FORGET, [(key, mine) for key in settled])
+            final = {key for (key,) in connection.execute(_FINAL_AMONG, (keys,))}
+            owners = dict(connection.execute(_CLAIMED_AMONG, (keys,)))
+            alive = {name: name == mine or self._owner.is_alive(name) for name in set(owners.values())}
+            void = [(key,) for key, owner in owners.items() if not alive[owner] and key not in final]
+            connection.executemany(_LOSE_CLAIM, void)
+            connection.executemany("DELETE FROM claims WHERE key = ?", void)
+            found = {key: owners.get(key, mine) == mine or not alive[owners[key]] for key in bounds if key not in final}
+            new = [call for key, call in bounds.items() if found.get(key) and owners.get(key) != mine]
+            rows = [(call.key, mine, call.prompt_tokens, call.completion_tokens) for call in new]
+            connection.executemany("INSERT INTO claims VALUES (?, ?, ?, ?)", rows)
         return found
 
     def release(self, keys: Iterable[str]) -> None:
@@ -281,7 +327,7 @@ class Journal:
         """
         pairs = [(key, self._owner.name) for key in keys]
         with self._transaction() as connection:
-            connection.executemany("DELETE FROM claims WHERE key = ? AND owner = ?", pairs)
+            connection.executemany(_FORGET, pairs)
 
     def drop(self, rows: Iterable[Row]) -> None:
         """Remove rows: what they answered is asked again.
@@ -353,10 +399,30 @@ class Journal:
             raise StorageError(f"{what}: {_advice(self.path, error)}") from error
 
 
+def _insert(connection: sqlite3.Connection, rows: Iterable[Row]) -> int:
+    """Append those rows whose request has no final answer; returns how many.
+
+    Many rows a statement: the thread gives the interpreter away for each statement, and at a busy time waits long to
+    have it back.
+    """
+    num_new, answered = 0, set[str]()
+    for block in batched(rows, _ROWS_A_STATEMENT):
+        part = []
+        for row in block:
+            if row.key not in answered:
+                part.append(row)
+            if row.is_final:
+                answered.add(row.key)
+        values = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(part))
+        parameters = [value for row in part for value in row[1:]]
+        num_new += connection.execute(_INSERT.format(values=values), parameters).rowcount
+    return num_new
+
+
 def _rows_of(entries: Iterable[Entry]) -> list[Row]:
     now, rows = time.time(), []
     for entry in entries:
-        content = entry.key, entry.request, json.dumps(asdict(entry.reply)), int(entry.is_final), now
+        content = entry.key, entry.request, dump_reply(entry.reply), int(entry.is_final), now
         rows.append(Row(0, *content, checksum_of(*content)))
     return rows
 

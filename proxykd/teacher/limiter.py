@@ -3,12 +3,11 @@
 import asyncio
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 from proxykd.config.teacher import LimitsSpec
 from proxykd.teacher.clock import Clock
-from proxykd.teacher.limits import LimitState, OwnState, StateStore, Tokens, correct, cut, pause, rates_of, take
+from proxykd.teacher.limits import LimitState, OwnState, StateStore, Tokens, correct, cut, pause, stated_limits, take
 from proxykd.teacher.rate_headers import read_rate_headers
 
 BYTES_A_TOKEN = 4.0
@@ -59,6 +58,9 @@ class Limiter:
         self._in_flight, self._waiting = 0, deque[asyncio.Future[None]]()
         self._num_answers, self._num_refused = 0, 0
         self._bytes_a_token, self._output_tokens = BYTES_A_TOKEN, expected_output_tokens
+        self._has_rates = any(stated_limits(spec))
+        self._num_left, self._places_from_s = 0, 0.0  # places that were taken ahead
+        self._surplus = Tokens(0.0, 0.0)  # of answered calls, not in the shared state yet
 
     async def admit(self, num_bytes: int) -> Leave:
         """Return when a call may leave; ``answered`` or ``ended`` must follow.
@@ -98,20 +100,22 @@ class Limiter:
         """
         self._count(status in _REFUSALS)
         self._learn_sizes(leave, used)
-        told, now_s, state = read_rate_headers(headers, now_s=self._clock.now_s()), self._clock.steady_s(), self._read()
+        if self._has_rates:
+            spent = used if any(used) else leave.tokens if status == 200 else Tokens(0.0, 0.0)
+            self._surplus = Tokens(
+                self._surplus.input + spent.input - leave.tokens.input,
+                self._surplus.output + spent.output - leave.tokens.output,
+            )
+        told = read_rate_headers(headers, now_s=self._clock.now_s())
         wait_s = min(_LONGEST_PAUSE_S, max(told.wait_s, (retry_after_s or 0.0) if status in _REFUSALS else 0.0))
-        news = {f"told_{bucket}": limit for bucket, limit in told.limits.items()}
-        is_new = any(getattr(state, name) != limit for name, limit in news.items())
-        if not (is_new or wait_s or rates_of(state, self._spec, now_s)):
-            return
-        spent = used if any(used) else Tokens(0.0, 0.0) if status != 200 else leave.tokens
-        surplus = Tokens(spent.input - leave.tokens.input, spent.output - leave.tokens.output)
+        if told.limits or wait_s:
+            self._heed({f"told_{bucket}": limit for bucket, limit in told.limits.items()}, wait_s)
 
-        def change(state: LimitState) -> LimitState:
-            state = correct(replace(state, **news), self._spec, surplus, now_s)
-            return pause(state, now_s + wait_s) if wait_s else state
-
-        self._store.update(change)
+    def _heed(self, news: Mapping[str, float], wait_s: float) -> None:
+        state, now_s = self._store.read(), self._clock.steady_s()
+        self._has_rates = self._has_rates or bool(news)
+        if wait_s or any(getattr(state, name) != limit for name, limit in news.items()):
+            self._store.update(lambda state: pause(state._replace(**news), now_s + wait_s if wait_s else 0.0))
 
     async def _enter_window(self) -> None:
         if self._in_flight < int(self.window) and not self._waiting:
@@ -127,19 +131,27 @@ class Limiter:
             raise
 
     async def _wait_for_turn(self, tokens: Tokens) -> None:
-        now_s, state = self._clock.steady_s(), self._read()
-        leaves_s = state.paused_until
-        if rates_of(state, self._spec, now_s):
-
-            def change(state: LimitState) -> LimitState:
-                nonlocal leaves_s
-                state, leaves_s = take(state, self._spec, tokens, now_s)
-                return state
-
-            self._store.update(change)
-        while leaves_s > (now_s := self._clock.steady_s()):
+        now_s = self._clock.steady_s()
+        leaves_s = self._take(tokens, now_s) if self._has_rates else self._store.read().paused_until
+        while leaves_s > now_s:
             await self._clock.sleep(leaves_s - now_s)
-            leaves_s = self._read().paused_until  # a pause that was asked for meanwhile
+            now_s, leaves_s = self._clock.steady_s(), self._store.read().paused_until  # asked for meanwhile
+
+    def _take(self, tokens: Tokens, now_s: float) -> float:
+        """Take a place, and with it put right what was estimated of the calls before; returns when to leave."""
+        if self._num_left:
+            self._num_left -= 1
+            return max(self._places_from_s, self._store.read().paused_until)
+        surplus, self._surplus = self._surplus, Tokens(0.0, 0.0)
+
+        def change(state: LimitState) -> LimitState:
+            corrected = correct(state, self._spec, surplus, now_s)
+            state, self._places_from_s, num_calls = take(corrected, self._spec, tokens, now_s)
+            self._num_left = num_calls - 1
+            return state
+
+        self._store.update(change)
+        return self._places_from_s
 
     def _count(self, is_refused: bool) -> None:
         self._num_answers += 1
@@ -156,6 +168,3 @@ class Limiter:
         if used.input:
             self._bytes_a_token += _SMOOTHING * (leave.num_bytes / used.input - self._bytes_a_token)
             self._output_tokens += _SMOOTHING * (used.output - self._output_tokens)
-
-    def _read(self) -> LimitState:
-        return self._store.read()

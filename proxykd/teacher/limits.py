@@ -2,8 +2,8 @@
 
 Rates follow the generic cell rate algorithm. A bucket of rate r keeps the time TAT at which it is level again; a call
 of cost c that arrives at time t may leave at max(t, TAT - burst), and TAT becomes max(t, TAT) + c / r. In any window of
-w seconds then leave at most r (w + burst) plus one call. Places are given in the order of arrival, by arithmetic alone,
-and what a call turns out to use beside its estimate moves TAT afterwards.
+w seconds then leave at most r (w + burst) plus 20 ms' worth of calls, or one call. Places are given in the order of
+arrival, by arithmetic alone, and what a call turns out to use beside its estimate moves TAT afterwards.
 
 Refusals (429, 503) cut both limits: multiplicative decrease, additive increase. Once for each full window of answers,
 of which the share F was refused,
@@ -25,12 +25,13 @@ without its running mean: a window is an answer to each call in flight).
 
 import fcntl
 import math
+import mmap
 import os
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -39,6 +40,9 @@ from proxykd.records import hash_json
 
 BURST_S = 1.0
 """Seconds' worth of calls that may leave at once after a pause."""
+TOGETHER_S = 0.02
+"""Seconds' worth of calls that get their places together."""
+MOST_TOGETHER = 32
 RECOVERY_S = 60.0
 """Seconds in which a rate grows from nothing to its limit."""
 LOWEST_FACTOR = 1 / 64
@@ -57,8 +61,7 @@ class Tokens(NamedTuple):
     output: float
 
 
-@dataclass(frozen=True, slots=True)
-class LimitState:
+class LimitState(NamedTuple):
     """What is shared by all who ask one endpoint; times in seconds of the monotonic clock.
 
     Attributes:
@@ -88,12 +91,8 @@ class LimitState:
 
 
 _BUCKETS = ("calls", "tokens", "input_tokens", "output_tokens")
-_LIMITS = {
-    "calls": "requests_per_minute",
-    "tokens": "tokens_per_minute",
-    "input_tokens": "input_tokens_per_minute",
-    "output_tokens": "output_tokens_per_minute",
-}
+_FIRST_TOLD = 7
+"""Where the told limits begin in the state, in the order of the buckets."""
 
 
 def rates_of(state: LimitState, spec: LimitsSpec, now_s: float) -> dict[str, float]:
@@ -104,33 +103,52 @@ def rates_of(state: LimitState, spec: LimitsSpec, now_s: float) -> dict[str, flo
         spec: The stated limits.
         now_s: Now.
     """
-    rates = {}
-    for bucket in _BUCKETS:
-        stated, told = getattr(spec, _LIMITS[bucket]), getattr(state, f"told_{bucket}")
-        if limits := [limit for limit in (stated, told) if limit]:
-            rates[bucket] = min(limits) * spec.share * state.factor_at(now_s) / 60.0
-    return rates
+    share = spec.share * state.factor_at(now_s) / 60.0
+    return {
+        bucket: min(stated or math.inf, told or math.inf) * share
+        for bucket, stated, told in zip(_BUCKETS, stated_limits(spec), state[_FIRST_TOLD:], strict=True)
+        if stated or told
+    }
 
 
-def take(state: LimitState, spec: LimitsSpec, cost: Tokens, now_s: float) -> tuple[LimitState, float]:
-    """Give a call its place.
+def stated_limits(spec: LimitsSpec) -> tuple[float | None, ...]:
+    """The limits of a specification in the order of the buckets."""
+    return spec.requests_per_minute, spec.tokens_per_minute, spec.input_tokens_per_minute, spec.output_tokens_per_minute
+
+
+class Places(NamedTuple):
+    """Places that were given out.
+
+    Attributes:
+        state: After it.
+        leaves_s: When the calls may leave.
+        num_calls: How many.
+    """
+
+    state: LimitState
+    leaves_s: float
+    num_calls: int
+
+
+def take(state: LimitState, spec: LimitsSpec, cost: Tokens, now_s: float) -> Places:
+    """Give a call its place; at high rates a few at once, so that the state need not be asked for each.
 
     Args:
         state: Before.
         spec: The stated limits.
-        cost: Estimated.
+        cost: Estimated, of one call.
         now_s: Now.
-
-    Returns:
-        The state after, and when the call may leave.
     """
     costs = {"calls": 1.0, "tokens": sum(cost), "input_tokens": cost.input, "output_tokens": cost.output}
+    rates = rates_of(state, spec, now_s)
+    room = min((rate * TOGETHER_S / max(costs[bucket], 1.0) for bucket, rate in rates.items()), default=0.0)
+    num_calls = max(1, min(MOST_TOGETHER, int(room)))
     leaves_s, level = max(now_s, state.paused_until), {}
-    for bucket, rate in rates_of(state, spec, now_s).items():
+    for bucket, rate in rates.items():
         level_s = max(now_s, getattr(state, bucket))
         leaves_s = max(leaves_s, level_s - BURST_S)
-        level[bucket] = level_s + costs[bucket] / rate
-    return replace(state, **level), leaves_s
+        level[bucket] = level_s + num_calls * costs[bucket] / rate
+    return Places(state._replace(**level), leaves_s, num_calls)
 
 
 def correct(state: LimitState, spec: LimitsSpec, surplus: Tokens, now_s: float) -> LimitState:
@@ -138,7 +156,7 @@ def correct(state: LimitState, spec: LimitsSpec, surplus: Tokens, now_s: float) 
     extra = {"tokens": sum(surplus), "input_tokens": surplus.input, "output_tokens": surplus.output}
     rates = rates_of(state, spec, now_s)
     level = {name: getattr(state, name) + extra[name] / rates[name] for name in extra if name in rates}
-    return replace(state, **level) if level else state
+    return state._replace(**level) if level else state
 
 
 def cut(state: LimitState, *, share: float, now_s: float) -> LimitState:
@@ -149,12 +167,12 @@ def cut(state: LimitState, *, share: float, now_s: float) -> LimitState:
         share: Of the last answers, how many were refusals, in [0, 1].
         now_s: Now.
     """
-    return replace(state, factor=max(LOWEST_FACTOR, state.factor_at(now_s) * (1.0 - share / 2.0)), cut_at=now_s)
+    return state._replace(factor=max(LOWEST_FACTOR, state.factor_at(now_s) * (1.0 - share / 2.0)), cut_at=now_s)
 
 
 def pause(state: LimitState, until_s: float) -> LimitState:
     """Hold up all calls."""
-    return replace(state, paused_until=max(state.paused_until, until_s))
+    return state._replace(paused_until=max(state.paused_until, until_s))
 
 
 class StateStore(Protocol):
@@ -187,44 +205,47 @@ class OwnState:
         return self.state
 
 
-_FORM = struct.Struct(f"<{len(fields(LimitState))}d")
+_FORM = struct.Struct(f"<{len(LimitState._fields)}d")
 
 
 class SharedState:
-    """The state in a file, for all processes of this machine.
+    """The state in a file that all processes of this machine map into their memory.
 
     Args:
         path: The file; made with its folder where there is none.
         now_s: The monotonic clock: a state of another start of the machine, whose clock began anew, is forgotten.
 
     Raises:
-        OSError: if it cannot be made, read or locked.
+        OSError: if it cannot be made, mapped or locked.
     """
 
     def __init__(self, path: Path, now_s: Callable[[], float]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._now_s = now_s
+        with self._locked():
+            if os.fstat(self._descriptor).st_size != _FORM.size:
+                os.ftruncate(self._descriptor, 0)
+                os.write(self._descriptor, _FORM.pack(*LimitState()))
+        self._memory = mmap.mmap(self._descriptor, _FORM.size)
 
     def close(self) -> None:
         """Give the file back."""
+        self._memory.close()
         os.close(self._descriptor)
 
     def read(self) -> LimitState:
         """The state."""
-        content = os.pread(self._descriptor, _FORM.size, 0)
-        if len(content) != _FORM.size:
-            return LimitState()
-        state = LimitState(*_FORM.unpack(content))
-        times = (state.calls, state.tokens, state.input_tokens, state.output_tokens, state.paused_until, state.cut_at)
-        is_usable = all(map(math.isfinite, _FORM.unpack(content))) and max(times) <= self._now_s() + _STALE_S
+        values = _FORM.unpack_from(self._memory)
+        state = LimitState(*values)
+        is_usable = all(map(math.isfinite, values)) and max(*values[:5], state.cut_at) <= self._now_s() + _STALE_S
         return state if is_usable else LimitState()
 
     def update(self, change: Callable[[LimitState], LimitState]) -> LimitState:
         """Put ``change`` of the state in its place, while nobody else does; returns it."""
         with self._locked():
             state = change(self.read())
-            os.pwrite(self._descriptor, _FORM.pack(*(getattr(state, item.name) for item in fields(state))), 0)
+            _FORM.pack_into(self._memory, 0, *state)
         return state
 
     @contextmanager

@@ -1,6 +1,5 @@
 """A teacher that answers over HTTP: which requests a run makes to it, what they cost, and an engine to send them."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from proxykd.config.teacher import (
 from proxykd.progress import report
 from proxykd.records import Prompt
 from proxykd.teacher.budget import Cost, Ledger, Tariff, spent_on
-from proxykd.teacher.clock import WallClock
+from proxykd.teacher.clock import WallClock, run_loop
 from proxykd.teacher.endpoint import Endpoint
 from proxykd.teacher.engine import Engine
 from proxykd.teacher.journal import Journal
@@ -200,7 +199,7 @@ class LiveTeacher:
         Raises:
             StorageError: if the journal cannot be read.
         """
-        if not self.budget.is_set:
+        if not self.budget.is_set or journal.is_empty():
             return Cost()
         first = (request.key for _, _, request in self.requests(prompts))
         keys = chain(first, (request.key for request in self.furthers(prompts, journal)))
@@ -219,7 +218,7 @@ class LiveTeacher:
         """
         alone = journal.spending() if self.budget.is_set else nullcontext()
         with alone, self.serving() as base_url, self._limits(base_url) as store:
-            asyncio.run(self._drive(self.provider.url(base_url, self.model), journal, work, spent(), store))
+            run_loop(self._drive(self.provider.url(base_url, self.model), journal, work, spent(), store))
 
     @contextmanager
     def _limits(self, base_url: str) -> Iterator[StateStore | None]:
@@ -255,7 +254,7 @@ class LiveTeacher:
             concurrency=spec.concurrency,
             headers=provider.headers,
         ) as transport:
-            endpoint, policy = Endpoint(url, self.model, self.secret_name), RetryPolicy(spec.max_attempts)
+            endpoint, policy = Endpoint(url, self.model, self.secret_name), _retry_policy(spec)
             ledger, patience = Ledger(self.budget, self.tariff, spent, provider), _patience(spec)
             engine = Engine(
                 endpoint,
@@ -270,6 +269,12 @@ class LiveTeacher:
                 limit_store=store,
             )
             await work(engine)
+
+
+def _retry_policy(spec: LiveTeacherSpec) -> RetryPolicy:
+    if isinstance(spec, ApiTeacherSpec):
+        return RetryPolicy(spec.max_attempts, base_s=spec.retry_wait_s)
+    return RetryPolicy(spec.max_attempts)
 
 
 def _patience(spec: LiveTeacherSpec) -> int | None:

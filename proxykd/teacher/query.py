@@ -244,7 +244,7 @@ def _check_sum(outcomes: dict[str, int], expected: int) -> None:
 def _teacher_hash(run: QuerySpec) -> str:
     """Hash of what decides the answers; patience and concurrency do not."""
     patience = {"api_key", "api_key_file", "base_url", "batch", "budget", "concurrency"}
-    patience |= {"limits", "max_attempts", "on_unanswered", "timeout_s"}
+    patience |= {"limits", "max_attempts", "on_unanswered", "retry_wait_s", "timeout_s"}
     spec = run.teacher.model_dump(mode="json", exclude=patience)
     return hash_json({**spec, "provider": provider_of(run.teacher), "seed": run.seed})
 

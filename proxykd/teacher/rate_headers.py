@@ -19,6 +19,10 @@ _NAMES = {
     "input_tokens": ("x-ratelimit-{}-input-tokens", "anthropic-ratelimit-input-tokens-{}"),
     "output_tokens": ("x-ratelimit-{}-output-tokens", "anthropic-ratelimit-output-tokens-{}"),
 }
+_OF_BUCKET = {
+    bucket: [tuple(name.format(what) for what in ("limit", "remaining", "reset")) for name in names]
+    for bucket, names in _NAMES.items()
+}
 _NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -40,16 +44,19 @@ def read_rate_headers(headers: Mapping[str, str], *, now_s: float) -> Told:
     """The limits in the headers of an answer; what cannot be read is left out.
 
     Args:
-        headers: By lower-case name.
+        headers: By name, of whatever case.
         now_s: Wall clock, seconds since 1970 UTC.
     """
-    limits, wait_s = {}, 0.0
-    for bucket, names in _NAMES.items():
-        for name in names:
-            if limit := _number(headers.get(name.format("limit"))):
+    limits: dict[str, float] = {}
+    wait_s = 0.0
+    if not any("ratelimit" in name.lower() for name in headers):
+        return Told(limits, wait_s)
+    for bucket, names in _OF_BUCKET.items():
+        for limit_name, remaining_name, reset_name in names:
+            if limit := _number(headers.get(limit_name)):
                 limits[bucket] = limit
-            if _number(headers.get(name.format("remaining"))) == 0.0:
-                wait_s = max(wait_s, parse_reset(headers.get(name.format("reset"), ""), now_s=now_s))
+            if _number(headers.get(remaining_name)) == 0.0:
+                wait_s = max(wait_s, parse_reset(headers.get(reset_name, ""), now_s=now_s))
     return Told(limits, wait_s)
 
 

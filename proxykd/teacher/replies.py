@@ -85,12 +85,14 @@ class Request:
     Attributes:
         key: Hash of ``asked``: the journal's key.
         body: The JSON object to send.
+        payload: The same as canonical JSON.
         asked: The body, the sample's index and the endpoint, as canonical JSON; knows no secret. "" = the journal does
             not keep what was asked.
     """
 
     key: str
     body: Mapping[str, Any]
+    payload: str = ""
     asked: str = ""
 
 

@@ -16,8 +16,10 @@ import aiohttp
 from proxykd.exceptions import TeacherUnreachableError
 from proxykd.teacher.blotting import Blotter
 from proxykd.teacher.providers.openai import OpenAIProvider
+from proxykd.teacher.replies import Request
 
 _bearer = OpenAIProvider().headers
+_JSON = {"Content-Type": "application/json"}
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _CHUNK_BYTES = 2**20
 
@@ -28,7 +30,7 @@ class HttpResponse:
 
     Attributes:
         status: HTTP status.
-        headers: Header values by lower-case name.
+        headers: Header values by name, of whatever case.
         body: Raw body.
     """
 
@@ -40,8 +42,8 @@ class HttpResponse:
 class Transport(Protocol):
     """Sends one request."""
 
-    async def send(self, body: Mapping[str, Any]) -> HttpResponse:
-        """Send ``body`` and return the response, whatever its status.
+    async def send(self, request: Request) -> HttpResponse:
+        """Send the body of ``request`` and return the response, whatever its status.
 
         Raises:
             TeacherUnreachableError: if no response came.
@@ -122,8 +124,9 @@ class HttpClient:
             failure = TeacherUnreachableError(f"no answer from {url}: {self._blotter.clean_text(str(error))}")
             failure.was_sent = not isinstance(error, aiohttp.ClientConnectorError)
             raise failure from None
-        headers = {name.lower(): self._blotter.clean_text(value) for name, value in response.headers.items()}
-        return HttpResponse(response.status, headers, self._blotter.clean(content))
+        return HttpResponse(
+            response.status, self._blotter.clean_headers(response.headers), self._blotter.clean(content)
+        )
 
     async def _save(self, response: aiohttp.ClientResponse, path: Path) -> None:
         """Write a body line by line, so that no key is split between two parts."""
@@ -139,10 +142,10 @@ class HttpClient:
 class AiohttpTransport(HttpClient):
     """The real transport: POSTs JSON to one URL."""
 
-    async def send(self, body: Mapping[str, Any]) -> HttpResponse:
-        """POST ``body`` as JSON.
+    async def send(self, request: Request) -> HttpResponse:
+        """POST the body of ``request`` as JSON.
 
         Raises:
             TeacherUnreachableError: if no complete response came in time.
         """
-        return await self.exchange("POST", self._url, json=body)
+        return await self.exchange("POST", self._url, data=request.payload.encode(), headers=_JSON)

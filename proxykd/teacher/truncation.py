@@ -14,8 +14,8 @@ from typing import Any
 
 from proxykd.config.sampling import SamplingSpec
 from proxykd.config.teacher import ApiTeacherSpec
-from proxykd.records import Message, Prompt, canonical_json, hash_text
-from proxykd.teacher.providers.base import Provider
+from proxykd.records import Message, Prompt
+from proxykd.teacher.providers.base import Provider, request_of
 from proxykd.teacher.replies import LENGTH, Reply, Request
 
 GO_ON = "Go on exactly where your last message stopped. Repeat nothing of it, and add no remark."
@@ -78,5 +78,5 @@ def _seed_of(request: Request) -> int:
 
 
 def _with_body(first: Request, body: dict[str, Any]) -> Request:
-    asked = canonical_json({**json.loads(first.asked), "request": body, "follows": first.key})
-    return Request(hash_text(asked), body, asked)
+    identity = {name: value for name, value in json.loads(first.asked).items() if name != "request"}
+    return request_of(body, {**identity, "follows": first.key})

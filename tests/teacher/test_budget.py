@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class BillingTransport:
         self.billed = Cost()
         self._rng, self._fault_rate = random.Random(seed), fault_rate
 
-    async def send(self, body: Mapping[str, Any]) -> HttpResponse:
+    async def send(self, request: Request) -> HttpResponse:
         await asyncio.sleep(self._rng.random() * 0.002)
         prompt, completion = self._rng.randint(1, 30), self._rng.randint(0, MAX_TOKENS)
         cost = Cost(1, prompt + completion, TARIFF.usd(prompt, completion))
@@ -127,7 +127,7 @@ def test_a_call_in_flight_at_a_kill_counts_as_its_worst_case(tmp_path: Path) -> 
         pass
 
     class Dies:
-        async def send(self, body: Mapping[str, Any]) -> HttpResponse:
+        async def send(self, request: Request) -> HttpResponse:
             raise Killed
 
     requests = _requests(3)
@@ -152,7 +152,7 @@ def test_an_endpoint_that_counts_more_than_bytes_raises_the_worst_case(tmp_path:
     class Greedy:
         num_calls = 0
 
-        async def send(self, body: Mapping[str, Any]) -> HttpResponse:
+        async def send(self, request: Request) -> HttpResponse:
             self.num_calls += 1
             usage = {"prompt_tokens": 1000, "completion_tokens": 1}
             answer = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": usage}
@@ -167,7 +167,7 @@ def test_an_endpoint_that_counts_more_than_bytes_raises_the_worst_case(tmp_path:
 @pytest.mark.parametrize(("was_sent", "lost"), [(True, 6), (False, 0)])
 def test_a_call_that_never_left_costs_nothing(tmp_path: Path, was_sent: bool, lost: int) -> None:
     class Down:
-        async def send(self, body: Mapping[str, Any]) -> HttpResponse:
+        async def send(self, request: Request) -> HttpResponse:
             error = TeacherUnreachableError("nobody there")
             error.was_sent = was_sent
             raise error
@@ -180,7 +180,7 @@ def test_a_call_that_never_left_costs_nothing(tmp_path: Path, was_sent: bool, lo
 @pytest.mark.parametrize("concurrency", [1, 16])
 def test_the_surplus_is_the_largest_and_not_the_sum(tmp_path: Path, concurrency: int) -> None:
     class Greedy:
-        async def send(self, body: Mapping[str, Any]) -> HttpResponse:
+        async def send(self, request: Request) -> HttpResponse:
             await asyncio.sleep(0.001)
             usage = {"prompt_tokens": 100, "completion_tokens": 1}
             answer = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": usage}
@@ -242,7 +242,7 @@ def test_what_a_call_is_billed_beyond_its_bound_counts_for_later_ones(tmp_path: 
     class Thinks:
         num_calls = 0
 
-        async def send(self, body: Mapping[str, Any]) -> HttpResponse:
+        async def send(self, request: Request) -> HttpResponse:
             self.num_calls += 1
             usage = {"prompt_tokens": 1, "completion_tokens": 1000}
             answer = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": usage}

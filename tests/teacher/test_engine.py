@@ -4,10 +4,9 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -39,8 +38,8 @@ class ScriptedTransport:
         self.answer, self.asked = answer, Counter[str]()
         self.in_flight = self.most_in_flight = 0
 
-    async def send(self, body: Mapping[str, Any]) -> HttpResponse:
-        question = body["q"]
+    async def send(self, request: Request) -> HttpResponse:
+        question = request.body["q"]
         self.asked[question] += 1
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -129,10 +128,10 @@ def test_a_slow_answer_holds_up_one_worker_only(journal: Journal) -> None:
     release = asyncio.Event()
 
     class SlowFirst(ScriptedTransport):
-        async def send(self, body: Mapping[str, Any]) -> HttpResponse:
-            if body["q"] == "q0":
+        async def send(self, request: Request) -> HttpResponse:
+            if request.body["q"] == "q0":
                 await release.wait()
-            return await super().send(body)
+            return await super().send(request)
 
     settled: list[Reply] = []
 

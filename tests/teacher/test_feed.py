@@ -9,7 +9,7 @@ import pytest
 
 from proxykd.exceptions import InputError
 from proxykd.teacher.commits import GroupCommits
-from proxykd.teacher.entries import Entry
+from proxykd.teacher.entries import Attempt, Entry
 from proxykd.teacher.feed import Feed
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.replies import Reply, Request
@@ -32,13 +32,21 @@ class ShortClock:
 async def _feed(journal: Journal, keys: Iterable[str], known: list[str]) -> AsyncIterator[tuple[Feed, GroupCommits]]:
     requests = (Request(key, {}) for key in keys)
     async with GroupCommits(journal) as commits:
-        feed = Feed(requests, commits, block=4, clock=ShortClock(), on_known=lambda request: known.append(request.key))
+        feed = Feed(
+            requests,
+            commits,
+            bound=lambda request: Attempt("", request.key, 0, 0),
+            block=4,
+            clock=ShortClock(),
+            on_known=lambda request: known.append(request.key),
+        )
         yield feed, commits
         await feed.close()
 
 
 async def _work(feed: Feed, commits: GroupCommits, asked: list[str]) -> None:
-    while (request := await feed.take()) is not None:
+    while (claimed := await feed.take()) is not None:
+        request = claimed.request
         asked.append(request.key)
         await asyncio.sleep(0.02)
         await commits.put(Entry(request.key, Reply(text="x"), True))
@@ -80,7 +88,7 @@ def test_what_another_claimed_is_waited_for(tmp_path: Path, how: str) -> None:
     asked: list[str] = []
     known: list[str] = []
     other = Journal(tmp_path / "j.sqlite")
-    other.claim(["b"])
+    other.claim([Attempt("", "b", 0, 0)])
 
     async def main() -> None:
         with Journal(tmp_path / "j.sqlite") as journal:
@@ -109,7 +117,7 @@ def test_what_was_claimed_and_not_asked_is_given_back(tmp_path: Path) -> None:
         with Journal(tmp_path / "j.sqlite") as journal, Journal(tmp_path / "j.sqlite") as other:
             async with _feed(journal, "abcdefgh", []) as (feed, _):
                 await feed.take()
-            assert all(other.claim(list("abcdefgh")).values())
+            assert all(other.claim([Attempt("", key, 0, 0) for key in "abcdefgh"]).values())
 
     asyncio.run(main())
 

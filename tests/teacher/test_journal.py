@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from proxykd.exceptions import BusyError, StorageError
 from proxykd.teacher.commits import GroupCommits
-from proxykd.teacher.entries import Entry
+from proxykd.teacher.entries import Attempt, Entry
 from proxykd.teacher.journal import Journal, connect
 from proxykd.teacher.replies import Reply
 
@@ -226,25 +226,30 @@ def test_a_flipped_bit_is_never_read_as_an_answer(position: int) -> None:
                 assert entry is None or entry == Entry(key, Reply(text="x" * 200), True)
 
 
+def calls(keys: str) -> list[Attempt]:
+    return [Attempt("", key, 100, 10) for key in keys]
+
+
 def test_a_claim_holds_until_its_owner_answers_releases_or_is_gone(tmp_path: Path) -> None:
     path = tmp_path / "j.sqlite"
     with Journal(path) as other:
         with Journal(path) as first:
-            assert first.claim(["a", "b", "c"]) == {"a": True, "b": True, "c": True}
-            assert other.claim(["a", "b", "d"]) == {"a": False, "b": False, "d": True}
+            assert first.claim(calls("abc")) == {"a": True, "b": True, "c": True}
+            assert other.claim(calls("abd")) == {"a": False, "b": False, "d": True}
             first.commit([Entry("a", Reply(text="x"), True)])
             first.release(["b", "d"])
-            assert other.claim(["a", "b", "c"]) == {"b": True, "c": False}
-            assert first.claim(["d"]) == {"d": False}
-        assert other.claim(["c"]) == {"c": True}
+            assert other.claim(calls("abc")) == {"b": True, "c": False}
+            assert first.claim(calls("d")) == {"d": False}
+        assert other.claim(calls("c")) == {"c": True}
 
 
 _CLAIM_AND_WAIT = """
 import sys, time
 from pathlib import Path
+from proxykd.teacher.entries import Attempt
 from proxykd.teacher.journal import Journal
 with Journal(Path(sys.argv[1])) as journal:
-    print(journal.claim(["a"]), flush=True)
+    print(journal.claim([Attempt("", "a", 100, 10)]), flush=True)
     time.sleep(60)
 """
 
@@ -258,10 +263,13 @@ def test_a_claim_of_a_killed_process_is_void_at_once(tmp_path: Path) -> None:
     ):
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"{'a': True}\n"
-        assert journal.claim(["a"]) == {"a": False}
+        assert journal.claim(calls("a")) == {"a": False}
         owner.kill()
         owner.wait()
-        assert journal.claim(["a"]) == {"a": True}
+        assert [one[1:] for one in journal.open_attempts()] == [("a", 100, 10)]
+        assert journal.claim(calls("a")) == {"a": True}
+        # The call may have left: it counts for ever, and our own does not yet.
+        assert [one[1:] for one in journal.open_attempts()] == [("a", 100, 10)]
 
 
 def test_one_process_at_a_time_spends_under_a_cap(tmp_path: Path) -> None:

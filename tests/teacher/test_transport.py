@@ -7,6 +7,7 @@ import pytest
 from aiohttp import web
 
 from proxykd.exceptions import TeacherUnreachableError
+from proxykd.teacher.providers.base import request_of
 from proxykd.teacher.transport import AiohttpTransport, HttpResponse
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
@@ -21,7 +22,7 @@ async def _send(handler: Handler, *, secret: str | None = None, timeout_s: float
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
         async with AiohttpTransport(url, secret=secret, timeout_s=timeout_s, concurrency=2) as transport:
-            return await transport.send({"q": "Hi"})
+            return await transport.send(request_of({"q": "Hi"}, {}))
     finally:
         await runner.cleanup()
 
@@ -31,7 +32,7 @@ def test_the_body_goes_out_as_json_and_the_response_comes_back_whole() -> None:
         return web.Response(status=429, body=await request.read(), headers={"Retry-After": "3"})
 
     response = asyncio.run(_send(echo))
-    assert (response.status, response.body) == (429, b'{"q": "Hi"}')
+    assert (response.status, response.body) == (429, b'{"q":"Hi"}')
     assert response.headers["retry-after"] == "3"
 
 
@@ -62,7 +63,7 @@ def test_a_server_that_is_silent_too_long_is_unreachable() -> None:
 def test_a_closed_port_is_unreachable() -> None:
     async def send() -> None:
         async with AiohttpTransport("http://127.0.0.1:9/v1", secret=None, timeout_s=5, concurrency=1) as transport:
-            await transport.send({})
+            await transport.send(request_of({}, {}))
 
     with pytest.raises(TeacherUnreachableError, match=r"no answer from http://127\.0\.0\.1:9/v1"):
         asyncio.run(send())
@@ -70,4 +71,4 @@ def test_a_closed_port_is_unreachable() -> None:
 
 def test_it_must_be_open() -> None:
     with pytest.raises(RuntimeError, match="async with"):
-        asyncio.run(AiohttpTransport("http://x", secret=None, timeout_s=1, concurrency=1).send({}))
+        asyncio.run(AiohttpTransport("http://x", secret=None, timeout_s=1, concurrency=1).send(request_of({}, {})))

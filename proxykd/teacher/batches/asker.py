@@ -175,7 +175,7 @@ class Asker:
         """Claimed requests that nobody has answered and no batch holds."""
         unheld = self._open(requests)
         while block := list(islice(unheld, _BLOCK)):
-            claims = self.journal.claim([request.key for request in block])
+            claims = self.journal.claim([Attempt("", request.key, 0, 0) for request in block])
             yield from (request for request in block if claims.get(request.key))
 
     def _open(self, requests: Requests) -> Iterator[Request]:
@@ -267,7 +267,7 @@ class Asker:
                 return
             self.listener.progress.advance(0)
             keys = self.chunks.keys(chunk)
-            is_ours = all(self.journal.claim(sorted(keys)).values())
+            is_ours = all(self.journal.claim([Attempt("", key, 0, 0) for key in sorted(keys)]).values())
             # A batch that was submitted a moment ago may not be in the endpoint's list yet.
             wait_s = chunk.prepared_at + 2 * self.batch.poll_s - self.clock.now_s()
             if not is_ours or wait_s > 0:

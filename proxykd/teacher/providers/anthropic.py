@@ -12,7 +12,7 @@ types of Anthropic's Python SDK. What differs from the others:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from proxykd.config.sampling import SamplingSpec
@@ -51,7 +51,7 @@ class AnthropicProvider:
 
     def body(self, messages: Sequence[Message], *, model: str, sampling: SamplingSpec, seed: int) -> dict[str, Any]:
         """The JSON object of a call; the seed is not part of it."""
-        turns = [asdict(message) for message in messages if message.role != "system"]
+        turns = [{"role": turn.role, "content": turn.content} for turn in messages if turn.role != "system"]
         body: dict[str, Any] = {"model": model, "max_tokens": sampling.max_tokens, "messages": turns}
         if system := [message.content for message in messages if message.role == "system"]:
             body["system"] = "\n\n".join(system)

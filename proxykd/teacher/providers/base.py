@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from proxykd.config.sampling import SamplingSpec
-from proxykd.records import Message, Prompt, canonical_json, hash_json, hash_text
+from proxykd.records import Message, Prompt, canonical_json, hash_text
 from proxykd.teacher.replies import Request, Verdict
 
 
@@ -74,15 +74,27 @@ def build_request(
         seed: Seed of the run; each sample of each prompt gets a seed of its own from it.
         endpoint: Who answers; tells models of one name apart in the journal. "" = the name is enough.
     """
-    own_seed = int(hash_json([seed, prompt.prompt_id, sample_idx], length=8), 16) % 2**31
+    own_seed = int(hash_text(f'[{seed},"{prompt.prompt_id}",{sample_idx}]')[:8], 16) % 2**31
     body = provider.body(prompt.messages, model=model, sampling=sampling, seed=own_seed)
     identity: dict[str, Any] = {"provider": endpoint} if endpoint else {}
     if "model" not in body:
         identity["model"] = model
     if "seed" not in body:
         identity["seed"] = own_seed
-    asked = canonical_json({"request": body, "sample_idx": sample_idx, **identity})
-    return Request(hash_text(asked), body, asked)
+    return request_of(body, {"sample_idx": sample_idx, **identity})
+
+
+def request_of(body: Mapping[str, Any], identity: Mapping[str, Any]) -> Request:
+    """A request of a body and of what decides the answer without being in it.
+
+    Args:
+        body: The JSON object to send.
+        identity: Name -> value in JSON types.
+    """
+    payload = canonical_json(body)
+    texts = {"request": payload, **{name: canonical_json(value) for name, value in identity.items()}}
+    asked = "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
+    return Request(hash_text(asked), body, payload, asked)
 
 
 def num_bytes(value: Any) -> int:

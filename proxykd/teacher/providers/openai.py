@@ -5,7 +5,7 @@ tokens are part of ``usage.completion_tokens``, cached ones part of ``usage.prom
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from proxykd.config.sampling import SamplingSpec
@@ -52,7 +52,7 @@ class OpenAIProvider:
         """The JSON object of a call."""
         body: dict[str, Any] = {
             "model": model,
-            "messages": [asdict(message) for message in messages],
+            "messages": [{"role": message.role, "content": message.content} for message in messages],
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             self.max_tokens_parameter: sampling.max_tokens,
