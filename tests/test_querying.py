@@ -159,7 +159,7 @@ def test_the_journal_is_looked_at_checked_and_carried_elsewhere(
 def test_a_damaged_row_is_told_dropped_and_asked_again(
     proxykd: Callable[..., Ended], teacher: dict[str, Any], questions: Path, tmp_path: Path, endpoint: Any
 ) -> None:
-    from proxykd.teacher.journal import connect
+    from proxykd.teacher.journal_sql import connect
 
     journal = tmp_path / "journal.sqlite"
     query(questions, teacher, output=tmp_path / "answers.jsonl", journal=journal)

@@ -94,7 +94,8 @@ def ask(task: dict[str, Any]) -> None:
     import proxykd.teacher.query as stage
     from proxykd.exceptions import ProxykdError
     from proxykd.querying import query
-    from proxykd.teacher.journal import Journal, connect
+    from proxykd.teacher.journal import Journal
+    from proxykd.teacher.journal_sql import connect
 
     folder = Path(task["folder"])
     if task["setting"] == "full disk":

@@ -15,10 +15,11 @@ process; calls in flight by then may exceed the cap by it.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
+from proxykd.artifacts import batched
 from proxykd.config.prices import PriceSpec
 from proxykd.config.teacher import BudgetSpec
 from proxykd.teacher.entries import Attempt, Entry
@@ -51,6 +52,7 @@ class Cost:
 
 
 NOTHING = Cost()
+_LOOKED_UP = 1024
 BATCHED = "batch-"
 """With which the ids of attempts in a batch begin."""
 _OPENAI = OpenAIProvider()
@@ -151,25 +153,31 @@ def describe_caps(caps: BudgetSpec, spent: Cost) -> str:
 
 
 def spent_on(
-    keys: Iterable[str], *, tariff: Tariff, get: Callable[[str], Entry | None], open_attempts: Iterable[Attempt]
+    keys: Iterable[str],
+    *,
+    tariff: Tariff,
+    get_many: Callable[[Sequence[str]], Mapping[str, Entry]],
+    open_attempts: Iterable[Attempt],
 ) -> Cost:
     """What a run's requests have cost so far, worst cases of calls without a known price included.
 
     Args:
         keys: Of the run's requests.
         tariff: Prices.
-        get: The journal's entry of a request.
+        get_many: The journal's entries of some requests.
         open_attempts: All open attempts of the journal; those of other runs' requests do not count.
     """
     total = Cost()
     lost: dict[str, Cost] = {}
     for attempt in open_attempts:
         lost[attempt.key] = lost.get(attempt.key, Cost()) + tariff.of_attempt(attempt)
-    for key in keys:
-        # An answer that does not tell its price is counted by its attempt, which is open.
-        if (entry := get(key)) is not None and (key not in lost or tariff.is_told(200, entry.reply)):
-            total += tariff.of_reply(entry.reply)
-        total += lost.get(key, Cost())
+    for block in batched(keys, _LOOKED_UP):
+        for key, entry in get_many(block).items():
+            # An answer that does not tell its price is counted by its attempt, which is open.
+            if key not in lost or tariff.is_told(200, entry.reply):
+                total += tariff.of_reply(entry.reply)
+        for key in set(block) & lost.keys():
+            total += lost[key]
     return total
 
 

@@ -23,77 +23,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from proxykd.artifacts import batched
 from proxykd.exceptions import BusyError, ProxykdError, StorageError
 from proxykd.teacher.entries import Attempt, Entry, Row, checksum_of, dump_reply
+from proxykd.teacher.journal_sql import (
+    ALL_AMONG,
+    CLAIMED_AMONG,
+    FINAL_AMONG,
+    FORGET,
+    LATEST,
+    LOSE_CLAIM,
+    OPEN,
+    SCHEMA,
+    VERSION,
+    advice,
+    connect,
+    damage_advice,
+    insert_rows,
+)
 from proxykd.teacher.owners import Owner
 from proxykd.teacher.spill import NUM_BYTES, Spill, read_spill
-
-_BUSY_S = 60.0
-_VERSION = 3
-_SCHEMA = (
-    """
-CREATE TABLE answers (
-    seq INTEGER PRIMARY KEY,
-    key TEXT NOT NULL,           -- SHA-256 of request
-    request TEXT NOT NULL,       -- what was asked: canonical JSON
-    reply TEXT NOT NULL,         -- the parts of the response that are kept, JSON
-    is_final INTEGER NOT NULL,   -- 0 = ask again in the next run
-    answered_at REAL NOT NULL,   -- seconds since 1970 UTC
-    checksum TEXT NOT NULL       -- SHA-256 of the columns from key to answered_at
-)
-""",
-    "CREATE INDEX by_key ON answers (key, is_final)",
-    """
-CREATE TABLE attempts (
-    attempt_id TEXT PRIMARY KEY,
-    key TEXT NOT NULL,                   -- of the request
-    prompt_tokens INTEGER NOT NULL,      -- the most that it can be billed for
-    completion_tokens INTEGER NOT NULL
-)
-""",
-    """
-CREATE TABLE claims (
-    key TEXT PRIMARY KEY,
-    owner TEXT NOT NULL,                 -- who is asking it now
-    prompt_tokens INTEGER NOT NULL,      -- the most that its call can be billed for; 0 = nobody counts
-    completion_tokens INTEGER NOT NULL
-) WITHOUT ROWID
-""",
-)
-_INSERT = """
-INSERT INTO answers (key, request, reply, is_final, answered_at, checksum) SELECT * FROM (VALUES {values}) AS new
-WHERE NOT EXISTS (SELECT 1 FROM answers WHERE key = new.column1 AND is_final = 1)
-"""
-_ROWS_A_STATEMENT = 64
-_CACHE_KIB = 16_384
-_PAGES_A_CHECKPOINT = 8_000
-"""32 MiB: a page that many commits touch is then copied once."""
-_AMONG = "IN (SELECT value FROM json_each(?))"
-_FINAL_AMONG = f"SELECT key FROM answers WHERE is_final = 1 AND key {_AMONG}"
-_CLAIMED_AMONG = f"SELECT key, owner FROM claims WHERE key {_AMONG}"
-_FORGET = "DELETE FROM claims WHERE key = ? AND owner = ?"
-_LOSE_CLAIM = """
-INSERT INTO attempts SELECT 'void ' || owner || key, key, prompt_tokens, completion_tokens FROM claims
-WHERE key = ? AND completion_tokens > 0
-"""
-_OPEN = """
-SELECT attempt_id, key, prompt_tokens, completion_tokens FROM attempts
-UNION ALL SELECT 'claim ' || key, key, prompt_tokens, completion_tokens FROM claims
-WHERE completion_tokens > 0 AND owner <> ?
-AND NOT EXISTS (SELECT 1 FROM answers WHERE key = claims.key AND is_final = 1)
-"""
-_LATEST = "SELECT * FROM answers WHERE key = ? ORDER BY is_final DESC, seq DESC LIMIT 1"
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """A durable, shareable connection; used by one thread at a time."""
-    connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
-    connection.execute(f"PRAGMA wal_autocheckpoint={_PAGES_A_CHECKPOINT}")
-    return connection
 
 
 class Journal:
@@ -125,15 +73,15 @@ class Journal:
         self._reader.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
 
     def _prepare(self) -> None:
-        if self._form() == _VERSION:
+        if self._form() == VERSION:
             return
         with self._transaction() as connection:  # another process may be about to make the same tables
             if self._form() == 0 and not connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
-                for statement in (*_SCHEMA, f"PRAGMA user_version={_VERSION}"):
+                for statement in (*SCHEMA, f"PRAGMA user_version={VERSION}"):
                     connection.execute(statement)
-        if self._form() != _VERSION:
+        if self._form() != VERSION:
             raise StorageError(
-                f"expected a journal of form {_VERSION} at {self.path}, found another form: an earlier release of "
+                f"expected a journal of form {VERSION} at {self.path}, found another form: an earlier release of "
                 "proxykd wrote it; move it away and start a new one (PROXYKD_HOME names another workspace)"
             )
 
@@ -169,8 +117,18 @@ class Journal:
             StorageError: if the journal is damaged or cannot be read.
         """
         with self._guarded():
-            found = self._reader.execute(_LATEST, (key,)).fetchone()
+            found = self._reader.execute(LATEST, (key,)).fetchone()
             return None if found is None else self._read(Row(*found))
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """``get`` of many requests, several times as fast as one by one; those that were never settled are left out.
+
+        Raises:
+            StorageError: if the journal is damaged or cannot be read.
+        """
+        with self._guarded():
+            rows = [Row(*found) for found in self._reader.execute(ALL_AMONG, (json.dumps(keys),))]
+        return {row.key: self._read(row) for row in rows}  # of one key, the one that counts comes last
 
     def _read(self, row: Row) -> Entry:
         if not row.is_intact:
@@ -182,7 +140,7 @@ class Journal:
         try:
             return row.entry()
         except (ValueError, TypeError) as error:
-            raise StorageError(f"cannot read the journal {self.path}: {_damage(self.path, error)}") from error
+            raise StorageError(f"cannot read the journal {self.path}: {damage_advice(self.path, error)}") from error
 
     def has_final(self, key: str) -> bool:
         """Whether the request must not be asked again.
@@ -211,7 +169,7 @@ class Journal:
             StorageError: if the journal is damaged or cannot be read.
         """
         with self._guarded():
-            return {key for (key,) in self._reader.execute(_FINAL_AMONG, (json.dumps(keys),))}
+            return {key for (key,) in self._reader.execute(FINAL_AMONG, (json.dumps(keys),))}
 
     def rows(self, *, by_key: bool = False) -> Iterator[Row]:
         """All rows, unchecked; others may write meanwhile.
@@ -234,7 +192,7 @@ class Journal:
             StorageError: if the journal cannot be read.
         """
         with self._guarded():
-            return [Attempt(*row) for row in self._reader.execute(_OPEN, (self._owner.name,))]
+            return [Attempt(*row) for row in self._reader.execute(OPEN, (self._owner.name,))]
 
     def commit(
         self, entries: Iterable[Entry] = (), *, opened: Iterable[Attempt] = (), closed: Iterable[str] = ()
@@ -252,7 +210,7 @@ class Journal:
         """
         rows = _rows_of(entries)
         with self._transaction() as connection:
-            _insert(connection, rows)
+            insert_rows(connection, rows)
             connection.executemany("INSERT INTO attempts VALUES (?, ?, ?, ?)", opened)
             connection.executemany("DELETE FROM attempts WHERE attempt_id = ?", [(name,) for name in closed])
 
@@ -285,7 +243,7 @@ class Journal:
             StorageError: as ``commit``.
         """
         with self._transaction() as connection:
-            return _insert(connection, rows)
+            return insert_rows(connection, rows)
 
     def claim(self, wanted: Iterable[Attempt], *, settled: Iterable[str] = ()) -> dict[str, bool]:
         """Announce that this process is about to ask; ``release``, a final answer or the process's end ends a claim.
@@ -306,12 +264,12 @@ class Journal:
         bounds = {call.key: call for call in wanted}
         with self._transaction() as connection:
             mine, keys = self._owner.enter(), json.dumps(list(bounds))
-            connection.executemany(_FORGET, [(key, mine) for key in settled])
-            final = {key for (key,) in connection.execute(_FINAL_AMONG, (keys,))}
-            owners = dict(connection.execute(_CLAIMED_AMONG, (keys,)))
+            connection.executemany(FORGET, [(key, mine) for key in settled])
+            final = {key for (key,) in connection.execute(FINAL_AMONG, (keys,))}
+            owners = dict(connection.execute(CLAIMED_AMONG, (keys,)))
             alive = {name: name == mine or self._owner.is_alive(name) for name in set(owners.values())}
             void = [(key,) for key, owner in owners.items() if not alive[owner] and key not in final]
-            connection.executemany(_LOSE_CLAIM, void)
+            connection.executemany(LOSE_CLAIM, void)
             connection.executemany("DELETE FROM claims WHERE key = ?", void)
             found = {key: owners.get(key, mine) == mine or not alive[owners[key]] for key in bounds if key not in final}
             new = [call for key, call in bounds.items() if found.get(key) and owners.get(key) != mine]
@@ -327,7 +285,7 @@ class Journal:
         """
         pairs = [(key, self._owner.name) for key in keys]
         with self._transaction() as connection:
-            connection.executemany(_FORGET, pairs)
+            connection.executemany(FORGET, pairs)
 
     def drop(self, rows: Iterable[Row]) -> None:
         """Remove rows: what they answered is asked again.
@@ -396,27 +354,7 @@ class Journal:
             raise
         except (OSError, sqlite3.Error) as error:
             what = what or f"cannot read the journal {self.path}"
-            raise StorageError(f"{what}: {_advice(self.path, error)}") from error
-
-
-def _insert(connection: sqlite3.Connection, rows: Iterable[Row]) -> int:
-    """Append those rows whose request has no final answer; returns how many.
-
-    Many rows a statement: the thread gives the interpreter away for each statement, and at a busy time waits long to
-    have it back.
-    """
-    num_new, answered = 0, set[str]()
-    for block in batched(rows, _ROWS_A_STATEMENT):
-        part = []
-        for row in block:
-            if row.key not in answered:
-                part.append(row)
-            if row.is_final:
-                answered.add(row.key)
-        values = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(part))
-        parameters = [value for row in part for value in row[1:]]
-        num_new += connection.execute(_INSERT.format(values=values), parameters).rowcount
-    return num_new
+            raise StorageError(f"{what}: {advice(self.path, error)}") from error
 
 
 def _rows_of(entries: Iterable[Entry]) -> list[Row]:
@@ -425,29 +363,3 @@ def _rows_of(entries: Iterable[Entry]) -> list[Row]:
         content = entry.key, entry.request, dump_reply(entry.reply), int(entry.is_final), now
         rows.append(Row(0, *content, checksum_of(*content)))
     return rows
-
-
-def _advice(path: Path, error: Exception) -> str:
-    """What is wrong with the file and what to do about it."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF  # extended codes share their lowest byte
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "decode to UTF-8" in str(error):
-        return _damage(path, error)
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return (
-            f"{error}: another run uses this workspace and kept it for {_BUSY_S:g} s; wait for its end or stop it, "
-            "then run the same command again"
-        )
-    if code == sqlite3.SQLITE_FULL:
-        return (
-            f"{error}; free space on its disk and run the same command again: every answer that is in the journal "
-            "stays and is not paid for twice"
-        )
-    return f"{error}; make sure that it is a file on a disk that works, which you may read and write"
-
-
-def _damage(path: Path, error: Exception) -> str:
-    return (
-        f"it is damaged ({error}); restore a copy of it, or rebuild it with "
-        f"`sqlite3 {path} .recover | sqlite3 {path}.recovered` and put that in its place; do not delete it: its "
-        "answers are paid for"
-    )

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import cast
 from urllib.parse import urlsplit
 
-from proxykd.artifacts import PromptSet
+from proxykd.artifacts import PromptSet, batched
 from proxykd.config.base import read_secret, read_secret_file
 from proxykd.config.prices import PriceSpec
 from proxykd.config.specification import QuerySpec
@@ -43,6 +43,8 @@ from proxykd.teacher.transport import AiohttpTransport
 from proxykd.teacher.truncation import follow_up, join
 
 LiveTeacherSpec = OpenAITeacherSpec | AnthropicTeacherSpec | GeminiTeacherSpec | EmbeddedTeacherSpec
+
+_LOOKED_UP = 1024
 
 
 def provider_of(spec: TeacherSpec) -> str:
@@ -120,10 +122,15 @@ class LiveTeacher:
         """How its replies end."""
         return outcome_rule(self.spec.sampling.json_schema)
 
-    @property
+    @cached_property
     def provider(self) -> Provider:
         """The shape of its API."""
         return provider_for(self.spec)
+
+    @cached_property
+    def endpoint(self) -> str:
+        """What tells it from other endpoints in the journal."""
+        return provider_of(self.spec)
 
     def serving(self) -> AbstractContextManager[str]:
         """The base URL; the embedded teacher is served while the context lasts."""
@@ -140,7 +147,7 @@ class LiveTeacher:
             model=self.model,
             sampling=self.spec.sampling,
             seed=self.seed,
-            endpoint=provider_of(self.spec),
+            endpoint=self.endpoint,
         )
 
     def requests(self, prompts: PromptSet) -> Iterator[tuple[Prompt, int, Request]]:
@@ -171,17 +178,23 @@ class LiveTeacher:
                 if (further := self.further(prompt, request, journal)) is not None:
                     yield further
 
-    def reply_to(self, prompt: Prompt, request: Request, journal: Journal) -> Reply | None:
-        """What the journal has in answer to a call, and to the further one after it; None = nothing yet.
+    def replies(self, prompts: PromptSet, journal: Journal) -> Iterator[tuple[Prompt, int, Request, Reply | None]]:
+        """Every (prompt, sample index, call) with what the journal has in answer to it and to the call that followed.
+
+        None = nothing yet.
 
         Raises:
             StorageError: if the journal cannot be read.
         """
-        if (entry := journal.get(request.key)) is None:
-            return None
-        further = self.further(prompt, request, journal)
-        then = further and journal.get(further.key)
-        return join(cast(ApiTeacherSpec, self.spec), entry.reply, then.reply) if then else entry.reply
+        for block in batched(self.requests(prompts), _LOOKED_UP):
+            entries = journal.get_many([request.key for _, _, request in block])
+            for prompt, sample_idx, request in block:
+                reply = entries[request.key].reply if request.key in entries else None
+                further = self.further(prompt, request, journal)
+                then = further and journal.get(further.key)
+                if reply is not None and then:
+                    reply = join(cast(ApiTeacherSpec, self.spec), reply, then.reply)
+                yield prompt, sample_idx, request, reply
 
     @property
     def tariff(self) -> Tariff:
@@ -203,7 +216,7 @@ class LiveTeacher:
             return Cost()
         first = (request.key for _, _, request in self.requests(prompts))
         keys = chain(first, (request.key for request in self.furthers(prompts, journal)))
-        return spent_on(keys, tariff=self.tariff, get=journal.get, open_attempts=journal.open_attempts())
+        return spent_on(keys, tariff=self.tariff, get_many=journal.get_many, open_attempts=journal.open_attempts())
 
     def drive(self, journal: Journal, work: Callable[[Engine], Awaitable[None]], *, spent: Callable[[], Cost]) -> None:
         """Run ``work`` with an engine on an event loop of its own.

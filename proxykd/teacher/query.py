@@ -182,8 +182,8 @@ def probe_teacher(
 
 
 def _read_answers(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> Iterator[Completion]:
-    for prompt, sample_idx, request in teacher.requests(prompts):
-        reply = teacher.reply_to(prompt, request, journal) or _UNSETTLED
+    for prompt, sample_idx, request, found in teacher.replies(prompts, journal):
+        reply = found or _UNSETTLED
         outcome, reason = teacher.outcome_of(reply)
         has_text = outcome in (Outcome.OK, Outcome.REFUSED, Outcome.TRUNCATED)
         yield Completion(

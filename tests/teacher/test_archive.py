@@ -13,7 +13,8 @@ from proxykd.records import canonical_json, hash_text
 from proxykd.teacher.archive import export, import_rows, verify
 from proxykd.teacher.entries import Entry
 from proxykd.teacher.foreign import import_foreign, parse_answer
-from proxykd.teacher.journal import Journal, connect
+from proxykd.teacher.journal import Journal
+from proxykd.teacher.journal_sql import connect
 from proxykd.teacher.live import LiveTeacher
 from proxykd.teacher.query import collect_prompts, query_teacher
 from proxykd.teacher.replies import Reply

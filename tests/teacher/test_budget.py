@@ -84,7 +84,7 @@ def _run(journal: Journal, transport: Any, caps: BudgetSpec, requests: list[Requ
     """One run, as a process would make it: what was spent before is read from the journal."""
     attempts = journal.open_attempts()
     keys = (request.key for request in requests)
-    ledger = Ledger(caps, TARIFF, spent_on(keys, tariff=TARIFF, get=journal.get, open_attempts=attempts))
+    ledger = Ledger(caps, TARIFF, spent_on(keys, tariff=TARIFF, get_many=journal.get_many, open_attempts=attempts))
     endpoint, policy = Endpoint("http://teacher", "m", None), RetryPolicy(3)
     engine = Engine(endpoint, transport, journal, policy, concurrency, ledger, clock=NoClock(), rng=random.Random(0))
     asyncio.run(engine.run(requests, on_settled=lambda _: None))
@@ -105,7 +105,10 @@ def test_what_is_billed_is_never_above_the_cap(usd: int, seed: int, concurrency:
             ledger = _run(journal, transport, BudgetSpec(usd=cap), requests, concurrency=concurrency)
             assert transport.billed.usd <= ledger.spent.usd <= cap
             again = spent_on(
-                (r.key for r in requests), tariff=TARIFF, get=journal.get, open_attempts=journal.open_attempts()
+                (r.key for r in requests),
+                tariff=TARIFF,
+                get_many=journal.get_many,
+                open_attempts=journal.open_attempts(),
             )
             assert again == ledger.spent
             if ledger.is_exhausted:
@@ -135,9 +138,9 @@ def test_a_call_in_flight_at_a_kill_counts_as_its_worst_case(tmp_path: Path) -> 
         _run(journal, Dies(), BudgetSpec(requests=10), requests, concurrency=1)
     with Journal(tmp_path / "j.sqlite") as journal:
         keys = (request.key for request in requests)
-        spent = spent_on(keys, tariff=TARIFF, get=journal.get, open_attempts=journal.open_attempts())
+        spent = spent_on(keys, tariff=TARIFF, get_many=journal.get_many, open_attempts=journal.open_attempts())
         assert spent == WORST
-        others = spent_on(["another"], tariff=TARIFF, get=journal.get, open_attempts=journal.open_attempts())
+        others = spent_on(["another"], tariff=TARIFF, get_many=journal.get_many, open_attempts=journal.open_attempts())
         assert others == Cost()
 
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from proxykd.exceptions import BusyError, StorageError
 from proxykd.teacher.commits import GroupCommits
 from proxykd.teacher.entries import Attempt, Entry
-from proxykd.teacher.journal import Journal, connect
+from proxykd.teacher.journal import Journal
+from proxykd.teacher.journal_sql import connect
 from proxykd.teacher.replies import Reply
 
 entries = st.builds(

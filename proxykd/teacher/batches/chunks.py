@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from proxykd.exceptions import StorageError
-from proxykd.teacher.journal import connect
+from proxykd.teacher.journal_sql import connect
 
 _SCHEMA = (
     """

@@ -92,7 +92,8 @@ def request_of(body: Mapping[str, Any], identity: Mapping[str, Any]) -> Request:
         identity: Name -> value in JSON types.
     """
     payload = canonical_json(body)
-    texts = {"request": payload, **{name: canonical_json(value) for name, value in identity.items()}}
+    texts = {name: str(value) if type(value) is int else canonical_json(value) for name, value in identity.items()}
+    texts["request"] = payload
     asked = "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
     return Request(hash_text(asked), body, payload, asked)
 
