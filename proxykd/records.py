@@ -166,7 +166,7 @@ class Completion(Record):
 
     Attributes:
         prompt_id: The prompt that was asked.
-        sample_idx: 0 .. num_samples - 1.
+        sample_idx: 0, 1, ...: which sample of the prompt, counted through all teachers that it is asked of.
         outcome: ok, refused, truncated, filtered or failed.
         reason: Why it is not ok; "" for ok.
         text: The teacher's text; "" unless ok, truncated or refused.
@@ -180,6 +180,7 @@ class Completion(Record):
         reasoning_tokens: Those of ``completion_tokens`` that the text does not show.
         logprobs: A dict a position of the completion: ``token``, ``bytes``, ``logprob`` (nats) of the token that
             stands there, and ``top``, a list of dicts with the same keys, likeliest first; None = the API told none.
+        stage: Which teacher wrote it: 0 = the first one that the student learns from; the main one is the last.
     """
 
     schema: ClassVar[pa.Schema] = pa.schema(
@@ -198,6 +199,7 @@ class Completion(Record):
             ("cached_tokens", pa.int32()),
             ("reasoning_tokens", pa.int32()),
             ("logprobs", pa.list_(pa.struct([*_TOKEN, ("top", pa.list_(pa.struct(_TOKEN)))]))),
+            ("stage", pa.int32()),
         ]
     )
 
@@ -215,6 +217,7 @@ class Completion(Record):
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     logprobs: list[dict[str, Any]] | None = None
+    stage: int = 0
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "Completion":
@@ -246,7 +249,7 @@ class ValidatedRow(Record):
 
     Attributes:
         prompt_id: 16 hex digits.
-        sample_idx: 0 .. num_samples - 1.
+        sample_idx: Of the completion.
         messages: The prompt's chat turns, without examples that were shown to the teacher alone.
         text: The teacher's text.
         task: Name of the task; "" if none.
@@ -257,6 +260,7 @@ class ValidatedRow(Record):
         group: Rows of one group fall on one side of the corpus; "" = the prompt's id names it.
         findings: Every rule that the row broke, those that only count too, in the order of the rules.
         released: Who lets the row teach in spite of its findings, and why; "" = nobody had to.
+        stage: Which teacher wrote the text, as in ``Completion``.
     """
 
     schema: ClassVar[pa.Schema] = pa.schema(
@@ -273,6 +277,7 @@ class ValidatedRow(Record):
             ("group", pa.string()),
             ("findings", _FINDINGS),
             ("released", pa.string()),
+            ("stage", pa.int32()),
         ]
     )
 
@@ -288,6 +293,7 @@ class ValidatedRow(Record):
     group: str = ""
     findings: tuple[Finding, ...] = ()
     released: str = ""
+    stage: int = 0
 
     @property
     def split_key(self) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from proxykd.config import RunSpec
 from proxykd.config.teacher import BatchSpec
-from proxykd.forecast import GIB, TextLengths, forecast_run
+from proxykd.forecast import GIB, Asked, TextLengths, forecast_run
 from proxykd.models.sizes import ModelSize
 from proxykd.plan import Plan, plan_table
 from proxykd.records import Side
@@ -29,7 +29,8 @@ def make_run(teacher: dict[str, Any] | None = None, **sections: Any) -> RunSpec:
 
 
 def forecast(run: RunSpec, calls_left: int = 1150, lengths: TextLengths = LENGTHS) -> Any:
-    return forecast_run(run, sides=SIDES, sizes=SIZES, lengths=lengths, calls_left=calls_left)
+    asked = [Asked(run.teacher, SIDES, calls_left)]
+    return forecast_run(run, sides=SIDES, sizes=SIZES, lengths=lengths, asked=asked)
 
 
 def proxy(**stages: Any) -> dict[str, Any]:
@@ -112,6 +113,6 @@ def test_memory_does_not_grow_beyond_the_longest_sequence() -> None:
 def test_the_table_says_what_is_bound_estimated_or_unknown(
     calls_left: int, lengths: TextLengths, words: list[str]
 ) -> None:
-    plan = Plan("run", "0" * 64, {}, forecast(make_run(), calls_left, lengths), None)
+    plan = Plan("run", "0" * 64, {}, forecast(make_run(), calls_left, lengths))
     cells = [str(cell) for column in plan_table(plan).columns for cell in column.cells]
     assert all(any(word in cell for cell in cells) for word in words)

@@ -23,6 +23,7 @@ from proxykd.config.teacher import (
     OpenAITeacherSpec,
     TeacherSpec,
 )
+from proxykd.data.shares import Share
 from proxykd.progress import report
 from proxykd.records import Prompt
 from proxykd.teacher.budget import Cost, Ledger, Tariff, spent_on
@@ -84,20 +85,22 @@ class LiveTeacher:
         spec: Which teacher.
         seed: Seed of the run.
         secret: The key itself; None = no key is sent. Never part of a message.
+        share: Which prompts it is asked; None = all.
     """
 
     spec: LiveTeacherSpec
     seed: int
     secret: str | None = field(repr=False)
+    share: Share | None = None
 
     @classmethod
-    def of(cls, run: QuerySpec, spec: LiveTeacherSpec) -> "LiveTeacher":
-        """The live teacher of a run.
+    def of(cls, run: QuerySpec, spec: LiveTeacherSpec, share: Share | None = None) -> "LiveTeacher":
+        """A live teacher of a run.
 
         Raises:
             ConfigError: if its key is not where the specification says.
         """
-        return cls(spec, run.seed, secret_of(spec))
+        return cls(spec, run.seed, secret_of(spec), share)
 
     @property
     def model(self) -> str:
@@ -144,11 +147,25 @@ class LiveTeacher:
             endpoint=provider_of(self.spec),
         )
 
+    def requests_of(self, prompt: Prompt) -> Iterator[tuple[int, Request]]:
+        """Every (sample index, call) of one prompt; none if the teacher is not asked it."""
+        if self.share is None or self.share.has(prompt.split_key):
+            for sample_idx in range(self.spec.sampling.num_samples):
+                yield sample_idx, self.request(prompt, sample_idx)
+
     def requests(self, prompts: PromptSet) -> Iterator[tuple[Prompt, int, Request]]:
         """Every (prompt, sample index, call), in the order of the prompts."""
         for prompt in prompts.rows():
-            for sample_idx in range(self.spec.sampling.num_samples):
-                yield prompt, sample_idx, self.request(prompt, sample_idx)
+            for sample_idx, request in self.requests_of(prompt):
+                yield prompt, sample_idx, request
+
+    def num_prompts(self, prompts: PromptSet) -> int:
+        """How many of the prompts it is asked."""
+        return prompts.num_rows if self.share is None else self.share.count(prompts)
+
+    def num_requests(self, prompts: PromptSet) -> int:
+        """How many calls ``requests`` gives."""
+        return self.num_prompts(prompts) * self.spec.sampling.num_samples
 
     @property
     def asks_further(self) -> bool:

@@ -23,9 +23,14 @@ def corpus(validated, tmp_path_factory):
     return validated, build_splits(validated, specify().split, output=tmp_path_factory.mktemp("splits"))
 
 
-def specify(**changes):
+def specify(staging=None, **changes):
     return RunSpec.view(
-        {"seed": 0, "split": {"mode": "shared", "heldout": 0.05, "development": 0.2}, "proxy": {**PROXY, **changes}}
+        {
+            "seed": 0,
+            "split": {"mode": "shared", "heldout": 0.05, "development": 0.2},
+            "proxy": {**PROXY, **changes},
+            "staging": staging,
+        }
     )
 
 
