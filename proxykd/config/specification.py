@@ -173,13 +173,12 @@ class RunSpec(QuerySpec):
                 f"gemini); got teacher.kind={self.teacher.kind!r}"
             )
         teachers = [*(one.teacher for one in self.staging.earlier), self.teacher]
-        asked = [(one.base_url.rstrip("/"), one.model, one.sampling) for one in teachers]
-        for position, one in enumerate(asked):
-            if one in asked[:position]:
-                raise ValueError(
-                    f"staging asks the model {one[1]!r} twice with the same sampling, which gives the same texts "
-                    "twice; name another model or another sampling"
-                )
+        asked = [(one.kind, one.provider, one.model, one.sampling) for one in teachers]
+        if twins := [one for position, one in enumerate(asked) if one in asked[:position]]:
+            raise ValueError(
+                f"staging asks the model {twins[0][2]!r} of {twins[0][1]} twice with the same sampling, which gives "
+                "the same texts twice; name another model or another sampling"
+            )
         if self.student.steps < len(teachers):
             raise ValueError(
                 f"staging has {len(teachers)} teachers, so that student.steps must be at least {len(teachers)}; got "

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from typing import cast
-from urllib.parse import urlsplit
 
 from proxykd.artifacts import PromptSet
 from proxykd.config.base import read_secret, read_secret_file
@@ -49,10 +48,7 @@ LiveTeacherSpec = OpenAITeacherSpec | AnthropicTeacherSpec | GeminiTeacherSpec |
 
 def provider_of(spec: TeacherSpec) -> str:
     """Host and path of the endpoint, without its port, which changes when a local server starts again; "" = none."""
-    if not isinstance(spec, ApiTeacherSpec):
-        return ""
-    address = urlsplit(spec.base_url)
-    return f"{address.hostname}{address.path.rstrip('/')}"
+    return spec.provider if isinstance(spec, ApiTeacherSpec) else ""
 
 
 def secret_of(spec: TeacherSpec) -> str | None:
