@@ -39,7 +39,6 @@ class Share:
 
     def count(self, prompts: PromptSet) -> int:
         """Number of prompts that are asked."""
-        columns = ["prompt_id", "group"]
-        batches = (batch for batch in prompts.batches(columns=columns))
-        keys = (pc.if_else(pc.equal(batch["group"], ""), batch["prompt_id"], batch["group"]) for batch in batches)
-        return sum(self.has(key) for column in keys for key in column.to_pylist())
+        batches = prompts.batches(columns=["prompt_id", "group"])
+        columns = (pc.if_else(pc.equal(batch["group"], ""), batch["prompt_id"], batch["group"]) for batch in batches)
+        return sum(self.has(key) for column in columns for key in column.to_pylist())

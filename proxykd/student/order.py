@@ -57,8 +57,8 @@ def stage_steps(sizes: Sequence[int], num_steps: int) -> list[int]:
     """How many of a run's steps each stage gets: in proportion to its rows, at least one where it has any.
 
     By rows, and not by tokens, because a batch is so many rows: every row is then seen about as often as any other,
-    as in Orca (arXiv:2306.02707), which goes through the texts of either teacher equally often. By tokens, the longer
-    texts of the better teacher would be repeated more.
+    as in Orca (arXiv:2306.02707), which trains as many epochs on one teacher's texts as on the other's. By tokens, the
+    longer texts of the better teacher would be repeated more often.
 
     Args:
         sizes: Rows of each stage, in order; not all 0.

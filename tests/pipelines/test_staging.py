@@ -43,9 +43,7 @@ def test_a_run_learns_from_the_cheaper_teacher_first(tmp_path: Path) -> None:
     assert facts["spend"]["num_completions"] == cheap["num_prompts"] + main["num_prompts"] == home.answers()
     for arm in ("sft", "proxy_kd"):
         stages = facts["training"][arm]["corpus"]["stages"]
-        assert [one["num_examples"] for one in stages] == [
-            num_training,
-            main["num_prompts"] + num_training - NUM_PROMPTS,
-        ]
+        by_main = main["num_prompts"] - (NUM_PROMPTS - num_training)
+        assert [one["num_examples"] for one in stages] == [num_training, by_main]
         assert sum(one["num_steps"] for one in stages) == SPECIFICATION["student"]["steps"]
     assert facts["targets"]["num_samples"] == sum(one["num_examples"] for one in stages)
