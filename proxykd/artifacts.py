@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from proxykd.exceptions import ArtifactError
-from proxykd.records import Completion, Prompt, Record, SplitRow, Trajectory, ValidatedRow, hash_json
+from proxykd.records import Completion, Prompt, Record, SplitRow, ValidatedRow, hash_json
+from proxykd.trajectories import Trajectory
 
 MANIFEST = "manifest.json"
 ALLOWED_SUFFIXES = frozenset(

@@ -255,11 +255,17 @@ def _check_services(specification: "RunSpec", workspace: "Workspace", found: "Pl
     from proxykd.teacher.query import probe_teacher
 
     _check_tracking()
-    if specification.teacher.kind not in ("embedded", "recorded") and found.first_unknown is not None:
-        prompt, sample_idx = found.first_unknown
-        probe_teacher(
-            specification, journal_path=workspace.journal, prompt=prompt, sample_idx=sample_idx, spent=found.spent
-        )
+    for stage, outlook in enumerate(found.outlooks):
+        if specification.teacher.kind != "embedded" and outlook.first_unknown is not None:
+            prompt, sample_idx = outlook.first_unknown
+            probe_teacher(
+                specification,
+                journal_path=workspace.journal,
+                prompt=prompt,
+                sample_idx=sample_idx,
+                spent=outlook.spent,
+                stage=stage,
+            )
 
 
 def _check_tracking() -> None:

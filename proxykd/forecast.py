@@ -1,12 +1,14 @@
 """What a run will take, as arithmetic: calls, tokens, USD, steps, memory, disk. Reads nothing and asks nobody."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from proxykd.config import RunSpec
 from proxykd.config.models import ModelSpec, OptimizerSpec
 from proxykd.config.prices import price_list_date
-from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec
+from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec, TeacherSpec
 from proxykd.data.splits import sides_for
 from proxykd.models.sizes import ModelSize
 from proxykd.records import Side
@@ -35,19 +37,54 @@ class TextLengths:
     are_exact: bool
 
 
+class Asked(NamedTuple):
+    """What a teacher of a run is asked.
+
+    Attributes:
+        teacher: Its section of the specification.
+        sides: Prompts that it is asked, by side.
+        calls_left: Calls that the journal has no answer to.
+    """
+
+    teacher: TeacherSpec
+    sides: Mapping[Side, int]
+    calls_left: int
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherForecast:
+    """What one teacher will take.
+
+    Attributes:
+        model: Its name.
+        num_prompts: Prompts that it is asked.
+        calls: Calls on an empty journal; 0 = it is a recorded one.
+        calls_left: Those that the journal has no answer to.
+        prompt_tokens: Expected prompt tokens of its texts.
+        completion_tokens: Completion tokens of its texts: expected where they are known, else the most there can be.
+        usd_left: Price of the calls that are left, at most; None = no price is known.
+        is_listed: Whether that is computed from the package's list of prices.
+    """
+
+    model: str
+    num_prompts: int
+    calls: int
+    calls_left: int
+    prompt_tokens: int
+    completion_tokens: int
+    usd_left: float | None
+    is_listed: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """What a run will take.
 
     Attributes:
         sides: Prompts on each side.
-        calls: Calls to the teacher on an empty journal; 0 = it is a recorded one.
-        calls_left: Those that the journal has no answer to.
-        prompt_tokens: Expected prompt tokens of all texts.
-        completion_tokens: Completion tokens of all texts: expected where they are known, else the most there can be.
+        teachers: What each teacher will take, in the order in which the student learns from them.
         lengths: What the tokens were computed from.
-        usd_left: Price of the calls that are left, at most; None = no price is known.
-        price_date: Day of the price list that it was computed from; "" = the price is the specification's own.
+        price_date: Day of the price list that it was computed from; "" = the prices are the specification's own.
         proxy_steps: Optimiser steps of the proxy's alignment.
         student_runs: Student trainings: arms, seeds and learning rates.
         student_steps: Optimiser steps of all of them.
@@ -56,12 +93,8 @@ class Forecast:
     """
 
     sides: dict[Side, int]
-    calls: int
-    calls_left: int
-    prompt_tokens: int
-    completion_tokens: int
+    teachers: tuple[TeacherForecast, ...]
     lengths: TextLengths
-    usd_left: float | None
     price_date: str
     proxy_steps: int
     student_runs: int
@@ -69,9 +102,34 @@ class Forecast:
     memory_bytes: int
     disk_bytes: int
 
+    @property
+    def calls(self) -> int:
+        """Calls to all teachers on an empty journal."""
+        return sum(one.calls for one in self.teachers)
+
+    @property
+    def calls_left(self) -> int:
+        """Those that the journal has no answer to."""
+        return sum(one.calls_left for one in self.teachers)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Expected prompt tokens of all texts."""
+        return sum(one.prompt_tokens for one in self.teachers)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Completion tokens of all texts: expected where they are known, else the most there can be."""
+        return sum(one.completion_tokens for one in self.teachers)
+
+    @property
+    def usd_left(self) -> float | None:
+        """Price of the calls that are left, at most; None = one of the prices is not known."""
+        return add_prices([one.usd_left for one in self.teachers])
+
 
 def forecast_run(
-    run: RunSpec, *, sides: dict[Side, int], sizes: dict[str, ModelSize], lengths: TextLengths, calls_left: int
+    run: RunSpec, *, sides: dict[Side, int], sizes: dict[str, ModelSize], lengths: TextLengths, asked: Sequence[Asked]
 ) -> Forecast:
     """Forecast a run.
 
@@ -79,49 +137,74 @@ def forecast_run(
         run: The specification, ablations applied.
         sides: Prompts on each side.
         sizes: The models by role.
-        lengths: Of the texts.
-        calls_left: Calls that the journal has no answer to.
+        lengths: Of the main teacher's texts.
+        asked: What each teacher is asked, the main one last.
     """
-    texts = sum(sides.values()) * num_samples(run)
+    teachers = tuple(_forecast_teacher(one, lengths_of(one.teacher, run, lengths)) for one in asked)
     student_runs = 2 * (len(run.student.seeds) + max(len(run.student.learning_rates) - 1, 0))
+    widest = replace(lengths, completion=max(lengths_of(one.teacher, run, lengths).completion for one in asked))
     return Forecast(
         sides=sides,
-        calls=0 if isinstance(run.teacher, RecordedTeacherSpec) else texts,
-        calls_left=calls_left,
-        prompt_tokens=round(texts * lengths.prompt),
-        completion_tokens=round(texts * lengths.completion),
+        teachers=teachers,
         lengths=lengths,
-        usd_left=price_of_calls(run, calls_left, lengths),
-        price_date=price_list_date() if isinstance(run.teacher, ApiTeacherSpec) and not run.teacher.price else "",
-        proxy_steps=_proxy_steps(run, sides),
+        price_date=price_list_date() if any(one.is_listed for one in teachers) else "",
+        proxy_steps=_proxy_steps(run, asked[-1].sides),
         student_runs=student_runs,
         student_steps=run.student.steps * student_runs,
-        memory_bytes=_memory(run, sizes, lengths),
-        disk_bytes=_disk(run, sizes, texts * lengths.completion),
+        memory_bytes=_memory(run, sizes, widest),
+        disk_bytes=_disk(run, sizes, sum(one.completion_tokens for one in teachers)),
     )
 
 
-def num_samples(run: RunSpec) -> int:
+def _forecast_teacher(asked: Asked, lengths: TextLengths) -> TeacherForecast:
+    teacher, num_prompts = asked.teacher, sum(asked.sides.values())
+    texts = num_prompts * num_samples(teacher)
+    return TeacherForecast(
+        model=getattr(teacher, "model", "the embedded teacher"),
+        num_prompts=num_prompts,
+        calls=0 if isinstance(teacher, RecordedTeacherSpec) else texts,
+        calls_left=asked.calls_left,
+        prompt_tokens=round(texts * lengths.prompt),
+        completion_tokens=round(texts * lengths.completion),
+        usd_left=price_of_calls(teacher, asked.calls_left, lengths),
+        is_listed=isinstance(teacher, ApiTeacherSpec) and not teacher.price,
+    )
+
+
+def num_samples(teacher: TeacherSpec) -> int:
     """Completions a prompt."""
-    return 1 if isinstance(run.teacher, RecordedTeacherSpec) else run.teacher.sampling.num_samples
+    return 1 if isinstance(teacher, RecordedTeacherSpec) else teacher.sampling.num_samples
 
 
-def price_of_calls(run: RunSpec, calls: int, lengths: TextLengths) -> float | None:
+def lengths_of(teacher: TeacherSpec, run: RunSpec, lengths: TextLengths) -> TextLengths:
+    """Lengths of the texts of any teacher of a run, given those of the main one's."""
+    if teacher == run.teacher or isinstance(teacher, RecordedTeacherSpec):
+        return lengths
+    return replace(lengths, completion=float(teacher.sampling.max_tokens))
+
+
+def price_of_calls(teacher: TeacherSpec, calls: int, lengths: TextLengths) -> float | None:
     """USD that so many calls cost at most; 0 where nobody asks for money, None = no price is known."""
-    if not isinstance(run.teacher, ApiTeacherSpec):
+    if not isinstance(teacher, ApiTeacherSpec):
         return 0.0
-    if (price := run.teacher.known_price) is None:
+    if (price := teacher.known_price) is None:
         return None
     a_call = lengths.prompt * price.input_usd_per_million + lengths.completion * price.output_usd_per_million
-    share = 1.0 - price.batch_discount if run.teacher.is_batched else 1.0
+    share = 1.0 - price.batch_discount if teacher.is_batched else 1.0
     return calls * a_call * share / 1e6
 
 
-def _proxy_steps(run: RunSpec, sides: dict[Side, int]) -> int:
+def add_prices(prices: Sequence[float | None]) -> float | None:
+    """The sum; None where one is not known."""
+    known = [price for price in prices if price is not None]
+    return sum(known) if len(known) == len(prices) else None
+
+
+def _proxy_steps(run: RunSpec, sides: Mapping[Side, int]) -> int:
     """Passes are laid end to end and cut into rounds of equal size; the last batch of a round may be smaller."""
 
     def steps(side_names: frozenset[Side], epochs: float, rounds: int, batch_size: int) -> int:
-        wanted = math.ceil(sum(sides[side] for side in side_names) * num_samples(run) * epochs)
+        wanted = math.ceil(sum(sides[side] for side in side_names) * num_samples(run.teacher) * epochs)
         parts = (wanted // rounds + (part < wanted % rounds) for part in range(rounds))
         return sum(math.ceil(part / batch_size) for part in parts)
 

@@ -22,16 +22,17 @@ from proxykd.data.prompts import iter_recorded
 from proxykd.data.release import check_files
 from proxykd.data.splits import side_of, sides_for
 from proxykd.exceptions import ConfigError, InputError, StorageError
-from proxykd.forecast import GIB, Forecast, TextLengths, forecast_run
+from proxykd.forecast import GIB, Asked, Forecast, TextLengths, forecast_run
 from proxykd.models.sizes import model_size
 from proxykd.models.source_files import source_identity
 from proxykd.models.sources import resolve_source
 from proxykd.models.tokenizer_files import TokenizerFiles, read_tokenizer
 from proxykd.models.tokenizers import check_same_tokenizer, load_tokenizer
-from proxykd.records import Message, Prompt, Side
-from proxykd.teacher.budget import NOTHING, Cost, describe_caps
+from proxykd.records import Message, Side
+from proxykd.teacher.budget import describe_caps
 from proxykd.teacher.live import secret_of
-from proxykd.teacher.query import collect_prompts, inputs_of, look_ahead
+from proxykd.teacher.query import Outlook, collect_prompts, inputs_of, look_ahead_all
+from proxykd.teacher.stages import shares_of, teachers_of
 from proxykd.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -52,8 +53,7 @@ class Plan:
         inputs_hash: 64 hex digits over the prompts; with the specification it decides what is in the cache.
         models: Role -> identity of the model behind its source, which counts in the same way.
         forecast: What it will take.
-        first_unknown: The first prompt and sample index that the journal has no answer to; None = nothing to ask.
-        spent: What the run's calls have cost so far, where a cap is set.
+        outlooks: What each teacher has answered already; none for recorded texts.
         budget: The caps and what is spent of each; "" = there are none.
     """
 
@@ -61,8 +61,7 @@ class Plan:
     inputs_hash: str
     models: Mapping[str, str]
     forecast: Forecast
-    first_unknown: tuple[Prompt, int] | None
-    spent: Cost = NOTHING
+    outlooks: tuple[Outlook, ...] = ()
     budget: str = ""
 
 
@@ -76,7 +75,8 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     Raises:
         ProxykdError: for the first check that fails; nothing has been spent.
     """
-    secret_of(run.teacher)
+    for teacher in teachers_of(run):
+        secret_of(teacher)
     sizes = {role: model_size(spec) for role, spec in run.models().items()}
     check_same_tokenizer(run.proxy.model, run.student.model)
     check_files(run.validation)
@@ -84,15 +84,24 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     with workspace.temporary_folder("plan") as folder:
         prompts = collect_prompts(run.prompts, seed=run.seed, output=folder / "prompts")
         lengths = measure_lengths(run, prompts)
-        sides = _count_sides(run, prompts)
-        outlook = look_ahead(prompts, run, journal_path=workspace.journal)
+        sides, sides_asked = _count_sides(run, prompts)
+        outlooks = look_ahead_all(prompts, run, journal_path=workspace.journal)
         inputs_hash = inputs_of(prompts)
-    calls_left = outlook.num_requests - outlook.num_known
-    forecast = forecast_run(run, sides=sides, sizes=sizes, lengths=lengths, calls_left=calls_left)
+    left = [outlook.num_requests - outlook.num_known for outlook in outlooks] or [0]
+    asked = [Asked(*one) for one in zip(teachers_of(run), sides_asked, left, strict=True)]
+    forecast = forecast_run(run, sides=sides, sizes=sizes, lengths=lengths, asked=asked)
     _check_machine(forecast, workspace.root)
     models = {role: source_identity(resolve_source(spec.source)) for role, spec in run.models().items()}
-    budget = describe_caps(run.teacher.budget, outlook.spent) if isinstance(run.teacher, ApiTeacherSpec) else ""
-    return Plan(run.name, inputs_hash, models, forecast, outlook.first_unknown, outlook.spent, budget)
+    return Plan(run.name, inputs_hash, models, forecast, outlooks, _describe_budgets(run, outlooks))
+
+
+def _describe_budgets(run: RunSpec, outlooks: Sequence[Outlook]) -> str:
+    """The caps of all teachers, each with what is spent of it."""
+    parts = []
+    for teacher, outlook in zip(teachers_of(run), outlooks, strict=False):
+        if isinstance(teacher, ApiTeacherSpec) and (caps := describe_caps(teacher.budget, outlook.spent)):
+            parts.append(f"{teacher.model}: {caps}" if run.staging else caps)
+    return "; ".join(parts)
 
 
 def plan_table(plan: Plan) -> "Table":
@@ -107,6 +116,7 @@ def plan_table(plan: Plan) -> "Table":
     rows = {
         "prompts": f"{sum(found.sides.values()):,} ({sides})",
         "teacher calls": calls if live else "none: the texts are recorded",
+        **_stage_rows(found),
         "prompt tokens": f"about {found.prompt_tokens:,}{how}",
         "completion tokens": f"{bound} {found.completion_tokens:,}{'' if live else how}",
         "USD": _price_text(found),
@@ -122,31 +132,65 @@ def plan_table(plan: Plan) -> "Table":
     return table
 
 
+def _stage_rows(forecast: Forecast) -> dict[str, str]:
+    """What each teacher of a staged run takes; nothing for a run with one teacher."""
+    if len(forecast.teachers) == 1:
+        return {}
+    return {
+        f"- from {one.model}": f"{one.calls_left:,} of {one.calls:,} calls on {one.num_prompts:,} prompts, about "
+        f"{one.prompt_tokens:,} tokens in, at most {one.completion_tokens:,} out, "
+        + ("price unknown" if one.usd_left is None else f"at most {one.usd_left:,.2f} USD")
+        for one in forecast.teachers
+    }
+
+
 def _price_text(forecast: Forecast) -> str:
     if forecast.usd_left is None:
+        unknown = [one.model for one in forecast.teachers if one.usd_left is None]
+        if len(forecast.teachers) > 1:
+            return f"unknown: the package lists no price of {', '.join(unknown)}, and its price is not set"
         return "unknown: the package lists no price of the model, and teacher.price is not set"
     source = f" (list price of {forecast.price_date})" if forecast.price_date else ""
     return f"at most {forecast.usd_left:,.2f}{source}" if forecast.usd_left else "0.00"
 
 
-def _count_sides(run: RunSpec, prompts: PromptSet) -> dict[Side, int]:
+def _count_sides(run: RunSpec, prompts: PromptSet) -> tuple[dict[Side, int], list[dict[Side, int]]]:
+    """Prompts on each side, of all and of those that each teacher is asked."""
     counts: Counter[Side] = Counter()
+    shares = shares_of(run)
+    asked: list[Counter[Side]] = [Counter() for _ in shares]
     num_references = 0
     for prompt in prompts.rows():
         side = side_of(prompt.split_key, run.split)
         counts[side] += 1
+        for counter, share in zip(asked, shares, strict=True):
+            counter[side] += share is None or share.has(prompt.split_key)
         num_references += side is Side.HELDOUT and prompt.reference is not None
-    sides = {side: counts[side] for side in Side}
-    _check_sides(run, sides)
+    _check_sides(run, asked[-1])
+    _check_stages(run, asked)
     if run.evaluation.tasks and not num_references:
         raise InputError(
             "expected held-out prompts with a reference answer, because evaluation.tasks is set, found none; name "
             "their key in prompts.reference_field or leave out evaluation.tasks"
         )
-    return sides
+    return _ordered(counts), [_ordered(counter) for counter in asked]
 
 
-def _check_sides(run: RunSpec, sides: dict[Side, int]) -> None:
+def _ordered(counts: Mapping[Side, int]) -> dict[Side, int]:
+    return {side: counts[side] for side in Side}
+
+
+def _check_stages(run: RunSpec, asked: Sequence[Mapping[Side, int]]) -> None:
+    """Every teacher of a staged run has something for the student to learn."""
+    for place, sides in enumerate(asked[:-1]):
+        if not sum(sides[side] for side in sides_for("distillation", run.split)):
+            raise InputError(
+                f"expected prompts on the distillation side for staging.earlier[{place}], found none; raise its "
+                "fraction or add prompts"
+            )
+
+
+def _check_sides(run: RunSpec, sides: Mapping[Side, int]) -> None:
     if sides[Side.HELDOUT] < run.split.min_heldout:
         raise InputError(
             f"expected at least split.min_heldout={run.split.min_heldout} held-out prompts, got "
@@ -166,7 +210,7 @@ def _check_sides(run: RunSpec, sides: dict[Side, int]) -> None:
         if section is not None and not sum(sides[side] for side in sides_for(stage, run.split)):
             raise InputError(
                 f"expected prompts on the {stage} side, found none of {sum(sides.values())}; add prompts or raise "
-                f"split.{stage}"
+                f"split.{stage}{' or staging.fraction' if run.staging else ''}"
             )
 
 
@@ -187,10 +231,18 @@ def measure_lengths(run: RunSpec, prompts: PromptSet) -> TextLengths:
         completions = _measure_recorded(run.prompts, run.teacher.completion_field, counter)
     else:
         completions = [run.teacher.sampling.max_tokens] * len(sampled)
-    longest = max(map(sum, zip(sampled, completions, strict=True)))
+    longest = max(map(sum, zip(sampled, completions, strict=True))) + _more_than_the_main_one(run)
     return TextLengths(
         sum(sampled) / len(sampled), sum(completions) / len(completions), longest, counter.backend is not None
     )
+
+
+def _more_than_the_main_one(run: RunSpec) -> int:
+    """Tokens by which an earlier teacher's texts may be longer than the main one's."""
+    if run.staging is None or isinstance(run.teacher, RecordedTeacherSpec):
+        return 0
+    longest = max(one.teacher.sampling.max_tokens for one in run.staging.earlier)
+    return max(longest - run.teacher.sampling.max_tokens, 0)
 
 
 def _measure_recorded(spec: FilePromptsSpec, completion_field: str, counter: "TokenCounter") -> list[int]:

@@ -35,10 +35,10 @@ KINDS = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 SCHEMA = pa.schema(
     [
         *(Prompt.schema.field(name) for name in ("prompt_id", "messages", "task", "reference")),
-        *(column for column in Completion.schema if column.name != "prompt_id"),
+        *(column for column in Completion.schema if column.name not in ("prompt_id", "stage")),
     ]
 )
-"""Columns of the answers."""
+"""Columns of the answers; all are of one teacher."""
 
 _BATCH = 2000
 
@@ -204,4 +204,4 @@ def _rows(prompts: PromptSet, completions: CompletionSet) -> Iterator[dict[str, 
             "reference": prompt.reference,
         }
         for sample in samples:
-            yield {**about, **sample.to_row()}
+            yield {name: value for name, value in {**about, **sample.to_row()}.items() if name != "stage"}

@@ -90,7 +90,8 @@ class Record:
 
 
 _TOKEN = [("token", pa.string()), ("bytes", pa.binary()), ("logprob", pa.float64())]
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+"""Column type of chat turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ class Prompt(Record):
     schema: ClassVar[pa.Schema] = pa.schema(
         [
             ("prompt_id", pa.string()),
-            ("messages", _MESSAGES),
+            ("messages", MESSAGES),
             ("task", pa.string()),
             ("reference", pa.string()),
             ("source", pa.string()),
@@ -164,7 +165,7 @@ class Completion(Record):
 
     Attributes:
         prompt_id: The prompt that was asked.
-        sample_idx: 0 .. num_samples - 1.
+        sample_idx: 0, 1, ...: which sample of the prompt, counted through all teachers that it is asked of.
         outcome: ok, refused, truncated, filtered or failed.
         reason: Why it is not ok; "" for ok.
         text: The teacher's text; "" unless ok, truncated or refused.
@@ -178,6 +179,7 @@ class Completion(Record):
         reasoning_tokens: Those of ``completion_tokens`` that the text does not show.
         logprobs: A dict a position of the completion: ``token``, ``bytes``, ``logprob`` (nats) of the token that
             stands there, and ``top``, a list of dicts with the same keys, likeliest first; None = the API told none.
+        stage: Which teacher wrote it: 0 = the first one that the student learns from; the main one is the last.
     """
 
     schema: ClassVar[pa.Schema] = pa.schema(
@@ -196,6 +198,7 @@ class Completion(Record):
             ("cached_tokens", pa.int32()),
             ("reasoning_tokens", pa.int32()),
             ("logprobs", pa.list_(pa.struct([*_TOKEN, ("top", pa.list_(pa.struct(_TOKEN)))]))),
+            ("stage", pa.int32()),
         ]
     )
 
@@ -213,6 +216,7 @@ class Completion(Record):
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     logprobs: list[dict[str, Any]] | None = None
+    stage: int = 0
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "Completion":
@@ -244,7 +248,7 @@ class ValidatedRow(Record):
 
     Attributes:
         prompt_id: 16 hex digits.
-        sample_idx: 0 .. num_samples - 1.
+        sample_idx: Of the completion.
         messages: The prompt's chat turns, without examples that were shown to the teacher alone.
         text: The teacher's text.
         task: Name of the task; "" if none.
@@ -255,13 +259,14 @@ class ValidatedRow(Record):
         group: Rows of one group fall on one side of the corpus; "" = the prompt's id names it.
         findings: Every rule that the row broke, those that only count too, in the order of the rules.
         released: Who lets the row teach in spite of its findings, and why; "" = nobody had to.
+        stage: Which teacher wrote the text, as in ``Completion``.
     """
 
     schema: ClassVar[pa.Schema] = pa.schema(
         [
             ("prompt_id", pa.string()),
             ("sample_idx", pa.int32()),
-            ("messages", _MESSAGES),
+            ("messages", MESSAGES),
             ("text", pa.string()),
             ("task", pa.string()),
             ("reference", pa.string()),
@@ -271,6 +276,7 @@ class ValidatedRow(Record):
             ("group", pa.string()),
             ("findings", _FINDINGS),
             ("released", pa.string()),
+            ("stage", pa.int32()),
         ]
     )
 
@@ -286,6 +292,7 @@ class ValidatedRow(Record):
     group: str = ""
     findings: tuple[Finding, ...] = ()
     released: str = ""
+    stage: int = 0
 
     @property
     def split_key(self) -> str:
@@ -313,85 +320,3 @@ class SplitRow(Record):
     def from_row(cls, row: dict[str, Any]) -> "SplitRow":
         """The row from a dict with one entry a column."""
         return cls(row["prompt_id"], Side(row["side"]))
-
-
-class SegmentKind(StrEnum):
-    """Who wrote a part of a trajectory, and why."""
-
-    ATTEMPT = "attempt"
-    FEEDBACK = "feedback"
-    UPDATE = "update"
-
-
-class TrajectoryEnd(StrEnum):
-    """How a trajectory ended: the attempt was right at once; an update was; none was; the teacher did not answer."""
-
-    RIGHT = "right"
-    IMPROVED = "improved"
-    WRONG = "wrong"
-    UNANSWERED = "unanswered"
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A part of a trajectory.
-
-    Attributes:
-        kind: The student's attempt, the teacher's feedback on the text before, or the teacher's improved attempt.
-        text: What was written.
-        weight: Weight of its tokens in the loss, >= 0; 0 = read, not learnt.
-    """
-
-    kind: SegmentKind
-    text: str
-    weight: float
-
-
-@dataclass(frozen=True, slots=True)
-class Trajectory(Record):
-    """A student's attempt and what led from it to a right one (TriPosT, arXiv 2310.13522).
-
-    Attributes:
-        prompt_id: 16 hex digits.
-        attempt_idx: 0, 1, ...: which attempt at the prompt.
-        messages: The prompt's chat turns.
-        task: Name of the task; "" if none.
-        reference: Reference answer; None where there is none.
-        segments: An attempt, then feedback and update by turns.
-        end: How it ended.
-        is_kept: Whether it teaches: it ended right, and the balance of improving and other samples has room for it.
-    """
-
-    schema: ClassVar[pa.Schema] = pa.schema(
-        [
-            ("prompt_id", pa.string()),
-            ("attempt_idx", pa.int32()),
-            ("messages", _MESSAGES),
-            ("task", pa.string()),
-            ("reference", pa.string()),
-            (
-                "segments",
-                pa.list_(pa.struct([("kind", pa.string()), ("text", pa.string()), ("weight", pa.float64())])),
-            ),
-            ("end", pa.string()),
-            ("is_kept", pa.bool_()),
-        ]
-    )
-
-    prompt_id: str
-    attempt_idx: int
-    messages: tuple[Message, ...]
-    task: str
-    reference: str | None
-    segments: tuple[Segment, ...]
-    end: TrajectoryEnd
-    is_kept: bool
-
-    @classmethod
-    def from_row(cls, row: dict[str, Any]) -> "Trajectory":
-        """The trajectory from a dict with one entry a column."""
-        messages = tuple(Message(**message) for message in row["messages"])
-        segments = tuple(
-            Segment(SegmentKind(segment["kind"]), segment["text"], segment["weight"]) for segment in row["segments"]
-        )
-        return cls(**{**row, "messages": messages, "segments": segments, "end": TrajectoryEnd(row["end"])})

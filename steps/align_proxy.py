@@ -10,7 +10,7 @@ from proxykd.proxy.alignment import align_proxy as align
 from steps.materializers.folder import FolderMaterializer
 from steps.settings import new_folder, scratch_folder
 
-SECTIONS = ("seed", "split", "proxy")
+SECTIONS = ("seed", "split", "proxy", "staging")
 MODELS = ("proxy",)
 
 

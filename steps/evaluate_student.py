@@ -21,7 +21,7 @@ from proxykd.models.loading import save_untrained
 from steps.materializers.folder import FolderMaterializer
 from steps.settings import new_folder, scratch_folder
 
-SECTIONS = ("name", "seed", "student", "proxy", "split", "evaluation", "teacher", "targets")
+SECTIONS = ("name", "seed", "student", "proxy", "split", "evaluation", "teacher", "targets", "staging")
 MODELS = ("student",)
 
 

@@ -12,7 +12,7 @@ from proxykd.workspace import Workspace
 from steps.materializers.folder import for_outputs
 from steps.settings import new_folder
 
-SECTIONS = ("seed", "prompts", "teacher")
+SECTIONS = ("seed", "prompts", "teacher", "staging", "split")
 
 
 @step(output_materializers=for_outputs("prompts", "completions"))

@@ -6,7 +6,7 @@ import pytest
 
 from proxykd.config import RunSpec
 from proxykd.config.teacher import BatchSpec
-from proxykd.forecast import GIB, TextLengths, forecast_run
+from proxykd.forecast import GIB, Asked, TextLengths, forecast_run
 from proxykd.models.sizes import ModelSize
 from proxykd.plan import Plan, plan_table
 from proxykd.records import Side
@@ -29,7 +29,8 @@ def make_run(teacher: dict[str, Any] | None = None, **sections: Any) -> RunSpec:
 
 
 def forecast(run: RunSpec, calls_left: int = 1150, lengths: TextLengths = LENGTHS) -> Any:
-    return forecast_run(run, sides=SIDES, sizes=SIZES, lengths=lengths, calls_left=calls_left)
+    asked = [Asked(run.teacher, SIDES, calls_left)]
+    return forecast_run(run, sides=SIDES, sizes=SIZES, lengths=lengths, asked=asked)
 
 
 def proxy(**stages: Any) -> dict[str, Any]:
@@ -112,6 +113,30 @@ def test_memory_does_not_grow_beyond_the_longest_sequence() -> None:
 def test_the_table_says_what_is_bound_estimated_or_unknown(
     calls_left: int, lengths: TextLengths, words: list[str]
 ) -> None:
-    plan = Plan("run", "0" * 64, {}, forecast(make_run(), calls_left, lengths), None)
+    plan = Plan("run", "0" * 64, {}, forecast(make_run(), calls_left, lengths))
     cells = [str(cell) for column in plan_table(plan).columns for cell in column.cells]
     assert all(any(word in cell for cell in cells) for word in words)
+
+
+def test_every_teacher_of_a_staged_run_is_counted_by_itself() -> None:
+    price = {"input_usd_per_million": 1.0, "output_usd_per_million": 10.0}
+    cheap = {"kind": "openai", "model": "cheap", "price": price, "sampling": {"max_tokens": 300, "num_samples": 2}}
+    main = {"kind": "openai", "model": "better", "price": {**price, "output_usd_per_million": 100.0}}
+    section = proxy(warmup={"optimizer": {"batch_size": 10}})
+    run = make_run(main, staging={"earlier": [{"teacher": cheap}], "fraction": 0.2}, proxy=section)
+    asked_cheap = {**dict.fromkeys(Side, 0), Side.WARMUP: 100, Side.ALIGNMENT: 450, Side.DISTILLATION: 450}
+    asked_main = {**SIDES, Side.WARMUP: 20, Side.ALIGNMENT: 90, Side.DISTILLATION: 90}
+    asked = [Asked(run.staging.earlier[0].teacher, asked_cheap, 2000), Asked(run.teacher, asked_main, 150)]  # type: ignore[union-attr]
+    found = forecast_run(run, sides=SIDES, sizes=SIZES, lengths=LENGTHS, asked=asked)
+    assert [(one.num_prompts, one.calls) for one in found.teachers] == [(1000, 2000), (350, 350)]
+    # 2000 calls of 20 in and 300 out at 1 and 10; 150 calls of 20 in and 100 out at 1 and 100 USD a million
+    usd = [2000 * (20 + 3000) / 1e6, 150 * (20 + 10_000) / 1e6]
+    assert [one.usd_left for one in found.teachers] == pytest.approx(usd)
+    assert found.usd_left == pytest.approx(sum(usd))
+    assert (found.calls, found.calls_left) == (2350, 2150)
+    assert found.completion_tokens == 2000 * 300 + 350 * 100
+    # The proxy learns from the main teacher's 20 warm-up texts alone.
+    assert found.proxy_steps == 2
+    cells = [str(cell) for column in plan_table(Plan("run", "0" * 64, {}, found)).columns for cell in column.cells]
+    assert "- from cheap" in cells
+    assert any("150 of 350 calls on 350 prompts" in cell and "at most 1.50 USD" in cell for cell in cells)

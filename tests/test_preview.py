@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from proxykd.config import load_specification
+from proxykd.data.shares import Share
 from proxykd.preview import make_preview, preview_text
+from proxykd.records import Message, Prompt
 from proxykd.teacher.live import LiveTeacher
 from proxykd.teacher.query import collect_prompts, probe_teacher
 from proxykd.workspace import Workspace
@@ -110,3 +112,36 @@ def test_what_the_journal_has_is_not_paid_again(write: Any, tmp_path: Path) -> N
     after = make_preview(run, workspace=workspace)
     assert (before.calls_left, after.calls_left, after.num_calls) == (40, 39, 40)
     assert "39 calls (1 more are in the journal)" in preview_text(after)
+
+
+def test_a_staged_run_shows_what_each_teacher_is_sent_and_needs_no_key(proxykd: Any, write: Any) -> None:
+    cheap = {**LIVE, "model": "cheap", "base_url": "http://127.0.0.1:9/v2", "sampling": {"max_tokens": 20}}
+    config = write(teacher=LIVE, staging={"earlier": [{"teacher": cheap}], "fraction": 0.5})
+    ended = proxykd("preview", config, "--rows", "300")
+    assert (ended.status, ended.err) == (0, "")
+    models = [body["model"] for body in bodies(ended.out)]
+    run = load_specification(Path(config))
+    shares = [Share(1.0, False, run.split), Share(0.5, True, run.split)]
+    prompts = [Prompt.build([Message("user", f"How much is {n} plus {n}?")]) for n in range(300)]
+    counts = [sum(share.has(prompt.split_key) for prompt in prompts) for share in shares]
+    assert [models.count("cheap"), models.count("m")] == counts
+    assert f"the whole run: 300 prompts, {sum(counts)} calls" in ended.out
+    assert f"- cheap: {counts[0]} prompts, {counts[0]} calls" in ended.out
+    assert f"at most {20 * counts[0]:,} out" in ended.out
+
+
+def test_a_plan_of_a_staged_run_lists_the_teachers(proxykd: Any, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREVIEW_KEY_THAT_IS_UNSET", "key")
+    cheap = {**LIVE, "model": "cheap", "api_key": "${ANOTHER_KEY_THAT_IS_UNSET}", "budget": {"usd": 2}}
+    config = write(teacher=LIVE, staging={"earlier": [{"teacher": cheap}], "fraction": 0.5})
+    ended = proxykd("plan", config)
+    assert (ended.status, "ANOTHER_KEY_THAT_IS_UNSET" in ended.err) == (2, True)
+    monkeypatch.setenv("ANOTHER_KEY_THAT_IS_UNSET", "key")
+    ended = proxykd("plan", config)
+    assert ended.status == 0, ended.err
+    assert "from cheap" in ended.out
+    assert "from m " in ended.out
+    assert "cheap: " in ended.out
+    few = write(teacher=LIVE, staging={"earlier": [{"teacher": cheap, "fraction": 1e-9}]})
+    ended = proxykd("plan", few)
+    assert (ended.status, "staging.earlier[0]" in ended.err) == (2, True)

@@ -11,7 +11,9 @@ import yaml
 from pydantic import TypeAdapter
 
 import proxykd
+from proxykd.config import DataSplitSpec
 from proxykd.config.corrections import CorrectionsSpec
+from proxykd.config.staging import StagingSpec
 from proxykd.config.teacher import TeacherSpec
 from proxykd.config.verifiers import VerifierSpec
 
@@ -19,6 +21,8 @@ PAGE = (Path(proxykd.__file__).parents[1] / "docs" / "strategies.md").read_text(
 PARTS = [yaml.safe_load(part) for part in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
 SECTIONS: dict[str, TypeAdapter[Any]] = {
     "teacher": TypeAdapter(TeacherSpec),
+    "staging": TypeAdapter(StagingSpec),
+    "split": TypeAdapter(DataSplitSpec),
     "verifier": TypeAdapter(VerifierSpec),
     "corrections": TypeAdapter(CorrectionsSpec),
 }
@@ -31,7 +35,7 @@ def test_every_part_of_a_specification_loads(part: dict[str, Any]) -> None:
 
 
 def test_every_kind_of_verifier_is_shown() -> None:
-    kinds = {part["verifier"]["kind"] for part in PARTS}
+    kinds = {part["verifier"]["kind"] for part in PARTS if "verifier" in part}
     assert kinds == {"exact", "numeric", "program", "tests", "json_schema"}
 
 

@@ -150,8 +150,9 @@ def _location(item: Mapping[str, Any]) -> str:
 
 def _keys(item: Mapping[str, Any]) -> list[str]:
     """The dotted key as a file has it: after ``teacher`` and ``prompts`` pydantic puts their kind, which is no key."""
-    first, *rest = (str(part) for part in item["loc"]) if item["loc"] else ("",)
-    return [first, *(rest[1:] if first in _UNIONS else rest)] if first else []
+    parts = [str(part) for part in item["loc"]]
+    is_kind = [before in _UNIONS and (place == 1 or parts[0] == "staging") for place, before in enumerate(parts, 1)]
+    return [part for part, leaves_out in zip(parts, [False, *is_kind], strict=False) if not leaves_out]
 
 
 def _reason(item: Mapping[str, Any]) -> str:
@@ -169,7 +170,7 @@ def _reason(item: Mapping[str, Any]) -> str:
 def _known_keys(parents: Sequence[str]) -> set[str]:
     """Keys of the section under ``parents``; of every kind of it where there are several."""
     models: list[type[BaseModel]] = [RunSpec]
-    for parent in parents:
+    for parent in (parent for parent in parents if not parent.isdecimal()):
         fields = [model.model_fields[parent].annotation for model in models if parent in model.model_fields]
         models = [model for field in fields for model in _models_in(field)]
     return {name for model in models for name in model.model_fields}

@@ -11,6 +11,7 @@ from proxykd.config.corrections import CorrectionsSpec
 from proxykd.config.models import ModelSpec, PreferenceSpec, ProxySpec, StudentSpec
 from proxykd.config.prompts import EmbeddedPromptsSpec, OpenAIFinetuningPromptsSpec, PromptsSpec
 from proxykd.config.shielding import unshielded
+from proxykd.config.staging import StagingSpec
 from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec, TeacherSpec
 from proxykd.config.validation import ValidationSpec
 from proxykd.config.verifiers import VerifierSpec
@@ -138,6 +139,8 @@ class RunSpec(QuerySpec):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     """Name of the run, of its MLflow experiment and of its pipeline."""
+    staging: StagingSpec | None = None
+    """Cheaper teachers from which the student learns before it learns from ``teacher``; None = there are none."""
     verifier: VerifierSpec | None = None
     """How a completion is checked against what is known of its prompt; None = it is not."""
     validation: ValidationSpec = ValidationSpec()
@@ -161,6 +164,29 @@ class RunSpec(QuerySpec):
     no_preference (alignment by NLL alone), no_weights (every sample weighs 1)."""
 
     @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        if self.staging is None:
+            return self
+        if not isinstance(self.teacher, ApiTeacherSpec):
+            raise ValueError(
+                f"staging needs teachers that are asked: a live API as the main teacher too (kind: openai, anthropic, "
+                f"gemini); got teacher.kind={self.teacher.kind!r}"
+            )
+        teachers = [*(one.teacher for one in self.staging.earlier), self.teacher]
+        asked = [(one.kind, one.provider, one.model, one.sampling) for one in teachers]
+        if twins := [one for position, one in enumerate(asked) if one in asked[:position]]:
+            raise ValueError(
+                f"staging asks the model {twins[0][2]!r} of {twins[0][1]} twice with the same sampling, which gives "
+                "the same texts twice; name another model or another sampling"
+            )
+        if self.student.steps < len(teachers):
+            raise ValueError(
+                f"staging has {len(teachers)} teachers, so that student.steps must be at least {len(teachers)}; got "
+                f"{self.student.steps}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sections_fit(self) -> Self:
         if self.corrections is not None and (self.verifier is None or not isinstance(self.teacher, ApiTeacherSpec)):
             raise ValueError(
@@ -176,6 +202,11 @@ class RunSpec(QuerySpec):
                 f"{self.student.model.max_seq_tokens}"
             )
         return self
+
+    @property
+    def main_stage(self) -> int:
+        """Stage of the main teacher's texts, the last one."""
+        return 0 if self.staging is None else len(self.staging.earlier)
 
     def with_ablations_applied(self) -> "RunSpec":
         """The specification in which each listed ablation has become ordinary settings and the list is empty."""

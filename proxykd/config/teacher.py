@@ -135,6 +135,12 @@ class ApiTeacherSpec(Spec):
         return self.price or listed_price(self.base_url, self.model)
 
     @property
+    def provider(self) -> str:
+        """Host and path of the endpoint, without its port, which changes when a local server starts again."""
+        address = urlsplit(self.base_url)
+        return f"{address.hostname}{address.path.rstrip('/')}"
+
+    @property
     def is_batched(self) -> bool:
         """Whether requests go through a batch API."""
         return False

@@ -163,7 +163,7 @@ class _Judging:
         for completion, text in zip(samples, measures.completions, strict=True):
             judged = self._judge(prompt, completion, text, self.among, side)
             if completion.outcome not in _TEXTLESS_OUTCOMES and self._may_teach_so_far(judged.row):
-                self.index.add_pair(text.pair_key)
+                self.index.add_pair(_key_of_pair(text, completion))
                 if not self.among.is_remembered:
                     self.index.add_prompt(measures.prompt)
                 self.among = self.among._replace(is_remembered=True)
@@ -193,6 +193,7 @@ class _Judging:
             prompt.group,
             findings,
             released,
+            completion.stage,
         )
         return JudgedRow(row, side, completion.finish_reason, completion.reason, measured, text.num_tokens)
 
@@ -212,7 +213,7 @@ class _Judging:
         in_text = self.index.find_overlap(text.runs) if among.is_training else ""
         if details := [f"{what}: {found}" for what, found in (("prompt", among.overlap), ("text", in_text)) if found]:
             broken[Verdict.OVERLAP] = "; ".join(details)
-        if self.index.has_pair(text.pair_key):
+        if self.index.has_pair(_key_of_pair(text, completion)):
             broken[Verdict.DUPLICATE] = "prompt and completion occurred before"
         if among.is_near:
             broken[Verdict.NEAR_DUPLICATE] = "the prompt nearly equals an earlier one"
@@ -244,6 +245,11 @@ def _measured(is_language_known: bool, is_verified: bool, is_training: bool) -> 
         Verdict.OVERLAP: is_training,
     }
     return frozenset(rule for rule in Verdict if rule is not Verdict.KEEP and where_possible.get(rule, True))
+
+
+def _key_of_pair(text: TextMeasures, completion: Completion) -> int:
+    """Equal for rows with the same prompt and text of one teacher: what two teachers agree on, each of them taught."""
+    return text.pair_key ^ completion.stage
 
 
 def _at_the_teacher(completion: Completion) -> dict[Verdict, str]:

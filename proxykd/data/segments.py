@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from proxykd.records import SegmentKind, Trajectory
+from proxykd.trajectories import SegmentKind, Trajectory
 
 HEADINGS = {
     SegmentKind.ATTEMPT: "",

@@ -96,13 +96,16 @@ def count_sides(splits: SplitSet) -> dict[Side, int]:
     return counts
 
 
-def select_rows(validated: ValidatedSet, splits: SplitSet, sides: Collection[Side]) -> Iterator[ValidatedRow]:
+def select_rows(
+    validated: ValidatedSet, splits: SplitSet, sides: Collection[Side], *, stage: int | None = None
+) -> Iterator[ValidatedRow]:
     """The rows on ``sides`` that validation kept, in order; both artifacts are read once, in step.
 
     Args:
         validated: Rows; those of one prompt stand together.
         splits: Made from ``validated``.
         sides: Sides to take.
+        stage: Take the texts of this teacher alone; None = of all.
 
     Raises:
         ArtifactError: if ``splits`` was made from other rows.
@@ -114,4 +117,4 @@ def select_rows(validated: ValidatedSet, splits: SplitSet, sides: Collection[Sid
             found = "the end" if split is None else f"prompt {split.prompt_id}"
             raise ArtifactError(f"expected the side of prompt {prompt_id} in {splits.path}, found {found}; split again")
         if split.side in sides:
-            yield from (row for row in rows if row.verdict == "keep")
+            yield from (row for row in rows if row.verdict == "keep" and stage in (None, row.stage))

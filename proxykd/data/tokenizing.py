@@ -34,6 +34,7 @@ _SCHEMA = pa.schema(
         ("sample_idx", pa.int32()),
         ("prompt_ids", pa.list_(pa.int32())),
         ("completion_ids", pa.list_(pa.int32())),
+        ("stage", pa.int32()),
     ]
 )
 
@@ -43,15 +44,17 @@ class Example(NamedTuple):
 
     Attributes:
         prompt_id: 16 hex digits.
-        sample_idx: 0 .. num_samples - 1.
+        sample_idx: Of the completion.
         prompt_ids: int32 [num_prompt_tokens], read-only.
         completion_ids: int32 [num_completion_tokens], read-only; ends with eos unless it was cut.
+        stage: Which teacher wrote it; 0 = the first one that the student learns from.
     """
 
     prompt_id: str
     sample_idx: int
     prompt_ids: NDArray[np.int32]
     completion_ids: NDArray[np.int32]
+    stage: int = 0
 
 
 class _Columns(NamedTuple):
@@ -61,6 +64,7 @@ class _Columns(NamedTuple):
     prompt_values: NDArray[np.int32]
     completion_starts: NDArray[np.int32]
     completion_values: NDArray[np.int32]
+    stages: NDArray[np.int32]
 
 
 class TokenizedCorpus(Sequence[Example]):
@@ -71,6 +75,7 @@ class TokenizedCorpus(Sequence[Example]):
         prompt_lengths: Tokens in each prompt, int32 [num_examples].
         completion_lengths: Tokens in each completion, eos included, int32 [num_examples].
         lengths: Tokens of both, int32 [num_examples].
+        stages: Which teacher wrote each, int32 [num_examples].
         num_skipped: Rows left out because their prompt leaves no room for a completion.
         num_cut: Examples whose completion was cut to ``max_seq_tokens``.
     """
@@ -84,6 +89,7 @@ class TokenizedCorpus(Sequence[Example]):
         self.prompt_lengths = _lengths([batch.prompt_starts for batch in self._batches])
         self.completion_lengths = _lengths([batch.completion_starts for batch in self._batches])
         self.lengths = self.prompt_lengths + self.completion_lengths
+        self.stages = np.concatenate([np.zeros(0, np.int32), *(batch.stages for batch in self._batches)])
         self._ends = np.cumsum([len(batch.sample_idx) for batch in self._batches], dtype=np.int64)
 
     @classmethod
@@ -164,6 +170,7 @@ def _columns_of(batch: pa.RecordBatch) -> _Columns:
         prompts.values.to_numpy(),
         completions.offsets.to_numpy(),
         completions.values.to_numpy(),
+        batch.column("stage").to_numpy(),
     )
 
 
@@ -179,6 +186,7 @@ def _example(batch: _Columns, row: int) -> Example:
         batch.sample_idx[row].as_py(),
         batch.prompt_values[prompt],
         batch.completion_values[completion],
+        int(batch.stages[row]),
     )
 
 
@@ -196,11 +204,11 @@ def _tokenize(
         room = max_seq_tokens - len(prompt)
         if prompt and whole and room >= min(len(whole), MIN_COMPLETION_TOKENS):
             cut = np.asarray(whole[:room], np.int32)
-            yield Example(row.prompt_id, row.sample_idx, np.asarray(prompt, np.int32), cut)
+            yield Example(row.prompt_id, row.sample_idx, np.asarray(prompt, np.int32), cut, row.stage)
 
 
 def _record_batch(examples: Sequence[Example]) -> pa.RecordBatch:
-    columns = list(zip(*examples, strict=True)) or [(), (), (), ()]
+    columns = list(zip(*examples, strict=True)) or [()] * len(_SCHEMA)
     return pa.RecordBatch.from_arrays(
         [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA
     )

@@ -39,6 +39,7 @@ def _lines(report: Mapping[str, Any], run: RunSpec) -> Iterator[str]:
     if spend := report["facts"].get("spend"):
         yield ""
         yield f"Teacher: {spend.get('num_completions', 0):,} completions, USD {spend.get('cost_usd', 0.0):.2f}."
+        yield from _by_teacher(spend)
     if made_from := report["facts"].get("made_from"):
         yield ""
         yield "## Made from"
@@ -46,6 +47,21 @@ def _lines(report: Mapping[str, Any], run: RunSpec) -> Iterator[str]:
         yield from (f"- {name}: `{value}`" for name, value in made_from.items())
 
 
+def _by_teacher(spend: Mapping[str, Any]) -> Iterator[str]:
+    """One line for each teacher of a staged run."""
+    for place, one in enumerate(spend.get("teachers", []), start=1):
+        if place == 1:
+            yield ""
+        yield (
+            f"{place}. `{one['model']}`: {sum(one['outcomes'].values()):,} completions of {one['num_prompts']:,} "
+            f"prompts, USD {one['cost_usd']:.2f}"
+        )
+
+
 def _teacher(run: RunSpec) -> str:
     name = getattr(run.teacher, "model", None)
-    return "the embedded teacher" if name is None else f"`{name}`"
+    main = "the embedded teacher" if name is None else f"`{name}`"
+    if run.staging is None:
+        return main
+    earlier = ", then ".join(f"`{one.teacher.model}`" for one in run.staging.earlier)
+    return f"{earlier}, then {main}"

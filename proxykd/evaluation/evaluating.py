@@ -23,7 +23,7 @@ from proxykd.models.tokenizers import load_tokenizer_from, tokenizer_fingerprint
 from proxykd.progress import stage
 from proxykd.records import hash_json
 
-SECTIONS = ("teacher", "split", "proxy", "targets", "student", "evaluation")
+SECTIONS = ("teacher", "staging", "split", "proxy", "targets", "student", "evaluation")
 """Sections of the specification that the report shows."""
 
 _OTHER_TOKENS = (
@@ -62,7 +62,8 @@ def evaluate(
     output.mkdir(parents=True, exist_ok=True)
     sets = HeldoutSets(validated, splits, run, scratch)
     scores = _score_arms(arms, sets, run, output / "predictions.parquet")
-    settings = {name: getattr(run, name).model_dump(mode="json") for name in SECTIONS}
+    sections = {name: getattr(run, name) for name in SECTIONS}
+    settings = {name: section.model_dump(mode="json") for name, section in sections.items() if section is not None}
     made_from = {"validated": validated.hash, "splits": splits.hash, **facts.get("made_from", {})}
     report = build_report(
         {arm: {seed: one.sums() for seed, one in seeds.items()} for arm, seeds in scores.items()},

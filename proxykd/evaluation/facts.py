@@ -57,7 +57,7 @@ def collect_facts(
 
 
 def collect_spend(completions: CompletionSet) -> dict[str, Any]:
-    """Completions, their outcomes, tokens and USD, read batch by batch."""
+    """Completions, their outcomes, tokens and USD, read batch by batch; for several teachers, each one's too."""
     columns = ["outcome", "prompt_tokens", "completion_tokens", "cost_usd"]
     outcomes: Counter[str] = Counter()
     totals = dict.fromkeys(columns[1:], 0.0)
@@ -71,7 +71,15 @@ def collect_spend(completions: CompletionSet) -> dict[str, Any]:
         "prompt_tokens": int(totals["prompt_tokens"]),
         "completion_tokens": int(totals["completion_tokens"]),
         "cost_usd": totals["cost_usd"],
+        **_spend_by_teacher(completions),
     }
+
+
+def _spend_by_teacher(completions: CompletionSet) -> dict[str, Any]:
+    """What was asked of each teacher of a staged run, in order; nothing for a run with one."""
+    path = completions.path / "summary.json"
+    stages = read_json(path).get("stages", []) if path.exists() else []
+    return {"teachers": stages} if stages else {}
 
 
 def thin(points: list[dict[str, float]]) -> list[dict[str, float]]:

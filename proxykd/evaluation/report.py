@@ -156,11 +156,15 @@ def report_table(report: Mapping[str, Any]) -> "Group":
 
 
 def spend_line(report: Mapping[str, Any]) -> str:
-    """What the teacher was asked and what it cost, in one line."""
+    """What the teacher was asked and what it cost, in one line; for several teachers, each one's part too."""
     spend = report["facts"].get("spend", {})
+    teachers = "".join(
+        f"; {one['model']}: {sum(one['outcomes'].values()):,}, {one['cost_usd']:.2f} USD"
+        for one in spend.get("teachers", [])
+    )
     return (
         f"{spend.get('num_completions', 0):,} completions, {spend.get('prompt_tokens', 0):,} tokens in, "
-        f"{spend.get('completion_tokens', 0):,} tokens out, {spend.get('cost_usd', 0.0):.2f} USD"
+        f"{spend.get('completion_tokens', 0):,} tokens out, {spend.get('cost_usd', 0.0):.2f} USD{teachers}"
     )
 
 

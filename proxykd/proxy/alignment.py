@@ -206,7 +206,8 @@ class _Alignment:
         return corpus
 
     def _tokenize(self, name: str, sides: Collection[Side], limit: int | None = None) -> TokenizedCorpus:
-        rows = islice(select_rows(self._validated, self._splits, sides), limit)
+        # The proxy stands in for the main teacher: nobody else's texts are its business.
+        rows = islice(select_rows(self._validated, self._splits, sides, stage=self._run.main_stage), limit)
         path = self._scratch / f"{name}.arrow"
         return TokenizedCorpus.build(rows, self.tokenizer, max_seq_tokens=self._spec.max_seq_tokens, path=path)
 

@@ -20,7 +20,7 @@ from proxykd.models.loading import autocast
 from proxykd.progress import Progress, stage
 from proxykd.student.objective import TargetBatch, collate_targets, student_objective
 from proxykd.student.optimizer import build_optimizer, learning_rate_factor
-from proxykd.student.order import micro_batches, training_batches
+from proxykd.student.order import micro_batches, staged_batches
 from proxykd.targets.reader import SparseTarget, TargetReader
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class TrainingData:
     """What a student learns from.
 
     Attributes:
-        corpus: Texts.
+        corpus: Texts; those of an earlier stage are all learnt from before any of a later one.
         targets: Their distributions; None = hard labels only.
         pad_id: Any token id.
     """
@@ -93,14 +93,14 @@ def train(
         seed: Decides the order of the examples and the dropout; the global generator is left as it was.
     """
     optimizer = build_optimizer(model, spec.optimizer, learning_rate=learning_rate)
-    batches = training_batches(len(data.corpus), batch_size=spec.optimizer.batch_size, seed=seed)
+    batches = staged_batches(data.corpus.stages, num_steps=spec.steps, batch_size=spec.optimizer.batch_size, seed=seed)
     curve: list[dict[str, float]] = []
     start, num_tokens = time.perf_counter(), 0
     model.train()
     description = f"train student (seed {seed}, lr {learning_rate:g})"
     with torch.random.fork_rng(), stage(description, total=spec.steps, unit="step") as progress:
         torch.manual_seed(seed)
-        for step, batch in zip(range(spec.steps), batches, strict=False):
+        for step, batch in enumerate(batches):
             rate = learning_rate * learning_rate_factor(step, num_steps=spec.steps, spec=spec.optimizer)
             means = train_step(model, optimizer, data, batch, spec, alpha=alpha, learning_rate=rate)
             curve.append({"step": step + 1, **means, "lr": rate})

@@ -19,11 +19,73 @@ def training_batches(num_examples: int, *, batch_size: int, seed: int) -> Iterat
         batch_size: Examples in each batch, always full; one at the border of two epochs can hold an example twice.
         seed: Same seed, same batches.
     """
+    return _shuffled(range(num_examples), batch_size, np.random.default_rng(seed))
+
+
+def staged_batches(stages: NDArray[np.int32], *, num_steps: int, batch_size: int, seed: int) -> Iterator[list[int]]:
+    """The batches of a run, one a step: first the rows of the first stage, then those of the next.
+
+    Within a stage the batches are those of ``training_batches``; a corpus of one stage gives exactly those.
+
+    Args:
+        stages: Stage of each example, int32 [num_examples], at least one.
+        num_steps: Steps of the run, shared out by ``stage_steps``.
+        batch_size: Examples in each batch, always full and all of one stage.
+        seed: Same seed, same batches.
+
+    Raises:
+        ValueError: if there are fewer steps than stages.
+    """
     rng = np.random.default_rng(seed)
-    epochs = (rng.permutation(num_examples).tolist() for _ in iter(int, 1))
+    names, sizes = np.unique(stages, return_counts=True)
+    for name, steps in zip(names, stage_steps(sizes.tolist(), num_steps), strict=True):
+        yield from islice(_shuffled(np.flatnonzero(stages == name), batch_size, rng), steps)
+
+
+def _shuffled(
+    examples: Sequence[int] | NDArray[np.int64], batch_size: int, rng: np.random.Generator
+) -> Iterator[list[int]]:
+    """Batches without end: shuffled epochs laid end to end."""
+    pool = np.asarray(examples)
+    epochs = (pool[rng.permutation(len(pool))].tolist() for _ in iter(int, 1))
     stream: Iterator[int] = chain.from_iterable(epochs)
     while True:
         yield list(islice(stream, batch_size))
+
+
+def stage_steps(sizes: Sequence[int], num_steps: int) -> list[int]:
+    """How many of a run's steps each stage gets: in proportion to its rows, at least one where it has any.
+
+    By rows, and not by tokens, because a batch is so many rows: every row is then seen about as often as any other,
+    as in Orca (arXiv:2306.02707), which trains as many epochs on one teacher's texts as on the other's. By tokens, the
+    longer texts of the better teacher would be repeated more often.
+
+    Args:
+        sizes: Rows of each stage, in order; not all 0.
+        num_steps: To share out, at least the number of stages that have rows.
+
+    Returns:
+        One count for each stage, ``num_steps`` in all (largest remainders first, earlier stages first among equals).
+
+    Raises:
+        ValueError: if there are fewer steps than stages with rows.
+
+    Example:
+        >>> stage_steps([500, 100], 60)
+        [50, 10]
+    """
+    filled, total = [stage for stage, size in enumerate(sizes) if size], sum(sizes)
+    if num_steps < len(filled):
+        raise ValueError(f"expected a step for each of {len(filled)} stages that have rows, got num_steps={num_steps}")
+    steps = [num_steps * size // total for size in sizes]
+    by_remainder = sorted(filled, key=lambda stage: -(num_steps * sizes[stage] % total))
+    for stage in by_remainder[: num_steps - sum(steps)]:
+        steps[stage] += 1
+    for stage in filled:
+        if not steps[stage]:
+            steps[steps.index(max(steps))] -= 1
+            steps[stage] = 1
+    return steps
 
 
 def micro_batches(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 
 from proxykd.artifacts import SplitSet, StudentModel, Targets, ValidatedSet, seal, write_json
@@ -26,6 +27,7 @@ from proxykd.models.tokenizers import tokenizer_fingerprint
 from proxykd.progress import report, track
 from proxykd.records import Side, ValidatedRow, hash_json
 from proxykd.student.loop import TrainingData, TrainingRun, train
+from proxykd.student.order import stage_steps
 from proxykd.targets.reader import TargetReader
 
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ def distill_student(
     trainer = _ArmTrainer(spec, alpha, TrainingData(corpus, reader, tokenizer.pad_token_id), tokenizer, output)
     searched = {Side.DEVELOPMENT} if len(spec.learning_rates) > 1 else set()
     development = _tokenize(select_rows(validated, splits, searched), tokenizer, spec, scratch / "development.arrow")
-    record = {"arm": arm, "alpha": alpha, "corpus": _describe(corpus), **trainer.train_all(development)}
+    record = {"arm": arm, "alpha": alpha, "corpus": _describe(corpus, spec), **trainer.train_all(development)}
     write_json(output / "training.json", {**record, "settings": spec.model_dump(mode="json")})
     student = StudentModel(output)
     made_from = {
@@ -198,14 +200,25 @@ def _mean_nll(
     return nll if math.isfinite(nll) else math.inf
 
 
-def _describe(corpus: TokenizedCorpus) -> dict[str, int]:
+def _describe(corpus: TokenizedCorpus, spec: StudentSpec) -> dict[str, Any]:
     return {
         "num_examples": len(corpus),
         "prompt_tokens": int(corpus.prompt_lengths.sum()),
         "completion_tokens": int(corpus.completion_lengths.sum()),
         "num_cut": corpus.num_cut,
         "num_skipped": corpus.num_skipped,
+        **_describe_stages(corpus, spec),
     }
+
+
+def _describe_stages(corpus: TokenizedCorpus, spec: StudentSpec) -> dict[str, Any]:
+    """Examples and steps of each teacher's texts, in order; nothing where there is one teacher."""
+    stages, sizes = (values.tolist() for values in np.unique(corpus.stages, return_counts=True))
+    if stages == [0]:
+        return {}
+    steps = stage_steps(sizes, spec.steps)
+    names = ("stage", "num_examples", "num_steps")
+    return {"stages": [dict(zip(names, one, strict=True)) for one in zip(stages, sizes, steps, strict=True)]}
 
 
 def _describe_run(seed: int, learning_rate: float, result: TrainingRun) -> dict[str, Any]:

@@ -32,13 +32,14 @@ _LOOKED_UP = 1024
 _SAID_EVERY_S = 0.1
 
 
-def ask_all(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> None:
+def ask_all(teacher: LiveTeacher, prompts: PromptSet, journal: Journal, *, title: str = "Asking the teacher") -> None:
     """Settle what the journal lacks; the first such request is the probe.
 
     Args:
         teacher: Who is asked.
         prompts: The questions.
         journal: Keeps the answers.
+        title: What the asking is called.
 
     Raises:
         TeacherError: if the endpoint is unusable, at the start or on the way, or if calls got no answer and
@@ -46,7 +47,7 @@ def ask_all(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> None:
         BudgetError: if a cap of ``teacher.budget`` allows no further call and ``teacher.on_unanswered`` is stop.
         StorageError: if the journal cannot be used.
     """
-    total = prompts.num_rows * teacher.spec.sampling.num_samples
+    total = teacher.num_requests(prompts)
 
     def spent() -> Cost:
         return teacher.spent(prompts, journal)
@@ -54,7 +55,7 @@ def ask_all(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> None:
     def first_calls() -> Iterator[Request]:
         return (request for _, _, request in teacher.requests(prompts))
 
-    with stage("Asking the teacher", total=total, unit="answer") as progress:
+    with stage(title, total=total, unit="answer") as progress:
         asked = _ask(teacher, journal, first_calls, progress, spent)
     if asked.num_known:
         report(f"{asked.num_known} of {total} answers were in the journal {journal.path} and were not asked again")

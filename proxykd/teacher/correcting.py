@@ -13,9 +13,9 @@ from proxykd.data.segments import render_trajectory, segment_spans
 from proxykd.data.splits import TRAINING_SIDES, side_of
 from proxykd.exceptions import InputError
 from proxykd.progress import report
-from proxykd.records import Trajectory
 from proxykd.teacher.query import collect_prompts
 from proxykd.teacher.trajectories import SUMMARY, build_trajectories, read_attempts
+from proxykd.trajectories import Trajectory
 
 EXPORT = "trajectories.jsonl"
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from typing import cast
-from urllib.parse import urlsplit
 
-from proxykd.artifacts import PromptSet, batched
+from proxykd.artifacts import PromptSet
 from proxykd.config.base import read_secret, read_secret_file
 from proxykd.config.prices import PriceSpec
 from proxykd.config.specification import QuerySpec
@@ -22,12 +21,14 @@ from proxykd.config.teacher import (
     OpenAITeacherSpec,
     TeacherSpec,
 )
+from proxykd.data.shares import Share
 from proxykd.progress import report
 from proxykd.records import Prompt
 from proxykd.teacher.budget import Cost, Ledger, Tariff, spent_on
 from proxykd.teacher.clock import WallClock, run_loop
 from proxykd.teacher.endpoint import Endpoint
 from proxykd.teacher.engine import Engine
+from proxykd.teacher.entries import Entry
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.limits import SharedState, StateStore, shared_path
 from proxykd.teacher.providers.anthropic import AnthropicProvider
@@ -44,15 +45,10 @@ from proxykd.teacher.truncation import follow_up, join
 
 LiveTeacherSpec = OpenAITeacherSpec | AnthropicTeacherSpec | GeminiTeacherSpec | EmbeddedTeacherSpec
 
-_LOOKED_UP = 1024
-
 
 def provider_of(spec: TeacherSpec) -> str:
     """Host and path of the endpoint, without its port, which changes when a local server starts again; "" = none."""
-    if not isinstance(spec, ApiTeacherSpec):
-        return ""
-    address = urlsplit(spec.base_url)
-    return f"{address.hostname}{address.path.rstrip('/')}"
+    return spec.provider if isinstance(spec, ApiTeacherSpec) else ""
 
 
 def secret_of(spec: TeacherSpec) -> str | None:
@@ -85,20 +81,22 @@ class LiveTeacher:
         spec: Which teacher.
         seed: Seed of the run.
         secret: The key itself; None = no key is sent. Never part of a message.
+        share: Which prompts it is asked; None = all.
     """
 
     spec: LiveTeacherSpec
     seed: int
     secret: str | None = field(repr=False)
+    share: Share | None = None
 
     @classmethod
-    def of(cls, run: QuerySpec, spec: LiveTeacherSpec) -> "LiveTeacher":
-        """The live teacher of a run.
+    def of(cls, run: QuerySpec, spec: LiveTeacherSpec, share: Share | None = None) -> "LiveTeacher":
+        """A live teacher of a run.
 
         Raises:
             ConfigError: if its key is not where the specification says.
         """
-        return cls(spec, run.seed, secret_of(spec))
+        return cls(spec, run.seed, secret_of(spec), share)
 
     @property
     def model(self) -> str:
@@ -150,11 +148,25 @@ class LiveTeacher:
             endpoint=self.endpoint,
         )
 
+    def requests_of(self, prompt: Prompt) -> Iterator[tuple[int, Request]]:
+        """Every (sample index, call) of one prompt; none if the teacher is not asked it."""
+        if self.share is None or self.share.has(prompt.split_key):
+            for sample_idx in range(self.spec.sampling.num_samples):
+                yield sample_idx, self.request(prompt, sample_idx)
+
     def requests(self, prompts: PromptSet) -> Iterator[tuple[Prompt, int, Request]]:
         """Every (prompt, sample index, call), in the order of the prompts."""
         for prompt in prompts.rows():
-            for sample_idx in range(self.spec.sampling.num_samples):
-                yield prompt, sample_idx, self.request(prompt, sample_idx)
+            for sample_idx, request in self.requests_of(prompt):
+                yield prompt, sample_idx, request
+
+    def num_prompts(self, prompts: PromptSet) -> int:
+        """How many of the prompts it is asked."""
+        return prompts.num_rows if self.share is None else self.share.count(prompts)
+
+    def num_requests(self, prompts: PromptSet) -> int:
+        """How many calls ``requests`` gives."""
+        return self.num_prompts(prompts) * self.spec.sampling.num_samples
 
     @property
     def asks_further(self) -> bool:
@@ -178,23 +190,23 @@ class LiveTeacher:
                 if (further := self.further(prompt, request, journal)) is not None:
                     yield further
 
-    def replies(self, prompts: PromptSet, journal: Journal) -> Iterator[tuple[Prompt, int, Request, Reply | None]]:
-        """Every (prompt, sample index, call) with what the journal has in answer to it and to the call that followed.
+    def reply_to(self, prompt: Prompt, request: Request, entry: Entry | None, journal: Journal) -> Reply | None:
+        """What the journal has in answer to a call and to the one that followed it; None = nothing yet.
 
-        None = nothing yet.
+        Args:
+            prompt: What was asked.
+            request: The call.
+            entry: The journal's entry of it.
+            journal: Knows the further call.
 
         Raises:
             StorageError: if the journal cannot be read.
         """
-        for block in batched(self.requests(prompts), _LOOKED_UP):
-            entries = journal.get_many([request.key for _, _, request in block])
-            for prompt, sample_idx, request in block:
-                reply = entries[request.key].reply if request.key in entries else None
-                further = self.further(prompt, request, journal)
-                then = further and journal.get(further.key)
-                if reply is not None and then:
-                    reply = join(cast(ApiTeacherSpec, self.spec), reply, then.reply)
-                yield prompt, sample_idx, request, reply
+        further = None if entry is None else self.further(prompt, request, journal)
+        then = further and journal.get(further.key)
+        if entry is None or not then:
+            return entry and entry.reply
+        return join(cast(ApiTeacherSpec, self.spec), entry.reply, then.reply)
 
     @property
     def tariff(self) -> Tariff:

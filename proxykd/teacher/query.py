@@ -2,31 +2,35 @@
 
 Calls are made in any order and journaled; the artifact is then written from the journal in the order of the prompts,
 so that it is the same however often the run was killed on the way. ``summary.json`` beside the rows counts outcomes,
-tokens and money.
+tokens and money. A staged run asks several teachers, each its share of the prompts, one after the other; the rows of
+a prompt stand together, those of the earlier teachers first.
 """
 
 import errno
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from proxykd.artifacts import CompletionSet, PromptSet, seal, write_json
+from proxykd.artifacts import CompletionSet, PromptSet, batched, seal, write_json
 from proxykd.config.prompts import EmbeddedPromptsSpec, FilePromptsSpec, PromptsSpec
-from proxykd.config.specification import QuerySpec
-from proxykd.config.teacher import EmbeddedTeacherSpec, RecordedTeacherSpec
+from proxykd.config.specification import QuerySpec, RunSpec
+from proxykd.config.teacher import EmbeddedTeacherSpec, RecordedTeacherSpec, TeacherSpec
 from proxykd.data.prompts import load_prompts
 from proxykd.exceptions import ArtifactError, BudgetError, InputError, StorageError
 from proxykd.records import Completion, Message, Outcome, Prompt, hash_json
 from proxykd.teacher.asking import ask_all
 from proxykd.teacher.budget import NOTHING, Cost
 from proxykd.teacher.journal import Journal
-from proxykd.teacher.live import LiveTeacher, LiveTeacherSpec, provider_of
+from proxykd.teacher.live import LiveTeacherSpec, provider_of
 from proxykd.teacher.problems import generate_prompts
 from proxykd.teacher.recorded import recorded_completions
-from proxykd.teacher.replies import Reply, load_logprobs, token_logprobs
+from proxykd.teacher.replies import Reply, Request, load_logprobs, token_logprobs
+from proxykd.teacher.stages import TeacherStage, blamed, stages_of
 
 SUMMARY = "summary.json"
+_LOOKED_UP = 1024
 _UNSETTLED = Reply(error="never settled")
 
 
@@ -74,11 +78,11 @@ def check_inputs(prompts: PromptSet, inputs: str) -> None:
 def query_teacher(
     prompts: PromptSet, run: QuerySpec, *, journal_path: Path, output: Path, asks: bool = True
 ) -> CompletionSet:
-    """Ask the teacher everything that the journal has no answer to, and write all answers.
+    """Ask the teachers everything that the journal has no answer to, and write all answers.
 
     Args:
         prompts: The questions.
-        run: The teacher, its sampling and the seed are read.
+        run: The teacher, its sampling and the seed are read; of a whole run, staging and split too.
         journal_path: The SQLite file that remembers every answer; shared by reruns.
         output: Folder of the new artifact.
         asks: False = write what the journal has and ask nothing; what it lacks counts as failed.
@@ -90,32 +94,38 @@ def query_teacher(
         StorageError: if the journal or the artifact cannot be written.
         KeyboardInterrupt: passed on after the journal is committed; the same call goes on from there.
     """
-    completions = CompletionSet(output)
-    num_samples = 1
+    completions, stages = CompletionSet(output), stages_of(run)
     if isinstance(run.teacher, RecordedTeacherSpec):
         assert isinstance(run.prompts, FilePromptsSpec)  # the specification allows no other
-        summary = _write(completions, recorded_completions(prompts, run.prompts, run.teacher))
+        (summary,) = _write(completions, recorded_completions(prompts, run.prompts, run.teacher), num_stages=1)
+        summaries = [_Summary(run.teacher.model, prompts.num_rows, 1, summary)]
     else:
-        num_samples = run.teacher.sampling.num_samples
         with Journal(journal_path) as journal:
-            teacher = LiveTeacher.of(run, run.teacher)
-            if asks:
-                ask_all(teacher, prompts, journal)
-            summary = _write(completions, _read_answers(teacher, prompts, journal))
-    _check_sum(summary["outcomes"], prompts.num_rows * num_samples)
-    write_json(output / SUMMARY, {"num_prompts": prompts.num_rows, "num_samples": num_samples, **summary})
+            for stage in stages if asks else ():
+                with blamed(stage):
+                    ask_all(stage.teacher, prompts, journal, title=stage.title)
+            found = _write(completions, _read_answers(stages, prompts, journal), num_stages=len(stages))
+        summaries = [
+            _Summary(
+                one.teacher.model, one.teacher.num_prompts(prompts), one.teacher.spec.sampling.num_samples, summary
+            )
+            for one, summary in zip(stages, found, strict=True)
+        ]
+    for one in summaries:
+        _check_sum(one.told["outcomes"], one.num_prompts * one.num_samples)
+    write_json(output / SUMMARY, _describe(summaries, prompts))
     seal(completions, {"prompts": prompts.hash, "teacher": _teacher_hash(run)})
     return completions
 
 
 class Outlook(NamedTuple):
-    """What of a run is answered already.
+    """What a teacher of a run has answered already.
 
     Attributes:
-        spent: What its calls have cost so far; nothing where no cap is set.
-        num_requests: Calls that the run makes on an empty journal.
+        num_requests: Calls that the run makes to it on an empty journal.
         num_known: Answers in the journal.
         first_unknown: The first prompt and sample index without an answer; None = nothing is left to ask.
+        spent: What its calls have cost so far; nothing where no cap is set.
     """
 
     num_requests: int
@@ -124,35 +134,53 @@ class Outlook(NamedTuple):
     spent: Cost = NOTHING
 
 
-def look_ahead(prompts: PromptSet, run: QuerySpec, *, journal_path: Path) -> Outlook:
+def look_ahead_all(prompts: PromptSet, run: QuerySpec, *, journal_path: Path) -> tuple[Outlook, ...]:
     """Count the calls of a run that the journal has answers to; asks nothing and creates no journal.
 
     Args:
         prompts: The questions.
-        run: The teacher, its sampling and the seed are read.
+        run: The teacher, its sampling and the seed are read; of a whole run, staging and split too.
         journal_path: The journal; need not exist.
 
+    Returns:
+        One for each teacher, the main one last; none for recorded texts.
+
     Raises:
-        ConfigError: if the environment variable of the teacher's key is unset.
+        ConfigError: if the environment variable of a teacher's key is unset.
         StorageError: if the journal cannot be read.
     """
-    if isinstance(run.teacher, RecordedTeacherSpec):
-        return Outlook(0, 0, None)
-    teacher, num_requests = LiveTeacher.of(run, run.teacher), prompts.num_rows * run.teacher.sampling.num_samples
+    return tuple(_look_ahead(prompts, stage, journal_path) for stage in stages_of(run))
+
+
+def look_ahead(prompts: PromptSet, run: QuerySpec, *, journal_path: Path) -> Outlook:
+    """As ``look_ahead_all``, for the main teacher alone; nothing is asked of a recorded one."""
+    found = look_ahead_all(prompts, run, journal_path=journal_path)
+    return found[-1] if found else Outlook(0, 0, None)
+
+
+def _look_ahead(prompts: PromptSet, stage: TeacherStage, journal_path: Path) -> Outlook:
+    teacher, num_known, first_unknown = stage.teacher, 0, None
     if not journal_path.exists():
-        return Outlook(num_requests, 0, next((prompt, 0) for prompt in prompts.rows()))
-    num_known, first_unknown = 0, None
+        first = next(((prompt, sample_idx) for prompt, sample_idx, _ in teacher.requests(prompts)), None)
+        return Outlook(teacher.num_requests(prompts), 0, first)
     with Journal(journal_path) as journal:
         for prompt, sample_idx, request in teacher.requests(prompts):
             if journal.has_final(request.key):
                 num_known += 1
             elif first_unknown is None:
                 first_unknown = prompt, sample_idx
-        return Outlook(num_requests, num_known, first_unknown, teacher.spent(prompts, journal))
+        spent = teacher.spent(prompts, journal)
+        return Outlook(teacher.num_requests(prompts), num_known, first_unknown, spent)
 
 
 def probe_teacher(
-    run: QuerySpec, *, journal_path: Path, prompt: Prompt | None = None, sample_idx: int = 0, spent: Cost = NOTHING
+    run: QuerySpec,
+    *,
+    journal_path: Path,
+    prompt: Prompt | None = None,
+    sample_idx: int = 0,
+    spent: Cost = NOTHING,
+    stage: int = -1,
 ) -> None:
     """Make one call and return if the teacher can be used; a recorded teacher always can.
 
@@ -161,61 +189,71 @@ def probe_teacher(
         journal_path: The answer is kept there, so that a later run need not pay for it again.
         prompt: What to ask; None = a short greeting (the embedded teacher is asked one of its own questions).
         sample_idx: Which of its samples.
-        spent: What the run's calls have cost before.
+        spent: What the run's calls to it have cost before.
+        stage: Which teacher of the run; -1 = the main one.
 
     Raises:
         TeacherUnreachableError, TeacherAuthError, TeacherError: if it cannot be used.
-        BudgetError: if a cap of ``teacher.budget`` allows no call and ``teacher.on_unanswered`` is stop.
+        BudgetError: if a cap of its budget allows no call and its ``on_unanswered`` is stop.
     """
     if isinstance(run.teacher, RecordedTeacherSpec):
         return
-    teacher = LiveTeacher.of(run, run.teacher)
-    request = teacher.request(prompt or _greeting(run.teacher), sample_idx)
-    with Journal(journal_path) as journal:
+    one = stages_of(run)[stage]
+    request = one.teacher.request(prompt or _greeting(one.teacher.spec), sample_idx)
+    with Journal(journal_path) as journal, blamed(one):
         if journal.has_final(request.key):
             return
         try:
-            teacher.drive(journal, lambda engine: engine.probe(request), spent=lambda: spent)
+            one.teacher.drive(journal, lambda engine: engine.probe(request), spent=lambda: spent)
         except BudgetError:
-            if run.teacher.on_unanswered == "stop":
+            if one.teacher.spec.on_unanswered == "stop":
                 raise
 
 
-def _read_answers(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> Iterator[Completion]:
-    for prompt, sample_idx, request, found in teacher.replies(prompts, journal):
-        reply = found or _UNSETTLED
-        outcome, reason = teacher.outcome_of(reply)
-        has_text = outcome in (Outcome.OK, Outcome.REFUSED, Outcome.TRUNCATED)
-        yield Completion(
-            prompt_id=prompt.prompt_id,
-            sample_idx=sample_idx,
-            outcome=outcome,
-            reason=reason,
-            text=(reply.text or reply.refusal) if has_text else "",
-            finish_reason=reply.finish_reason,
-            prompt_tokens=reply.prompt_tokens,
-            completion_tokens=reply.completion_tokens,
-            cost_usd=teacher.tariff.of_reply(reply).usd,
-            model=reply.model or teacher.model,
-            request_hash=request.key,
-            cached_tokens=reply.cached_tokens,
-            reasoning_tokens=reply.reasoning_tokens,
-            logprobs=[token_logprobs(position) for position in load_logprobs(reply.logprobs)] or None,
-        )
+def _read_answers(stages: tuple[TeacherStage, ...], prompts: PromptSet, journal: Journal) -> Iterator[Completion]:
+    calls = (
+        (stage, prompt, sample_idx, request)
+        for prompt in prompts.rows()
+        for stage in stages
+        for sample_idx, request in stage.teacher.requests_of(prompt)
+    )
+    for block in batched(calls, _LOOKED_UP):
+        entries = journal.get_many([request.key for *_, request in block])
+        for stage, prompt, sample_idx, request in block:
+            reply = stage.teacher.reply_to(prompt, request, entries.get(request.key), journal)
+            yield _completion(stage, prompt, sample_idx, request, reply or _UNSETTLED)
 
 
-def _write(completions: CompletionSet, rows: Iterator[Completion]) -> dict[str, Any]:
-    """Write the rows as they come and return what they add up to."""
-    outcomes: Counter[str] = Counter()
-    totals: Counter[str] = Counter()
-    cost_usd = 0.0
+def _completion(stage: TeacherStage, prompt: Prompt, sample_idx: int, request: Request, reply: Reply) -> Completion:
+    teacher = stage.teacher
+    outcome, reason = teacher.outcome_of(reply)
+    has_text = outcome in (Outcome.OK, Outcome.REFUSED, Outcome.TRUNCATED)
+    return Completion(
+        prompt_id=prompt.prompt_id,
+        sample_idx=stage.first_sample_idx + sample_idx,
+        outcome=outcome,
+        reason=reason,
+        text=(reply.text or reply.refusal) if has_text else "",
+        finish_reason=reply.finish_reason,
+        prompt_tokens=reply.prompt_tokens,
+        completion_tokens=reply.completion_tokens,
+        cost_usd=teacher.tariff.of_reply(reply).usd,
+        model=reply.model or teacher.model,
+        request_hash=request.key,
+        cached_tokens=reply.cached_tokens,
+        reasoning_tokens=reply.reasoning_tokens,
+        logprobs=[token_logprobs(position) for position in load_logprobs(reply.logprobs)] or None,
+        stage=stage.stage,
+    )
+
+
+def _write(completions: CompletionSet, rows: Iterator[Completion], *, num_stages: int) -> list[dict[str, Any]]:
+    """Write the rows as they come and return what those of each teacher add up to."""
+    tallies = [_Tally() for _ in range(num_stages)]
 
     def counted() -> Iterator[Completion]:
-        nonlocal cost_usd
         for row in rows:
-            outcomes[row.outcome] += 1
-            totals.update(prompt_tokens=row.prompt_tokens, completion_tokens=row.completion_tokens)
-            cost_usd += row.cost_usd
+            tallies[row.stage].count(row)
             yield row
 
     try:
@@ -227,12 +265,59 @@ def _write(completions: CompletionSet, rows: Iterator[Completion]) -> dict[str, 
             f"the disk of {completions.path} is full; free space and run the same command again: "
             "every answer is in the journal and is not paid for twice"
         ) from error
-    counts = {outcome.value: outcomes[outcome] for outcome in Outcome}
+    return [tally.told() for tally in tallies]
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What rows add up to."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+
+    def count(self, row: Completion) -> None:
+        self.outcomes[row.outcome] += 1
+        self.prompt_tokens += row.prompt_tokens
+        self.completion_tokens += row.completion_tokens
+        self.cost_usd += row.cost_usd
+
+    def told(self) -> dict[str, Any]:
+        return {
+            "outcomes": {outcome.value: self.outcomes[outcome] for outcome in Outcome},
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "cost_usd": self.cost_usd,
+        }
+
+
+class _Summary(NamedTuple):
+    """What came of asking one teacher."""
+
+    model: str
+    num_prompts: int
+    num_samples: int
+    told: dict[str, Any]
+
+
+def _describe(summaries: list[_Summary], prompts: PromptSet) -> dict[str, Any]:
+    """The content of ``summary.json``: the sums, and where there are several teachers those of each."""
+    total = _add_up([one.told for one in summaries])
+    whole = {"num_prompts": prompts.num_rows, "num_samples": summaries[-1].num_samples, **total}
+    if len(summaries) == 1:
+        return whole
+    about = ("model", "num_prompts", "num_samples")
+    return {**whole, "stages": [{**{name: getattr(one, name) for name in about}, **one.told} for one in summaries]}
+
+
+def _add_up(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The sum of each entry over mappings with the same keys, which may hold mappings of numbers."""
+    if len(parts) == 1:
+        return parts[0]
     return {
-        "outcomes": counts,
-        "prompt_tokens": totals["prompt_tokens"],
-        "completion_tokens": totals["completion_tokens"],
-        "cost_usd": cost_usd,
+        name: _add_up([part[name] for part in parts]) if isinstance(value, dict) else sum(part[name] for part in parts)
+        for name, value in parts[0].items()
     }
 
 
@@ -245,8 +330,15 @@ def _teacher_hash(run: QuerySpec) -> str:
     """Hash of what decides the answers; patience and concurrency do not."""
     patience = {"api_key", "api_key_file", "base_url", "batch", "budget", "concurrency"}
     patience |= {"limits", "max_attempts", "on_unanswered", "retry_wait_s", "timeout_s"}
-    spec = run.teacher.model_dump(mode="json", exclude=patience)
-    return hash_json({**spec, "provider": provider_of(run.teacher), "seed": run.seed})
+
+    def described(teacher: TeacherSpec) -> dict[str, Any]:
+        return {**teacher.model_dump(mode="json", exclude=patience), "provider": provider_of(teacher)}
+
+    main = {**described(run.teacher), "seed": run.seed}
+    if not isinstance(run, RunSpec) or run.staging is None:
+        return hash_json(main)
+    earlier = [{**described(one.teacher), "fraction": one.fraction} for one in run.staging.earlier]
+    return hash_json({**main, "fraction": run.staging.fraction, "earlier": earlier})
 
 
 def _greeting(spec: LiveTeacherSpec) -> Prompt:

@@ -30,19 +30,10 @@ from proxykd.data.scratch import scratch_database
 from proxykd.data.verifiers import Verifier, build_verifier, verify_many
 from proxykd.exceptions import ConfigError, InputError
 from proxykd.progress import report, track
-from proxykd.records import (
-    Completion,
-    Message,
-    Outcome,
-    Prompt,
-    Segment,
-    SegmentKind,
-    Trajectory,
-    TrajectoryEnd,
-    hash_json,
-)
+from proxykd.records import Completion, Message, Outcome, Prompt, hash_json
 from proxykd.teacher.query import query_teacher
 from proxykd.teacher.trajectory_store import Item, TrajectoryStore
+from proxykd.trajectories import Segment, SegmentKind, Trajectory, TrajectoryEnd
 
 SUMMARY = "summary.json"
 SOURCE = "corrections"

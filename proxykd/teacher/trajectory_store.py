@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from proxykd.data.splits import uniform_of
 from proxykd.exceptions import InputError
-from proxykd.records import Prompt, SegmentKind, TrajectoryEnd
+from proxykd.records import Prompt
+from proxykd.trajectories import SegmentKind, TrajectoryEnd
 
 _PAGE_ROWS = 256
 _TABLES = """

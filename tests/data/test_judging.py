@@ -237,3 +237,18 @@ def test_completions_of_other_prompts_are_refused(tmp_path: Path) -> None:
         completions.write(completion("t", prompt_id=prompt_id) for prompt_id in ids)
         with pytest.raises(ArtifactError, match=message):
             list(judge(prompts, completions, ValidationSpec(), SPLIT, Environment(tmp_path / "s")))
+
+
+def test_what_two_teachers_agree_on_is_no_duplicate(tmp_path: Path) -> None:
+    prompts, completions = PromptSet(tmp_path / "p"), CompletionSet(tmp_path / "c")
+    prompt = Prompt.build([Message("user", "q")])
+    prompts.write([prompt])
+    stages = [0, 0, 1, 1]
+    completions.write(
+        replace(completion("same", prompt_id=prompt.prompt_id, sample_idx=idx), stage=stage)
+        for idx, stage in enumerate(stages)
+    )
+    spec = ValidationSpec.model_validate(drop("duplicate"))
+    rows = [judged.row for judged in judge(prompts, completions, spec, SPLIT, Environment(tmp_path / "scratch"))]
+    assert [row.verdict for row in rows] == ["keep", "duplicate", "keep", "duplicate"]
+    assert [row.stage for row in rows] == stages

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from proxykd.config.models import ModelSpec
 from proxykd.data.segments import HEADINGS, Span, render_trajectory, segment_spans, token_weights
 from proxykd.models.tokenizers import load_tokenizer
-from proxykd.records import Message, Segment, SegmentKind, Trajectory, TrajectoryEnd
+from proxykd.records import Message
+from proxykd.trajectories import Segment, SegmentKind, Trajectory, TrajectoryEnd
 
 WEIGHTS = st.sampled_from([0.0, 0.5, 1.0, 1.5])
 SEGMENTS = st.lists(

@@ -150,3 +150,20 @@ def test_no_rows_give_no_splits(tmp_path: Path) -> None:
     splits = build_splits(write_validated(tmp_path / "none", []), SPEC, output=tmp_path / "splits")
     assert isinstance(splits, SplitSet)
     assert set(count_sides(splits).values()) == {0}
+
+
+def test_one_teacher_s_rows_can_be_selected(tmp_path: Path) -> None:
+    validated = ValidatedSet(tmp_path / "validated")
+    validated.write(
+        ValidatedRow(key, idx, (Message("user", key),), "text", "", None, Outcome.OK, "keep", "", stage=idx % 2)
+        for key in IDS[:20]
+        for idx in range(3)
+    )
+    seal(validated)
+    splits = build_splits(validated, SPEC, output=tmp_path / "splits")
+    everything = list(select_rows(validated, splits, set(Side)))
+    for stage in (0, 1, 2):
+        assert list(select_rows(validated, splits, set(Side), stage=stage)) == [
+            row for row in everything if row.stage == stage
+        ]
+    assert len(everything) == 60

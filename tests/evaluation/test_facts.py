@@ -32,6 +32,16 @@ def test_spend_adds_up_every_completion(tmp_path: Path) -> None:
     }
 
 
+def test_spend_tells_what_each_of_several_teachers_took(tmp_path: Path) -> None:
+    completions = CompletionSet(tmp_path)
+    completions.write([])
+    stages = [{"model": "cheap", "cost_usd": 0.5}, {"model": "better", "cost_usd": 1.0}]
+    write_json(tmp_path / "summary.json", {"stages": stages})
+    assert collect_spend(completions)["teachers"] == stages
+    write_json(tmp_path / "summary.json", {})
+    assert "teachers" not in collect_spend(completions)
+
+
 def test_spend_of_nothing_is_zero(tmp_path: Path) -> None:
     completions = CompletionSet(tmp_path)
     completions.write([])

@@ -1,10 +1,12 @@
 """The whole stage on the embedded teacher's texts: it aligns, it repeats, and each ablation is what it says."""
 
+from dataclasses import replace
+
 import pytest
 
-from proxykd.artifacts import read_json
+from proxykd.artifacts import ValidatedSet, read_json, seal
 from proxykd.config import RunSpec
-from proxykd.data.splits import build_splits, select_rows
+from proxykd.data.splits import TRAINING_SIDES, build_splits, select_rows
 from proxykd.exceptions import ConfigError, GateError
 from proxykd.models.loading import load_saved
 from proxykd.proxy.alignment import align_proxy
@@ -23,9 +25,14 @@ def corpus(validated, tmp_path_factory):
     return validated, build_splits(validated, specify().split, output=tmp_path_factory.mktemp("splits"))
 
 
-def specify(**changes):
+def specify(staging=None, **changes):
     return RunSpec.view(
-        {"seed": 0, "split": {"mode": "shared", "heldout": 0.05, "development": 0.2}, "proxy": {**PROXY, **changes}}
+        {
+            "seed": 0,
+            "split": {"mode": "shared", "heldout": 0.05, "development": 0.2},
+            "proxy": {**PROXY, **changes},
+            "staging": staging,
+        }
     )
 
 
@@ -102,3 +109,15 @@ def test_a_side_without_texts_is_explained(corpus, tmp_path):
     run = specify(model={**PROXY["model"], "max_seq_tokens": 16})
     with pytest.raises(GateError, match="warmup side"):
         align_proxy(*corpus, run, output=tmp_path / "output", scratch=tmp_path)
+
+
+def test_the_proxy_reads_the_main_teacher_s_texts_alone(corpus, tmp_path):
+    """With an earlier teacher's texts on the training sides and nothing else there, the warm-up finds none."""
+    cheap = {"teacher": {"kind": "openai", "model": "cheap"}}
+    run = specify(staging={"earlier": [cheap]}, warmup={"epochs": 1.0}, preference=None)
+    told = ValidatedSet(tmp_path / "validated")
+    sides = {split.prompt_id: split.side for split in corpus[1].rows()}
+    told.write(replace(row, stage=int(sides[row.prompt_id] not in TRAINING_SIDES)) for row in corpus[0].rows())
+    seal(told)
+    with pytest.raises(GateError, match="warmup side, found none"):
+        align((told, corpus[1]), tmp_path / "out", run)

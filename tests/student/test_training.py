@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +245,41 @@ def test_a_target_shorter_than_its_text_is_refused(data: TrainingData, tmp_path:
     short = replace(data, targets=TargetReader(tmp_path / "targets"))
     with pytest.raises(ArtifactError, match="render and cut"):
         short.targets_of([0], torch.device("cpu"))
+
+
+def staged(corpus: Corpus, folder: Path, *, tell: Callable[[str, int], str]) -> Corpus:
+    """The corpus with every other prompt's text written by a second teacher, as ``tell`` has it."""
+    validated = ValidatedSet(folder / "validated")
+    stages = cycle((0, 1))
+    validated.write(
+        replace(row, stage=stage, text=tell(row.text, stage))
+        for row, stage in zip(corpus[0].rows(), stages, strict=False)
+    )
+    seal(validated)
+    return validated, corpus[1]
+
+
+def test_the_student_has_not_seen_a_later_teacher_before_its_steps_come(
+    corpus: Corpus, make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run(student={"steps": 6})
+    curves, stages = [], []
+    for name, later in (("one", "One two three."), ("other", "Something else altogether.")):
+        told = staged(corpus, tmp_path / name, tell=lambda text, stage, later=later: later if stage else text)
+        student = distill(told, None, run, tmp_path / f"{name}-out", arm="sft")
+        record = read_json(student.path / "training.json")
+        curves.append(record["runs"][0]["curve"])
+        stages.append(record["corpus"]["stages"])
+    (first, second) = stages[0]
+    assert first["num_steps"] + second["num_steps"] == 6
+    assert first["num_examples"] + second["num_examples"] == sum(
+        1 for _ in select_rows(*corpus, sides_for("sft", run.split))
+    )
+    border = first["num_steps"]
+    assert curves[0][:border] == curves[1][:border]
+    assert all(one["loss"] != other["loss"] for one, other in zip(curves[0][border:], curves[1][border:], strict=True))
+
+
+def test_a_run_with_one_teacher_says_nothing_of_stages(corpus: Corpus, make_run: MakeRun, tmp_path: Path) -> None:
+    student = distill(corpus, None, make_run(), tmp_path, arm="sft")
+    assert "stages" not in read_json(student.path / "training.json")["corpus"]

@@ -12,8 +12,9 @@ from proxykd.artifacts import PromptSet, TrajectorySet, read_json, seal
 from proxykd.config.specification import RunSpec
 from proxykd.data.segments import render_trajectory, segment_spans
 from proxykd.exceptions import BudgetError, ConfigError, InputError
-from proxykd.records import Message, Prompt, SegmentKind, Trajectory, TrajectoryEnd
+from proxykd.records import Message, Prompt
 from proxykd.teacher.trajectories import build_trajectories, read_attempts
+from proxykd.trajectories import SegmentKind, Trajectory, TrajectoryEnd
 
 Make = Callable[..., RunSpec]
 EXACT = {"kind": "numeric"}

@@ -1,0 +1,44 @@
+"""Which prompts a teacher is asked, where a run has several: a function of the prompt's hash and its side alone.
+
+The hash is another one than that of the sides, so that a share is spread over all of them alike, and it is the same
+for every teacher, so that the prompts of a smaller share are among those of a larger one.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow.compute as pc
+
+from proxykd.artifacts import PromptSet
+from proxykd.config.specification import DataSplitSpec
+from proxykd.data.splits import TRAINING_SIDES, side_of, uniform_of
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The prompts that one teacher of a staged run is asked.
+
+    Attributes:
+        fraction: Of the training prompts, in (0, 1].
+        is_main: Whether it is the main teacher, who is asked all other prompts, the held-out ones say.
+        split: Tells which prompts are for training.
+    """
+
+    fraction: float
+    is_main: bool
+    split: DataSplitSpec
+
+    def has(self, split_key: str) -> bool:
+        """Whether a prompt is asked; all that are made from one question are, or none.
+
+        Args:
+            split_key: ``Prompt.split_key``.
+        """
+        if side_of(split_key, self.split) not in TRAINING_SIDES:
+            return self.is_main
+        return uniform_of(f"staging/{split_key}") < self.fraction
+
+    def count(self, prompts: PromptSet) -> int:
+        """Number of prompts that are asked."""
+        batches = prompts.batches(columns=["prompt_id", "group"])
+        columns = (pc.if_else(pc.equal(batch["group"], ""), batch["prompt_id"], batch["group"]) for batch in batches)
+        return sum(self.has(key) for column in columns for key in column.to_pylist())
