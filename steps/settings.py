@@ -72,14 +72,16 @@ def _closure(files: set[Path]) -> set[Path]:
     found: set[Path] = set()
     while files:
         found |= files
-        files = set().union(*(_files_of(name) for file in files for name in _imports(file))) - found
+        sources = [file.read_bytes() for file in files]
+        files = set().union(*(_files_of(name) for source in sources for name in _imports(source))) - found
     return found
 
 
 @cache
-def _imports(file: Path) -> frozenset[str]:
+def _imports(source: bytes) -> frozenset[str]:
+    """By the text and not by the file's name: a file that changes is read anew, and all others are not."""
     names = set()
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

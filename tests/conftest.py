@@ -16,6 +16,7 @@ os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_WAIT_POLICY="PAS
 
 import pytest
 import yaml
+from hypothesis import settings
 
 from proxykd import cli
 from proxykd.artifacts import SplitSet, ValidatedSet, seal
@@ -28,10 +29,27 @@ from tests.support.command import Ended
 from tests.support.endpoint import ScriptedEndpoint, scripted_endpoint
 
 NUM_PROMPTS = 60
+MAX_PROCESSES = 4  # of about a gigabyte each
 STATE = tempfile.TemporaryDirectory(prefix="proxykd-tests-")
+
+# No test asserts a time, and a busy machine is no fault.
+settings.register_profile("proxykd", deadline=None, max_examples=50)
+settings.load_profile("proxykd")
 
 # Whatever a test starts by mistake writes here, and not into the user's ZenML, MLflow or workspace.
 os.environ.update(Workspace(Path(STATE.name)).environment())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process a core for the whole default tier.
+
+    None but this one (0) where files are named, since each process imports everything anew, and for other tiers, whose
+    tests start processes of their own.
+    """
+    is_whole = config.args_source is not pytest.Config.ArgsSource.ARGS
+    is_default = config.getoption("markexpr").startswith("not integration")
+    return min(len(os.sched_getaffinity(0)), MAX_PROCESSES) if is_whole and is_default else 0
 
 
 def pytest_unconfigure() -> None:

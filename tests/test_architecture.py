@@ -89,6 +89,7 @@ def test_imports_point_in_the_agreed_directions() -> None:
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
+@pytest.mark.integration
 def test_the_whole_library_loads_without_orchestrator_tracker_or_validator() -> None:
     library = [file.relative_to(CHECKOUT).with_suffix("") for file in SOURCES if name_of(file).startswith("proxykd/")]
     modules = [".".join(path.parts).removesuffix(".__init__") for path in library]

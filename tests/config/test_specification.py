@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import cache
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ def make(**sections: Any) -> RunSpec:
     return RunSpec.model_validate({**base, **sections})
 
 
+@cache
 def definitions() -> list[tuple[str, dict[str, Any]]]:
     schema = RunSpec.model_json_schema()
     return [("RunSpec", schema), *schema["$defs"].items()]

@@ -3,6 +3,7 @@
 Each attack is one that does little harm should it succeed.
 """
 
+import contextlib
 import copy
 import gc
 import os
@@ -42,9 +43,9 @@ def error_of(sandbox: Sandbox, program: str) -> str:
 
 
 def assert_gone(pid: int) -> None:
-    """A process ends within five seconds."""
+    """A process ends soon, however busy the machine is."""
     assert pid > 1
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while Path(f"/proc/{pid}").exists() and "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -257,11 +258,15 @@ def test_the_other_numbering_of_the_same_machine_ends_the_process(sandbox: Sandb
 
 def test_a_program_has_no_privileges_even_where_we_are_root(sandbox: Sandbox) -> None:
     server = int(sandbox.run("import os\nprint(os.getppid())").stdout)
+    status: dict[str, str] = {}  # as last seen: the program begins with our rights and gives them up
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(sandbox.run, "import time\ntime.sleep(0.4)")
-        time.sleep(0.2)
-        (program,) = Path(f"/proc/{server}/task/{server}/children").read_text().split()
-        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{program}/status").read_text().splitlines())
+        while not running.done():
+            for program in Path(f"/proc/{server}/task/{server}/children").read_text().split():
+                with contextlib.suppress(OSError):  # it has ended
+                    lines = Path(f"/proc/{program}/status").read_text().splitlines()
+                    status = dict(line.split(":\t", 1) for line in lines)
+            time.sleep(0.02)
         assert running.result().end is RunEnd.DONE
     assert {int(status[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Amb")} == {0}
     assert (status["NoNewPrivs"], status["Seccomp"], status["Threads"]) == ("1", "2", "1")

@@ -12,30 +12,39 @@ from steps import settings
 from steps.settings import code_hash, new_folder, scratch_folder, settings_for
 
 
-@pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the checkout's sources, to be changed at will."""
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout's sources."""
+    folder = tmp_path_factory.mktemp("checkout")
     for room in ("proxykd", "steps"):
-        shutil.copytree(settings.CHECKOUT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(settings, "CHECKOUT", tmp_path)
+        shutil.copytree(settings.CHECKOUT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture
+def checkout(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the checkout in the place of the checkout itself."""
+    monkeypatch.setattr(settings, "CHECKOUT", copied)
     forget()
-    yield tmp_path
+    yield copied
     forget()
 
 
 def forget() -> None:
-    for cached in (settings.code_hash, settings._imports, settings._files_of):
+    for cached in (settings.code_hash, settings._files_of):
         cached.cache_clear()
 
 
 def changed(checkout: Path, file: str) -> set[str]:
-    """The steps whose hash changes with a file."""
+    """The steps whose hash changes with a file, which is put back as it was."""
     steps = [path.stem for path in (checkout / "steps").glob("*.py") if path.stem not in ("__init__", "settings")]
-    before = {step: code_hash(f"steps.{step}") for step in steps}
-    with (checkout / file).open("a", encoding="utf-8") as opened:
-        opened.write("\n# changed\n")
+    before, content = {step: code_hash(f"steps.{step}") for step in steps}, (checkout / file).read_bytes()
+    (checkout / file).write_bytes(content + b"\n# changed\n")
     forget()
-    return {step for step in steps if code_hash(f"steps.{step}") != before[step]}
+    try:
+        return {step for step in steps if code_hash(f"steps.{step}") != before[step]}
+    finally:
+        (checkout / file).write_bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +72,18 @@ def test_data_files_beside_the_code_count(checkout: Path) -> None:
 
 def test_what_all_share_reaches_every_step(checkout: Path) -> None:
     assert len(changed(checkout, "proxykd/artifacts.py")) == 9
+
+
+def test_an_import_that_is_new_is_followed(checkout: Path) -> None:
+    step, unused = checkout / "steps" / "split.py", "proxykd/preview.py"
+    assert "split" not in changed(checkout, unused)
+    content = step.read_bytes()
+    step.write_bytes(content + b"\n\ndef later() -> None:\n    from proxykd import preview\n")
+    forget()
+    try:
+        assert "split" in changed(checkout, unused)
+    finally:
+        step.write_bytes(content)
 
 
 def test_unknown_modules_have_no_sources() -> None:

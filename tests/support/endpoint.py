@@ -35,6 +35,11 @@ class ScriptedEndpoint:
         return self.answer(question)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # as many may connect at once; with the usual 5 some would wait a second to try again
+
+
 @contextmanager
 def scripted_endpoint() -> Iterator[ScriptedEndpoint]:
     """A scripted endpoint on loopback."""
@@ -58,8 +63,7 @@ def scripted_endpoint() -> Iterator[ScriptedEndpoint]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
+    with _Server(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         script.url = f"http://127.0.0.1:{server.server_port}/v1"

@@ -61,7 +61,7 @@ def _stop_halfway(run: RunSpec, server: str, folder: Path, how: signal.Signals) 
         while asker.poll() is None and _num_calls(server) < _COUNT // 2:
             time.sleep(0.005)
         os.kill(asker.pid, how)
-        _, errors = asker.communicate(timeout=20)
+        _, errors = asker.communicate(timeout=60)
         return subprocess.CompletedProcess(command, asker.returncode, None, errors)
 
 
