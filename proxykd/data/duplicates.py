@@ -12,7 +12,9 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from proxykd.data.measuring import PromptHashes
+from proxykd.artifacts import batched
+from proxykd.data.filters import HashFilter
+from proxykd.data.measuring import PromptHashes, Runs
 from proxykd.data.quality import NUM_HASHES, similarity
 
 _TABLES = """
@@ -26,6 +28,7 @@ _TABLES = """
 _FILTER_BITS = 24
 _SHIFT = 64 - _FILTER_BITS
 _MAX_CANDIDATES = 32
+_RUNS_PER_QUERY = 500
 
 
 class CorpusIndex:
@@ -35,12 +38,16 @@ class CorpusIndex:
         database: Empty and temporary; the index makes its tables there.
         near_duplicate_threshold: Similarity in [0, 1] from which on two prompts are near duplicates; 1 = only those
             whose sets of shingles are the same.
+
+    Attributes:
+        evaluation: The word runs of the evaluation texts; what it holds for absent needs no look into the database.
     """
 
     def __init__(self, database: sqlite3.Connection, *, near_duplicate_threshold: float) -> None:
         self._database, self._threshold = database, near_duplicate_threshold
         # Whether a hash may be in a table, by its first bits: most are not, and need no look into the database.
-        self._runs, self._bands, self._pairs = (np.zeros(2**_FILTER_BITS, np.bool_) for _ in range(3))
+        self._bands, self._pairs = (np.zeros(2**_FILTER_BITS, np.bool_) for _ in range(2))
+        self.evaluation = HashFilter()
         for statement in filter(str.strip, _TABLES.split(";")):
             database.execute(statement)
 
@@ -85,21 +92,25 @@ class CorpusIndex:
         """Remember the word runs of an evaluation text; one shorter than a run has none."""
         if not len(runs):
             return
-        self._runs[_slots(runs)] = self._runs[_other_slots(runs)] = True
+        self.evaluation.add(runs)
         idx = self._database.execute("INSERT INTO evaluation_texts (name) VALUES (?)", (name,)).lastrowid
         rows = ((run, idx) for run in _signed(runs))
         self._database.executemany("INSERT OR IGNORE INTO evaluation_runs VALUES (?, ?)", rows)
 
-    def find_overlap(self, runs: NDArray[np.uint64]) -> str:
+    def find_overlap(self, runs: Runs) -> str:
         """How many of a text's word runs occur in evaluation texts, and in which of those most; "" = none does."""
-        suspects = runs[self._runs[_slots(runs)] & self._runs[_other_slots(runs)]]
-        lookup = "SELECT text FROM evaluation_runs WHERE hash = ?"
-        rows = (self._database.execute(lookup, (run,)).fetchone() for run in _signed(suspects))
-        if not (found := Counter(row[0] for row in rows if row is not None)):
+        if not len(runs.suspects):
+            return ""
+        suspects = _signed(runs.suspects)
+        texts: dict[int, int] = {}
+        for some in batched(dict.fromkeys(suspects), _RUNS_PER_QUERY):
+            lookup = f"SELECT hash, text FROM evaluation_runs WHERE hash IN ({','.join(map(str, some))})"
+            texts.update(self._database.execute(lookup))
+        if not (found := Counter(texts[run] for run in suspects if run in texts)):
             return ""
         idx = found.most_common(1)[0][0]
         (name,) = self._database.execute("SELECT name FROM evaluation_texts WHERE text = ?", (idx,)).fetchone()
-        return f"{found.total()} of {len(runs)} word runs are in evaluation texts, first of all in {name}"
+        return f"{found.total()} of {runs.count} word runs are in evaluation texts, first of all in {name}"
 
     def _candidates(self, bands: list[int]) -> NDArray[np.uint32]:
         lookup = f"SELECT prompt FROM bands WHERE hash = ? ORDER BY prompt DESC LIMIT {_MAX_CANDIDATES}"
@@ -117,7 +128,3 @@ def _signed(hashes: NDArray[np.uint64]) -> list[int]:
 
 def _slots(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
     return (hashes >> np.uint64(_SHIFT)).astype(np.int64)
-
-
-def _other_slots(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    return (hashes & np.uint64(2**_FILTER_BITS - 1)).astype(np.int64)

@@ -118,7 +118,9 @@ def judge(
         _add_evaluation(index, prompts, spec, split)
         pairs, ahead = tee(_pair_up(prompts, completions))
         texts = (Texts(question_of(p.taught_messages), tuple(c.text for c in samples)) for p, samples in ahead)
-        measured = measure_all(texts, spec, load_counter=around.load_counter, num_processes=num_processes)
+        measured = measure_all(
+            texts, spec, index.evaluation, load_counter=around.load_counter, num_processes=num_processes
+        )
         judging = _Judging(spec, split, index, around.verify, read_releases(spec.release))
         for (prompt, samples), measures in zip(pairs, measured, strict=True):
             yield from judging.judge_prompt(prompt, samples, measures)
