@@ -7,8 +7,9 @@ of them without holding more than one batch in memory.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Any, ClassVar, Self
 
 import pyarrow as pa
@@ -64,13 +65,14 @@ def prompt_id_of(messages: Sequence[Message]) -> str:
 def _plain(items: Sequence[Any]) -> list[Any]:
     # dataclasses.asdict, which copies deeply, took more time than all else that is done to a prompt.
     return [
-        {"role": item.role, "content": item.content}
-        if isinstance(item, Message)
-        else asdict(item)
-        if is_dataclass(item) and not isinstance(item, type)
-        else item
-        for item in items
+        {name: getattr(item, name) for name in names} if (names := _flat_fields(type(item))) else item for item in items
     ]
+
+
+@cache
+def _flat_fields(kind: type) -> tuple[str, ...]:
+    """The names of a dataclass's fields, none of which holds a dataclass; () = it is no dataclass."""
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
 
 
 class Record:

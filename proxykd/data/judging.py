@@ -13,6 +13,8 @@ from itertools import chain, groupby, tee
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import pyarrow as pa
+
 from proxykd.artifacts import CompletionSet, PromptSet
 from proxykd.config.specification import DataSplitSpec
 from proxykd.config.validation import ValidationSpec
@@ -118,7 +120,9 @@ def judge(
         _add_evaluation(index, prompts, spec, split)
         pairs, ahead = tee(_pair_up(prompts, completions))
         texts = (Texts(question_of(p.taught_messages), tuple(c.text for c in samples)) for p, samples in ahead)
-        measured = measure_all(texts, spec, load_counter=around.load_counter, num_processes=num_processes)
+        measured = measure_all(
+            texts, spec, index.evaluation, load_counter=around.load_counter, num_processes=num_processes
+        )
         judging = _Judging(spec, split, index, around.verify, read_releases(spec.release))
         for (prompt, samples), measures in zip(pairs, measured, strict=True):
             yield from judging.judge_prompt(prompt, samples, measures)
@@ -221,7 +225,7 @@ class _Judging:
 
     def _may_teach_so_far(self, row: ValidatedRow) -> bool:
         """Whether no rule about the row by itself drops it."""
-        return bool(row.released) or not any(f.drops and Verdict(f.rule) not in _CORPUS_RULES for f in row.findings)
+        return bool(row.released) or not any(f.drops and f.rule not in _CORPUS_RULES for f in row.findings)
 
 
 class _Among(NamedTuple):
@@ -264,10 +268,9 @@ def _at_the_teacher(completion: Completion) -> dict[Verdict, str]:
 
 def _add_evaluation(index: CorpusIndex, prompts: PromptSet, spec: ValidationSpec, split: DataSplitSpec) -> None:
     """Remember held-out prompts, their reference answers, and the further evaluation files."""
-    heldout = (prompt for prompt in prompts.rows() if side_of(prompt.split_key, split) is Side.HELDOUT)
     own = (
         (text, f"the {what} {prompt.prompt_id}")
-        for prompt in heldout
+        for prompt in _heldout(prompts, split)
         for what, text in (
             ("held-out prompt", question_of(prompt.taught_messages)),
             ("reference of held-out prompt", prompt.reference or ""),
@@ -276,6 +279,13 @@ def _add_evaluation(index: CorpusIndex, prompts: PromptSet, spec: ValidationSpec
     others = (item for file in spec.evaluation_files for item in iter_texts(file))
     for text, name in chain(own, others):
         index.add_evaluation(hash_word_runs(text, spec.overlap_ngram), name)
+
+
+def _heldout(prompts: PromptSet, split: DataSplitSpec) -> Iterator[Prompt]:
+    for batch in prompts.batches():
+        keys = zip(batch["group"].to_pylist(), batch["prompt_id"].to_pylist(), strict=True)
+        chosen = [side_of(group or prompt_id, split) is Side.HELDOUT for group, prompt_id in keys]
+        yield from map(Prompt.from_row, batch.filter(pa.array(chosen, pa.bool_())).to_pylist())
 
 
 def _pair_up(prompts: PromptSet, completions: CompletionSet) -> Iterator[tuple[Prompt, tuple[Completion, ...]]]:

@@ -19,18 +19,12 @@ from numpy.typing import NDArray
 
 from proxykd.artifacts import batched
 from proxykd.config.validation import ValidationSpec
+from proxykd.data.batches import Ragged, runs_of_all, signatures_of_all, words_of_all
 from proxykd.data.damage import find_cut, find_damage
+from proxykd.data.filters import HashFilter
 from proxykd.data.language import find_language
 from proxykd.data.private import find_personal_data, find_secret
-from proxykd.data.quality import (
-    Verdict,
-    choose_rows_per_band,
-    hash_bands,
-    hash_runs,
-    hash_words,
-    minhash,
-    shingles_from,
-)
+from proxykd.data.quality import Verdict, choose_rows_per_band, hash_bands, shingles_of
 from proxykd.data.refusals import ModelRefusals, RefusalClassifier, find_by_pattern
 
 CountTokens = Callable[[Sequence[str]], list[int]]
@@ -41,22 +35,35 @@ BATCH_TEXTS = 512
 MIN_TEXTS_FOR_PROCESSES = 20_000
 """Fewer texts are measured here: other processes take seconds to start."""
 MAX_PROCESSES = 8
+_TEXTS_AT_ONCE = 64  # their arrays stay in the processor's cache
+
+
+class Runs(NamedTuple):
+    """The word runs of a text.
+
+    Attributes:
+        count: How many it has.
+        suspects: uint64, hashes of those that may be in an evaluation text, in order.
+    """
+
+    count: int
+    suspects: NDArray[np.uint64]
 
 
 class PromptHashes(NamedTuple):
     """A prompt among others.
 
     Attributes:
-        signature: uint32 [NUM_HASHES], the MinHash of its shingles.
+        signature: uint32 [NUM_HASHES], the MinHash of its shingles; empty where equal sets are looked for.
         bands: uint64 [bands], hashes of the signature's bands.
-        shingles_key: Equal for prompts with the same set of shingles.
-        runs: uint64 [runs], hashes of its word runs.
+        shingles_key: Equal for prompts with the same set of shingles; 0 where near duplicates are looked for.
+        runs: Its word runs.
     """
 
     signature: NDArray[np.uint32]
     bands: NDArray[np.uint64]
     shingles_key: int
-    runs: NDArray[np.uint64]
+    runs: Runs
 
 
 class TextMeasures(NamedTuple):
@@ -67,14 +74,14 @@ class TextMeasures(NamedTuple):
         is_language_known: Whether its language was looked for and could be told.
         num_tokens: Its tokens; None = not counted.
         pair_key: Equal for rows whose prompt and completion are the same but for white space.
-        runs: uint64 [runs], hashes of its word runs.
+        runs: Its word runs.
     """
 
     broken: dict[Verdict, str]
     is_language_known: bool
     num_tokens: int | None
     pair_key: int
-    runs: NDArray[np.uint64]
+    runs: Runs
 
 
 class Texts(NamedTuple):
@@ -97,26 +104,32 @@ class Measurer:
 
     Attributes:
         spec: The rules.
+        evaluation: Hashes of the word runs of the evaluation texts.
         classifiers: A text is a refusal if one of them says so.
         count_tokens: Needed where the specification bounds lengths in tokens.
     """
 
     spec: ValidationSpec
+    evaluation: HashFilter
     classifiers: tuple[RefusalClassifier, ...]
     count_tokens: CountTokens | None = None
 
     @classmethod
-    def build(cls, spec: ValidationSpec, load_counter: Callable[[], CountTokens] | None) -> "Measurer":
+    def build(
+        cls, spec: ValidationSpec, evaluation: HashFilter, load_counter: Callable[[], CountTokens] | None
+    ) -> "Measurer":
         """A measurer with its models loaded.
 
         Args:
             spec: The rules.
+            evaluation: Hashes of the word runs of the evaluation texts.
             load_counter: Loads the token counter; called only if the specification needs it.
         """
         classifiers: tuple[RefusalClassifier, ...] = (find_by_pattern,)
         if spec.refusal_model is not None:
             classifiers += (ModelRefusals(spec.refusal_model, label=spec.refusal_label),)
-        return cls(spec, classifiers, load_counter() if load_counter and spec.counts_tokens else None)
+        counter = load_counter() if load_counter and spec.counts_tokens else None
+        return cls(spec, evaluation, classifiers, counter)
 
     def measure(self, batch: Sequence[Texts]) -> list[Measures]:
         """What is said of each prompt of a batch and of its completions."""
@@ -124,28 +137,44 @@ class Measurer:
         answers = [classifier(texts) for classifier in self.classifiers]
         refusals = iter([next(filter(None, found), "") for found in zip(*answers, strict=True)])
         counts = iter(self.count_tokens(texts) if self.count_tokens is not None else [None] * len(texts))
-        prompts = self._hash_prompts([item.question for item in batch])
+        runs = iter([found for some in batched(texts, _TEXTS_AT_ONCE) for found in self.find_runs(some)])
+        questions = batched((item.question for item in batch), _TEXTS_AT_ONCE)
+        prompts = [prompt for some in questions for prompt in self._hash_prompts(some)]
         return [
             Measures(
                 prompt,
-                [self._measure_text(item.question, text, next(refusals), next(counts)) for text in item.completions],
+                [
+                    self._measure_text(item.question, text, next(refusals), next(counts), next(runs))
+                    for text in item.completions
+                ],
             )
             for item, prompt in zip(batch, prompts, strict=True)
         ]
 
-    def _hash_prompts(self, questions: list[str]) -> list[PromptHashes]:
-        words = [hash_words(question) for question in questions]
-        shingles = [shingles_from(*item) for item in zip(words, questions, strict=True)]
-        signatures = np.stack([minhash(item) for item in shingles])
-        bands = hash_bands(signatures, choose_rows_per_band(self.spec.near_duplicate_threshold))
-        keys = [_key(b"shingles", item.tobytes()) for item in shingles]
-        runs = [hash_runs(item, self.spec.overlap_ngram) for item in words]
-        return [PromptHashes(*item) for item in zip(signatures, bands, keys, runs, strict=True)]
+    def find_runs(self, texts: Sequence[str]) -> list[Runs]:
+        """The word runs of any texts."""
+        return self._runs_from(words_of_all(texts))
 
-    def _measure_text(self, question: str, text: str, refusal: str, num_tokens: int | None) -> TextMeasures:
+    def _runs_from(self, words: Ragged) -> list[Runs]:
+        runs = runs_of_all(words, self.spec.overlap_ngram)
+        suspects = runs.select(self.evaluation.may_hold(runs.values))
+        return [Runs(*item) for item in zip(runs.counts.tolist(), suspects, strict=True)]
+
+    def _hash_prompts(self, questions: Sequence[str]) -> list[PromptHashes]:
+        words = words_of_all(questions)
+        if self.spec.near_duplicate_threshold >= 1.0:  # equal sets, not merely equal signatures
+            signatures = np.zeros((len(questions), 0), np.uint32)
+            bands = np.zeros((len(questions), 0), np.uint64)
+            keys = [_key(b"shingles", shingles_of(question).tobytes()) for question in questions]
+        else:
+            signatures, keys = signatures_of_all(words, questions), [0] * len(questions)
+            bands = hash_bands(signatures, choose_rows_per_band(self.spec.near_duplicate_threshold))
+        return [PromptHashes(*item) for item in zip(signatures, bands, keys, self._runs_from(words), strict=True)]
+
+    def _measure_text(self, question: str, text: str, refusal: str, num_tokens: int | None, runs: Runs) -> TextMeasures:
         spec, key = self.spec, pair_key(question, text)
         if not text.strip():
-            return TextMeasures({Verdict.EMPTY: "no text"}, False, num_tokens, key, np.zeros(0, np.uint64))
+            return TextMeasures({Verdict.EMPTY: "no text"}, False, num_tokens, key, runs)
         language = find_language(text, spec.languages) if spec.languages is not None else None
         found = {
             Verdict.REFUSED: refusal,
@@ -160,11 +189,7 @@ class Measurer:
             Verdict.PERSONAL_DATA: find_personal_data(text, phone_region=spec.phone_region),
         }
         broken = {rule: detail for rule, detail in found.items() if detail}
-        return TextMeasures(broken, language is not None, num_tokens, key, self.runs_of(text))
-
-    def runs_of(self, text: str) -> NDArray[np.uint64]:
-        """Hashes of the word runs of any text, uint64 [runs]."""
-        return hash_runs(hash_words(text), self.spec.overlap_ngram)
+        return TextMeasures(broken, language is not None, num_tokens, key, runs)
 
 
 def pair_key(question: str, text: str) -> int:
@@ -175,6 +200,7 @@ def pair_key(question: str, text: str) -> int:
 def measure_all(
     items: Iterable[Texts],
     spec: ValidationSpec,
+    evaluation: HashFilter,
     *,
     load_counter: Callable[[], CountTokens] | None = None,
     num_processes: int = 1,
@@ -184,17 +210,18 @@ def measure_all(
     Args:
         items: Any number of them.
         spec: The rules.
+        evaluation: Hashes of the word runs of the evaluation texts, all added.
         load_counter: Loads the token counter; must be picklable where there are more processes.
         num_processes: 1 = in this one; else so many others.
     """
     batches = batched(items, BATCH_TEXTS)
     if num_processes <= 1:
-        measurer = Measurer.build(spec, load_counter)
+        measurer = Measurer.build(spec, evaluation, load_counter)
         for batch in batches:
             yield from measurer.measure(batch)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_processes, context, _start, (spec, load_counter)) as pool:
+    with ProcessPoolExecutor(num_processes, context, _start, (spec, evaluation, load_counter)) as pool:
         waiting: deque[Future[list[Measures]]] = deque()
         try:
             for batch in batches:
@@ -216,9 +243,9 @@ def choose_num_processes(num_texts: int) -> int:
 _measurer: Measurer
 
 
-def _start(spec: ValidationSpec, load_counter: Callable[[], CountTokens] | None) -> None:
+def _start(spec: ValidationSpec, evaluation: HashFilter, load_counter: Callable[[], CountTokens] | None) -> None:
     global _measurer
-    _measurer = Measurer.build(spec, load_counter)
+    _measurer = Measurer.build(spec, evaluation, load_counter)
 
 
 def _measure(batch: Sequence[Texts]) -> list[Measures]:

@@ -30,9 +30,9 @@ SHINGLE_WORDS = 5
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 _ASCII_WORD = re.compile(r"\w+", re.ASCII)
+_BETWEEN_ASCII_WORDS = bytes(code if _ASCII_WORD.match(chr(code)) else 32 for code in range(128)) + bytes(128)
 
-_CHUNK = 4096
-_MAX_CACHED_WORDS = 200_000
+_CHUNK = 512
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -69,10 +69,8 @@ def words_of(text: str) -> list[str]:
 
 
 def hash_words(text: str) -> NDArray[np.uint64]:
-    """A hash of every word of ``text``, uint64 [words], in order."""
-    if len(_hashes) > _MAX_CACHED_WORDS:
-        _hashes.clear()
-    return np.array([_hashes[word] for word in words_of(text)], dtype=np.uint64)
+    """A hash (CRC-32) of every word of ``text``, uint64 [words], in order."""
+    return np.fromiter(map(zlib.crc32, _encoded_words(text)), np.uint64)
 
 
 def hash_runs(words: NDArray[np.uint64], num_words: int) -> NDArray[np.uint64]:
@@ -141,11 +139,17 @@ def minhash(shingles: NDArray[np.uint64]) -> NDArray[np.uint32]:
     Returns:
         uint32 [NUM_HASHES].
     """
-    smallest = np.full(NUM_HASHES, 0xFFFFFFFF, np.uint64)
+    smallest = np.full(NUM_HASHES, 0xFFFFFFFF, np.uint32)
     for start in range(0, len(shingles), _CHUNK):
-        hashed = _mix(shingles[start : start + _CHUNK, None] ^ _SALTS[None, :]) >> np.uint64(32)
-        smallest = np.minimum(smallest, hashed.min(axis=0))
-    return smallest.astype(np.uint32)
+        smallest = np.minimum(smallest, hash_shingles(shingles[start : start + _CHUNK]).min(axis=0))
+    return smallest
+
+
+def hash_shingles(shingles: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """Every shingle under each of the ``NUM_HASHES`` hashes of ``minhash``, uint32 [num_shingles, NUM_HASHES]."""
+    hashed = _mix(shingles[:, None] ^ _SALTS[None, :])
+    hashed >>= np.uint64(32)
+    return hashed.astype(np.uint32)
 
 
 def similarity(one: NDArray[np.uint32], others: NDArray[np.uint32]) -> NDArray[np.float64]:
@@ -196,22 +200,21 @@ def hash_bands(signatures: NDArray[np.uint32], rows_per_band: int) -> NDArray[np
     return hashes
 
 
-class _WordHashes(dict[str, int]):
-    """Word -> its CRC-32; computed when it is first asked for."""
-
-    def __missing__(self, word: str) -> int:
-        found = self[word] = zlib.crc32(word.encode(errors="replace"))
-        return found
-
-
-_hashes = _WordHashes()
+def _encoded_words(text: str) -> list[bytes]:
+    """``words_of`` in UTF-8; ASCII, most of what there is, in a third of the time."""
+    if text.isascii():
+        return text.lower().encode().translate(_BETWEEN_ASCII_WORDS).split()
+    return "\n".join(words_of(text)).encode(errors="replace").split()
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     # The finaliser of SplitMix64: a bijection of the 64-bit integers in which every input bit moves every output bit.
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    values = values ^ (values >> np.uint64(30))
+    values *= np.uint64(0xBF58476D1CE4E5B9)
+    values ^= values >> np.uint64(27)
+    values *= np.uint64(0x94D049BB133111EB)
+    values ^= values >> np.uint64(31)
+    return values
 
 
 _SALTS = _mix(np.arange(1, NUM_HASHES + 1, dtype=np.uint64) * _MULTIPLIER)

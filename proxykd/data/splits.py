@@ -8,7 +8,8 @@ prompts of its own (arXiv:2401.07013, section 4.1: 10 % warm-up, 45 % alignment,
 
 import hashlib
 from collections.abc import Collection, Iterator
-from itertools import groupby
+from functools import cache
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +43,13 @@ def side_of(split_key: str, spec: DataSplitSpec) -> Side:
         split_key: ``Prompt.split_key``, or any string; the same one always gives the same side.
         spec: Shares of the sides.
     """
+    position, (edges, last) = uniform_of(split_key), _edges(spec)
+    return next((side for edge, side in edges if position < edge), last)  # the shares add up to 1 but for rounding
+
+
+@cache
+def _edges(spec: DataSplitSpec) -> tuple[list[tuple[float, Side]], Side]:
+    """Where each side ends in [0, 1], and the last one that is not empty."""
     rest = 1.0 - spec.heldout - spec.development
     shares = {
         Side.HELDOUT: spec.heldout,
@@ -50,13 +58,10 @@ def side_of(split_key: str, spec: DataSplitSpec) -> Side:
         Side.ALIGNMENT: rest * spec.alignment,
         Side.DISTILLATION: rest * spec.distillation,
     }
-    position, edge, last = uniform_of(split_key), 0.0, Side.DISTILLATION
-    for side, share in shares.items():
-        edge += share
-        last = side if share > 0.0 else last
-        if position < edge:
-            return side
-    return last  # the shares add up to 1 but for rounding
+    last = max(
+        (side for side, share in shares.items() if share > 0.0), key=list(shares).index, default=Side.DISTILLATION
+    )
+    return list(zip(accumulate(shares.values()), shares, strict=True)), last
 
 
 def sides_for(stage: Stage, spec: DataSplitSpec) -> frozenset[Side]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from proxykd.config.models import ModelSpec
 from proxykd.exceptions import ModelError
 from proxykd.models.sources import Source, missing_model, resolve_source
+from proxykd.models.token_counts import WordwiseCounter, is_additive
 from proxykd.models.tokenizer_files import comparable_parts, read_tokenizer
 from proxykd.records import hash_json
 
@@ -69,6 +70,8 @@ def load_counter(source: str) -> Callable[[Sequence[str]], list[int]]:
         return lambda texts: [len(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
     backend.no_truncation()
     backend.no_padding()
+    if is_additive(json.loads(backend.to_str())):
+        return WordwiseCounter(backend)
     return lambda texts: [len(found) for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 

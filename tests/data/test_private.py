@@ -1,8 +1,13 @@
 """Secrets and personal data: each kind is found, look-alikes are not, and no finding repeats what it found."""
 
-import pytest
+import re
+import sys
 
-from proxykd.data.private import find_personal_data, find_secret
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxykd.data.private import _NEEDLES, _secret_patterns, find_personal_data, find_secret
 
 # Made up here, by pattern: none of them opens anything. Joined so that no scanner takes this file for a leak.
 SECRETS = {
@@ -69,3 +74,23 @@ def test_national_telephone_numbers_count_where_a_country_is_set() -> None:
     text = "Call (212) 555-2368 now."
     assert find_personal_data(text) == ""
     assert find_personal_data(text, phone_region="US").startswith("telephone number")
+
+
+@pytest.mark.parametrize(("kind", "pattern"), [found for found in _secret_patterns() if found[0] in _NEEDLES])
+@settings(max_examples=15)
+@given(data=st.data())
+def test_whatever_a_pattern_matches_holds_a_needle(kind: str, pattern: "re.Pattern[str]", data: st.DataObject) -> None:
+    found = pattern.search(data.draw(st.from_regex(pattern)))
+    assert found is not None
+    text = found[0].casefold() if pattern.flags & re.IGNORECASE else found[0]
+    assert any(needle in text for needle in _NEEDLES[kind])
+
+
+def test_needles_name_kinds_and_folding_makes_every_form_of_their_letters_one() -> None:
+    ignoring = {kind for kind, pattern in _secret_patterns() if pattern.flags & re.IGNORECASE}
+    assert set(_NEEDLES) <= {kind for kind, _ in _secret_patterns()}
+    letters = {letter for kind in ignoring & set(_NEEDLES) for needle in _NEEDLES[kind] for letter in needle.lower()}
+    characters = "".join(map(chr, range(sys.maxunicode + 1)))
+    for letter in letters - {"i", "-"}:
+        forms = re.findall(letter, characters, re.IGNORECASE)
+        assert {form.casefold() for form in forms} == {letter}
