@@ -65,7 +65,8 @@ def prompt_id_of(messages: Sequence[Message]) -> str:
 def _plain(items: Sequence[Any]) -> list[Any]:
     # dataclasses.asdict, which copies deeply, took more time than all else that is done to a prompt.
     return [
-        {name: getattr(item, name) for name in names} if (names := _flat_fields(type(item))) else item for item in items
+        {name: getattr(item, name) for name in names} if (names := _flat_fields(item.__class__)) else item
+        for item in items
     ]
 
 

@@ -64,9 +64,9 @@ def signatures_of_all(words: Ragged, texts: Sequence[str]) -> NDArray[np.uint32]
     """The MinHash of the shingles of each text, as ``quality.minhash`` gives them, uint32 [texts, NUM_HASHES]."""
     signatures = np.empty((len(texts), NUM_HASHES), np.uint32)
     shingles = runs_of_all(words, SHINGLE_WORDS)
-    is_short, starts = shingles.counts == 0, shingles.starts
-    for idx in np.flatnonzero(is_short):
-        own = words.values[words.starts[idx] :][: words.counts[idx]]
+    is_short, starts, word_starts = shingles.counts == 0, shingles.starts, words.starts
+    for idx in np.flatnonzero(is_short).tolist():
+        own = words.values[word_starts[idx] :][: words.counts[idx]]
         signatures[idx] = minhash(shingles_from(own, texts[idx]))
     hashed = np.empty((len(shingles.values), NUM_HASHES), np.uint32)
     for start in range(0, len(hashed), _CHUNK):

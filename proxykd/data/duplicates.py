@@ -121,7 +121,7 @@ class CorpusIndex:
             return ""
         idx = found.most_common(1)[0][0]
         (name,) = self._database.execute("SELECT name FROM evaluation_texts WHERE text = ?", (idx,)).fetchone()
-        return f"{found.total()} of {runs.count} word runs are in evaluation texts, first of all in {name}"
+        return f"{found.total()} of {runs.num_runs} word runs are in evaluation texts, first of all in {name}"
 
     def _candidates(self, bands: list[int]) -> NDArray[np.uint32]:
         prompts = {prompt for band in bands for prompt in self._latest(band)}

@@ -33,7 +33,8 @@ class HashFilter:
         return found
 
     def _looks_set(self, slots: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        return (self._bits[slots >> np.uint64(3)] & _bit(slots)) != 0
+        found: NDArray[np.bool_] = (self._bits[slots >> np.uint64(3)] & _bit(slots)) != 0
+        return found
 
 
 def _bit(slots: NDArray[np.uint64]) -> NDArray[np.uint8]:

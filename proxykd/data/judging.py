@@ -36,6 +36,7 @@ from proxykd.exceptions import ArtifactError
 from proxykd.records import Completion, Finding, Message, Outcome, Prompt, Side, ValidatedRow
 
 _TEXTLESS_OUTCOMES = {Outcome.FAILED: Verdict.FAILED, Outcome.FILTERED: Verdict.FILTERED}
+_IN_ORDER = tuple(Verdict)  # an enumeration takes longer to run through
 _AT_THE_TEACHER = frozenset({Verdict.FAILED, Verdict.FILTERED, Verdict.REFUSED, Verdict.TRUNCATED})
 _CORPUS_RULES = frozenset({Verdict.DUPLICATE, Verdict.NEAR_DUPLICATE, Verdict.OVERLAP})
 
@@ -145,7 +146,7 @@ def judge_findings(broken: Mapping[Verdict, str], spec: ValidationSpec) -> tuple
     if not broken:
         return Verdict.KEEP, ()
     findings = tuple(
-        Finding(rule.value, broken[rule], spec.rules[rule].rows == "drop") for rule in Verdict if rule in broken
+        Finding(rule.value, broken[rule], spec.rules[rule].rows == "drop") for rule in _IN_ORDER if rule in broken
     )
     return next((Verdict(found.rule) for found in findings if found.drops), Verdict.KEEP), findings
 

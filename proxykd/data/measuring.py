@@ -42,11 +42,11 @@ class Runs(NamedTuple):
     """The word runs of a text.
 
     Attributes:
-        count: How many it has.
+        num_runs: How many it has.
         suspects: uint64, hashes of those that may be in an evaluation text, in order.
     """
 
-    count: int
+    num_runs: int
     suspects: NDArray[np.uint64]
 
 

@@ -24,7 +24,7 @@ class Release(Spec):
     prompt_id: str = Field(pattern="^[0-9a-f]{16}$")
     """The row's prompt."""
     sample_idx: int | None = Field(default=None, ge=0)
-    """Which of its samples; None = all of them."""
+    """Which of its samples; None = all of them that have a text, at least one."""
     by: str = Field(min_length=1)
     """Who released it."""
     reason: str = Field(min_length=1)
@@ -42,7 +42,7 @@ class Releases:
     def __init__(self, releases: dict[int, Release], path: Path | None = None) -> None:
         self._path = path
         self._by_row = {(r.prompt_id, r.sample_idx): (number, r) for number, r in releases.items()}
-        self._unused = set(releases)
+        self._unused, self._textless = set(releases), set[int]()
 
     def find(self, prompt_id: str, sample_idx: int, verdict: Verdict) -> str:
         """Who releases a row and why; "" = nobody does, or nothing drops it.
@@ -53,13 +53,19 @@ class Releases:
         for key in ((prompt_id, sample_idx), (prompt_id, None)):
             if key in self._by_row:
                 number, release = self._by_row[key]
+                if verdict in _WITHOUT_TEXT:
+                    return self._pass_over(number, release, sample_idx, verdict)
                 self._unused.discard(number)
-                if verdict in _WITHOUT_TEXT and release.sample_idx is not None:
-                    raise InputError(
-                        f"line {number} of {self._path} releases sample {sample_idx} of prompt {prompt_id}, which is "
-                        f"{verdict} and has no text to teach; remove the line"
-                    )
-                return "" if verdict in {Verdict.KEEP, *_WITHOUT_TEXT} else f"{release.by}: {release.reason}"
+                return "" if verdict is Verdict.KEEP else f"{release.by}: {release.reason}"
+        return ""
+
+    def _pass_over(self, number: int, release: Release, sample_idx: int, verdict: Verdict) -> str:
+        if release.sample_idx is not None:
+            raise InputError(
+                f"line {number} of {self._path} releases sample {sample_idx} of prompt {release.prompt_id}, which is "
+                f"{verdict} and has no text to teach; remove the line"
+            )
+        self._textless.add(number)
         return ""
 
     def names(self, prompt_id: str, sample_idx: int | None) -> bool:
@@ -67,18 +73,26 @@ class Releases:
         return (prompt_id, sample_idx) in self._by_row
 
     def require_all_used(self) -> None:
-        """Check that every line named a row of the run.
+        """Check that every line named a row of the run that has a text.
 
         Raises:
             InputError: naming the first lines that did not.
         """
-        if self._unused:
-            rows = {number: key for key, (number, _) in self._by_row.items() if number in self._unused}
-            first = ", ".join(f"line {number}: {key[0]}" for number, key in sorted(rows.items())[:5])
+        if absent := self._unused - self._textless:
             raise InputError(
-                f"{self._path} releases rows that this run does not have ({len(self._unused)} in all; {first}); remove "
-                "them, or check that the list belongs to these prompts"
+                f"{self._path} releases rows that this run does not have ({self._first(absent)}); remove them, or "
+                "check that the list belongs to these prompts"
             )
+        if textless := self._unused & self._textless:
+            raise InputError(
+                f"{self._path} releases prompts no sample of which has a text to teach ({self._first(textless)}); "
+                "remove them"
+            )
+
+    def _first(self, numbers: set[int]) -> str:
+        rows = {number: key for key, (number, _) in self._by_row.items() if number in numbers}
+        first = ", ".join(f"line {number}: {key[0]}" for number, key in sorted(rows.items())[:5])
+        return f"{len(numbers)} in all; {first}"
 
 
 def read_releases(path: Path | None) -> Releases:

@@ -41,7 +41,7 @@ def load_word_counter() -> object:
 
 
 def same_runs(one: Runs, other: Runs) -> bool:
-    return one.count == other.count and np.array_equal(one.suspects, other.suspects)
+    return one.num_runs == other.num_runs and np.array_equal(one.suspects, other.suspects)
 
 
 def measure(*texts: str, spec: ValidationSpec = SPEC) -> Measures:

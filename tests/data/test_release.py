@@ -8,6 +8,7 @@ import pytest
 from proxykd.artifacts import CompletionSet, PromptSet, QuarantineSet, ValidatedSet, seal
 from proxykd.config import DataSplitSpec, ValidationSpec
 from proxykd.data.judging import Environment, JudgedRow, judge
+from proxykd.data.quality import Verdict
 from proxykd.data.quarantine import build_quarantine
 from proxykd.data.release import Release, append_release, check_files, read_releases
 from proxykd.exceptions import InputError
@@ -46,6 +47,13 @@ def test_a_release_without_a_sample_is_for_all_of_them(tmp_path: Path) -> None:
     assert judge_texts(tmp_path, listed)[3].row.released == "Ann: a quote"
 
 
+def test_samples_without_a_text_are_passed_over_if_another_has_one(tmp_path: Path) -> None:
+    listed = read_releases(write(tmp_path / "release.jsonl", {"prompt_id": "a" * 16}))
+    found = [listed.find("a" * 16, idx, verdict) for idx, verdict in enumerate((Verdict.FAILED, Verdict.REFUSED))]
+    assert found == ["", "Ann: a quote"]
+    listed.require_all_used()
+
+
 def test_releasing_a_row_that_nothing_drops_changes_nothing(tmp_path: Path) -> None:
     listed = write(tmp_path / "release.jsonl", {"prompt_id": PROMPTS[0].prompt_id})
     assert [judged.row for judged in judge_texts(tmp_path, listed)] == [
@@ -59,6 +67,7 @@ def test_releasing_a_row_that_nothing_drops_changes_nothing(tmp_path: Path) -> N
         ({"prompt_id": "f" * 16}, "rows that this run does not have .1 in all; line 1: ffff"),
         ({"prompt_id": PROMPTS[1].prompt_id, "sample_idx": 7}, "rows that this run does not have"),
         ({"prompt_id": PROMPTS[2].prompt_id, "sample_idx": 0}, "which is empty and has no text to teach"),
+        ({"prompt_id": PROMPTS[2].prompt_id}, "no sample of which has a text to teach .1 in all; line 1"),
         ({"prompt_id": "short"}, r'expected \{"prompt_id": .* on line 1'),
         ({"prompt_id": "f" * 16, "by": ""}, "on line 1"),
         ({"prompt_id": "f" * 16, "why": "?"}, "on line 1"),
