@@ -197,7 +197,7 @@ class Ledger:
 
     def __init__(self, caps: BudgetSpec, tariff: Tariff, spent: Cost, provider: Provider = _OPENAI) -> None:
         self.spent, self.is_exhausted = spent, False
-        self._caps, self._tariff, self._provider = caps, tariff, provider
+        self._caps, self._tariff, self._provider, self._is_set = caps, tariff, provider, caps.is_set
         self._reserved, self._num_in_flight = Cost(), 0
         self._surplus = (0, 0)  # prompt, completion
         self._waiting: list[asyncio.Future[None]] = []
@@ -217,7 +217,7 @@ class Ledger:
         Returns:
             The attempt, to be settled, freed or lost by the caller; None if a cap does not allow the call.
         """
-        if not self._caps.is_set:
+        if not self._is_set:
             return bound
         prompt, completion = self._surplus
         attempt = bound._replace(
@@ -247,7 +247,7 @@ class Ledger:
         Returns:
             The call as it is to be remembered if its price is not known; None = it is, or nobody counts.
         """
-        if not self._caps.is_set:
+        if not self._is_set:
             return None
         if not self._tariff.is_told(status, reply):
             return self.lose(attempt)
@@ -260,7 +260,7 @@ class Ledger:
 
     def free(self, attempt: Attempt) -> None:
         """Count a call that never left as nothing."""
-        if self._caps.is_set:
+        if self._is_set:
             self._replace(attempt, NOTHING)
 
     def lose(self, attempt: Attempt) -> Attempt | None:
@@ -269,7 +269,7 @@ class Ledger:
         Returns:
             The call as it is to be remembered; None = nobody counts.
         """
-        if not self._caps.is_set:
+        if not self._is_set:
             return None
         self._replace(attempt, self._tariff.of_attempt(attempt))
         return attempt._replace(attempt_id=uuid4().hex)
@@ -281,6 +281,8 @@ class Ledger:
         self._wake()
 
     def _wake(self) -> None:
+        if not self._waiting:
+            return
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
             if not waiter.done():

@@ -11,7 +11,7 @@ from proxykd.exceptions import StorageError
 from proxykd.teacher.entries import Attempt, Entry
 from proxykd.teacher.journal import Journal
 
-_GATHER_S = 0.002
+_GATHER_S = 0.0005
 """Seconds for which a commit waits for more: each costs a write to the disk, whatever is in it."""
 
 

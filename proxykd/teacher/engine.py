@@ -94,6 +94,13 @@ class _Answer(NamedTuple):
     lost: Attempt | None
 
 
+@dataclass(slots=True)
+class _Worker:
+    """Whether a worker's call has left and its answer is not durable yet."""
+
+    has_sent: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     """What one run of the engine works with, and who hears of what happens."""
@@ -103,7 +110,6 @@ class _Run:
     losses: _Losses = field(default_factory=_Losses)
     on_settled: Callable[[Reply], None] = _ignore
     on_trouble: Callable[[str], None] = _ignore
-    has_sent: set["asyncio.Task[None] | None"] = field(default_factory=set)
     given_up: list[Attempt] = field(default_factory=list)
     is_stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -158,7 +164,7 @@ class Engine:
             if not (await run.commits.claim([claimed.bound])).get(request.key):
                 return
             try:
-                answer = await self._send(claimed, run)
+                answer = await self._send(claimed, run, _Worker())
                 if answer is None:
                     raise BudgetError(f"expected room for one more call, but {self.ledger}; raise the cap; {KEPT}")
                 self.endpoint.stop_if_hopeless(answer.response, answer.verdict)
@@ -213,28 +219,22 @@ class Engine:
                 clock=self.clock,
                 on_known=on_known,
             )
-            workers = [asyncio.create_task(self._work(feed, run)) for _ in range(self.concurrency)]
+            workers = [_Worker() for _ in range(self.concurrency)]
+            tasks = [asyncio.create_task(self._work(feed, run, worker)) for worker in workers]
             try:
-                await asyncio.gather(*workers)
+                await asyncio.gather(*tasks)
             except Exception:
-                await self._let_arrive(run, workers)
+                run.is_stopping.set()
+                await _let_arrive(workers, tasks)
                 raise
             finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
                 with suppress(StorageError):  # what ended the run is told, not what it leads to
                     await self._remember(run)
                     await feed.close()
         return Unanswered(run.losses.num_requests, run.losses.last_reason)
-
-    async def _let_arrive(self, run: _Run, workers: list["asyncio.Task[None]"]) -> None:
-        """Send nothing more, and wait a while for answers that are on their way: they have been paid for."""
-        run.is_stopping.set()
-        for worker in workers:
-            if worker not in run.has_sent:
-                worker.cancel()
-        await asyncio.wait(workers, timeout=_GRACE_S)
 
     async def _remember(self, run: _Run) -> None:
         """Keep the worst cases of calls that were cancelled on their way; only then may their claims go."""
@@ -250,15 +250,14 @@ class Engine:
         async with GroupCommits(self.journal) as commits:
             yield _Run(commits, limiter, on_settled=on_settled, on_trouble=on_trouble)
 
-    async def _work(self, feed: Feed, run: _Run) -> None:
-        me = asyncio.current_task()
+    async def _work(self, feed: Feed, run: _Run, worker: _Worker) -> None:
         while not run.is_stopping.is_set() and (claimed := await feed.take()) is not None:
-            settled = await self._settle(claimed, run)
+            settled = await self._settle(claimed, run, worker)
             if settled is None:
                 return  # a cap is reached
             verdict, lost = settled
             await run.commits.put(_entry(claimed.request, verdict), lost=lost)
-            run.has_sent.discard(me)
+            worker.has_sent = False
             feed.done(claimed.request)
             run.on_settled(verdict.reply)
             run.losses.add(verdict)
@@ -266,13 +265,13 @@ class Engine:
                 run.losses.num_in_a_row, run.losses.last_reason, most=self.max_unanswered_in_a_row
             )
 
-    async def _settle(self, claimed: Claimed, run: _Run) -> tuple[Verdict, Attempt | None] | None:
+    async def _settle(self, claimed: Claimed, run: _Run, worker: _Worker) -> tuple[Verdict, Attempt | None] | None:
         num_attempts = 0
         while True:
             num_attempts += 1
             retry_after_s, lost = None, None
             try:
-                answer = await self._send(claimed, run)
+                answer = await self._send(claimed, run, worker)
             except TeacherUnreachableError as error:
                 verdict = Verdict(Reply(error=str(error)), is_final=False, is_retryable=True)
             else:
@@ -287,11 +286,11 @@ class Engine:
                 return verdict, lost
             if lost is not None:
                 await run.commits.lose(lost)
-            run.has_sent.discard(asyncio.current_task())
+            worker.has_sent = False
             run.on_trouble(verdict.reply.error)
             await self.clock.sleep(wait_s)
 
-    async def _send(self, claimed: Claimed, run: _Run) -> _Answer | None:
+    async def _send(self, claimed: Claimed, run: _Run, worker: _Worker) -> _Answer | None:
         """Send one request in its turn, if the ledger lets it pass, and settle its price; None = it does not."""
         request, bound = claimed
         leave = await run.limiter.admit(len(request.asked))
@@ -299,7 +298,7 @@ class Engine:
             attempt = await self.ledger.reserve(bound)
             if attempt is None:
                 return None
-            run.has_sent.add(asyncio.current_task())
+            worker.has_sent = True
             response = await self._transmit(request, attempt, run)
             verdict, retry_after_s = self.provider.judge(response.status, response.body), self._retry_after_s(response)
             lost = self.ledger.settle(attempt, bound, response.status, verdict.reply)
@@ -331,3 +330,11 @@ class Engine:
 
 def _entry(request: Request, verdict: Verdict) -> Entry:
     return Entry(request.key, verdict.reply, verdict.is_final, request.asked)
+
+
+async def _let_arrive(workers: list[_Worker], tasks: list["asyncio.Task[None]"]) -> None:
+    """Wait a while for answers that are on their way: they have been paid for."""
+    for worker, task in zip(workers, tasks, strict=True):
+        if not worker.has_sent:
+            task.cancel()
+    await asyncio.wait(tasks, timeout=_GRACE_S)

@@ -181,6 +181,9 @@ class StateStore(Protocol):
     def read(self) -> LimitState:
         """The state."""
 
+    def read_pause(self) -> float:
+        """``paused_until`` of the state."""
+
     def update(self, change: Callable[[LimitState], LimitState]) -> LimitState:
         """Put ``change`` of the state in its place, while nobody else does; returns it."""
 
@@ -199,12 +202,17 @@ class OwnState:
         """The state."""
         return self.state
 
+    def read_pause(self) -> float:
+        """``paused_until`` of the state."""
+        return self.state.paused_until
+
     def update(self, change: Callable[[LimitState], LimitState]) -> LimitState:
         """Put ``change`` of the state in its place; returns it."""
         self.state = change(self.state)
         return self.state
 
 
+_PAUSE, _PAUSE_AT = struct.Struct("<d"), 8 * LimitState._fields.index("paused_until")
 _FORM = struct.Struct(f"<{len(LimitState._fields)}d")
 
 
@@ -236,10 +244,15 @@ class SharedState:
 
     def read(self) -> LimitState:
         """The state."""
-        values = _FORM.unpack_from(self._memory)
-        state = LimitState(*values)
-        is_usable = all(map(math.isfinite, values)) and max(*values[:5], state.cut_at) <= self._now_s() + _STALE_S
+        state = LimitState(*_FORM.unpack_from(self._memory))
+        latest_s = max(*state[:5], state.cut_at)
+        is_usable = latest_s <= self._now_s() + _STALE_S and math.isfinite(sum(state))
         return state if is_usable else LimitState()
+
+    def read_pause(self) -> float:
+        """``paused_until`` alone, for who asks before every call."""
+        (until_s,) = _PAUSE.unpack_from(self._memory, _PAUSE_AT)
+        return until_s if until_s <= self._now_s() + _STALE_S else 0.0
 
     def update(self, change: Callable[[LimitState], LimitState]) -> LimitState:
         """Put ``change`` of the state in its place, while nobody else does; returns it."""

@@ -12,7 +12,6 @@ from proxykd.data.filters import HashFilter
 from proxykd.data.measuring import Measurer, Runs, Texts
 from proxykd.data.quality import hash_word_runs
 
-
 WORDS = ("the", "river", "runs", "through", "old", "town", "north", "people", "love")
 
 
