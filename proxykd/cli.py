@@ -117,8 +117,6 @@ def run(config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption 
     hush_engines()
     found = _check_plan(specification, workspace)
     with workspace.locked(), heed_interrupts():
-        if found.budget:  # another run may have spent some of it since
-            found = _check_plan(specification, workspace)
         _check_services(specification, workspace, found)
         running = _import_application("pipelines.running")
         result = running.run_distillation(specification, inputs=found.inputs_hash, models=found.models)
@@ -250,7 +248,8 @@ def _check_plan(specification: "RunSpec", workspace: "Workspace") -> "Plan":
 def _check_services(specification: "RunSpec", workspace: "Workspace", found: "Plan") -> None:
     """One call to a tracking server, then one to a live endpoint if any is left to make.
 
-    The second is the run's first one and its answer goes to the journal, so that it is not paid for twice.
+    The second is the run's first one and its answer goes to the journal, so that it is not paid for twice. A teacher
+    with a cap is first asked when nobody else can spend, and not here.
     """
     from proxykd.teacher.query import probe_teacher
 
@@ -263,7 +262,6 @@ def _check_services(specification: "RunSpec", workspace: "Workspace", found: "Pl
                 journal_path=workspace.journal,
                 prompt=prompt,
                 sample_idx=sample_idx,
-                spent=outlook.spent,
                 stage=stage,
             )
 

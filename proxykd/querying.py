@@ -90,8 +90,8 @@ def query(
     Raises:
         ConfigError: if the sections cannot be used.
         InputError: if the questions cannot be read, or the output is another file than one of answers.
-        TeacherError: if the endpoint cannot be used, a cap is reached or calls got no answer; the file holds what there
-            is, and the same call goes on from there.
+        TeacherError: if the endpoint cannot be used, a cap is reached or calls got no answer; what there is goes into
+            ``partial_of(output)``, and the same call goes on from there.
     """
     where: dict[str, Any] = {"output": Path(output), "journal": None if journal is None else Path(journal)}
     if isinstance(prompts, str | Path | Mapping):
@@ -119,13 +119,27 @@ def run_query(
         path = journal or workspace.journal
         try:
             completions = query_teacher(asked, spec, journal_path=path, output=Path(folder) / "answers")
-        except TeacherError:
-            if path.exists():
-                part = query_teacher(asked, spec, journal_path=path, output=Path(folder) / "part", asks=False)
-                _write(output, asked, part)
-            raise
+        except TeacherError as error:
+            if not path.exists():
+                raise
+            part = query_teacher(asked, spec, journal_path=path, output=Path(folder) / "part", asks=False)
+            found = read_json(part.path / SUMMARY)["outcomes"]
+            if sum(found.values()) == found["failed"]:
+                raise
+            _write(partial_of(output), asked, part)
+            raise type(error)(f"{error}; what there is, {_told(found)}, is in {partial_of(output)}") from None
         _write(output, asked, completions)
+        partial_of(output).unlink(missing_ok=True)
         return QuerySummary(path=output, **read_json(completions.path / SUMMARY))
+
+
+def partial_of(output: Path) -> Path:
+    """Where the answers go that there are when a query ends before its time; the output itself stays as it was."""
+    return output.with_name(f"{output.stem}.partial{output.suffix}")
+
+
+def _told(outcomes: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in outcomes.items() if count)
 
 
 def prompts_section(prompts: Path | str | Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from proxykd.exceptions import BudgetError, ConfigError, InputError
+from proxykd.exceptions import BudgetError, ConfigError, InputError, TeacherError
 from proxykd.querying import SCHEMA, query
 from tests.support.command import Ended
 
@@ -71,12 +71,28 @@ def test_at_a_cap_the_file_holds_what_there_is_and_a_raised_cap_goes_on(
     teacher: dict[str, Any], questions: Path, tmp_path: Path, endpoint: Any
 ) -> None:
     output, journal = tmp_path / "answers.jsonl", tmp_path / "journal.sqlite"
-    with pytest.raises(BudgetError, match="1 of 3 requests have no answer; raise the cap"):
+    output.write_text("")
+    with pytest.raises(BudgetError, match=r"1 of 3 requests .*; what there is, 2 ok, 1 failed, is in .*partial\.jsonl"):
         query(questions, {**teacher, "budget": {"requests": 2}}, output=output, journal=journal)
-    assert sorted(row["outcome"] for row in _read(output)) == ["failed", "ok", "ok"]
+    assert output.read_text() == ""
+    partial = tmp_path / "answers.partial.jsonl"
+    assert sorted(row["outcome"] for row in _read(partial)) == ["failed", "ok", "ok"]
     query(questions, {**teacher, "budget": {"requests": 3}}, output=output, journal=journal)
     assert [row["outcome"] for row in _read(output)] == ["ok"] * 3
     assert endpoint.asked.total() == 3
+    assert not partial.exists()
+
+
+def test_where_nothing_was_answered_nothing_is_written(
+    teacher: dict[str, Any], questions: Path, tmp_path: Path, endpoint: Any
+) -> None:
+    output, journal = tmp_path / "answers.jsonl", tmp_path / "journal.sqlite"
+    query(questions, teacher, output=output, journal=journal)
+    before, endpoint.answer = output.read_bytes(), lambda _: (404, {"error": {"message": "no such model"}})
+    with pytest.raises(TeacherError, match="no such model"):
+        query(questions, {**teacher, "model": "wrong"}, output=output, journal=journal)
+    assert output.read_bytes() == before
+    assert list(tmp_path.glob("*.partial.*")) == []
 
 
 def test_a_file_of_something_else_is_never_replaced(

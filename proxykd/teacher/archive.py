@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from proxykd.artifacts import batched
-from proxykd.exceptions import InputError
+from proxykd.exceptions import ArtifactError, InputError
 from proxykd.records import canonical_json
 from proxykd.teacher.entries import Row
 from proxykd.teacher.journal import Journal
@@ -81,10 +81,11 @@ def verify(journal: Journal) -> Verification:
 
 
 def export(journal: Journal, path: Path) -> int:
-    """Write all intact rows to a new ``.jsonl`` or ``.parquet`` file; returns how many.
+    """Write all rows to a new ``.jsonl`` or ``.parquet`` file; returns how many.
 
     Raises:
-        InputError: if the name has another ending, or the file exists.
+        InputError: if the name has another ending, its folder is missing, or the file exists.
+        ArtifactError: if rows are damaged; the intact ones are written.
         OSError: if it cannot be written.
     """
     writers = {".jsonl": _write_jsonl, ".parquet": _write_parquet}
@@ -92,7 +93,24 @@ def export(journal: Journal, path: Path) -> int:
         raise InputError(f"expected a file that ends in .jsonl or .parquet, got {path.name!r}; name one")
     if path.exists():
         raise InputError(f"expected a new file, but {path} exists; name another or remove it")
-    return writers[path.suffix](path, (row for row in journal.rows() if row.is_intact))
+    if not path.parent.is_dir():
+        raise InputError(f"expected the folder {path.parent} for the export, found none; make it")
+    damaged: list[int] = []
+
+    def intact() -> Iterator[Row]:
+        for row in journal.rows():
+            if row.is_intact:
+                yield row
+            else:
+                damaged.append(row.seq)
+
+    count = writers[path.suffix](path, intact())
+    if damaged:
+        raise ArtifactError(
+            f"{count:,} rows written to {path}, but {len(damaged)} are damaged and left out (rows {damaged[:10]}); see "
+            f"`proxykd journal verify --journal {journal.path}`"
+        )
+    return count
 
 
 def import_rows(journal: Journal, path: Path) -> tuple[int, int]:

@@ -219,21 +219,25 @@ class Ledger:
         """
         if not self._is_set:
             return bound
-        prompt, completion = self._surplus
-        attempt = bound._replace(
-            prompt_tokens=bound.prompt_tokens + prompt, completion_tokens=bound.completion_tokens + completion
-        )
-        cost = self._tariff.of_attempt(attempt)
+        attempt, cost = self._with_surplus(bound)
         while not (self.is_exhausted or self._fits(cost)) and self._num_in_flight:
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
             await waiter
+            attempt, cost = self._with_surplus(bound)
         if self.is_exhausted or not self._fits(cost):
             self.is_exhausted = True
             self._wake()
             return None
         self._reserved, self._num_in_flight = self._reserved + cost, self._num_in_flight + 1
         return attempt
+
+    def _with_surplus(self, bound: Attempt) -> tuple[Attempt, Cost]:
+        prompt, completion = self._surplus
+        attempt = bound._replace(
+            prompt_tokens=bound.prompt_tokens + prompt, completion_tokens=bound.completion_tokens + completion
+        )
+        return attempt, self._tariff.of_attempt(attempt)
 
     def settle(self, attempt: Attempt, bound: Attempt, status: int, reply: Reply) -> Attempt | None:
         """Put what an answered call cost in place of its worst case.

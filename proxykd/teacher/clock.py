@@ -1,6 +1,7 @@
 """Time, as the asking needs it; a seam, so that tests need not wait."""
 
 import asyncio
+import gc
 import sys
 import time
 from collections.abc import Coroutine
@@ -9,22 +10,25 @@ from typing import Any, Protocol, TypeVar
 import uvloop
 
 _TURN_S = 0.0005
+_OBJECTS_A_COLLECTION = 20_000
 
 ResultT = TypeVar("ResultT")
 
 
 def run_loop(main: Coroutine[Any, Any, ResultT]) -> ResultT:
-    """``asyncio.run`` for many calls a second: on uvloop's loop, with short turns of the threads.
+    """``asyncio.run`` for many calls a second: uvloop's loop, short turns of the threads, rare collections of garbage.
 
     The interpreter changes threads every 5 ms where one of them is always busy; a commit to the journal needs a few.
     """
-    before_s = sys.getswitchinterval()
+    turn_s, thresholds = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(_TURN_S)
+    gc.set_threshold(max(thresholds[0], _OBJECTS_A_COLLECTION), *thresholds[1:])
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(main)
     finally:
-        sys.setswitchinterval(before_s)
+        sys.setswitchinterval(turn_s)
+        gc.set_threshold(*thresholds)
 
 
 class Clock(Protocol):

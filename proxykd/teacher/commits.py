@@ -34,6 +34,7 @@ class GroupCommits:
         self._waiting: list[tuple[_Changes, asyncio.Future[None]]] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._flush: asyncio.Task[None] | None = None
+        self._has_failed = False
 
     async def __aenter__(self) -> Self:
         """Ready to take entries, with room for those that come when the disk is full.
@@ -48,8 +49,7 @@ class GroupCommits:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Commit what is still waiting."""
-        if self._flush is not None:
-            await self._flush
+        await self._finish()
         self._thread.shutdown()
 
     async def put(self, entry: Entry, *, lost: Attempt | None = None) -> None:
@@ -77,13 +77,31 @@ class GroupCommits:
         claim = partial(self._journal.claim, wanted, settled=settled)
         return await asyncio.get_running_loop().run_in_executor(self._thread, claim)
 
-    async def release(self, keys: Sequence[str]) -> None:
-        """As ``Journal.release``.
+    async def release(self, keys: Sequence[str], *, unsent: Sequence[str] = ()) -> None:
+        """As ``Journal.release``, once all that was handed in is written.
+
+        Args:
+            keys: Of requests that may have been sent. Where something could not be written they stay claimed, because
+                the claim alone knows of the call.
+            unsent: Of requests that never were.
 
         Raises:
             StorageError: if it cannot be written.
         """
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.release, keys)
+        await self._finish()
+        free = [*unsent, *(() if self._has_failed else keys)]
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.release, free)
+
+    async def _finish(self) -> None:
+        """Return when all that was handed in is written, however often the caller is cancelled meanwhile."""
+        is_cancelled = False
+        while self._flush is not None and not self._flush.done():
+            try:
+                await asyncio.wait([self._flush])
+            except asyncio.CancelledError:
+                is_cancelled = True
+        if is_cancelled:
+            raise asyncio.CancelledError
 
     async def _add(self, changes: _Changes) -> None:
         done = asyncio.get_running_loop().create_future()
@@ -101,16 +119,17 @@ class GroupCommits:
             try:
                 await loop.run_in_executor(self._thread, self._commit, [changes for changes, _ in batch])
             except Exception as error:  # whatever it is, those who wait are to hear of it
-                failure = error
+                failure, self._has_failed = error, True
             for _, done in batch:
                 _settle(done, failure)
 
     def _commit(self, batch: list[_Changes]) -> None:
         paid_for = [entry for changes in batch for entry in changes.entries]
+        lost = [attempt for changes in batch for attempt in changes.lost]
         try:
-            self._journal.commit(paid_for, opened=[attempt for changes in batch for attempt in changes.lost])
+            self._journal.commit(paid_for, opened=lost)
         except StorageError:
-            self._journal.spill(paid_for)
+            self._journal.spill(paid_for, lost)
             raise
 
 

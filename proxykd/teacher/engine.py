@@ -4,8 +4,8 @@ No batches and so no barriers: a slow answer holds up one worker. A worker takes
 answer is durable, so a kill at any moment loses at most ``concurrency`` answers, and memory does not grow with the
 stream. Clock and randomness come from outside.
 
-A request goes this way: ``Feed`` (claimed in the journal), ``Limiter`` (its turn), ``Ledger`` (its worst case is
-reserved), transport, ``Provider`` (what the answer means), ledger and limiter again (what it used), journal.
+A request goes this way: ``Feed`` (claimed in the journal), ``Ledger`` (its worst case is reserved), ``Limiter`` (its
+turn), transport, ``Provider`` (what the answer means), ledger and limiter again (what it used), journal.
 
 A row that fails harms no other, but where no other would fare better the engine stops at once: the key is refused, the
 account has no credit left, or a long run of requests got no answer at all.
@@ -110,7 +110,7 @@ class _Run:
     losses: _Losses = field(default_factory=_Losses)
     on_settled: Callable[[Reply], None] = _ignore
     on_trouble: Callable[[str], None] = _ignore
-    given_up: list[Attempt] = field(default_factory=list)
+    unknown: dict[str, Attempt] = field(default_factory=dict)  # calls of unknown price that are not durable yet
     is_stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -170,9 +170,7 @@ class Engine:
                 self.endpoint.stop_if_hopeless(answer.response, answer.verdict)
                 self.endpoint.stop_if_unusable(answer.response, answer.verdict)
                 if answer.verdict.is_final and not answer.verdict.is_retryable:
-                    await run.commits.put(_entry(request, answer.verdict), lost=answer.lost)
-                elif answer.lost is not None:
-                    await run.commits.lose(answer.lost)
+                    await run.commits.put(_entry(request, answer.verdict))
             except TeacherUnreachableError as error:
                 raise TeacherUnreachableError(
                     f"expected a teacher at {self.endpoint.url}: {error}; check teacher.base_url and that it is running"
@@ -231,16 +229,16 @@ class Engine:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                with suppress(StorageError):  # what ended the run is told, not what it leads to
-                    await self._remember(run)
-                    await feed.close()
+                for last in (self._remember(run), feed.close()):
+                    with suppress(StorageError):  # what ended the run is told, not what it leads to
+                        await last
         return Unanswered(run.losses.num_requests, run.losses.last_reason)
 
     async def _remember(self, run: _Run) -> None:
-        """Keep the worst cases of calls that were cancelled on their way; only then may their claims go."""
-        for attempt in run.given_up:
+        """Keep the worst cases of calls whose price is not known; only then may their claims go."""
+        for attempt in list(run.unknown.values()):
             await run.commits.lose(attempt)
-        run.given_up.clear()
+        run.unknown.clear()
 
     @asynccontextmanager
     async def _starting(
@@ -257,6 +255,8 @@ class Engine:
                 return  # a cap is reached
             verdict, lost = settled
             await run.commits.put(_entry(claimed.request, verdict), lost=lost)
+            if lost is not None:
+                del run.unknown[lost.attempt_id]
             worker.has_sent = False
             feed.done(claimed.request)
             run.on_settled(verdict.reply)
@@ -286,6 +286,7 @@ class Engine:
                 return verdict, lost
             if lost is not None:
                 await run.commits.lose(lost)
+                del run.unknown[lost.attempt_id]
             worker.has_sent = False
             run.on_trouble(verdict.reply.error)
             await self.clock.sleep(wait_s)
@@ -293,15 +294,20 @@ class Engine:
     async def _send(self, claimed: Claimed, run: _Run, worker: _Worker) -> _Answer | None:
         """Send one request in its turn, if the ledger lets it pass, and settle its price; None = it does not."""
         request, bound = claimed
-        leave = await run.limiter.admit(len(request.asked))
+        attempt = await self.ledger.reserve(bound)
+        if attempt is None:
+            return None
         try:
-            attempt = await self.ledger.reserve(bound)
-            if attempt is None:
-                return None
+            leave = await run.limiter.admit(len(request.asked))
+        except BaseException:
+            self.ledger.free(attempt)
+            raise
+        try:
             worker.has_sent = True
             response = await self._transmit(request, attempt, run)
             verdict, retry_after_s = self.provider.judge(response.status, response.body), self._retry_after_s(response)
-            lost = self.ledger.settle(attempt, bound, response.status, verdict.reply)
+            if (lost := self.ledger.settle(attempt, bound, response.status, verdict.reply)) is not None:
+                run.unknown[lost.attempt_id] = lost
             used = Tokens(verdict.reply.prompt_tokens, verdict.reply.completion_tokens)
             run.limiter.answered(leave, response.status, response.headers, used=used, retry_after_s=retry_after_s)
         finally:
@@ -311,15 +317,14 @@ class Engine:
     async def _transmit(self, request: Request, attempt: Attempt, run: _Run) -> HttpResponse:
         try:
             return await self.transport.send(request)
-        except TeacherUnreachableError as error:
-            if not error.was_sent:
+        except BaseException as error:
+            if isinstance(error, TeacherUnreachableError) and not error.was_sent:
                 self.ledger.free(attempt)
             elif (lost := self.ledger.lose(attempt)) is not None:
-                await run.commits.lose(lost)
-            raise
-        except BaseException:
-            if (lost := self.ledger.lose(attempt)) is not None:
-                run.given_up.append(lost)
+                run.unknown[lost.attempt_id] = lost
+                if isinstance(error, TeacherUnreachableError):
+                    await run.commits.lose(lost)
+                    del run.unknown[lost.attempt_id]
             raise
 
     def _retry_after_s(self, response: HttpResponse) -> float | None:

@@ -26,6 +26,22 @@ class Entry(NamedTuple):
     request: str = ""
 
 
+class Attempt(NamedTuple):
+    """A call that was announced before it left, with the most that it can be billed for.
+
+    Attributes:
+        attempt_id: Unique.
+        key: Hash of the request.
+        prompt_tokens: Upper bound.
+        completion_tokens: Upper bound.
+    """
+
+    attempt_id: str
+    key: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
 class Row(NamedTuple):
     """A row as it is on disk.
 
@@ -61,21 +77,10 @@ class Row(NamedTuple):
         """
         return Entry(self.key, Reply(**json.loads(self.reply)), bool(self.is_final), self.request)
 
-
-class Attempt(NamedTuple):
-    """A call that was announced before it left, with the most that it can be billed for.
-
-    Attributes:
-        attempt_id: Unique.
-        key: Hash of the request.
-        prompt_tokens: Upper bound.
-        completion_tokens: Upper bound.
-    """
-
-    attempt_id: str
-    key: str
-    prompt_tokens: int
-    completion_tokens: int
+    def as_attempt(self) -> Attempt:
+        """The row as a call that was paid for and whose answer is lost: a token a byte of what was asked and came."""
+        num_bytes = [len(text.encode("utf-8", "surrogateescape")) for text in (self.request, self.reply)]
+        return Attempt(f"dropped {self.seq} {self.key}", self.key, *num_bytes)
 
 
 def dump_reply(reply: Reply) -> str:

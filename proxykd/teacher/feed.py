@@ -56,6 +56,7 @@ class Feed:
         self._ready, self._aside, self._is_exhausted = deque[Claimed](), list[Request](), False
         self._mine, self._settled = set[str](), list[str]()
         self._refilling: asyncio.Task[None] | None = None
+        self._failure: Exception | None = None
 
     async def take(self) -> Claimed | None:
         """The next request, to be given back by ``done``; None = all are answered or handed out.
@@ -63,12 +64,14 @@ class Feed:
         Raises:
             StorageError: if the journal cannot be written.
         """
-        while not self._ready:
+        while not self._ready or self._failure is not None:
+            if self._failure is not None:  # of a claim ahead of need, for which nobody waited
+                raise self._failure
             if self._is_exhausted and not self._aside and self._is_idle():
                 return None
             await asyncio.shield(self._refill())
         claimed = self._ready.popleft()
-        if len(self._ready) < self._block // 2 and not self._is_exhausted:
+        if len(self._ready) < self._block // 2 and not self._is_exhausted and self._failure is None:
             self._refill()  # ahead of need, so that nobody waits for a claim
         return claimed
 
@@ -84,9 +87,10 @@ class Feed:
             StorageError: if the journal cannot be written.
         """
         if self._refilling is not None:
-            await asyncio.gather(self._refilling, return_exceptions=True)
+            await asyncio.wait([self._refilling])
+        unsent = [claimed.request.key for claimed in self._ready]
         if self._mine or self._settled:
-            await self._commits.release([*self._mine, *self._settled])
+            await self._commits.release([*self._mine.difference(unsent), *self._settled], unsent=unsent)
 
     def _is_idle(self) -> bool:
         return self._refilling is None or self._refilling.done()
@@ -94,8 +98,14 @@ class Feed:
     def _refill(self) -> "asyncio.Task[None]":
         """The one claim that is under way; all who need requests wait for the same."""
         if self._refilling is None or self._refilling.done():
-            self._refilling = asyncio.create_task(self._claim_block())
+            self._refilling = asyncio.create_task(self._try_to_claim())
         return self._refilling
+
+    async def _try_to_claim(self) -> None:
+        try:
+            await self._claim_block()
+        except Exception as error:
+            self._failure = error
 
     async def _claim_block(self) -> None:
         block = list(islice(self._stream, self._block))

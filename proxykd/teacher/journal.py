@@ -91,11 +91,17 @@ class Journal:
     def _take_in_spills(self) -> None:
         """Take in what processes that are gone could not write any more."""
         for path in self._owner.left_by_the_dead("spill"):
-            rows = list(read_spill(path))
-            self.add_rows(rows)
-            with self._transaction() as connection:  # what they cost is known: their claims must not count too
-                connection.executemany("DELETE FROM claims WHERE key = ?", [(row.key,) for row in rows])
-            path.unlink(missing_ok=True)
+            found = read_spill(path)
+            with self._transaction() as connection:
+                insert_rows(connection, found.rows)
+                connection.executemany("INSERT OR IGNORE INTO attempts VALUES (?, ?, ?, ?)", found.attempts)
+                # What these calls cost is known, or counted by its attempt: their claims must not count too.
+                told = [row.key for row in found.rows] + [attempt.key for attempt in found.attempts]
+                connection.executemany(FORGET, [(key, path.stem) for key in told])
+            if found.is_whole:
+                path.unlink(missing_ok=True)
+            else:
+                path.replace(path.with_suffix(".damaged"))
 
     def __enter__(self) -> Self:
         """The open journal."""
@@ -135,7 +141,7 @@ class Journal:
             raise StorageError(
                 f"the journal {self.path} is damaged: the checksum of row {row.seq} is wrong; restore a copy of it and "
                 "do not delete it, its answers are paid for; or let go of the damaged rows alone, which are then asked "
-                "again: `proxykd journal verify --drop-damaged`"
+                f"again: `proxykd journal verify --drop-damaged --journal {self.path}`"
             )
         try:
             return row.entry()
@@ -224,14 +230,14 @@ class Journal:
             self._owner.enter()
             self._spill.reserve()
 
-    def spill(self, entries: Iterable[Entry]) -> None:
-        """Put answers that ``commit`` could not write into that room; the next who opens the journal takes them in.
+    def spill(self, entries: Iterable[Entry], opened: Iterable[Attempt]) -> None:
+        """Put what ``commit`` could not write into that room; the next who opens the journal takes it in.
 
         Raises:
             StorageError: if it cannot be written.
         """
         with self._guarded(f"cannot add to the journal {self.path}"):
-            self._spill.write(_rows_of(entries))
+            self._spill.write(_rows_of(entries), opened)
 
     def add_rows(self, rows: Iterable[Row]) -> int:
         """Append rows of another journal, or such as were exported, as they are; a final answer that is here stays.
@@ -288,12 +294,15 @@ class Journal:
             connection.executemany(FORGET, pairs)
 
     def drop(self, rows: Iterable[Row]) -> None:
-        """Remove rows: what they answered is asked again.
+        """Remove rows: what they answered is asked again, and what it cost stays counted as far as they tell it.
 
         Raises:
             StorageError: as ``commit``.
         """
+        rows = list(rows)
+        paid = [row.as_attempt() for row in rows if row.is_final]
         with self._transaction() as connection:
+            connection.executemany("INSERT OR IGNORE INTO attempts VALUES (?, ?, ?, ?)", paid)
             connection.executemany("DELETE FROM answers WHERE seq = ?", [(row.seq,) for row in rows])
 
     def compact(self) -> None:

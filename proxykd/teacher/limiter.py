@@ -132,16 +132,21 @@ class Limiter:
 
     async def _wait_for_turn(self, tokens: Tokens) -> None:
         now_s = self._clock.steady_s()
-        leaves_s = self._take(tokens, now_s) if self._has_rates else self._store.read_pause()
+        leaves_s = self._place(tokens, now_s)
         while leaves_s > now_s:
             await self._clock.sleep(leaves_s - now_s)
-            now_s, leaves_s = self._clock.steady_s(), self._store.read_pause()  # asked for meanwhile
+            now_s = self._clock.steady_s()
+            if self._store.read_pause() > now_s:  # asked for meanwhile: the place is gone
+                leaves_s = self._place(tokens, now_s)
+
+    def _place(self, tokens: Tokens, now_s: float) -> float:
+        return self._take(tokens, now_s) if self._has_rates else self._store.read_pause()
 
     def _take(self, tokens: Tokens, now_s: float) -> float:
         """Take a place, and with it put right what was estimated of the calls before; returns when to leave."""
-        if self._num_left:
+        if self._num_left and self._store.read_pause() <= now_s:
             self._num_left -= 1
-            return max(self._places_from_s, self._store.read_pause())
+            return self._places_from_s
         surplus, self._surplus = self._surplus, Tokens(0.0, 0.0)
 
         def change(state: LimitState) -> LimitState:

@@ -46,7 +46,6 @@ MOST_TOGETHER = 32
 RECOVERY_S = 60.0
 """Seconds in which a rate grows from nothing to its limit."""
 LOWEST_FACTOR = 1 / 64
-_STALE_S = 3600.0
 
 
 class Tokens(NamedTuple):
@@ -145,7 +144,7 @@ def take(state: LimitState, spec: LimitsSpec, cost: Tokens, now_s: float) -> Pla
     num_calls = max(1, min(MOST_TOGETHER, int(room)))
     leaves_s, level = max(now_s, state.paused_until), {}
     for bucket, rate in rates.items():
-        level_s = max(now_s, getattr(state, bucket))
+        level_s = max(now_s, state.paused_until, getattr(state, bucket))
         leaves_s = max(leaves_s, level_s - BURST_S)
         level[bucket] = level_s + num_calls * costs[bucket] / rate
     return Places(state._replace(**level), leaves_s, num_calls)
@@ -221,16 +220,14 @@ class SharedState:
 
     Args:
         path: The file; made with its folder where there is none.
-        now_s: The monotonic clock: a state of another start of the machine, whose clock began anew, is forgotten.
 
     Raises:
         OSError: if it cannot be made, mapped or locked.
     """
 
-    def __init__(self, path: Path, now_s: Callable[[], float]) -> None:
+    def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        self._now_s = now_s
         with self._locked():
             if os.fstat(self._descriptor).st_size != _FORM.size:
                 os.ftruncate(self._descriptor, 0)
@@ -245,14 +242,12 @@ class SharedState:
     def read(self) -> LimitState:
         """The state."""
         state = LimitState(*_FORM.unpack_from(self._memory))
-        latest_s = max(*state[:5], state.cut_at)
-        is_usable = latest_s <= self._now_s() + _STALE_S and math.isfinite(sum(state))
-        return state if is_usable else LimitState()
+        return state if math.isfinite(sum(state)) else LimitState()
 
     def read_pause(self) -> float:
         """``paused_until`` alone, for who asks before every call."""
         (until_s,) = _PAUSE.unpack_from(self._memory, _PAUSE_AT)
-        return until_s if until_s <= self._now_s() + _STALE_S else 0.0
+        return float(until_s)
 
     def update(self, change: Callable[[LimitState], LimitState]) -> LimitState:
         """Put ``change`` of the state in its place, while nobody else does; returns it."""
@@ -270,11 +265,20 @@ class SharedState:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
 
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
 def shared_path(*account: str) -> Path:
-    """Where the processes of one user on this machine share the limits of one account.
+    """Where the processes of one user on this machine share the limits of one account, until it starts anew.
+
+    The monotonic clock begins anew with the machine, so that a state of another start means nothing.
 
     Args:
         account: What tells it from others, address, model and the name of the key's variable; never a secret.
     """
     root = os.environ.get("XDG_RUNTIME_DIR") or Path(tempfile.gettempdir(), f"proxykd-{os.getuid()}")
-    return Path(root) / "proxykd-limits" / hash_json(account, length=32)
+    try:
+        start = _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:  # not Linux
+        start = ""
+    return Path(root) / "proxykd-limits" / hash_json([start, *account], length=32)

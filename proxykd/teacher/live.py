@@ -25,7 +25,7 @@ from proxykd.data.shares import Share
 from proxykd.progress import report
 from proxykd.records import Prompt
 from proxykd.teacher.budget import Cost, Ledger, Tariff, spent_on
-from proxykd.teacher.clock import WallClock, run_loop
+from proxykd.teacher.clock import run_loop
 from proxykd.teacher.endpoint import Endpoint
 from proxykd.teacher.engine import Engine
 from proxykd.teacher.entries import Entry
@@ -253,7 +253,7 @@ class LiveTeacher:
             return
         path = shared_path(base_url, self.model, self.secret_name or "")
         try:
-            store = SharedState(path, WallClock().steady_s)
+            store = SharedState(path)
         except OSError as error:
             report(f"limits are not shared with other processes: cannot use {path}: {error.strerror}")
             yield None

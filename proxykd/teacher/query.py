@@ -18,7 +18,7 @@ from proxykd.config.prompts import EmbeddedPromptsSpec, FilePromptsSpec, Prompts
 from proxykd.config.specification import QuerySpec, RunSpec
 from proxykd.config.teacher import EmbeddedTeacherSpec, RecordedTeacherSpec, TeacherSpec
 from proxykd.data.prompts import load_prompts
-from proxykd.exceptions import ArtifactError, BudgetError, InputError, StorageError
+from proxykd.exceptions import ArtifactError, InputError, StorageError
 from proxykd.records import Completion, Message, Outcome, Prompt, hash_json
 from proxykd.teacher.asking import ask_all
 from proxykd.teacher.budget import NOTHING, Cost
@@ -31,7 +31,7 @@ from proxykd.teacher.stages import TeacherStage, blamed, stages_of
 
 SUMMARY = "summary.json"
 _LOOKED_UP = 1024
-_UNSETTLED = Reply(error="never settled")
+_UNSETTLED = Reply(error="not asked: the run ended before its turn")
 
 
 def collect_prompts(spec: PromptsSpec, *, seed: int, output: Path) -> PromptSet:
@@ -179,35 +179,30 @@ def probe_teacher(
     journal_path: Path,
     prompt: Prompt | None = None,
     sample_idx: int = 0,
-    spent: Cost = NOTHING,
     stage: int = -1,
 ) -> None:
-    """Make one call and return if the teacher can be used; a recorded teacher always can.
+    """Make one call and return if the teacher can be used; a recorded one always can, one with a cap is not asked.
 
     Args:
         run: The teacher.
         journal_path: The answer is kept there, so that a later run need not pay for it again.
         prompt: What to ask; None = a short greeting (the embedded teacher is asked one of its own questions).
         sample_idx: Which of its samples.
-        spent: What the run's calls to it have cost before.
         stage: Which teacher of the run; -1 = the main one.
 
     Raises:
         TeacherUnreachableError, TeacherAuthError, TeacherError: if it cannot be used.
-        BudgetError: if a cap of its budget allows no call and its ``on_unanswered`` is stop.
     """
     if isinstance(run.teacher, RecordedTeacherSpec):
         return
     one = stages_of(run)[stage]
+    if one.teacher.budget.is_set:  # what is spent is known only to who alone may spend
+        return
     request = one.teacher.request(prompt or _greeting(one.teacher.spec), sample_idx)
     with Journal(journal_path) as journal, blamed(one):
         if journal.has_final(request.key):
             return
-        try:
-            one.teacher.drive(journal, lambda engine: engine.probe(request), spent=lambda: spent)
-        except BudgetError:
-            if one.teacher.spec.on_unanswered == "stop":
-                raise
+        one.teacher.drive(journal, lambda engine: engine.probe(request), spent=Cost)
 
 
 def _read_answers(stages: tuple[TeacherStage, ...], prompts: PromptSet, journal: Journal) -> Iterator[Completion]:

@@ -5,13 +5,15 @@ were allocated before the first call left, a JSON line a row with its checksum. 
 there.
 """
 
+import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from proxykd.teacher.entries import Row
+from proxykd.teacher.entries import Attempt, Row
 
 NUM_BYTES = 8 * 2**20
 """Allocated: some hundred long answers."""
@@ -43,14 +45,16 @@ class Spill:
                 self.close()
                 raise
 
-    def write(self, rows: Iterable[Row]) -> None:
-        """Append rows, durably, as far as there is room.
+    def write(self, rows: Iterable[Row], attempts: Iterable[Attempt]) -> None:
+        """Append rows, and calls whose price is not known, durably and as a whole.
 
         Raises:
-            OSError: if it cannot be written.
+            OSError: if it cannot be written, or not all of it.
         """
-        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
-        os.pwrite(self._descriptor, content, self._end)
+        lines = [*(("row", *row) for row in rows), *(("attempt", *attempt) for attempt in attempts)]
+        content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        if os.pwrite(self._descriptor, content, self._end) < len(content):
+            raise OSError(errno.ENOSPC, "the room that was kept for answers in flight is used up")
         os.fsync(self._descriptor)
         self._end += len(content)
 
@@ -64,14 +68,33 @@ class Spill:
                     self._path.unlink()
 
 
-def read_spill(path: Path) -> Iterator[Row]:
-    """The rows of a file, up to the first that is not whole."""
+class Spilled(NamedTuple):
+    """What is in a file.
+
+    Attributes:
+        rows: Answers that are intact.
+        attempts: Calls whose price is not known.
+        is_whole: Whether every line could be read.
+    """
+
+    rows: list[Row]
+    attempts: list[Attempt]
+    is_whole: bool
+
+
+def read_spill(path: Path) -> Spilled:
+    """The content of a file; lines that are not what was written are passed over."""
+    rows, attempts, is_whole = [], [], True
     with path.open("rb") as file:
-        for line in file:
+        for line in file.read().rstrip(b"\0").splitlines():
             try:
-                row = Row(*json.loads(line))
+                kind, *values = json.loads(line)
+                if kind == "attempt":
+                    attempts.append(Attempt(*values))
+                elif (row := Row(*values)).is_intact:
+                    rows.append(row)
+                else:
+                    is_whole = False
             except (ValueError, TypeError):
-                return
-            if not row.is_intact:
-                return
-            yield row
+                is_whole = False
+    return Spilled(rows, attempts, is_whole)

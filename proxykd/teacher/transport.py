@@ -79,6 +79,7 @@ class HttpClient:
         """Open the connection pool."""
         self._session = aiohttp.ClientSession(
             headers=self._headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
             connector=aiohttp.TCPConnector(limit=self._concurrency),
             timeout=aiohttp.ClientTimeout(total=self._timeout_s),
             trust_env=urlsplit(self._url).hostname not in _LOOPBACK,

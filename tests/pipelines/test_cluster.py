@@ -22,7 +22,7 @@ def test_steps_share_nothing_but_the_artifact_store(undisturbed: tuple[Home, Fin
 
     assert finished.status == 0, finished.stderr
     notes = [ast.literal_eval(line) for line in (home.folder / "notes.txt").read_text(encoding="utf-8").splitlines()]
-    assert len(notes) == 9
+    assert len(notes) == 10
     assert not [note for note in notes if note["left"]]
     assert (home.folder / "volume" / "journal.sqlite").is_file()
     assert not list((home.folder / "volume" / "tmp").iterdir())

@@ -37,7 +37,7 @@ def _write_specification(home: Home, url: str, num_faults: int) -> dict[str, str
             "on_unanswered": "fail_rows",
             "sampling": {"top_logprobs": 2},
         },
-        "validation": {"min_keep_fraction": 0.2, "max_failed_fraction": 0.5},
+        "validation": {"min_keep_fraction": 0.2, "rules": {"failed": {"max_fraction": 0.5}}},
         "evaluation": {"resamples": 100},
     }
     (home.folder / "tiny.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxykd.config.specification import RunSpec
-from proxykd.exceptions import InputError
+from proxykd.exceptions import ArtifactError, InputError
 from proxykd.records import canonical_json, hash_text
 from proxykd.teacher.archive import export, import_rows, verify
 from proxykd.teacher.entries import Entry
@@ -46,6 +46,8 @@ def test_what_is_exported_and_imported_is_the_same(tmp_path: Path, name: str) ->
         assert export(journal, tmp_path / name) == 40
         with pytest.raises(InputError, match="exists; name another"):
             export(journal, tmp_path / name)
+        with pytest.raises(InputError, match="found none; make it"):
+            export(journal, tmp_path / "no" / name)
     with Journal(tmp_path / "b.sqlite") as journal:
         assert import_rows(journal, tmp_path / name) == (40, 40)
         assert import_rows(journal, tmp_path / name)[0] == 40
@@ -81,6 +83,8 @@ def test_damage_is_found_and_nothing_else_is_dropped(tmp_path: Path, column: str
     connection.execute(f"UPDATE answers SET {column} = {change} WHERE seq = 4")
     connection.close()
     with Journal(path) as journal:
+        with pytest.raises(ArtifactError, match=r"9 rows written .* 1 are damaged and left out \(rows \[4\]\)"):
+            export(journal, tmp_path / "rows.parquet")
         found = verify(journal)
         assert ([row.seq for row in found.damaged], found.num_rows) == ([4], 10)
         journal.drop(found.damaged)

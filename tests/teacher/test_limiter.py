@@ -131,6 +131,19 @@ def test_retry_after_holds_up_every_call() -> None:
     assert len(left) == 41
 
 
+def test_after_a_pause_the_rate_is_kept() -> None:
+    clock, num_asked = SimulatedClock(), count(1)
+
+    async def serve(clock: SimulatedClock) -> tuple[int, dict[str, str], float | None]:
+        is_refused = next(num_asked) == 3
+        await clock.sleep(0.1)
+        return (429, {}, 30.0) if is_refused else (200, {}, None)
+
+    left = _simulate(Limiter(LimitsSpec(requests_per_minute=60), 32, clock), clock, 60, 32, serve)
+    for start_s in left:
+        assert sum(start_s <= left_s <= start_s + 10.0 for left_s in left) <= 10 + 2
+
+
 def test_a_server_of_few_places_is_found_out_and_kept_busy() -> None:
     clock, rng = SimulatedClock(), random.Random(0)
     busy, num_refused = 0, 0

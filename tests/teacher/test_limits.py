@@ -96,7 +96,7 @@ def test_refusals_cut_and_time_restores(cuts: list[tuple[float, float]]) -> None
 
 
 def _take_many(path: Path, count: int) -> None:
-    store, spec = SharedState(path, lambda: 0.0), LimitsSpec(requests_per_minute=60)
+    store, spec = SharedState(path), LimitsSpec(requests_per_minute=60)
     for _ in range(count):
         store.update(lambda state: take(state, spec, Tokens(1, 1), 0.0)[0])
     store.close()
@@ -111,33 +111,32 @@ def test_two_processes_share_one_limit(tmp_path: Path) -> None:
     for taker in takers:
         taker.join(timeout=30)
         assert taker.exitcode == 0
-    store = SharedState(path, lambda: 0.0)
+    store = SharedState(path)
     assert store.read().calls == pytest.approx(600.0)
     store.close()
 
 
 def test_a_shared_state_is_what_an_own_one_is(tmp_path: Path) -> None:
-    shared, own = SharedState(tmp_path / "s", lambda: 0.0), OwnState()
+    shared, own = SharedState(tmp_path / "s"), OwnState()
     assert shared.read() == own.read() == LimitState()
     for store in (shared, own):
         store.update(lambda state: state._replace(calls=7.5, told_output_tokens=3.0))
     assert shared.read() == own.read()
-    again = SharedState(tmp_path / "s", lambda: 0.0)
+    again = SharedState(tmp_path / "s")
     assert again.read() == own.read()
     again.close()
     shared.close()
 
 
-@pytest.mark.parametrize(
-    "state", [LimitState(paused_until=1e9), LimitState(calls=math.nan), LimitState(cut_at=math.inf)]
-)
-def test_a_state_of_another_start_of_the_machine_is_forgotten(tmp_path: Path, state: LimitState) -> None:
-    store = SharedState(tmp_path / "s", lambda: 10.0)
-    store.update(lambda _: state)
-    assert store.read() == LimitState()
+@pytest.mark.parametrize("content", [LimitState(calls=math.nan), LimitState(cut_at=math.inf), b"short"])
+def test_a_state_that_is_none_is_begun_anew(tmp_path: Path, content: LimitState | bytes) -> None:
+    store = SharedState(tmp_path / "s")
+    if isinstance(content, LimitState):
+        store.update(lambda _: content)
     store.close()
-    (tmp_path / "s").write_bytes(b"short")
-    store = SharedState(tmp_path / "s", lambda: 10.0)
+    if isinstance(content, bytes):
+        (tmp_path / "s").write_bytes(content)
+    store = SharedState(tmp_path / "s")
     assert store.read() == LimitState()
     store.close()
 
@@ -153,5 +152,5 @@ def test_accounts_have_files_of_their_own_that_no_other_user_reads(
     }
     assert len(paths) == 3
     path = paths.pop()
-    SharedState(path, lambda: 0.0).close()
+    SharedState(path).close()
     assert path.stat().st_mode & 0o077 == path.parent.stat().st_mode & 0o077 == 0
