@@ -164,8 +164,8 @@ def _forecast_teacher(asked: Asked, lengths: TextLengths) -> TeacherForecast:
         num_prompts=num_prompts,
         calls=0 if isinstance(teacher, RecordedTeacherSpec) else texts,
         calls_left=asked.calls_left,
-        prompt_tokens=round(texts * lengths.prompt),
-        completion_tokens=round(texts * lengths.completion),
+        prompt_tokens=round(texts * tokens_of_call(teacher, lengths)[0]),
+        completion_tokens=round(texts * tokens_of_call(teacher, lengths)[1]),
         usd_left=price_of_calls(teacher, asked.calls_left, lengths),
         is_listed=isinstance(teacher, ApiTeacherSpec) and not teacher.price,
     )
@@ -189,9 +189,21 @@ def price_of_calls(teacher: TeacherSpec, calls: int, lengths: TextLengths) -> fl
         return 0.0
     if (price := teacher.known_price) is None:
         return None
-    a_call = lengths.prompt * price.input_usd_per_million + lengths.completion * price.output_usd_per_million
+    prompt, completion = tokens_of_call(teacher, lengths)
+    a_call = prompt * price.input_usd_per_million + completion * price.output_usd_per_million
     share = 1.0 - price.batch_discount if teacher.is_batched else 1.0
     return calls * a_call * share / 1e6
+
+
+def tokens_of_call(teacher: TeacherSpec, lengths: TextLengths) -> tuple[float, float]:
+    """Prompt and completion tokens of a call at most, with the further one that a text which is cut off asks for."""
+    prompt, completion = lengths.prompt, lengths.completion
+    if not isinstance(teacher, ApiTeacherSpec) or teacher.on_truncated == "keep":
+        return prompt, completion
+    if teacher.on_truncated == "retry":
+        return 2 * prompt, completion + (teacher.truncated_max_tokens or 2 * teacher.sampling.max_tokens)
+    further = teacher.truncated_max_tokens or teacher.sampling.max_tokens
+    return 2 * prompt + completion, completion + further
 
 
 def add_prices(prices: Sequence[float | None]) -> float | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The journal: every answer that was paid for.", no_args_is_help=True)
 
 _SHOWN_CHARS = 60
+_NO_ANSWER = "no answer"
 
 PathOption = Annotated[
     Path | None, typer.Option("--journal", metavar="PATH", help="The journal; by default that of the workspace.")
@@ -31,17 +32,20 @@ def list_answers(
     from rich.console import Console
     from rich.table import Table
 
+    from proxykd.records import Outcome
     from proxykd.teacher.replies import outcome_of
 
+    if outcome and outcome not in (known := [*map(str, Outcome), _NO_ANSWER]):
+        raise InputError(f"expected one of {', '.join(known)} for --outcome, got {outcome!r}")
     counts: Counter[tuple[str, str]] = Counter()
     latest: list[tuple[str, ...]] = []
     with _open(journal) as opened:
         for row in opened.rows():
             reply = row.entry().reply
-            found = outcome_of(reply)[0].value if row.is_final else "no answer"
+            found = outcome_of(reply)[0].value if row.is_final else _NO_ANSWER
             counts[found, reply.model or "?"] += 1
             if outcome in ("", found):
-                when = datetime.fromtimestamp(row.answered_at, UTC).isoformat(sep=" ", timespec="seconds")
+                when = f"{datetime.fromtimestamp(row.answered_at, UTC):%Y-%m-%d %H:%M:%S}"
                 text = " ".join((reply.text or reply.error or reply.refusal).split())
                 latest.append((row.key[:12], when, found, text[:_SHOWN_CHARS]))
                 del latest[:-limit]
@@ -141,9 +145,10 @@ def _import_foreign(path: Path, config: Path, journal: Path | None) -> None:
     with Workspace.default().temporary_folder("import") as folder, _open(journal, is_new=True) as opened:
         prompts = collect_prompts(run.prompts, seed=run.seed, output=folder / "prompts")
         found = import_foreign(opened, path, prompts, LiveTeacher.of(run, run.teacher))
+    num_strange = found.num_lines - found.num_known_prompts
     typer.echo(
-        f"{found.num_new:,} of {found.num_lines:,} answers were new; {found.num_missing:,} requests of the run still "
-        "have none"
+        f"{found.num_new:,} of {found.num_lines:,} answers were new, {num_strange:,} match no prompt of the run (its "
+        f"system message counts); {found.num_missing:,} requests of the run still have none"
     )
 
 

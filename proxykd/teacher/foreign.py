@@ -30,6 +30,7 @@ from proxykd.teacher.replies import Reply, as_text
 _QUESTIONS = ("messages", "prompt", "instruction")
 _TEXTS = ("completion", "response", "output", "generation", "text")
 _BATCH = 2000
+_COUNT = "SELECT count(*) FROM found WHERE prompt_id = ?"
 
 
 class Imported(NamedTuple):
@@ -37,11 +38,13 @@ class Imported(NamedTuple):
 
     Attributes:
         num_lines: Answers in the file.
+        num_known_prompts: Those of them whose messages are those of a prompt of the run.
         num_new: Answers to requests of the run that had none.
         num_missing: Requests of the run that still have none.
     """
 
     num_lines: int
+    num_known_prompts: int
     num_new: int
     num_missing: int
 
@@ -59,9 +62,14 @@ def import_foreign(journal: Journal, path: Path, prompts: PromptSet, teacher: Li
         InputError: if the file cannot be read, or a line is of no known shape, naming it.
         StorageError: if the journal cannot be used.
     """
-    num_new = num_missing = 0
+    num_new = num_missing = num_known = 0
     with scratch_database() as database:
         num_lines = _collect(database, path)
+        for prompt in prompts.rows():
+            (found,) = database.execute(
+                "SELECT count(*) FROM found WHERE prompt_id = ?", (prompt.prompt_id,)
+            ).fetchone()
+            num_known += found
 
         def entries() -> Iterator[Entry]:
             nonlocal num_missing
@@ -76,7 +84,7 @@ def import_foreign(journal: Journal, path: Path, prompts: PromptSet, teacher: Li
         for batch in batched(entries(), _BATCH):
             journal.commit(batch)
             num_new += len(batch)
-    return Imported(num_lines, num_new, num_missing)
+    return Imported(num_lines, num_known, num_new, num_missing)
 
 
 def parse_answer(value: Any) -> tuple[list[Message], Reply]:
@@ -133,10 +141,10 @@ def _answers(path: Path) -> Iterator[tuple[list[Message], Reply]]:
 def _parse_line(path: Path, number: int, line: str) -> tuple[list[Message], Reply]:
     try:
         return parse_answer(json.loads(line))
-    except (ValueError, LookupError, TypeError, AttributeError, StopIteration, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, StopIteration, RecursionError):
         raise InputError(
-            f"{path}, line {number}: expected an answer in a shape of curator's, of OpenAI's, or with a question and a "
-            f"completion, found {line[:60]!r} ({type(error).__name__}: {error})"
+            f"{path}, line {number}: expected an answer in a shape of curator's or of OpenAI's, or with one of "
+            f"{', '.join(_QUESTIONS)} and one of {', '.join(_TEXTS)}, found {line.strip()[:80]!r}"
         ) from None
 
 

@@ -142,7 +142,7 @@ def test_what_another_tool_paid_for_is_not_asked_again(
     prompts = collect_prompts(run.prompts, seed=0, output=tmp_path / "prompts")
     with Journal(tmp_path / "journal.sqlite") as journal:
         found = import_foreign(journal, tmp_path / "theirs.jsonl", prompts, LiveTeacher(run.teacher, 0, None))  # type: ignore[arg-type]
-        assert found == (5, 3, 5)
+        assert found == (5, 3, 3, 5)
     completions = query_teacher(prompts, run, journal_path=tmp_path / "journal.sqlite", output=tmp_path / "out")
     texts = [row.text for row in completions.rows()]
     assert texts == ["theirs b", "QUESTION 0", "theirs a", "theirs b", *["QUESTION 2"] * 2, *["QUESTION 3"] * 2]

@@ -9,6 +9,7 @@ import pytest
 from proxykd.artifacts import read_json
 from proxykd.config.specification import RunSpec
 from proxykd.config.teacher import OpenAITeacherSpec
+from proxykd.forecast import TextLengths, price_of_calls, tokens_of_call
 from proxykd.records import Completion, Outcome
 from proxykd.teacher.query import SUMMARY, collect_prompts, look_ahead, query_teacher
 from proxykd.teacher.replies import Reply
@@ -131,3 +132,19 @@ def test_tokens_of_both_calls_are_kept_whatever_comes_of_the_second() -> None:
 def test_a_retry_with_no_more_room_is_refused() -> None:
     with pytest.raises(ValueError, match="would cut the text again"):
         _spec(on_truncated="retry", truncated_max_tokens=512)
+
+
+@pytest.mark.parametrize(
+    ("policy", "tokens"),
+    [
+        ({"on_truncated": "keep"}, (10, 4)),
+        ({"on_truncated": "retry"}, (20, 4 + 8)),
+        ({"on_truncated": "retry", "truncated_max_tokens": 30}, (20, 4 + 30)),
+        ({"on_truncated": "continue"}, (10 + 10 + 4, 4 + 4)),
+    ],
+)
+def test_the_forecast_holds_for_texts_that_are_all_cut_off(policy: dict[str, Any], tokens: tuple[int, int]) -> None:
+    price = {"input_usd_per_million": 1e6, "output_usd_per_million": 1e6}
+    spec, lengths = _spec(sampling={"max_tokens": 4}, price=price, **policy), TextLengths(10, 4, 14, True)
+    assert tokens_of_call(spec, lengths) == tokens
+    assert price_of_calls(spec, 3, lengths) == pytest.approx(3 * sum(tokens))
