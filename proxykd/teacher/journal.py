@@ -268,6 +268,8 @@ class Journal:
             StorageError: as ``commit``.
         """
         bounds = {call.key: call for call in wanted}
+        with self._guarded(f"cannot add to the journal {self.path}"):
+            self._take_in_spills()
         with self._transaction() as connection:
             mine, keys = self._owner.enter(), json.dumps(list(bounds))
             connection.executemany(FORGET, [(key, mine) for key in settled])

@@ -15,7 +15,7 @@ from proxykd.exceptions import InputError, StorageError, TeacherError, TeacherUn
 from proxykd.teacher.budget import Cost, Ledger, Tariff, spent_on
 from proxykd.teacher.endpoint import Endpoint
 from proxykd.teacher.engine import Engine
-from proxykd.teacher.entries import Entry
+from proxykd.teacher.entries import Attempt, Entry
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.replies import Request
 from proxykd.teacher.retry import RetryPolicy
@@ -127,6 +127,15 @@ def test_what_the_room_cannot_hold_stays_claimed(tmp_path: Path) -> None:
     with NoRoom(tmp_path / "j.sqlite") as journal, pytest.raises(StorageError):
         run(journal, answers, asked)
     assert counted(tmp_path / "j.sqlite", asked) >= answers.num_calls == 4
+
+
+def test_who_is_at_work_takes_in_what_another_could_not_write(tmp_path: Path) -> None:
+    asked = requests(3)
+    with Journal(tmp_path / "j.sqlite") as at_work:
+        with FullDisk(tmp_path / "j.sqlite") as journal, pytest.raises(StorageError):
+            run(journal, Answers(response(), latency_s=0.02), asked)
+        assert at_work.claim([Attempt("", request.key, 100, 10) for request in asked]) == {}
+    assert counted(tmp_path / "j.sqlite", asked) == 3
 
 
 def test_a_spill_that_is_damaged_gives_what_is_intact_and_is_kept(tmp_path: Path) -> None:
