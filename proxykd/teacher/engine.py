@@ -229,10 +229,17 @@ class Engine:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                for last in (self._remember(run), feed.close()):
-                    with suppress(StorageError):  # what ended the run is told, not what it leads to
-                        await last
+                await self._leave(feed, run)
         return Unanswered(run.losses.num_requests, run.losses.last_reason)
+
+    async def _leave(self, feed: Feed, run: _Run) -> None:
+        # What ended the run is told, not what it leads to.
+        try:
+            with suppress(StorageError):
+                await self._remember(run)
+        finally:
+            with suppress(StorageError):
+                await feed.close()
 
     async def _remember(self, run: _Run) -> None:
         """Keep the worst cases of calls whose price is not known; only then may their claims go."""
