@@ -164,11 +164,11 @@ def _look_ahead(prompts: PromptSet, stage: TeacherStage, journal_path: Path) -> 
         first = next(((prompt, sample_idx) for prompt, sample_idx, _ in teacher.requests(prompts)), None)
         return Outlook(teacher.num_requests(prompts), 0, first)
     with Journal(journal_path) as journal:
-        for prompt, sample_idx, request in teacher.requests(prompts):
-            if journal.has_final(request.key):
-                num_known += 1
-            elif first_unknown is None:
-                first_unknown = prompt, sample_idx
+        for block in batched(teacher.requests(prompts), _LOOKED_UP):
+            finals = journal.finals_among([request.key for *_, request in block])
+            missing = [(prompt, sample_idx) for prompt, sample_idx, request in block if request.key not in finals]
+            num_known += len(block) - len(missing)
+            first_unknown = first_unknown or next(iter(missing), None)
         spent = teacher.spent(prompts, journal)
         return Outlook(teacher.num_requests(prompts), num_known, first_unknown, spent)
 
