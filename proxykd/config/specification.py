@@ -1,10 +1,9 @@
 """The whole run specification and its smaller sections."""
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, TypeAdapter, field_validator, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from proxykd.config.base import Count, Fraction, PositiveFloat, Spec
 from proxykd.config.corrections import CorrectionsSpec
@@ -14,7 +13,7 @@ from proxykd.config.shielding import unshielded
 from proxykd.config.staging import StagingSpec
 from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec, TeacherSpec
 from proxykd.config.validation import ValidationSpec
-from proxykd.config.verifiers import VerifierSpec
+from proxykd.config.verifiers import AnswerPattern, VerifierSpec
 
 Ablation = Literal["no_proxy", "unaligned_proxy", "no_preference", "no_weights"]
 
@@ -66,23 +65,12 @@ class ExactMatchTaskSpec(Spec):
     """The only kind so far."""
     name: str
     """Name in tables."""
-    answer_pattern: str
+    answer_pattern: AnswerPattern
     """Regular expression whose first group is the answer; the last match counts."""
     max_new_tokens: Count = 128
     """Longest generated completion, in tokens."""
     limit: Count | None = None
     """Ask only so many prompts; None = all that are held out."""
-
-    @field_validator("answer_pattern")
-    @classmethod
-    def _has_a_group(cls, value: str) -> str:
-        try:
-            num_groups = re.compile(value).groups
-        except re.error as error:
-            raise ValueError(f"expected a regular expression: {error}") from None
-        if num_groups < 1:
-            raise ValueError("expected a regular expression with a group around the answer")
-        return value
 
 
 class EvaluationSpec(Spec):
