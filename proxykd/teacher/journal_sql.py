@@ -1,6 +1,7 @@
 """The statements of the journal, and what its disk's errors mean."""
 
 import sqlite3
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from proxykd.artifacts import batched
 from proxykd.teacher.entries import Row
 
 _BUSY_S = 60.0
+_BUSY_POLL_S = 0.01
 VERSION = 3
 SCHEMA = (
     """
@@ -68,11 +70,24 @@ LATEST = "SELECT * FROM answers WHERE key = ? ORDER BY is_final DESC, seq DESC L
 def connect(path: Path) -> sqlite3.Connection:
     """A durable, shareable connection; used by one thread at a time."""
     connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode=WAL")
+    _enter_wal(connection)
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     connection.execute(f"PRAGMA wal_autocheckpoint={_PAGES_A_CHECKPOINT}")
     return connection
+
+
+def _enter_wal(connection: sqlite3.Connection) -> None:
+    """Turn the write-ahead log on; SQLite itself does not wait where another process is just doing the same."""
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(_BUSY_POLL_S)
 
 
 def insert_rows(connection: sqlite3.Connection, rows: Iterable[Row]) -> int:

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,19 @@ def test_two_processes_may_share_it(tmp_path: Path) -> None:
         assert writer.exitcode == 0
     with Journal(path) as journal:
         assert all(journal.has_final(f"{prefix}{number}") for prefix in "ab" for number in range(50))
+
+
+def test_a_new_journal_waits_for_another_that_is_being_made(tmp_path: Path) -> None:
+    path = tmp_path / "j.sqlite"
+    first = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    first.execute("BEGIN IMMEDIATE")  # SQLite refuses the write-ahead log at once, whatever its timeout
+    release = threading.Timer(0.1, first.execute, ["COMMIT"])
+    release.start()
+    with Journal(path) as journal:
+        journal.commit([Entry("k", Reply(text="x"), True)])
+        assert journal.has_final("k")
+    release.join()
+    first.close()
 
 
 def _small_disk(path: Path) -> sqlite3.Connection:
