@@ -47,6 +47,9 @@ class LimitsSpec(Spec):
     """Part of every rate that this machine may use: 0.25 for one of four shards on machines of their own."""
 
 
+_CALLS = ("/chat/completions", "/completions", "/messages", ":generateContent")
+
+
 def _check_address(value: str) -> str:
     try:
         address = urlsplit(value)
@@ -60,6 +63,11 @@ def _check_address(value: str) -> str:
         raise ValueError(
             "expected an address without user, password, query or fragment; a key goes into an environment "
             "variable, whose name goes into teacher.api_key as ${NAME}"
+        )
+    if address.path.rstrip("/").endswith(_CALLS):
+        raise ValueError(
+            "expected the address up to and including the version, https://host:port/v1 say; leave out what follows "
+            "it: that is added for each call"
         )
     return value
 

@@ -164,6 +164,14 @@ def test_addresses_that_may_hold_a_secret_are_refused_without_being_repeated(tmp
     assert "verysecret" not in found
 
 
+@pytest.mark.parametrize("tail", ["/chat/completions", "/chat/completions/", "/messages", "/models/m:generateContent"])
+def test_an_address_ends_with_the_version(tmp_path: Path, tail: str) -> None:
+    address = f"https://llm.example/v1{tail}"
+    found = complaint(write(tmp_path, teacher={"kind": "openai", "model": "m", "base_url": address}))
+    assert "teacher.base_url" in found
+    assert "leave out" in found
+
+
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8000/v1", "https://[::1]:8000/v1/", "https://host/a/@b/v1"])
 def test_plain_addresses_are_taken_as_they_are(tmp_path: Path, address: str) -> None:
     run = load_specification(write(tmp_path, teacher={"kind": "openai", "model": "m", "base_url": address}))
