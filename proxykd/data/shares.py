@@ -6,6 +6,7 @@ for every teacher, so that the prompts of a smaller share are among those of a l
 
 from dataclasses import dataclass
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from proxykd.artifacts import PromptSet
@@ -37,8 +38,15 @@ class Share:
             return self.is_main
         return uniform_of(f"staging/{split_key}") < self.fraction
 
+    def rows(self, batch: pa.RecordBatch) -> list[int]:
+        """Which of a batch of prompts are asked.
+
+        Args:
+            batch: The columns ``prompt_id`` and ``group`` are read.
+        """
+        keys = pc.if_else(pc.equal(batch["group"], ""), batch["prompt_id"], batch["group"])
+        return [row for row, key in enumerate(keys.to_pylist()) if self.has(key)]
+
     def count(self, prompts: PromptSet) -> int:
         """Number of prompts that are asked."""
-        batches = prompts.batches(columns=["prompt_id", "group"])
-        columns = (pc.if_else(pc.equal(batch["group"], ""), batch["prompt_id"], batch["group"]) for batch in batches)
-        return sum(self.has(key) for column in columns for key in column.to_pylist())
+        return sum(len(self.rows(batch)) for batch in prompts.batches(columns=["prompt_id", "group"]))
