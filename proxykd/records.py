@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
+from operator import attrgetter
 from typing import Any, ClassVar, Self
 
 import pyarrow as pa
@@ -85,6 +86,16 @@ class Record:
         """The record as a dict with one entry a column."""
         values = {name: getattr(self, name) for name in self.schema.names}
         return {name: _plain(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def to_batch(cls, records: Sequence[Self]) -> pa.RecordBatch:
+        """The rows of many records as columns."""
+        columns = (map(attrgetter(column.name), records) for column in cls.schema)
+        arrays = (
+            pa.array([_plain(value) if isinstance(value, tuple) else value for value in values], column.type)
+            for column, values in zip(cls.schema, columns, strict=True)
+        )
+        return pa.RecordBatch.from_arrays(list(arrays), schema=cls.schema)
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Self:

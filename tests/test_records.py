@@ -41,6 +41,16 @@ def test_rows_survive_arrow(record: Record) -> None:
     assert type(record).from_row(table.to_pylist()[0]) == record
 
 
+@pytest.mark.parametrize("records", [prompts, completions, validated, splits])
+@given(data=st.data())
+def test_columns_hold_what_rows_hold(records: st.SearchStrategy[Record], data: st.DataObject) -> None:
+    many = data.draw(st.lists(records, min_size=1, max_size=4))
+    kind = type(many[0])
+    rows = pa.RecordBatch.from_pylist([record.to_row() for record in many], schema=kind.schema)
+    assert kind.to_batch(many).equals(rows)
+    assert kind.to_batch([]).equals(rows[:0])
+
+
 @pytest.mark.parametrize("record_type", [Prompt, Completion, ValidatedRow, SplitRow])
 def test_columns_are_the_fields(record_type: Any) -> None:
     assert record_type.schema.names == [field.name for field in fields(record_type)]

@@ -214,8 +214,8 @@ class LiveTeacher:
                 if (further := self.further(prompt, request, journal)) is not None:
                     yield further
 
-    def reply_to(self, prompt: Prompt, request: Request, entry: Entry | None, journal: Journal) -> Reply | None:
-        """What the journal has in answer to a call and to the one that followed it; None = nothing yet.
+    def reply_to(self, prompt: Prompt, request: Request, entry: Entry, journal: Journal) -> Reply:
+        """What the journal has in answer to a call and to the one that followed it.
 
         Args:
             prompt: What was asked.
@@ -226,10 +226,10 @@ class LiveTeacher:
         Raises:
             StorageError: if the journal cannot be read.
         """
-        further = None if entry is None else self.further(prompt, request, journal)
+        further = self.further(prompt, request, journal)
         then = further and journal.get(further.key)
-        if entry is None or not then:
-            return entry and entry.reply
+        if not then:
+            return entry.reply
         return join(cast(ApiTeacherSpec, self.spec), entry.reply, then.reply)
 
     @property

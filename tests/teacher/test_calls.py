@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,7 +116,7 @@ def _teacher(num_samples: int) -> LiveTeacher:
 
 
 def _calls(prompts: Sequence[Prompt], num_samples: int, *, start: int = 0) -> Calls:
-    batch = pa.RecordBatch.from_pylist([prompt.to_row() for prompt in prompts], schema=Prompt.schema)[start:]
+    batch = Prompt.to_batch(prompts)[start:]
     return _teacher(num_samples).calls_about(batch)
 
 
