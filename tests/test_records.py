@@ -1,6 +1,6 @@
 """Records: to a row and back without loss, and ids that depend on the messages alone."""
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import pyarrow as pa
@@ -65,6 +65,11 @@ def test_outcomes_and_sides_come_back_as_enumerations() -> None:
 def test_prompt_ids_never_change() -> None:
     # Pinned: journals, splits and targets of existing runs are keyed by these.
     assert prompt_id_of([Message("user", "2 + 2?")]) == "02c6f13c57cfde4d"
+
+
+@given(st.lists(st.builds(Message, st.text(), st.text()), max_size=3))
+def test_a_prompt_id_is_the_hash_of_its_messages_as_objects(turns: list[Message]) -> None:
+    assert prompt_id_of(turns) == hash_json([asdict(turn) for turn in turns], length=16)
 
 
 @given(messages, text, text)

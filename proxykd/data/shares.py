@@ -7,11 +7,10 @@ for every teacher, so that the prompts of a smaller share are among those of a l
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from proxykd.artifacts import PromptSet
 from proxykd.config.specification import DataSplitSpec
-from proxykd.data.splits import TRAINING_SIDES, side_of, uniform_of
+from proxykd.data.splits import TRAINING_SIDES, side_of, split_keys_of, uniform_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +43,7 @@ class Share:
         Args:
             batch: The columns ``prompt_id`` and ``group`` are read.
         """
-        keys = pc.if_else(pc.equal(batch["group"], ""), batch["prompt_id"], batch["group"])
-        return [row for row, key in enumerate(keys.to_pylist()) if self.has(key)]
+        return [row for row, key in enumerate(split_keys_of(batch)) if self.has(key)]
 
     def count(self, prompts: PromptSet) -> int:
         """Number of prompts that are asked."""
