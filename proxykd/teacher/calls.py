@@ -24,6 +24,8 @@ from proxykd.teacher.replies import Request
 
 _TEMPLATES = 256
 _BLOCK = 1024
+CALLS_AT_ONCE = 4096
+"""Calls whose keys are looked up together."""
 
 
 class _Template(NamedTuple):

@@ -27,7 +27,7 @@ from proxykd.data.shares import Share
 from proxykd.progress import report
 from proxykd.records import Prompt
 from proxykd.teacher.budget import Cost, Ledger, Tariff, spent_on
-from proxykd.teacher.calls import Calls, RequestKeys
+from proxykd.teacher.calls import CALLS_AT_ONCE, Calls, RequestKeys
 from proxykd.teacher.clock import run_loop
 from proxykd.teacher.endpoint import Endpoint
 from proxykd.teacher.engine import Engine
@@ -113,7 +113,7 @@ class LiveTeacher:
             return None
         return self.spec.api_key or (str(self.spec.api_key_file) if self.spec.api_key_file else None)
 
-    @property
+    @cached_property
     def price(self) -> PriceSpec | None:
         """Price of a token; None = not known."""
         return self.spec.known_price if isinstance(self.spec, ApiTeacherSpec) else None
@@ -180,7 +180,12 @@ class LiveTeacher:
 
     def calls(self, prompts: PromptSet) -> Iterator[Calls]:
         """The calls of ``requests``, in the same order, a batch of prompts at a time."""
-        return (self.calls_about(batch) for batch in prompts.batches())
+        return (self.calls_about(batch) for batch in prompts.batches(batch_rows=self.prompts_at_once))
+
+    @property
+    def prompts_at_once(self) -> int:
+        """Prompts whose calls are few enough to be looked up together."""
+        return max(1, CALLS_AT_ONCE // self.spec.sampling.num_samples)
 
     def num_prompts(self, prompts: PromptSet) -> int:
         """How many of the prompts it is asked."""
@@ -232,7 +237,7 @@ class LiveTeacher:
             return entry.reply
         return join(cast(ApiTeacherSpec, self.spec), entry.reply, then.reply)
 
-    @property
+    @cached_property
     def tariff(self) -> Tariff:
         """What calls cost."""
         return Tariff(self.price)

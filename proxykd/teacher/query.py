@@ -211,7 +211,7 @@ def probe_teacher(
 
 
 def _read_answers(stages: tuple[TeacherStage, ...], prompts: PromptSet, journal: Journal) -> Iterator[Completion]:
-    for batch in prompts.batches():
+    for batch in prompts.batches(batch_rows=min(stage.teacher.prompts_at_once for stage in stages)):
         ids = batch["prompt_id"].to_pylist()
         answers = [_answers_of(stage, batch, ids, journal) for stage in stages]
         yield from (completion for _, completion in merge(*answers, key=itemgetter(0)))
