@@ -24,6 +24,7 @@ from proxykd.teacher.replies import Request
 
 _TEMPLATES = 256
 _BLOCK = 1024
+"""Entries that are read at once."""
 CALLS_AT_ONCE = 4096
 """Calls whose keys are looked up together."""
 
@@ -69,7 +70,7 @@ class RequestKeys:
         return hash_text(template.text % template.pick((*escaped, own_seed, sample_idx)))
 
     def _make_template(self, roles: tuple[str, ...]) -> _Template:
-        mark, num = token_hex(16), len(roles)  # occurs in nothing else that is asked
+        mark, num = token_hex(16), len(roles)  # random, so that nothing else that is asked holds it
         numbers = [f"{mark}<{position}>" for position in (num, num + 1)]
         asked = request_about(
             [Message(role, f"{mark}<{position}>") for position, role in enumerate(roles)],

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from proxykd.artifacts import PromptSet
 from proxykd.config.loading import load_query
 from proxykd.config.sampling import SamplingSpec
+from proxykd.config.specification import DataSplitSpec
 from proxykd.config.teacher import OpenAITeacherSpec
+from proxykd.data.shares import Share
 from proxykd.exceptions import TeacherError
 from proxykd.records import Message, Prompt
-from proxykd.teacher.calls import Calls, RequestKeys, escape
+from proxykd.teacher.calls import CALLS_AT_ONCE, Calls, RequestKeys, escape
 from proxykd.teacher.live import LiveTeacher
 from proxykd.teacher.providers.anthropic import AnthropicProvider
 from proxykd.teacher.providers.base import Provider, build_request
@@ -138,12 +140,31 @@ def test_calls_are_those_of_the_prompts_in_their_order(
     assert list(found.known) == [key for key in calls.keys if key in known]
 
 
-def test_calls_of_a_whole_artifact_are_those_of_its_rows(tmp_path: Path) -> None:
-    prompts, teacher = PromptSet(tmp_path / "prompts"), _teacher(2)
+@pytest.mark.parametrize("share", [None, Share(0.5, is_main=True, split=DataSplitSpec())])
+def test_calls_of_a_whole_artifact_are_those_of_its_rows(tmp_path: Path, share: Share | None) -> None:
+    prompts, teacher = PromptSet(tmp_path / "prompts"), replace(_teacher(2), share=share)
     turns = [Message("user", "One"), Message("assistant", "Two"), Message("user", "%s")]
-    prompts.write(Prompt.build([Message("user", f"Question {n}"), *turns[: n % 3]]) for n in range(9000))
+    prompts.write(Prompt.build([Message("user", f"Question {n}"), *turns[: n % 3]]) for n in range(3000))
     found = [key for calls in teacher.calls(prompts) for key in calls.keys]
     assert found == [request.key for *_, request in teacher.requests(prompts)]
+    assert len(found) == teacher.num_requests(prompts) <= 6000
+    assert (len(found) < 6000) == (share is not None)
+    assert max(len(calls.keys) for calls in teacher.calls(prompts)) <= CALLS_AT_ONCE
+
+
+def test_of_calls_that_are_known_no_request_is_built() -> None:
+    def build(prompt: Prompt, sample_idx: int) -> Request:
+        raise AssertionError(prompt)
+
+    calls = _calls([Prompt.build([Message("user", f"Question {n}")]) for n in range(3)], 2)
+    unbuilt = replace(calls, build=build)
+    assert unbuilt.look_up(set).num_missing == 0
+    assert not list(unbuilt.look_up(set).missing)
+    _, missing, *_ = calls.keys
+    found = unbuilt.look_up(lambda keys: set(keys) - {missing})
+    assert found.num_missing == 1
+    with pytest.raises(AssertionError, match="Question 0"):
+        next(found.missing)
 
 
 def test_a_request_whose_key_is_another_is_never_sent() -> None:
