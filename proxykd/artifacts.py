@@ -146,7 +146,7 @@ class RecordFolder(Artifact, Generic[RowT]):
         for index, part in enumerate(_chunks_of_batches(rows, rows_per_part, batch_rows)):
             with pq.ParquetWriter(self.path / f"part-{index:05d}.parquet", schema) as writer:
                 for batch in part:
-                    writer.write_table(pa.Table.from_pylist([row.to_row() for row in batch], schema=schema))
+                    writer.write_batch(self.record_type.to_batch(batch))
         if not self.parts():
             pq.write_table(schema.empty_table(), self.path / "part-00000.parquet")
 

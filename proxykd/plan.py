@@ -20,7 +20,7 @@ from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec
 from proxykd.data.chat import render_prompt
 from proxykd.data.prompts import iter_recorded
 from proxykd.data.release import check_files
-from proxykd.data.splits import side_of, sides_for
+from proxykd.data.splits import side_of, sides_for, split_keys_of
 from proxykd.exceptions import ConfigError, InputError, StorageError
 from proxykd.forecast import GIB, Asked, Forecast, TextLengths, forecast_run
 from proxykd.models.sizes import model_size
@@ -160,12 +160,14 @@ def _count_sides(run: RunSpec, prompts: PromptSet) -> tuple[dict[Side, int], lis
     shares = shares_of(run)
     asked: list[Counter[Side]] = [Counter() for _ in shares]
     num_references = 0
-    for prompt in prompts.rows():
-        side = side_of(prompt.split_key, run.split)
-        counts[side] += 1
+    for batch in prompts.batches(columns=["prompt_id", "group", "reference"]):
+        keys = split_keys_of(batch)
+        sides = [side_of(key, run.split) for key in keys]
+        counts.update(sides)
         for counter, share in zip(asked, shares, strict=True):
-            counter[side] += share is None or share.has(prompt.split_key)
-        num_references += side is Side.HELDOUT and prompt.reference is not None
+            counter.update(sides if share is None else (sides[row] for row in share.rows(batch)))
+        references = batch["reference"].is_valid().to_pylist()
+        num_references += sum(has and side is Side.HELDOUT for has, side in zip(references, sides, strict=True))
     _check_sides(run, asked[-1])
     _check_stages(run, asked)
     if run.evaluation.tasks and not num_references:

@@ -13,8 +13,9 @@ writes the same file.
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,10 @@ from proxykd.workspace import Workspace
 KINDS = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 """Ending of a file of prompts -> its kind."""
 
+_OF_PROMPT = ["prompt_id", "messages", "task", "reference"]
+_OF_COMPLETION = [name for name in Completion.schema.names if name != "stage"]
 SCHEMA = pa.schema(
-    [
-        *(Prompt.schema.field(name) for name in ("prompt_id", "messages", "task", "reference")),
-        *(column for column in Completion.schema if column.name not in ("prompt_id", "stage")),
-    ]
+    [*map(Prompt.schema.field, _OF_PROMPT), *(Completion.schema.field(name) for name in _OF_COMPLETION[1:])]
 )
 """Columns of the answers; all are of one teacher."""
 
@@ -209,13 +209,10 @@ def _write(path: Path, prompts: PromptSet, completions: CompletionSet) -> None:
 
 
 def _rows(prompts: PromptSet, completions: CompletionSet) -> Iterator[dict[str, Any]]:
-    groups = groupby(completions.rows(), key=lambda completion: completion.prompt_id)
-    for prompt, (_, samples) in zip(prompts.rows(), groups, strict=True):
-        about = {
-            "prompt_id": prompt.prompt_id,
-            "messages": [asdict(message) for message in prompt.messages],
-            "task": prompt.task,
-            "reference": prompt.reference,
-        }
-        for sample in samples:
-            yield {name: value for name, value in {**about, **sample.to_row()}.items() if name != "stage"}
+    groups = groupby(_plain_rows(completions, _OF_COMPLETION), key=itemgetter("prompt_id"))
+    for prompt, (_, samples) in zip(_plain_rows(prompts, _OF_PROMPT), groups, strict=True):
+        yield from ({**prompt, **sample} for sample in samples)
+
+
+def _plain_rows(rows: PromptSet | CompletionSet, columns: list[str]) -> Iterator[dict[str, Any]]:
+    return (row for batch in rows.batches(columns=columns) for row in batch.to_pylist())

@@ -1,6 +1,6 @@
 """Records: to a row and back without loss, and ids that depend on the messages alone."""
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import pyarrow as pa
@@ -41,6 +41,16 @@ def test_rows_survive_arrow(record: Record) -> None:
     assert type(record).from_row(table.to_pylist()[0]) == record
 
 
+@pytest.mark.parametrize("records", [prompts, completions, validated, splits])
+@given(data=st.data())
+def test_columns_hold_what_rows_hold(records: st.SearchStrategy[Record], data: st.DataObject) -> None:
+    many = data.draw(st.lists(records, min_size=1, max_size=4))
+    kind = type(many[0])
+    rows = pa.RecordBatch.from_pylist([record.to_row() for record in many], schema=kind.schema)
+    assert kind.to_batch(many).equals(rows)
+    assert kind.to_batch([]).equals(rows[:0])
+
+
 @pytest.mark.parametrize("record_type", [Prompt, Completion, ValidatedRow, SplitRow])
 def test_columns_are_the_fields(record_type: Any) -> None:
     assert record_type.schema.names == [field.name for field in fields(record_type)]
@@ -55,6 +65,11 @@ def test_outcomes_and_sides_come_back_as_enumerations() -> None:
 def test_prompt_ids_never_change() -> None:
     # Pinned: journals, splits and targets of existing runs are keyed by these.
     assert prompt_id_of([Message("user", "2 + 2?")]) == "02c6f13c57cfde4d"
+
+
+@given(st.lists(st.builds(Message, st.text(), st.text()), max_size=3))
+def test_a_prompt_id_is_the_hash_of_its_messages_as_objects(turns: list[Message]) -> None:
+    assert prompt_id_of(turns) == hash_json([asdict(turn) for turn in turns], length=16)
 
 
 @given(messages, text, text)

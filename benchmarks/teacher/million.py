@@ -38,7 +38,7 @@ def fill(task: Task) -> dict[str, Any]:
     prompts = write_prompts(task)
     with Journal(task.folder / "journal.sqlite") as journal:
         for batch in batched(teacher.requests(prompts), 10_000):
-            journal.commit(Entry(request.key, reply, is_final=True) for _, _, request in batch)
+            journal.commit(Entry(request.key, reply, True, request.asked) for _, _, request in batch)
     return {"journal_mib": round((task.folder / "journal.sqlite").stat().st_size / 2**20)}
 
 

@@ -6,11 +6,11 @@ for every teacher, so that the prompts of a smaller share are among those of a l
 
 from dataclasses import dataclass
 
-import pyarrow.compute as pc
+import pyarrow as pa
 
 from proxykd.artifacts import PromptSet
 from proxykd.config.specification import DataSplitSpec
-from proxykd.data.splits import TRAINING_SIDES, side_of, uniform_of
+from proxykd.data.splits import TRAINING_SIDES, side_of, split_keys_of, uniform_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,14 @@ class Share:
             return self.is_main
         return uniform_of(f"staging/{split_key}") < self.fraction
 
+    def rows(self, batch: pa.RecordBatch) -> list[int]:
+        """Which of a batch of prompts are asked.
+
+        Args:
+            batch: The columns ``prompt_id`` and ``group`` are read.
+        """
+        return [row for row, key in enumerate(split_keys_of(batch)) if self.has(key)]
+
     def count(self, prompts: PromptSet) -> int:
         """Number of prompts that are asked."""
-        batches = prompts.batches(columns=["prompt_id", "group"])
-        columns = (pc.if_else(pc.equal(batch["group"], ""), batch["prompt_id"], batch["group"]) for batch in batches)
-        return sum(self.has(key) for column in columns for key in column.to_pylist())
+        return sum(len(self.rows(batch)) for batch in prompts.batches(columns=["prompt_id", "group"]))

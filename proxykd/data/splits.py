@@ -13,6 +13,9 @@ from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from proxykd.artifacts import SplitSet, ValidatedSet, seal
 from proxykd.config.specification import DataSplitSpec
 from proxykd.exceptions import ArtifactError
@@ -32,6 +35,16 @@ def uniform_of(prompt_id: str) -> float:
     """
     digest = hashlib.sha256(prompt_id.encode()).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+
+
+def split_keys_of(batch: pa.RecordBatch) -> list[str]:
+    """``Prompt.split_key`` of a batch of prompts.
+
+    Args:
+        batch: The columns ``prompt_id`` and ``group`` are read.
+    """
+    keys: list[str] = pc.if_else(pc.equal(batch["group"], ""), batch["prompt_id"], batch["group"]).to_pylist()
+    return keys
 
 
 def side_of(split_key: str, spec: DataSplitSpec) -> Side:

@@ -13,13 +13,14 @@ from contextlib import asynccontextmanager
 from itertools import chain
 from typing import NamedTuple
 
-from proxykd.artifacts import PromptSet, batched
+from proxykd.artifacts import PromptSet
 from proxykd.exceptions import BudgetError, TeacherError
 from proxykd.progress import Progress, report, stage
 from proxykd.records import Outcome
 from proxykd.teacher.batches.asker import Listener
 from proxykd.teacher.batches.asking import ask_in_batches
 from proxykd.teacher.budget import Cost
+from proxykd.teacher.calls import Lookup, Lookups, look_up
 from proxykd.teacher.endpoint import KEPT, OPT_OUT
 from proxykd.teacher.engine import Engine, Unanswered
 from proxykd.teacher.journal import Journal
@@ -27,8 +28,6 @@ from proxykd.teacher.live import LiveTeacher
 from proxykd.teacher.replies import Reply, Request
 
 _LONGEST_ERROR = 80
-_LOOKED_UP = 1024
-"""Requests that are looked up in the journal at once."""
 _SAID_EVERY_S = 0.1
 
 
@@ -52,22 +51,25 @@ def ask_all(teacher: LiveTeacher, prompts: PromptSet, journal: Journal, *, title
     def spent() -> Cost:
         return teacher.spent(prompts, journal)
 
-    def first_calls() -> Iterator[Request]:
-        return (request for _, _, request in teacher.requests(prompts))
+    def first_calls() -> Iterator[Lookup]:
+        return (calls.look_up(journal.finals_among) for calls in teacher.calls(prompts))
+
+    def further_calls() -> Iterator[Lookup]:
+        return look_up(teacher.furthers(prompts, journal), journal.finals_among)
 
     with stage(title, total=total, unit="answer") as progress:
         asked = _ask(teacher, journal, first_calls, progress, spent)
     if asked.num_known:
         report(f"{asked.num_known} of {total} answers were in the journal {journal.path} and were not asked again")
     if asked.reached:
-        num_answered = sum(journal.has_final(request.key) for _, _, request in teacher.requests(prompts))
+        num_answered = sum(len(found.known) for found in first_calls())
         _end_at_cap(asked.reached, teacher, total - num_answered, total)
         return
     if asked.missing.num_requests:
         _account_for(asked.missing, teacher, total)
     if teacher.asks_further:
         with stage("Asking for what was cut off", unit="answer") as progress:
-            further = _ask(teacher, journal, lambda: teacher.furthers(prompts, journal), progress, spent)
+            further = _ask(teacher, journal, further_calls, progress, spent)
         if further.reached or further.missing.num_requests:
             why = further.reached or further.missing.last_reason
             report(f"some texts stay truncated, because their further calls got no answer ({why}); {KEPT}")
@@ -90,24 +92,22 @@ class _Asked(NamedTuple):
 def _ask(
     teacher: LiveTeacher,
     journal: Journal,
-    requests: Callable[[], Iterator[Request]],
+    lookups: Lookups,
     progress: Progress,
     spent: Callable[[], Cost],
 ) -> _Asked:
     """Ask those of the requests that the journal has no answer to; the first one alone is the probe."""
     num_known, found, tally = 0, _Asked(0), _Tally(teacher, progress)
     heard = Listener(progress, tally.settled, tally.troubled)
-    if (end := ask_in_batches(teacher, requests, journal, heard, spent=spent)) is not None:
+    if (end := ask_in_batches(teacher, lookups, journal, heard, spent=spent)) is not None:
         return _Asked(end.num_known, Unanswered(end.num_missing, end.last_reason), end.reached)
 
     def unanswered() -> Iterator[Request]:
         nonlocal num_known
-        for block in batched(requests(), _LOOKED_UP):
-            finals = journal.finals_among([request.key for request in block])
-            missing = [request for request in block if request.key not in finals]
-            num_known += len(block) - len(missing)
-            progress.advance(len(block) - len(missing))
-            yield from missing
+        for found in lookups():
+            num_known += len(found.known)
+            progress.advance(len(found.known))
+            yield from found.missing
 
     pending = unanswered()
     first = next(pending, None)

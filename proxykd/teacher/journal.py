@@ -37,6 +37,7 @@ from proxykd.teacher.journal_sql import (
     VERSION,
     advice,
     connect,
+    connect_to_read,
     damage_advice,
     insert_rows,
 )
@@ -65,12 +66,10 @@ class Journal:
             try:
                 self._prepare()
                 self._take_in_spills()
-                self._reader = open_connection(path)
+                self._reader = connect_to_read(path, open_connection)
             except BaseException:
                 self._writer.close()
                 raise
-        # A damaged text is read as it is, so that its checksum tells; no text that was written needs this.
-        self._reader.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
 
     def _prepare(self) -> None:
         if self._form() == VERSION:

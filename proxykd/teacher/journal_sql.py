@@ -2,7 +2,8 @@
 
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from proxykd.artifacts import batched
@@ -47,6 +48,8 @@ WHERE NOT EXISTS (SELECT 1 FROM answers WHERE key = new.column1 AND is_final = 1
 """
 _ROWS_A_STATEMENT = 64
 _CACHE_KIB = 16_384
+_READ_CACHE_KIB = 65_536
+"""More than half of the index of a million keys: a rerun looks all of them up, in no order."""
 _PAGES_A_CHECKPOINT = 8_000
 """32 MiB: a page that many commits touch is then copied once."""
 _AMONG = "IN (SELECT value FROM json_each(?))"
@@ -74,6 +77,14 @@ def connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     connection.execute(f"PRAGMA wal_autocheckpoint={_PAGES_A_CHECKPOINT}")
+    return connection
+
+
+def connect_to_read(path: Path, open_connection: Callable[[Path], sqlite3.Connection] = connect) -> sqlite3.Connection:
+    """A connection for look-ups; a damaged text is read as it is, so that its checksum tells."""
+    connection = open_connection(path)
+    connection.execute(f"PRAGMA cache_size=-{_READ_CACHE_KIB}")
+    connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
     return connection
 
 

@@ -7,6 +7,8 @@ from functools import cached_property
 from itertools import chain
 from typing import cast
 
+import pyarrow as pa
+
 from proxykd.artifacts import PromptSet
 from proxykd.config.base import read_secret, read_secret_file
 from proxykd.config.prices import PriceSpec
@@ -25,6 +27,7 @@ from proxykd.data.shares import Share
 from proxykd.progress import report
 from proxykd.records import Prompt
 from proxykd.teacher.budget import Cost, Ledger, Tariff, spent_on
+from proxykd.teacher.calls import CALLS_AT_ONCE, Calls, RequestKeys
 from proxykd.teacher.clock import run_loop
 from proxykd.teacher.endpoint import Endpoint
 from proxykd.teacher.engine import Engine
@@ -41,7 +44,7 @@ from proxykd.teacher.server import MODEL
 from proxykd.teacher.serving import embedded_teacher
 from proxykd.teacher.structured import OutcomeRule, outcome_rule
 from proxykd.teacher.transport import AiohttpTransport
-from proxykd.teacher.truncation import follow_up, join
+from proxykd.teacher.truncation import follow_up, is_truncated, join
 
 LiveTeacherSpec = OpenAITeacherSpec | AnthropicTeacherSpec | GeminiTeacherSpec | EmbeddedTeacherSpec
 
@@ -110,7 +113,7 @@ class LiveTeacher:
             return None
         return self.spec.api_key or (str(self.spec.api_key_file) if self.spec.api_key_file else None)
 
-    @property
+    @cached_property
     def price(self) -> PriceSpec | None:
         """Price of a token; None = not known."""
         return self.spec.known_price if isinstance(self.spec, ApiTeacherSpec) else None
@@ -148,6 +151,16 @@ class LiveTeacher:
             endpoint=self.endpoint,
         )
 
+    @cached_property
+    def _keys(self) -> RequestKeys:
+        return RequestKeys(
+            provider=self.provider,
+            model=self.model,
+            sampling=self.spec.sampling,
+            seed=self.seed,
+            endpoint=self.endpoint,
+        )
+
     def requests_of(self, prompt: Prompt) -> Iterator[tuple[int, Request]]:
         """Every (sample index, call) of one prompt; none if the teacher is not asked it."""
         if self.share is None or self.share.has(prompt.split_key):
@@ -159,6 +172,20 @@ class LiveTeacher:
         for prompt in prompts.rows():
             for sample_idx, request in self.requests_of(prompt):
                 yield prompt, sample_idx, request
+
+    def calls_about(self, batch: pa.RecordBatch) -> Calls:
+        """Every call about a batch of prompts."""
+        rows = range(batch.num_rows) if self.share is None else self.share.rows(batch)
+        return Calls.about(batch, rows, num_samples=self.spec.sampling.num_samples, keys=self._keys, build=self.request)
+
+    def calls(self, prompts: PromptSet) -> Iterator[Calls]:
+        """The calls of ``requests``, in the same order, a batch of prompts at a time."""
+        return (self.calls_about(batch) for batch in prompts.batches(batch_rows=self.prompts_at_once))
+
+    @property
+    def prompts_at_once(self) -> int:
+        """Prompts whose calls are few enough to be looked up together."""
+        return max(1, CALLS_AT_ONCE // self.spec.sampling.num_samples)
 
     def num_prompts(self, prompts: PromptSet) -> int:
         """How many of the prompts it is asked."""
@@ -185,13 +212,15 @@ class LiveTeacher:
 
     def furthers(self, prompts: PromptSet, journal: Journal) -> Iterator[Request]:
         """Every further call that truncated answers in the journal ask for, in the order of the prompts."""
-        if self.asks_further:
-            for prompt, _, request in self.requests(prompts):
+        for calls in self.calls(prompts) if self.asks_further else ():
+            entries = calls.entries(journal.get_many)
+            cut = [idx for idx, (_, entry) in enumerate(entries) if entry is not None and is_truncated(entry.reply)]
+            for prompt, _, request in calls.select(cut):
                 if (further := self.further(prompt, request, journal)) is not None:
                     yield further
 
-    def reply_to(self, prompt: Prompt, request: Request, entry: Entry | None, journal: Journal) -> Reply | None:
-        """What the journal has in answer to a call and to the one that followed it; None = nothing yet.
+    def reply_to(self, prompt: Prompt, request: Request, entry: Entry, journal: Journal) -> Reply:
+        """What the journal has in answer to a call and to the one that followed it.
 
         Args:
             prompt: What was asked.
@@ -202,13 +231,13 @@ class LiveTeacher:
         Raises:
             StorageError: if the journal cannot be read.
         """
-        further = None if entry is None else self.further(prompt, request, journal)
+        further = self.further(prompt, request, journal)
         then = further and journal.get(further.key)
-        if entry is None or not then:
-            return entry and entry.reply
+        if not then:
+            return entry.reply
         return join(cast(ApiTeacherSpec, self.spec), entry.reply, then.reply)
 
-    @property
+    @cached_property
     def tariff(self) -> Tariff:
         """What calls cost."""
         return Tariff(self.price)
@@ -226,7 +255,7 @@ class LiveTeacher:
         """
         if not self.budget.is_set or journal.is_empty():
             return Cost()
-        first = (request.key for _, _, request in self.requests(prompts))
+        first = (key for calls in self.calls(prompts) for key in calls.keys)
         keys = chain(first, (request.key for request in self.furthers(prompts, journal)))
         return spent_on(keys, tariff=self.tariff, get_many=journal.get_many, open_attempts=journal.open_attempts())
 

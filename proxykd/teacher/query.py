@@ -10,10 +10,14 @@ import errno
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from heapq import merge
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from proxykd.artifacts import CompletionSet, PromptSet, batched, seal, write_json
+import pyarrow as pa
+
+from proxykd.artifacts import CompletionSet, PromptSet, seal, write_json
 from proxykd.config.prompts import EmbeddedPromptsSpec, FilePromptsSpec, PromptsSpec
 from proxykd.config.specification import QuerySpec, RunSpec
 from proxykd.config.teacher import EmbeddedTeacherSpec, RecordedTeacherSpec, TeacherSpec
@@ -26,11 +30,11 @@ from proxykd.teacher.journal import Journal
 from proxykd.teacher.live import LiveTeacherSpec, provider_of
 from proxykd.teacher.problems import generate_prompts
 from proxykd.teacher.recorded import recorded_completions
-from proxykd.teacher.replies import Reply, Request, load_logprobs, token_logprobs
+from proxykd.teacher.replies import Reply, load_logprobs, token_logprobs
 from proxykd.teacher.stages import TeacherStage, blamed, stages_of
+from proxykd.teacher.truncation import is_truncated
 
 SUMMARY = "summary.json"
-_LOOKED_UP = 1024
 _UNSETTLED = Reply(error="not asked: the run ended before its turn")
 
 
@@ -164,11 +168,12 @@ def _look_ahead(prompts: PromptSet, stage: TeacherStage, journal_path: Path) -> 
         first = next(((prompt, sample_idx) for prompt, sample_idx, _ in teacher.requests(prompts)), None)
         return Outlook(teacher.num_requests(prompts), 0, first)
     with Journal(journal_path) as journal:
-        for block in batched(teacher.requests(prompts), _LOOKED_UP):
-            finals = journal.finals_among([request.key for *_, request in block])
-            missing = [(prompt, sample_idx) for prompt, sample_idx, request in block if request.key not in finals]
-            num_known += len(block) - len(missing)
-            first_unknown = first_unknown or next(iter(missing), None)
+        for calls in teacher.calls(prompts):
+            missing = calls.without(journal.finals_among(calls.keys))
+            num_known += len(calls.keys) - len(missing)
+            if missing and first_unknown is None:
+                ((prompt, sample_idx, _),) = calls.select(missing[:1])
+                first_unknown = prompt, sample_idx
         spent = teacher.spent(prompts, journal)
         return Outlook(teacher.num_requests(prompts), num_known, first_unknown, spent)
 
@@ -206,25 +211,32 @@ def probe_teacher(
 
 
 def _read_answers(stages: tuple[TeacherStage, ...], prompts: PromptSet, journal: Journal) -> Iterator[Completion]:
-    calls = (
-        (stage, prompt, sample_idx, request)
-        for prompt in prompts.rows()
-        for stage in stages
-        for sample_idx, request in stage.teacher.requests_of(prompt)
-    )
-    for block in batched(calls, _LOOKED_UP):
-        entries = journal.get_many([request.key for *_, request in block])
-        for stage, prompt, sample_idx, request in block:
-            reply = stage.teacher.reply_to(prompt, request, entries.get(request.key), journal)
-            yield _completion(stage, prompt, sample_idx, request, reply or _UNSETTLED)
+    for batch in prompts.batches(batch_rows=min(stage.teacher.prompts_at_once for stage in stages)):
+        ids = batch["prompt_id"].to_pylist()
+        answers = [_answers_of(stage, batch, ids, journal) for stage in stages]
+        yield from (completion for _, completion in merge(*answers, key=itemgetter(0)))
 
 
-def _completion(stage: TeacherStage, prompt: Prompt, sample_idx: int, request: Request, reply: Reply) -> Completion:
+def _answers_of(
+    stage: TeacherStage, batch: pa.RecordBatch, ids: list[str], journal: Journal
+) -> Iterator[tuple[int, Completion]]:
+    """The row of the prompt in the batch and what one teacher answered, in the order of the rows."""
+    calls = stage.teacher.calls_about(batch)
+    for position, (key, entry) in enumerate(calls.entries(journal.get_many)):
+        row, sample_idx = calls.place(position)
+        reply = _UNSETTLED if entry is None else entry.reply
+        if entry is not None and stage.teacher.asks_further and is_truncated(reply):
+            ((prompt, _, request),) = calls.select([position])
+            reply = stage.teacher.reply_to(prompt, request, entry, journal)
+        yield row, _completion(stage, ids[row], sample_idx, key, reply)
+
+
+def _completion(stage: TeacherStage, prompt_id: str, sample_idx: int, key: str, reply: Reply) -> Completion:
     teacher = stage.teacher
     outcome, reason = teacher.outcome_of(reply)
     has_text = outcome in (Outcome.OK, Outcome.REFUSED, Outcome.TRUNCATED)
     return Completion(
-        prompt_id=prompt.prompt_id,
+        prompt_id=prompt_id,
         sample_idx=stage.first_sample_idx + sample_idx,
         outcome=outcome,
         reason=reason,
@@ -234,7 +246,7 @@ def _completion(stage: TeacherStage, prompt: Prompt, sample_idx: int, request: R
         completion_tokens=reply.completion_tokens,
         cost_usd=teacher.tariff.of_reply(reply).usd,
         model=reply.model or teacher.model,
-        request_hash=request.key,
+        request_hash=key,
         cached_tokens=reply.cached_tokens,
         reasoning_tokens=reply.reasoning_tokens,
         logprobs=[token_logprobs(position) for position in load_logprobs(reply.logprobs)] or None,

@@ -24,6 +24,7 @@ from proxykd.progress import Progress
 from proxykd.teacher.batches.api import BatchApi, NotNow, RefusedError, Result, Status, ValueT, checked
 from proxykd.teacher.batches.chunks import Chunk, Chunks
 from proxykd.teacher.budget import BATCHED, Cost, describe_caps, is_within, worst_case
+from proxykd.teacher.calls import Lookups
 from proxykd.teacher.clock import Clock
 from proxykd.teacher.endpoint import KEPT, Endpoint
 from proxykd.teacher.entries import Attempt, Entry
@@ -34,8 +35,6 @@ from proxykd.teacher.transport import HttpResponse
 
 _BLOCK = 500
 """Requests claimed, or answers journaled, in one transaction."""
-
-Requests = Callable[[], Iterator[Request]]
 
 
 class End(NamedTuple):
@@ -142,56 +141,55 @@ class Asker:
         while self._in_flight:
             await self._settle_next()
 
-    async def run(self, requests: Requests) -> End:
+    async def run(self, lookups: Lookups) -> End:
         """Ask, round after round, until all is answered, nothing helps or a cap is reached.
 
         Args:
-            requests: Gives all requests, known ones too, each time that it is called.
+            lookups: Looks all calls up in the journal, each time that it is called.
         """
         is_capped = False
         for number in range(self.teacher.spec.max_attempts):
             before, self._may_pass = self._num_settled, False
             self._is_last_round = number + 1 == self.teacher.spec.max_attempts
-            is_capped = await self._submit_all(requests)
+            is_capped = await self._submit_all(lookups)
             await self.settle_all()
             is_in_vain = self._num_settled == before and not self._may_pass
-            if is_capped or is_in_vain or not self._count_missing(requests):
+            if is_capped or is_in_vain or not self._count_missing(lookups):
                 break
             if self._num_settled == before:
                 await self.clock.sleep(self.batch.poll_s)
         reached = describe_caps(self.teacher.budget, self._spent) if is_capped else ""
-        return End(self._num_known, self._count_missing(requests), self._last_reason, reached)
+        return End(self._num_known, self._count_missing(lookups), self._last_reason, reached)
 
     @property
     def _address(self) -> str:
         return f"{self.teacher.spec.kind} {provider_of(self.teacher.spec)}"
 
-    def _count_missing(self, requests: Requests) -> int:
-        return sum(not self.journal.has_final(request.key) for request in requests())
+    def _count_missing(self, lookups: Lookups) -> int:
+        return sum(found.num_missing for found in lookups())
 
     # --- submitting
 
-    def _free(self, requests: Requests) -> Iterator[Request]:
+    def _free(self, lookups: Lookups) -> Iterator[Request]:
         """Claimed requests that nobody has answered and no batch holds."""
-        unheld = self._open(requests)
+        unheld = self._open(lookups)
         while block := list(islice(unheld, _BLOCK)):
             claims = self.journal.claim([Attempt("", request.key, 0, 0) for request in block])
             yield from (request for request in block if claims.get(request.key))
 
-    def _open(self, requests: Requests) -> Iterator[Request]:
-        for request in requests():
-            if self.journal.has_final(request.key):
-                if self._is_first_pass and request.key not in self._settled_in_pass:
-                    self._num_known += 1
-                    self.listener.progress.advance()
-            elif not self.chunks.holds(request.key):
-                yield request
+    def _open(self, lookups: Lookups) -> Iterator[Request]:
+        for found in lookups():
+            if self._is_first_pass:
+                num_known = sum(key not in self._settled_in_pass for key in found.known)
+                self._num_known += num_known
+                self.listener.progress.advance(num_known)
+            yield from (request for request in found.missing if not self.chunks.holds(request.key))
         self._is_first_pass = False
         self._settled_in_pass.clear()
 
-    async def _submit_all(self, requests: Requests) -> bool:
+    async def _submit_all(self, lookups: Lookups) -> bool:
         """Submit what is free; returns whether a cap leaves no room for more."""
-        free, left = self._free(requests), None
+        free, left = self._free(lookups), None
         while True:
             draft = self._draw(chain([] if left is None else [left], free))
             if draft.requests:

@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from proxykd.teacher.batches.asker import Asker, End, Listener
 from proxykd.teacher.batches.chunks import Chunks
 from proxykd.teacher.batches.openai import OpenAIBatches
 from proxykd.teacher.budget import Cost
+from proxykd.teacher.calls import Lookups
 from proxykd.teacher.clock import WallClock
 from proxykd.teacher.endpoint import Endpoint
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.live import LiveTeacher
 from proxykd.teacher.providers.anthropic import AnthropicProvider
 from proxykd.teacher.providers.openai import OpenAIProvider
-from proxykd.teacher.replies import Request
 from proxykd.teacher.retry import RetryPolicy
 from proxykd.teacher.transport import HttpClient
 
@@ -28,7 +28,7 @@ _CONNECTIONS = 4
 
 def ask_in_batches(
     teacher: LiveTeacher,
-    requests: Callable[[], Iterator[Request]],
+    lookups: Lookups,
     journal: Journal,
     listener: Listener,
     *,
@@ -41,7 +41,7 @@ def ask_in_batches(
 
     Args:
         teacher: Who is asked.
-        requests: Gives all requests, known ones too, each time that it is called.
+        lookups: Looks all calls up in the journal, each time that it is called.
         journal: Keeps the answers.
         listener: Hears of what happens.
         spent: Tells what the run's calls have cost before; asked when nobody else can spend any more.
@@ -79,7 +79,7 @@ def ask_in_batches(
         if spec.batch is None:
             await asker.settle_all()
             return None
-        return await asker.run(requests)
+        return await asker.run(lookups)
 
     with Chunks(journal.path) as chunks:
         if spec.batch is None and not chunks.has_any():

@@ -26,6 +26,9 @@ class Provider(Protocol):
     def body(self, messages: Sequence[Message], *, model: str, sampling: SamplingSpec, seed: int) -> dict[str, Any]:
         """The JSON object of a call.
 
+        What the messages say stands in it as it is, alone or joined, and decides nothing else: ``RequestKeys`` puts
+        other texts in their places.
+
         Args:
             messages: The chat turns.
             model: Model name as the endpoint knows it.
@@ -74,8 +77,44 @@ def build_request(
         seed: Seed of the run; each sample of each prompt gets a seed of its own from it.
         endpoint: Who answers; tells models of one name apart in the journal. "" = the name is enough.
     """
-    own_seed = int(hash_text(f'[{seed},"{prompt.prompt_id}",{sample_idx}]')[:8], 16) % 2**31
-    body = provider.body(prompt.messages, model=model, sampling=sampling, seed=own_seed)
+    return request_about(
+        prompt.messages,
+        sample_idx,
+        provider=provider,
+        model=model,
+        sampling=sampling,
+        own_seed=seed_of(prompt.prompt_id, sample_idx, seed=seed),
+        endpoint=endpoint,
+    )
+
+
+def seed_of(prompt_id: str, sample_idx: int, *, seed: int) -> int:
+    """The seed of one sample of one prompt in a run with ``seed``, in [0, 2**31)."""
+    return int(hash_text(f'[{seed},"{prompt_id}",{sample_idx}]')[:8], 16) % 2**31
+
+
+def request_about(
+    messages: Sequence[Message],
+    sample_idx: int,
+    *,
+    provider: Provider,
+    model: str,
+    sampling: SamplingSpec,
+    own_seed: int,
+    endpoint: str,
+) -> Request:
+    """The request for one sample of a conversation; see ``build_request``.
+
+    Args:
+        messages: The chat turns.
+        sample_idx: 0 .. num_samples - 1.
+        provider: The API's shape.
+        model: Model name as the endpoint knows it.
+        sampling: How the teacher is asked to generate.
+        own_seed: Seed of this very sample.
+        endpoint: Who answers; "" = the model's name is enough.
+    """
+    body = provider.body(messages, model=model, sampling=sampling, seed=own_seed)
     identity: dict[str, Any] = {"provider": endpoint} if endpoint else {}
     if "model" not in body:
         identity["model"] = model
