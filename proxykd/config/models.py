@@ -111,6 +111,15 @@ class StudentSpec(Spec):
     alpha: Annotated[float, Field(ge=0.0)] = 1.0
     """Weight of the weighted KL against the NLL, both means over tokens (Eq. 11). The paper's 100 belongs to an
     unstated normalisation; with means over tokens about 1 is right. 0 = hard labels only."""
+    packing: bool = False
+    """Lay several texts of a micro-batch behind each other into one row instead of padding each; they do not see each
+    other. Pays where lengths differ much."""
+    gradient_checkpointing: bool = False
+    """Keep each layer's inputs alone and compute the rest again: less memory for about a third more time."""
+    processes: Count = 1
+    """Processes on this machine that share each training run (torchrun and FSDP), one an accelerator."""
+    checkpoint_s: Annotated[float, Field(ge=0.0)] = 300.0
+    """Seconds between two checkpoints of a training run, from which the same command goes on after a kill."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     """A student is trained for each; the first one is registered."""
 

@@ -21,6 +21,7 @@ from proxykd.models.loading import load_saved, load_tokenizer
 from proxykd.models.tokenizers import tokenizer_fingerprint
 from proxykd.student import loop
 from proxykd.student.loop import TrainingData, train, train_step
+from proxykd.student.module import StudentModule
 from proxykd.student.training import distill_student, load_student
 from proxykd.targets.codec import Positions
 from proxykd.targets.reader import TargetReader
@@ -101,7 +102,8 @@ def step_gradients(data: TrainingData, run: RunSpec, batch: list[int], *, alpha:
     """What one step hands to the optimiser: the learning rate is 0, and nothing is clipped."""
     model = load_student(run.student, seed=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    train_step(model, optimizer, data, batch, run.student, alpha=alpha, learning_rate=0.0)
+    module = StudentModule(model, precision=run.student.model.precision, alpha=alpha)
+    train_step(module, optimizer, data, batch, run.student, learning_rate=0.0)
     return gradients(model)
 
 

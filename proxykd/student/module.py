@@ -1,0 +1,96 @@
+"""The student with its loss: what one micro-batch is put through.
+
+Loss and model are one module, so that whatever shards the model's weights gathers all of them, the head's too, for the
+whole of a pass and takes their gradients afterwards.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from proxykd.exceptions import ModelError
+from proxykd.models.forward import Batch, completion_labels, completion_logits
+from proxykd.models.loading import autocast
+from proxykd.student.objective import ObjectiveTotals, TargetBatch, student_objective
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_PROBE_TOKENS = 8
+
+
+class StudentModule(nn.Module):
+    """A model whose call returns the objective's totals.
+
+    Args:
+        model: The student, adapters attached if any.
+        precision: Arithmetic, as in ``ModelSpec.precision``.
+        alpha: Weight of the weighted divergence; 0 = its targets are not needed.
+    """
+
+    def __init__(self, model: "PreTrainedModel", *, precision: str, alpha: float) -> None:
+        super().__init__()
+        self.model, self.alpha, self._precision = model, alpha, precision
+
+    def forward(self, batch: Batch, targets: TargetBatch | None) -> ObjectiveTotals:
+        """The totals over a micro-batch's completion tokens; ``loss`` carries the gradient."""
+        with autocast(self._precision):
+            logits = completion_logits(self.model, batch)
+        return student_objective(logits, completion_labels(batch), targets, alpha=self.alpha)
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches belong."""
+        return next(self.parameters()).device
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits."""
+        return int(self.model.config.get_text_config().vocab_size)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The model's decoder layers."""
+        layers = decoder_of(self.model).layers
+        assert isinstance(layers, nn.ModuleList)
+        return list(layers)
+
+
+def decoder_of(model: "PreTrainedModel") -> nn.Module:
+    """The model without its head, adapters or not."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    decoder: nn.Module = plain.get_decoder()
+    return decoder
+
+
+def save_activation_memory(model: "PreTrainedModel") -> None:
+    """Keep the inputs of each layer alone and compute the rest again in the backward pass (gradient checkpointing).
+
+    References: Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174.
+    """
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    plain.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def check_packing(model: "PreTrainedModel") -> None:
+    """Make sure that texts packed into one row do not see each other in this model.
+
+    Masks keep attention apart; what mixes neighbouring tokens otherwise (convolutions, recurrences) may know none.
+
+    Raises:
+        ModelError: if the second text of a row comes out otherwise than on its own.
+    """
+    vocab_size = model.config.get_text_config().vocab_size
+    ids = torch.arange(2 * _PROBE_TOKENS, device=model.device)[None] % vocab_size
+    positions = torch.arange(_PROBE_TOKENS, device=model.device)[None]
+    decoder, was_training = decoder_of(model), model.training
+    model.eval()
+    with torch.no_grad():
+        packed = decoder(input_ids=ids, position_ids=positions.repeat(1, 2), use_cache=False).last_hidden_state
+        alone = decoder(input_ids=ids[:, _PROBE_TOKENS:], position_ids=positions, use_cache=False).last_hidden_state
+    model.train(was_training)
+    if not torch.allclose(packed[:, _PROBE_TOKENS:], alone, rtol=1e-3, atol=1e-3 * float(alone.abs().max())):
+        raise ModelError(
+            f"packed texts see each other in a model of the type {model.config.model_type}; set student.packing=false"
+        )
