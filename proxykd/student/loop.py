@@ -7,65 +7,26 @@ same. Both arms run through this loop; they differ in their examples and targets
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from proxykd.config.models import StudentSpec
-from proxykd.data.tokenizing import TokenizedCorpus
-from proxykd.exceptions import ArtifactError
 from proxykd.models.forward import Batch, collate, collate_packed
 from proxykd.progress import Progress, stage
 from proxykd.student.checkpoints import Checkpoints, Reached
+from proxykd.student.inputs import TrainingData
 from proxykd.student.module import StudentModule, check_packing, save_activation_memory
-from proxykd.student.objective import TargetBatch, collate_targets
 from proxykd.student.optimizer import build_optimizer, learning_rate_factor
 from proxykd.student.order import micro_batches, pack_rows, share_out, staged_batches
 from proxykd.student.sharding import current_world, shard, sync_gradients, total
-from proxykd.targets.reader import SparseTarget, TargetReader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Scores of one micro-batch: 256 MiB in float32, whatever the vocabulary.
 _MICRO_BATCH_SCORES = 2**26
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingData:
-    """What a student learns from.
-
-    Attributes:
-        corpus: Texts; those of an earlier stage are all learnt from before any of a later one.
-        targets: Their distributions; None = hard labels only.
-        pad_id: Any token id.
-    """
-
-    corpus: TokenizedCorpus
-    targets: TargetReader | None
-    pad_id: int
-
-    def targets_of(self, indices: list[int], device: torch.device) -> TargetBatch | None:
-        """The targets of some examples, cut to their completions; None = hard labels only.
-
-        Raises:
-            ArtifactError: if an example has no target, or one that is shorter than its completion.
-        """
-        if self.targets is None:
-            return None
-        return collate_targets([self._target_of(index, self.targets) for index in indices], device=device)
-
-    def _target_of(self, index: int, targets: TargetReader) -> SparseTarget:
-        example = self.corpus[index]
-        target, length = targets.get(example.prompt_id, example.sample_idx), len(example.completion_ids)
-        if len(target.tail_logprob) < length:
-            raise ArtifactError(
-                f"expected targets at {length} positions of prompt {example.prompt_id}, found "
-                f"{len(target.tail_logprob)}; proxy and student must render and cut texts alike"
-            )
-        return target.cut(length)
 
 
 class TrainingRun(NamedTuple):

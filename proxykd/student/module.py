@@ -70,7 +70,7 @@ def save_activation_memory(model: "PreTrainedModel") -> None:
     References: Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174.
     """
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    plain.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    plain.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def check_packing(model: "PreTrainedModel") -> None:

@@ -35,12 +35,13 @@ def current_world() -> World:
 
 
 def shard(module: torch.nn.Module, layers: "list[torch.nn.Module]") -> None:
-    """Shard a module's parameters over all processes: each layer on its own, all others together; not in a world of
-    one.
+    """Shard a module's parameters over all processes, if there are several.
+
+    Each layer is gathered on its own, all other parameters together.
 
     Args:
         module: What is called in each step; every other use of its parameters must lie inside that call.
-        layers: Its decoder layers, gathered one after the other.
+        layers: Its decoder layers.
     """
     if current_world().size == 1:
         return

@@ -14,15 +14,14 @@ from safetensors.torch import load_file
 from proxykd.artifacts import SplitSet, StudentModel, Targets, ValidatedSet, read_json, seal
 from proxykd.config import RunSpec
 from proxykd.data.splits import build_splits, select_rows, sides_for
-from proxykd.data.tokenizing import TokenizedCorpus
 from proxykd.exceptions import ArtifactError, GateError
 from proxykd.models.forward import collate
-from proxykd.models.loading import load_saved, load_tokenizer
-from proxykd.models.tokenizers import tokenizer_fingerprint
+from proxykd.models.loading import load_saved, load_student
 from proxykd.student import loop
-from proxykd.student.loop import TrainingData, train, train_step
+from proxykd.student.inputs import TrainingData
+from proxykd.student.loop import train, train_step
 from proxykd.student.module import StudentModule
-from proxykd.student.training import distill_student, load_student
+from proxykd.student.training import distill_student
 from proxykd.targets.codec import Positions
 from proxykd.targets.reader import TargetReader
 from proxykd.targets.writer import TargetWriter
@@ -33,24 +32,9 @@ TOP_K = 4
 
 
 @pytest.fixture(scope="module")
-def data(corpus: Corpus, make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
-    """The tokenised training side with targets drawn at random."""
-    folder, run = tmp_path_factory.mktemp("data"), make_run()
-    tokenizer = load_tokenizer(run.student.model)
-    rows = select_rows(*corpus, sides_for("sft", run.split))
-    texts = TokenizedCorpus.build(rows, tokenizer, max_seq_tokens=160, path=folder / "rows.arrow")
-    writer = TargetWriter(folder / "targets", scratch=folder, top_k=TOP_K, vocab_size=len(tokenizer))
-    rng = np.random.default_rng(0)
-    for example in texts:
-        length = len(example.completion_ids)
-        probs = rng.dirichlet(np.ones(TOP_K + 1), size=length).astype(np.float32)
-        ids = np.stack([rng.choice(len(tokenizer), TOP_K, replace=False) for _ in range(length)]).astype(np.int32)
-        positions = Positions(ids, np.log(probs[:, :TOP_K]), np.log(probs[:, TOP_K]))
-        writer.add(example.prompt_id, example.sample_idx, positions, sequence_logprob=-1.0)
-    facts = {"tokenizer": tokenizer_fingerprint(tokenizer), "max_seq_tokens": 160}
-    writer.finish(lambda logprobs, lengths: np.full(len(lengths), 0.5), lambda: facts)
-    seal(Targets(folder / "targets"))
-    return TrainingData(texts, TargetReader(folder / "targets"), tokenizer.pad_token_id)
+def data(training_data: TrainingData) -> TrainingData:
+    """The training side with targets."""
+    return training_data
 
 
 @pytest.fixture(scope="module")
