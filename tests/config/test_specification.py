@@ -100,7 +100,7 @@ def test_each_ablation_becomes_ordinary_settings() -> None:
         for name in ("no_proxy", "unaligned_proxy", "no_preference", "no_weights")
     }
     assert all(run.ablations == () for run in applied.values())
-    assert applied["no_proxy"].student.alpha == 0.0
+    assert applied["no_proxy"].student.alpha == applied["no_proxy"].student.objective.prior_alpha == 0.0
     assert (applied["unaligned_proxy"].proxy.warmup, applied["unaligned_proxy"].proxy.preference) == (None, None)
     preference = applied["no_preference"].proxy.preference
     assert preference is not None
