@@ -36,7 +36,7 @@ class BucketedLogprobs(NamedTuple):
     """A distribution over k tokens and one tail bucket, and the label's log-probability under the same normaliser.
 
     Attributes:
-        token_logprobs: float [n, k], nats.
+        token_logprobs: float [n, k], nats; -inf in an unused slot.
         tail_logprob: float [n], log of the mass outside the k tokens; -inf where there is none.
         label_logprobs: float [n], log-probability of the label, which may or may not be one of the k tokens.
     """
@@ -79,7 +79,7 @@ def sparse_forward_kl(
 
     Args:
         student_logits: Unnormalised scores, float [n, vocab], one of them finite in each row.
-        token_ids: The k tokens, int64 [n, k], distinct within a row.
+        token_ids: The k tokens, int64 [n, k], distinct within a row; -1 marks an unused slot.
         teacher_logprobs: Their log-probabilities, float [n, k]; -inf allowed (contributes 0).
         tail_logprob: Log of the teacher's mass outside them, float [n]; -inf where there is none.
 
@@ -103,7 +103,8 @@ def bucketed_logprobs(logits: Tensor, token_ids: Tensor, labels: Tensor) -> Buck
 
     Args:
         logits: Unnormalised scores, float [n, vocab], one of them finite in each row.
-        token_ids: int64 [n, k], distinct within a row; k may be 0 (then the tail holds everything).
+        token_ids: int64 [n, k], distinct within a row; k may be 0 (then the tail holds everything). -1 marks an unused
+            slot: its log-probability is -inf, it takes nothing from the tail and its gradient is dropped.
         labels: int64 [n].
 
     Returns:
@@ -172,6 +173,9 @@ class _Bucketed(torch.autograd.Function):
         d/dz_v = q_v (g_tail / q_tail - G)     outside the k tokens
         d/dz_j = g_j - q_j G                   at the k tokens
         d/dz_y   additionally + g_label        at the label
+
+    An unused slot (id -1) borrows token 0 for indexing, with a mass and a gradient of 0. The tokens' masses are taken
+    out by subtracting each from itself, which leaves an exact 0.
     """
 
     @staticmethod
@@ -179,15 +183,17 @@ class _Bucketed(torch.autograd.Function):
         dtype = _accumulate_dtype(logits)
         log_normalizer = logits.new_empty(len(logits), dtype=dtype)
         log_tail = torch.empty_like(log_normalizer)
+        is_unused, slots = token_ids < 0, token_ids.clamp_min(0)
         for rows in _row_chunks(logits):
-            scores, ids = logits[rows].to(dtype), token_ids[rows]
+            scores, ids = logits[rows].to(dtype), slots[rows]
             peak = scores.amax(dim=-1, keepdim=True)
             mass = (scores - peak).exp_()
-            token_mass = mass.gather(1, ids).sum(dim=-1)
-            tail_mass = mass.scatter_(1, ids, 0.0).sum(dim=-1)
-            log_normalizer[rows] = peak.squeeze(-1) + (token_mass + tail_mass).log()
+            token_mass = mass.gather(1, ids).masked_fill_(is_unused[rows], 0.0)
+            tail_mass = mass.scatter_add_(1, ids, -token_mass).sum(dim=-1)
+            log_normalizer[rows] = peak.squeeze(-1) + (token_mass.sum(dim=-1) + tail_mass).log()
             log_tail[rows] = peak.squeeze(-1) + tail_mass.log()
-        token_logprobs = logits.gather(1, token_ids).to(dtype) - log_normalizer[:, None]
+        token_logprobs = logits.gather(1, slots).to(dtype) - log_normalizer[:, None]
+        token_logprobs.masked_fill_(is_unused, -torch.inf)
         label_logprobs = logits.gather(1, labels[:, None]).to(dtype).squeeze(1) - log_normalizer
         tail_logprob = log_tail - log_normalizer
         ctx.save_for_backward(logits, token_ids, labels, log_normalizer, token_logprobs, tail_logprob)
@@ -196,13 +202,15 @@ class _Bucketed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         logits, token_ids, labels, log_normalizer, token_logprobs, tail_logprob = ctx.saved_tensors
-        token_grad, tail_grad, label_grad = grads
+        is_unused, slots = token_ids < 0, token_ids.clamp_min(0)
+        token_grad, tail_grad, label_grad = grads[0].masked_fill(is_unused, 0.0), grads[1], grads[2]
         total = token_grad.sum(dim=-1) + tail_grad + label_grad
         tail_coef = tail_grad / tail_logprob.exp().clamp_min(torch.finfo(tail_logprob.dtype).tiny) - total
         token_values = token_grad - token_logprobs.exp() * total[:, None]
         result = torch.empty_like(logits)
         for rows in _row_chunks(logits):
-            dense = (logits[rows].to(log_normalizer.dtype) - log_normalizer[rows, None]).exp_()
-            dense.mul_(tail_coef[rows, None]).scatter_(1, token_ids[rows], token_values[rows])
+            dense, ids = (logits[rows].to(log_normalizer.dtype) - log_normalizer[rows, None]).exp_(), slots[rows]
+            dense.scatter_add_(1, ids, -dense.gather(1, ids).masked_fill_(is_unused[rows], 0.0))
+            dense.mul_(tail_coef[rows, None]).scatter_add_(1, ids, token_values[rows])
             result[rows] = dense.scatter_add_(1, labels[rows, None], label_grad[rows, None])
         return result, None, None

@@ -11,10 +11,11 @@ References:
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from proxykd.divergences import bucketed_forward_kl, bucketed_logprobs
@@ -26,9 +27,9 @@ class TargetBatch(NamedTuple):
     """Targets of all completion tokens of a batch, row after row.
 
     Attributes:
-        token_ids: long [n, k].
-        logprobs: float32 [n, k].
-        tail_logprob: float32 [n].
+        token_ids: long [n, k], distinct within a row; -1 marks an unused slot, last in its row.
+        logprobs: float32 [n, k]; -inf in an unused slot.
+        tail_logprob: float32 [n]; -inf where the tokens hold all the mass.
         weights: float32 [n], the weight of the sample that the token belongs to.
     """
 
@@ -82,12 +83,23 @@ def student_objective(logits: Tensor, labels: Tensor, targets: TargetBatch | Non
 
 
 def collate_targets(targets: Sequence[SparseTarget], *, device: torch.device) -> TargetBatch:
-    """Put the targets of several samples one after the other, as ``completion_logits`` does with their positions."""
+    """Put the targets of several samples one after the other, as ``completion_logits`` does with their positions.
+
+    Samples with fewer slots than the widest get unused ones (id -1, log-probability -inf).
+    """
+    width = max(target.token_ids.shape[1] for target in targets)
     lengths = [len(target.tail_logprob) for target in targets]
     weights = np.repeat(np.array([target.weight for target in targets], np.float32), lengths)
     return TargetBatch(
-        torch.from_numpy(np.concatenate([target.token_ids for target in targets])).to(device, torch.long),
-        torch.from_numpy(np.concatenate([target.logprobs for target in targets])).to(device),
+        torch.from_numpy(_stack([target.token_ids for target in targets], width, -1)).to(device, torch.long),
+        torch.from_numpy(_stack([target.logprobs for target in targets], width, -np.inf)).to(device),
         torch.from_numpy(np.concatenate([target.tail_logprob for target in targets])).to(device),
         torch.from_numpy(weights).to(device),
     )
+
+
+def _stack(parts: Sequence[NDArray[Any]], width: int, fill: float) -> NDArray[Any]:
+    """Rows of all parts, each filled up to ``width`` columns."""
+    if all(part.shape[1] == width for part in parts):
+        return np.concatenate(parts)
+    return np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=fill) for part in parts])

@@ -105,3 +105,14 @@ def test_targets_of_samples_are_put_one_after_the_other() -> None:
     assert batch.token_ids.tolist() == [[2, 2], [2, 2], [1, 1]]
     assert batch.weights.tolist() == [0.25, 0.25, 0.75]
     assert batch.token_ids.dtype == torch.long
+
+
+def test_samples_with_fewer_slots_are_filled_up() -> None:
+    wide = SparseTarget(
+        np.array([[3, 4]], np.int32), np.log([[0.5, 0.5]]).astype(np.float32), np.zeros(1, np.float32), 1
+    )
+    narrow = SparseTarget(np.array([[7]], np.int32), np.zeros((1, 1), np.float32), np.full(1, -np.inf, np.float32), 1)
+    batch = collate_targets([wide, narrow], device=torch.device("cpu"))
+    assert batch.token_ids.tolist() == [[3, 4], [7, -1]]
+    assert batch.logprobs[1].tolist() == [0.0, -math.inf]
+    assert batch.logprobs.dtype == torch.float32
