@@ -20,11 +20,11 @@ from proxykd.config import RunSpec, TargetsSpec
 from proxykd.config.estimation import LogprobsEstimatorSpec, PosteriorEstimatorSpec
 from proxykd.data.splits import select_rows, sides_for
 from proxykd.data.tokenizing import Example, TokenizedCorpus
+from proxykd.estimation.counted_prior import build_prior
 from proxykd.estimation.estimates import Estimate
 from proxykd.estimation.estimators import Estimator, Proxy, TextBatch, build_estimator
 from proxykd.estimation.evidence import ApiEvidence
 from proxykd.estimation.posterior import credible_interval
-from proxykd.estimation.counted_prior import build_prior
 from proxykd.estimation.sparse_targets import Reduction, SparseRows, build_reduction
 from proxykd.estimation.weights import SampleWeights
 from proxykd.exceptions import GateError, ModelError

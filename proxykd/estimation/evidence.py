@@ -217,9 +217,13 @@ class ApiEvidence:
         """
         reader = EvidenceReader(token_bytes_of(tokenizer))
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-            told = (reader.read(example.completion_ids.tolist(), rows) for example, rows in _in_step(corpus, completions))
+            told = (
+                reader.read(example.completion_ids.tolist(), rows) for example, rows in _in_step(corpus, completions)
+            )
             for batch in batched(told, _BATCH_ROWS):
-                columns = [pa.array(column, kind.type) for column, kind in zip(zip(*batch, strict=True), _SCHEMA, strict=True)]
+                columns = [
+                    pa.array(column, kind.type) for column, kind in zip(zip(*batch, strict=True), _SCHEMA, strict=True)
+                ]
                 writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=_SCHEMA))
         return cls(path, reader.facts())
 
@@ -237,9 +241,13 @@ class ApiEvidence:
         """
         starts = np.cumsum([0, *lengths])[:-1]
         parts = [self._row(index) for index in indices]
-        rows = np.concatenate([np.zeros(0, np.int64), *(start + part[0] for start, part in zip(starts, parts, strict=True))])
-        counts, ids, probs = (np.concatenate([np.zeros(0, kind), *(part[at] for part in parts)]) for at, kind in (
-            (1, np.int64), (2, np.int64), (3, np.float32)))
+        rows = np.concatenate(
+            [np.zeros(0, np.int64), *(start + part[0] for start, part in zip(starts, parts, strict=True))]
+        )
+        counts, ids, probs = (
+            np.concatenate([np.zeros(0, kind), *(part[at] for part in parts)])
+            for at, kind in ((1, np.int64), (2, np.int64), (3, np.float32))
+        )
         width = int(counts.max(initial=1))
         shape = len(rows), width
         is_used = np.arange(width) < counts[:, None]

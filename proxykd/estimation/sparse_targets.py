@@ -32,6 +32,7 @@ from proxykd.estimation.estimates import (
     SparseProbs,
     Uniforms,
     draw_columns,
+    last_possible,
     merge_tokens,
     row_chunks,
     tokens_at,

@@ -33,7 +33,9 @@ def test_targets_are_the_proxys_top_tokens_and_the_mass_of_all_others(
     corpus: Corpus, proxy: ProxyModel, make_run: MakeRun, tmp_path: Path
 ) -> None:
     run = make_run(targets={"reduction": {"kind": "top_k", "k": 5}})
-    targets = estimate_distributions(None, *corpus, proxy, run, output=tmp_path / "targets", scratch=tmp_path / "scratch")
+    targets = estimate_distributions(
+        None, *corpus, proxy, run, output=tmp_path / "targets", scratch=tmp_path / "scratch"
+    )
     targets.verify()
     reader, (model, tokenizer) = TargetReader(targets.path), load_saved(proxy.path / "model")
     rows = select_rows(*corpus, sides_for("distillation", run.split))
@@ -74,7 +76,9 @@ def test_without_weighting_all_weigh_one_and_the_whole_vocabulary_has_no_tail(
     corpus: Corpus, proxy: ProxyModel, make_run: MakeRun, tmp_path: Path
 ) -> None:
     run = make_run(targets={"weighting": "none", "reduction": {"kind": "top_k", "k": 1024}})
-    targets = estimate_distributions(None, *corpus, proxy, run, output=tmp_path / "targets", scratch=tmp_path / "scratch")
+    targets = estimate_distributions(
+        None, *corpus, proxy, run, output=tmp_path / "targets", scratch=tmp_path / "scratch"
+    )
     reader = TargetReader(targets.path)
     row = next(select_rows(*corpus, sides_for("distillation", run.split)))
     found = reader.get(row.prompt_id, row.sample_idx)
