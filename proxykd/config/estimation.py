@@ -5,27 +5,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from proxykd.config.base import PositiveFloat, Spec
+from proxykd.config.prior import PriorSpec
 
 NonNegative = Annotated[float, Field(ge=0.0)]
 Level = Annotated[float, Field(gt=0.0, lt=1.0)]
-
-
-class NgramSpec(Spec):
-    """What followed the same tokens elsewhere in the teacher's texts: the prior of arXiv:2401.07013v1."""
-
-    order: Annotated[int, Field(ge=1, le=8)] = 3
-    """Most preceding tokens that make up a context."""
-    gamma: Annotated[float, Field(ge=1.0)] = 2.0
-    """The counts weigh 1 / gamma, the token that stands there the rest: 1 = counts alone, larger = closer to the hard
-    label."""
-    backoff: bool = True
-    """Where a context was never seen elsewhere, ask a shorter one; false = the hard label alone there."""
-    leave_out: bool = True
-    """Leave the text's own tokens out of the counts that it is estimated from."""
-    min_count: Annotated[int, Field(ge=1)] = 1
-    """Fewest occurrences with which a context counts as seen."""
-    max_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
-    """Most tokens kept of a context's counts, the most frequent ones; what is cut off is spread over those kept."""
 
 
 class ProxyEstimatorSpec(Spec):
@@ -35,19 +18,19 @@ class ProxyEstimatorSpec(Spec):
     """The proxy."""
 
     @property
-    def prior(self) -> NgramSpec | None:
+    def prior(self) -> PriorSpec | None:
         """None: there are no counts."""
         return None
 
 
-class PriorEstimatorSpec(NgramSpec):
+class PriorEstimatorSpec(PriorSpec):
     """The n-gram prior alone; the proxy gives the samples' weights and nothing else."""
 
     kind: Literal["prior"] = "prior"
     """The counts of the teacher's corpus."""
 
     @property
-    def prior(self) -> NgramSpec:
+    def prior(self) -> PriorSpec:
         """The counts."""
         return self
 
@@ -55,10 +38,13 @@ class PriorEstimatorSpec(NgramSpec):
 class _Posterior(Spec):
     """What both posteriors share."""
 
-    prior: NgramSpec = NgramSpec()
+    prior: PriorSpec = PriorSpec()
     """The prior's mean."""
     kappa: NonNegative = 8.0
     """Concentration of the Dirichlet prior: it weighs as much as so many draws; 0 = no prior."""
+    trust: Literal["fixed", "observed"] = "observed"
+    """fixed = kappa at every position; observed = no more than the context was observed, and at least 1, for the token
+    that stands there was."""
     draws: Annotated[int, Field(ge=0, le=4096)] = 32
     """N: draws from the proxy at each position; 0 = the prior alone. The proxy's share is draws / (kappa + draws)."""
     hits: Literal["expected", "sampled"] = "expected"

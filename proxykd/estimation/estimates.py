@@ -30,18 +30,30 @@ class SparseProbs(NamedTuple):
     probs: Tensor
 
 
+class PriorRows(NamedTuple):
+    """A prior at each position.
+
+    Attributes:
+        probs: Its mean; each row has mass 1.
+        observed: How often its context was seen, int64 [n]; 0 = never, the row is the token that stands there.
+    """
+
+    probs: SparseProbs
+    observed: Tensor
+
+
 class Estimate(NamedTuple):
     """Distributions over the next token.
 
     Attributes:
         scores: Log-probabilities up to one constant a row, float32 [n, m], -inf allowed, one of them finite a row.
         token_ids: The token of each column, long [n, m], -1 where the score is -inf for want of one; None = the column.
-        concentration: Of the Dirichlet posterior whose mean it is; inf = a distribution that is taken as it is.
+        concentration: Of the Dirichlet posterior whose mean it is, float64 [n]; None = it is taken as it is.
     """
 
     scores: Tensor
     token_ids: Tensor | None
-    concentration: float = float("inf")
+    concentration: Tensor | None = None
 
 
 def densify(estimate: Estimate, vocab_size: int) -> Tensor:

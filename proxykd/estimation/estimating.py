@@ -6,7 +6,7 @@ proxy's log-likelihood of y becomes the sample's weight (``weights``). Texts tha
 ``targets.json``; a distribution that is none stops the run.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,9 @@ from proxykd.config import RunSpec, TargetsSpec
 from proxykd.config.estimation import LogprobsEstimatorSpec, PosteriorEstimatorSpec
 from proxykd.data.splits import select_rows, sides_for
 from proxykd.data.tokenizing import Example, TokenizedCorpus
-from proxykd.estimation.counted_prior import build_prior
+from proxykd.estimation.counted_prior import CountedPrior
 from proxykd.estimation.estimates import Estimate
-from proxykd.estimation.estimators import Estimator, Proxy, TextBatch, build_estimator
+from proxykd.estimation.estimators import Estimates, Estimator, Proxy, TextBatch, build_estimator
 from proxykd.estimation.evidence import ApiEvidence
 from proxykd.estimation.posterior import credible_interval
 from proxykd.estimation.sparse_targets import Reduction, SparseRows, build_reduction
@@ -91,17 +91,20 @@ def estimate_distributions(
     vocab_size = min(len(tokenizer), model.get_output_embeddings().weight.shape[0])
     asked = Proxy(model, vocab_size, tokenizer.pad_token_id, run.proxy.model.precision)
     sources = _Sources(run, validated, splits, completions, tokenizer, corpus, scratch)
-    estimator, facts = sources.build()
+    estimator = sources.build()
     settings = {
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "precision": run.proxy.model.precision,
         "max_seq_tokens": limit,
         "num_cut": corpus.num_cut,
         "num_skipped": corpus.num_skipped,
-        **facts,
     }
     writer = _StoreWriter(run.targets, run.seed, vocab_size=vocab_size, output=output, scratch=scratch)
-    writer.write(estimator, batches_of(corpus, asked), settings, num_samples=len(corpus))
+    with stage("estimate distributions", total=len(corpus), unit="text") as progress:
+        for batch in batches_of(corpus, asked):
+            writer.add(batch, estimator(batch))
+            progress.advance(len(batch.examples))
+    writer.finish({**settings, **{name: facts() for name, facts in sources.facts.items()}})
     targets = Targets(output)
     section = hash_json(run.targets.model_dump(mode="json"))
     made_from = {"validated": validated.hash, "splits": splits.hash, "proxy": proxy.hash, "targets": section}
@@ -128,20 +131,21 @@ class _Sources:
     tokenizer: "PreTrainedTokenizerBase"
     corpus: TokenizedCorpus
     scratch: Path
+    facts: dict[str, Callable[[], dict[str, Any]]] = field(default_factory=dict)
 
-    def build(self) -> tuple[Estimator, dict[str, Any]]:
-        """The estimator, and what ``targets.json`` says of its sources."""
-        spec, facts = self.run.targets.estimator, dict[str, Any]()
+    def build(self) -> Estimator:
+        """The estimator; ``facts`` then tell of its sources."""
+        spec = self.run.targets.estimator
         prior = evidence = None
         if spec.prior is not None:
-            prior = build_prior(self._teacher_texts(), spec.prior, vocab_size=len(self.tokenizer))
-            facts["prior"] = prior.facts()
+            prior = CountedPrior.build(self._teacher_texts(), spec.prior, folder=self.scratch / "counts")
+            self.facts["prior"] = prior.facts
         if isinstance(spec, LogprobsEstimatorSpec) and self.completions is not None:
             evidence = ApiEvidence.build(
                 self.completions, self.corpus, self.tokenizer, path=self.scratch / "evidence.arrow"
             )
-            facts["evidence"] = evidence.facts()
-        return build_estimator(spec, seed=self.run.seed, prior=prior, evidence=evidence), facts
+            self.facts["evidence"] = evidence.facts
+        return build_estimator(spec, seed=self.run.seed, prior=prior, evidence=evidence)
 
     def _teacher_texts(self) -> TokenizedCorpus:
         """All that the teacher wrote on the training sides: what is counted, whoever learns from it."""
@@ -171,11 +175,12 @@ class _Statistics:
 
     def observe_intervals(self, estimate: Estimate) -> None:
         """Widths of the credible intervals of the likeliest token, at the first positions."""
-        if self.level is None or self.num_intervals >= _MAX_INTERVALS:
+        if self.level is None or estimate.concentration is None or self.num_intervals >= _MAX_INTERVALS:
             return
         scores = estimate.scores[: _MAX_INTERVALS - self.num_intervals]
+        concentration = estimate.concentration[: len(scores)].cpu().numpy()
         means = scores.float().log_softmax(dim=-1).amax(dim=-1).exp().cpu().numpy()
-        low, high = credible_interval(means, estimate.concentration, level=self.level)
+        low, high = credible_interval(means, concentration, level=self.level)
         self.intervals.append(high - low)
         self.num_intervals += len(means)
 
@@ -208,28 +213,8 @@ class _StoreWriter:
             self._prior = TargetWriter(output / PRIOR, scratch=scratch / PRIOR, top_k=width, vocab_size=vocab_size)
         self._statistics = _Statistics(estimator.credible_level if has_posterior else None)
 
-    def write(
-        self, estimator: Estimator, batches: Iterator[TextBatch], settings: dict[str, Any], *, num_samples: int
-    ) -> None:
-        """Write every batch and finish."""
-        with stage("estimate distributions", total=num_samples, unit="text") as progress:
-            for batch in batches:
-                self._add(batch, estimator)
-                progress.advance(len(batch.examples))
-        described = {
-            **settings,
-            "estimator": self._spec.estimator.model_dump(mode="json"),
-            "reduction": self._spec.reduction.model_dump(mode="json"),
-        }
-        self._main.finish(
-            self._weights.weigh,
-            lambda: {**described, **self._statistics.facts(), "statistics": self._weights.facts()},
-        )
-        if self._prior is not None:
-            self._prior.finish(lambda logprobs, lengths: np.ones(len(lengths)), lambda: described)
-
-    def _add(self, batch: TextBatch, estimator: Estimator) -> None:
-        estimates = estimator(batch)
+    def add(self, batch: TextBatch, estimates: Estimates) -> None:
+        """Write the targets of a batch."""
         likelihoods = self._likelihoods(batch)
         rows = _reduced(self._reduction, estimates.main, batch)
         self._statistics.observe(rows)
@@ -237,6 +222,17 @@ class _StoreWriter:
         _write(self._main, batch, rows, likelihoods)
         if self._prior is not None and estimates.prior is not None:
             _write(self._prior, batch, _reduced(self._reduction, estimates.prior, batch), likelihoods)
+
+    def finish(self, settings: dict[str, Any]) -> None:
+        """Write the weights and the description."""
+        estimator, reduction = (one.model_dump(mode="json") for one in (self._spec.estimator, self._spec.reduction))
+        described = {**settings, "estimator": estimator, "reduction": reduction}
+        self._main.finish(
+            self._weights.weigh,
+            lambda: {**described, **self._statistics.facts(), "statistics": self._weights.facts()},
+        )
+        if self._prior is not None:
+            self._prior.finish(lambda logprobs, lengths: np.ones(len(lengths)), lambda: described)
 
     def _likelihoods(self, batch: TextBatch) -> NDArray[np.float64]:
         """The proxy's log-likelihood of each text; 0 where no weight needs it and no estimator asked the proxy."""

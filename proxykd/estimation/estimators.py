@@ -23,7 +23,7 @@ from proxykd.config.estimation import (
     PriorEstimatorSpec,
 )
 from proxykd.data.tokenizing import Example
-from proxykd.estimation.estimates import Estimate, SparseProbs, Uniforms, draw_columns
+from proxykd.estimation.estimates import Estimate, PriorRows, SparseProbs, Uniforms, draw_columns
 from proxykd.estimation.posterior import Evidence, expected_posterior, sampled_posterior, with_evidence
 from proxykd.exceptions import ConfigError, ModelError
 from proxykd.logprobs import token_logprobs
@@ -143,8 +143,8 @@ class Estimator(Protocol):
 class PriorLookup(Protocol):
     """Knows what followed the same tokens elsewhere."""
 
-    def probs_of(self, examples: Sequence[Example]) -> SparseProbs:
-        """The prior at every completion token of the examples, each row of mass 1."""
+    def rows_of(self, examples: Sequence[Example]) -> PriorRows:
+        """The prior at every completion token of the examples."""
 
 
 class EvidenceLookup(Protocol):
@@ -195,7 +195,7 @@ class PriorEstimator:
 
     def __call__(self, batch: TextBatch) -> Estimates:
         """The distributions at every completion token of a batch."""
-        return Estimates(estimate_of(self.prior.probs_of(batch.examples), batch.device))
+        return Estimates(estimate_of(_on(batch.device, self.prior.rows_of(batch.examples).probs)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +209,19 @@ class PosteriorEstimator:
     def __call__(self, batch: TextBatch) -> Estimates:
         """The distributions at every completion token of a batch."""
         spec = self.spec
-        prior = SparseProbs(*(part.to(batch.device) for part in self.prior.probs_of(batch.examples)))
+        rows = self.prior.rows_of(batch.examples)
+        prior, kappa = _on(batch.device, rows.probs), self._kappa(rows.observed).to(batch.device)
         if spec.draws and spec.hits == "expected":
-            found = expected_posterior(prior, batch.logits.clone(), kappa=spec.kappa, draws=spec.draws)
+            found = expected_posterior(prior, batch.logits.clone(), kappa=kappa, draws=spec.draws)
         else:
-            found = sampled_posterior(prior, self._draw(batch), kappa=spec.kappa)
-        return Estimates(found, estimate_of(prior, batch.device) if spec.keep_prior else None)
+            found = sampled_posterior(prior, self._draw(batch), kappa=kappa)
+        return Estimates(found, estimate_of(prior) if spec.keep_prior else None)
+
+    def _kappa(self, observed: Tensor) -> Tensor:
+        """Draws that the prior is worth at each position, float64 [n]."""
+        if self.spec.trust == "fixed":
+            return torch.full(observed.shape, self.spec.kappa, dtype=torch.float64)
+        return observed.double().clamp_min(1.0).clamp_max(self.spec.kappa)
 
     def _draw(self, batch: TextBatch) -> Tensor:
         if not self.spec.draws:
@@ -238,6 +245,10 @@ class LogprobsEstimator:
         return found._replace(main=main)
 
 
-def estimate_of(probs: SparseProbs, device: torch.device) -> Estimate:
+def estimate_of(probs: SparseProbs) -> Estimate:
     """Probabilities taken as they are."""
-    return Estimate(probs.probs.to(device).log(), probs.token_ids.to(device))
+    return Estimate(probs.probs.log(), probs.token_ids)
+
+
+def _on(device: torch.device, probs: SparseProbs) -> SparseProbs:
+    return SparseProbs(probs.token_ids.to(device), probs.probs.to(device))

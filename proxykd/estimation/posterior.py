@@ -23,7 +23,6 @@ References:
     Annals of Statistics 1(2), 1973 (Dirichlet); Connor and Mosimann, JASA 64(325), 1969 (neutrality).
 """
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from proxykd.estimation.estimates import Estimate, SparseProbs, densify, merge_tokens
+from proxykd.exceptions import ShapeError
 
 
 class Evidence(NamedTuple):
@@ -48,87 +48,99 @@ class Evidence(NamedTuple):
     probs: Tensor
 
 
-def expected_posterior(prior: SparseProbs, logits: Tensor, *, kappa: float, draws: float) -> Estimate:
+def expected_posterior(prior: SparseProbs, logits: Tensor, *, kappa: Tensor, draws: int) -> Estimate:
     """The posterior mean where every token is hit as often as on average: ``lam p0 + (1 - lam) pi``.
 
     Args:
         prior: p0 at each position.
-        logits: The proxy's scores, float [n, vocab]; overwritten where they are float32.
-        kappa: Draws that the prior is worth, >= 0.
-        draws: N >= 0; kappa + draws > 0.
+        logits: The proxy's scores, float32 [n, vocab]; overwritten.
+        kappa: Draws that the prior is worth, float64 [n], >= 0.
+        draws: N >= 0; kappa + draws > 0 in every row.
 
     Returns:
         Dense, normalised, of concentration kappa + draws.
     """
-    scores = logits.float()
-    scores -= scores.logsumexp(dim=-1, keepdim=True) - _log(draws / (kappa + draws))
+    total = kappa + draws
+    logits -= (logits.logsumexp(dim=-1).double() - (draws / total).log()).to(logits.dtype)[:, None]
     ids = prior.token_ids.clamp_min(0)
-    # log 0 is -inf: logaddexp leaves such entries as they were, unless both are.
-    added = torch.logaddexp(scores.gather(1, ids), prior.probs.log() + _log(kappa / (kappa + draws)))
+    # log 0 is -inf: logaddexp leaves the other side as it is.
+    share = (kappa / total).log()[:, None].to(logits.dtype)
+    added = torch.logaddexp(logits.gather(1, ids), prior.probs.log() + share)
     # A padding slot must not write over the true entry of token 0.
-    used = prior.token_ids >= 0
-    rows = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids)[used]
-    scores[rows, ids[used]] = added[used]
-    return Estimate(scores, None, kappa + draws)
+    spots = _spots(prior.token_ids)
+    logits[spots] = added[prior.token_ids >= 0]
+    return Estimate(logits, None, total)
 
 
-def sampled_posterior(prior: SparseProbs, drawn: Tensor, *, kappa: float) -> Estimate:
+def sampled_posterior(prior: SparseProbs, drawn: Tensor, *, kappa: Tensor) -> Estimate:
     """The posterior mean after real draws: ``(kappa p0 + k) / (kappa + N)``.
 
     Args:
         prior: p0 at each position.
         drawn: The tokens drawn from the proxy, long [n, N]; N may be 0.
-        kappa: Draws that the prior is worth, >= 0; kappa + N > 0.
+        kappa: Draws that the prior is worth, float64 [n], >= 0; kappa + N > 0 in every row.
 
     Returns:
         Sparse, normalised, of concentration kappa + N.
     """
     total = kappa + drawn.shape[1]
-    hits = torch.full(drawn.shape, 1.0 / total, device=drawn.device)
-    weighed = prior.probs * (kappa / total)
-    used = weighed > 0.0
-    ids = torch.cat([torch.where(used, prior.token_ids, -1), drawn], dim=1)
-    merged = merge_tokens(ids, torch.cat([weighed * used, hits], dim=1))
-    return Estimate(merged.probs.log(), merged.token_ids, total)
+    weighed = prior.probs.double() * (kappa / total)[:, None]
+    hits = (1.0 / total)[:, None].expand(-1, drawn.shape[1])
+    ids = torch.cat([torch.where(weighed > 0.0, prior.token_ids, -1), drawn], dim=1)
+    merged = merge_tokens(ids, torch.cat([weighed, hits], dim=1))
+    return Estimate(merged.probs.log().float(), merged.token_ids, total)
 
 
 def with_evidence(estimate: Estimate, evidence: Evidence, *, weight: float, vocab_size: int) -> Estimate:
     """The posterior after the API's probabilities, each row of them worth ``weight`` draws from the teacher.
 
     Args:
-        estimate: Normalised.
+        estimate: A posterior, normalised; overwritten where it is dense.
         evidence: What the API told.
         weight: M > 0.
         vocab_size: Columns of the result.
 
     Returns:
-        Dense; rows without evidence are as they were, in the others the listed tokens have concentration A + M.
+        Dense; rows without evidence are as they were, the others have concentration A + M.
+
+    Raises:
+        ShapeError: if the estimate has no concentration to weigh the evidence against.
     """
-    scores = densify(estimate, vocab_size)
-    if not len(evidence.rows):
-        return Estimate(scores, None, estimate.concentration)
-    rows, prior_weight = evidence.rows, estimate.concentration
-    before = scores[rows].double()
-    ids, listed = evidence.token_ids.clamp_min(0), evidence.token_ids >= 0
+    if estimate.concentration is None:
+        raise ShapeError("expected an estimate with a concentration, got one without; update a posterior")
+    scores, concentration = densify(estimate, vocab_size), estimate.concentration.clone()
+    if len(rows := evidence.rows):
+        scores[rows], concentration[rows] = _updated(scores[rows], concentration[rows], evidence, weight)
+    return Estimate(scores, None, concentration)
+
+
+def _updated(scores: Tensor, concentration: Tensor, evidence: Evidence, weight: float) -> tuple[Tensor, Tensor]:
+    """Log-means and concentrations of the rows that have evidence."""
+    listed, spots = evidence.token_ids >= 0, _spots(evidence.token_ids)
     told = torch.where(listed, evidence.probs.double(), 0.0)
-    others = before.exp()
-    own = torch.where(listed, others.gather(1, ids), 0.0)
+    others = scores.double().exp()
+    own = torch.where(listed, others.gather(1, evidence.token_ids.clamp_min(0)), 0.0)
     # The mass outside the list is summed, not subtracted: it keeps its precision however small it is.
-    spots = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids)[listed], ids[listed]
     others[spots] = 0.0
     rest, untold = others.sum(dim=1), (1.0 - told.sum(dim=1)).clamp_min(0.0)
     # Where the estimate knows no other token, what the list leaves out has nowhere to go.
-    heard = torch.where(rest > 0.0, weight * (told.sum(dim=1) + untold), weight * told.sum(dim=1))
-    total = prior_weight + heard
-    scale = (prior_weight + torch.where(rest > 0.0, weight * untold / rest, 0.0)) / total
-    after = before + scale.log()[:, None]
-    after[spots] = ((prior_weight * own + weight * told) / total[:, None]).log()[listed]
-    scores[rows] = after.to(scores.dtype)
-    return Estimate(scores, None, prior_weight)
+    untold = torch.where(rest > 0.0, untold, 0.0)
+    total = concentration + weight * (told.sum(dim=1) + untold)
+    scale = (concentration + weight * torch.where(rest > 0.0, untold / rest, 0.0)) / total
+    after = others.mul_(scale[:, None])
+    after[spots] = ((concentration[:, None] * own + weight * told) / total[:, None])[listed]
+    return after.log().to(scores.dtype), total
+
+
+def _spots(token_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of all tokens, padding left out."""
+    used = token_ids >= 0
+    rows = torch.arange(len(token_ids), device=token_ids.device)[:, None].expand_as(token_ids)
+    return rows[used], token_ids[used]
 
 
 def credible_interval(
-    probs: NDArray[np.floating[Any]], concentration: float, *, level: float
+    probs: NDArray[np.floating[Any]], concentration: NDArray[np.floating[Any]], *, level: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The interval that holds a token's true probability with probability ``level``, as the posterior sees it.
 
@@ -136,14 +148,14 @@ def credible_interval(
 
     Args:
         probs: Posterior means, any shape, in [0, 1].
-        concentration: A > 0.
+        concentration: A > 0, of a shape that can be broadcast to that of ``probs``.
         level: In (0, 1).
 
     Returns:
         Lower and upper ends, of the same shape; both 0 where the mean is 0, both 1 where it is 1.
 
     Example:
-        >>> low, high = credible_interval(np.array([0.5]), 2.0, level=0.9)
+        >>> low, high = credible_interval(np.array([0.5]), np.array(2.0), level=0.9)
         >>> low.round(4).tolist(), high.round(4).tolist()
         ([0.05], [0.95])
     """
@@ -157,7 +169,3 @@ def credible_interval(
     ends = (betaincinv(first, second, tail), betaincinv(first, second, 1.0 - tail))
     low, high = (np.where(is_inside, end, means) for end in ends)
     return low, high
-
-
-def _log(value: float) -> float:
-    return math.log(value) if value > 0.0 else -math.inf
