@@ -196,7 +196,8 @@ class RunSpec(QuerySpec):
         """The specification in which each listed ablation has become ordinary settings and the list is empty."""
         proxy, targets, student = self.proxy, self.targets, self.student
         if "no_proxy" in self.ablations:
-            student = student.model_copy(update={"alpha": 0.0})
+            objective = student.objective.model_copy(update={"prior_alpha": 0.0})
+            student = student.model_copy(update={"alpha": 0.0, "objective": objective})
         if "unaligned_proxy" in self.ablations:
             proxy = proxy.model_copy(update={"warmup": None, "preference": None})
         if "no_preference" in self.ablations and proxy.preference is not None:
