@@ -179,6 +179,7 @@ class RunSpec(QuerySpec):
                 f"targets.estimator.kind=logprobs needs an API that is asked for its probabilities; set "
                 f"teacher.sampling.top_logprobs (1 to 20), or another estimator; got teacher.kind={self.teacher.kind!r}"
             )
+        self.student.objective.check_targets(self.targets, alpha=self.student.alpha)
         if self.proxy.model.max_seq_tokens < self.student.model.max_seq_tokens:
             raise ValueError(
                 f"the proxy must read all that the student learns; got proxy.model.max_seq_tokens="
