@@ -18,7 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from proxykd.divergences import bucketed_forward_kl, bucketed_logprobs
+from proxykd.divergences import BucketedLogprobs, bucketed_forward_kl, bucketed_logprobs
+from proxykd.factored_logits import FactoredLogits
+from proxykd.fused import fused_loss
 from proxykd.reductions import masked_total
 from proxykd.targets.reader import SparseTarget
 
@@ -57,11 +59,14 @@ class ObjectiveTotals(NamedTuple):
     num_tokens: Tensor
 
 
-def student_objective(logits: Tensor, labels: Tensor, targets: TargetBatch | None, *, alpha: float) -> ObjectiveTotals:
+def student_objective(
+    logits: Tensor | FactoredLogits, labels: Tensor, targets: TargetBatch | None, *, alpha: float
+) -> ObjectiveTotals:
     """The student's loss and its parts, summed over tokens.
 
     Args:
-        logits: Scores that predict each completion token, float [n, vocab].
+        logits: Scores that predict each completion token: float [n, vocab], or the product that they come from, which
+            is then never multiplied out for all tokens at once (``proxykd.fused``), with the same results.
         labels: The teacher's tokens, long [n].
         targets: The proxy's distributions at the same n positions; None = hard labels only.
         alpha: >= 0, weight of the weighted KL against the NLL; 0 = hard labels only.
@@ -69,13 +74,25 @@ def student_objective(logits: Tensor, labels: Tensor, targets: TargetBatch | Non
     Raises:
         ShapeError: if the shapes do not fit each other.
     """
-    if targets is None or alpha == 0.0:
-        no_ids = labels.new_empty(len(labels), 0)
-        nll = masked_total(-bucketed_logprobs(logits, no_ids, labels).label_logprobs)
+    used = None if alpha == 0.0 else targets
+    token_ids = labels.new_empty(len(labels), 0) if used is None else used.token_ids
+    if isinstance(logits, Tensor):
+        return _totals(bucketed_logprobs(logits, token_ids, labels), used, alpha=alpha)
+
+    def objective(student: tuple[BucketedLogprobs, ...], rows: slice) -> tuple[Tensor, Tensor]:
+        part = None if used is None else TargetBatch(*(values[rows] for values in used))
+        loss, *sums = _totals(student[0], part, alpha=alpha)
+        return loss, torch.stack([values.to(loss.dtype) for values in sums[:3]])
+
+    loss, (nll, kl, weighted_kl) = fused_loss(logits, [token_ids], labels, objective)
+    return ObjectiveTotals(loss, nll, kl, weighted_kl, torch.tensor(len(labels), device=labels.device))
+
+
+def _totals(student: BucketedLogprobs, targets: TargetBatch | None, *, alpha: float) -> ObjectiveTotals:
+    nll = masked_total(-student.label_logprobs)
+    if targets is None:
         zero = torch.zeros_like(nll.weighted_sum)
         return ObjectiveTotals(nll.weighted_sum, nll.weighted_sum.detach(), zero, zero, nll.num_values)
-    student = bucketed_logprobs(logits, targets.token_ids, labels)
-    nll = masked_total(-student.label_logprobs)
     kl = bucketed_forward_kl(student, targets.logprobs, targets.tail_logprob)
     weighted_kl = masked_total(kl, weights=targets.weights).weighted_sum
     loss = nll.weighted_sum + alpha * weighted_kl

@@ -115,7 +115,7 @@ def test_micro_batches_take_the_same_step_as_the_whole_batch(
 ) -> None:
     batch = np.argsort(data.corpus.completion_lengths)[[0, 1, -2, -1]].tolist()  # of different lengths
     whole = step_gradients(data, unclipped, batch, alpha=1.0)
-    monkeypatch.setattr(loop, "_MICRO_BATCH_SCORES", 1)  # every example on its own
+    monkeypatch.setattr(loop, "_MICRO_BATCH_TOKENS", 1)  # every example on its own
     parts = step_gradients(data, unclipped, batch, alpha=1.0)
     assert whole.keys() == parts.keys()
     for name, gradient in whole.items():
