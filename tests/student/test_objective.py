@@ -12,6 +12,7 @@ from torch import Tensor
 from proxykd.config.objective import DivergenceSpec, ObjectiveSpec
 from proxykd.divergences import dense_divergence, forward_kl, outcomes
 from proxykd.exceptions import ConfigError
+from proxykd.factored_logits import FactoredLogits
 from proxykd.student.objective import TargetBatch, build_divergence, collate_targets, student_objective
 from proxykd.targets.reader import SparseTarget
 
@@ -300,3 +301,24 @@ def test_only_a_linear_divergence_has_the_right_gradient_on_average_over_samples
     mean = sum(p * sample for p, sample in zip(probs[0], samples, strict=True))
     dense = pull(torch.arange(VOCAB)[None], probs.log())
     assert torch.allclose(mean, dense, atol=1e-5) == spec.divergence.is_linear
+
+
+@every_kind
+@pytest.mark.parametrize(("temperature", "softcap"), [(1.0, None), (2.0, None), (2.0, 4.0)])
+def test_the_factored_scores_give_the_same_sums_and_gradients(
+    kind: str, temperature: float, softcap: float | None
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(rows, 5, generator=generator) for rows in (NUM_TOKENS, VOCAB))
+    targets = targets_of(random_logits(1), weights=torch.rand(NUM_TOKENS, generator=generator))
+    targets = targets._replace(temperature=temperature)
+    prior = targets_of(random_logits(2), top_k=2)
+    spec, found = objective_of(kind, prior_alpha=0.7), []
+    for is_factored in (False, True):
+        leaves = [one.clone().requires_grad_() for one in (hidden, weight)]
+        factored = FactoredLogits((leaves[0],), (leaves[1],), softcap=softcap)
+        scores = factored if is_factored else factored.dense()
+        totals = student_objective(scores, LABELS, targets, alpha=2.0, prior=prior, objective=spec)
+        totals.loss.backward()
+        found.append(([one.detach() for one in totals], [leaf.grad for leaf in leaves]))
+    torch.testing.assert_close(found[1], found[0], atol=2e-5, rtol=1e-4)

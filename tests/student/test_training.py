@@ -126,7 +126,7 @@ def test_micro_batches_take_the_same_step_as_the_whole_batch(
 ) -> None:
     batch = np.argsort(data.corpus.completion_lengths)[[0, 1, -2, -1]].tolist()  # of different lengths
     whole = step_gradients(data, unclipped, batch, alpha=1.0)
-    monkeypatch.setattr(loop, "_MICRO_BATCH_SCORES", 1)  # every example on its own
+    monkeypatch.setattr(loop, "_MICRO_BATCH_TOKENS", 1)  # every example on its own
     parts = step_gradients(data, unclipped, batch, alpha=1.0)
     assert whole.keys() == parts.keys()
     for name, gradient in whole.items():
@@ -307,6 +307,9 @@ KINDS = (
 )
 
 
+KEPT = {"estimator": {"kind": "posterior", "keep_prior": True}}
+
+
 def step_on(data: TrainingData, run: RunSpec, *, num_steps: int, alpha: float = 100.0) -> list[dict[str, float]]:
     """What is reported of so many steps on one and the same batch."""
     model = load_student(run.student, seed=0)
@@ -332,7 +335,7 @@ def test_three_steps_on_a_batch_lower_the_loss_and_the_divergence_of_every_kind(
 
 
 def test_the_prior_is_learnt_from_beside_the_posterior(data: TrainingData, make_run: MakeRun, tmp_path: Path) -> None:
-    run = make_run(student={"objective": {"prior_alpha": 4.0}})
+    run = make_run(student={"objective": {"prior_alpha": 4.0}}, targets=KEPT)
     write_targets(data.corpus, load_tokenizer(run.student.model), tmp_path / "prior", seed=1, has_tail=False)
     both = replace(data, prior=TargetReader(tmp_path / "prior"))
     before, *_, after = step_on(both, run, num_steps=4, alpha=1.0)
@@ -346,11 +349,12 @@ def test_micro_batches_take_the_same_step_with_a_prior_and_another_divergence(
     data: TrainingData, make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objective = {"divergence": {"kind": "generalized_jsd"}, "prior_alpha": 1.0}
-    run = make_run(student={"objective": objective, "optimizer": {"batch_size": 4, "max_grad_norm": 1e9}})
+    student = {"objective": objective, "optimizer": {"batch_size": 4, "max_grad_norm": 1e9}}
+    run = make_run(student=student, targets=KEPT)
     write_targets(data.corpus, load_tokenizer(run.student.model), tmp_path / "prior", seed=1, has_tail=False)
     both = replace(data, prior=TargetReader(tmp_path / "prior"))
     whole = step_gradients(both, run, [0, 1, 2, 3], alpha=1.0)
-    monkeypatch.setattr(loop, "_MICRO_BATCH_SCORES", 1)
+    monkeypatch.setattr(loop, "_MICRO_BATCH_TOKENS", 1)
     for name, gradient in step_gradients(both, run, [0, 1, 2, 3], alpha=1.0).items():
         torch.testing.assert_close(gradient, whole[name], rtol=1e-3, atol=1e-6)
 
@@ -358,7 +362,7 @@ def test_micro_batches_take_the_same_step_with_a_prior_and_another_divergence(
 def test_both_terms_and_their_weights_stand_in_the_record(
     corpus: Corpus, data: TrainingData, make_run: MakeRun, tmp_path: Path
 ) -> None:
-    run = make_run(student={"alpha": 0.0, "objective": {"prior_alpha": 2.0}})
+    run = make_run(student={"alpha": 0.0, "objective": {"prior_alpha": 2.0}}, targets=KEPT)
     tokenizer, folder = load_tokenizer(run.student.model), tmp_path / "targets"
     write_targets(data.corpus, tokenizer, folder, seed=0)
     write_targets(data.corpus, tokenizer, folder / PRIOR_FOLDER, seed=1, has_tail=False)
@@ -372,7 +376,7 @@ def test_both_terms_and_their_weights_stand_in_the_record(
 def test_a_prior_that_was_not_kept_is_missed_by_the_name_of_its_key(
     corpus: Corpus, targets: Targets, make_run: MakeRun, tmp_path: Path
 ) -> None:
-    run = make_run(student={"objective": {"prior_alpha": 0.5}})
+    run = make_run(student={"objective": {"prior_alpha": 0.5}}, targets=KEPT)
     with pytest.raises(ConfigError, match=r"student\.objective\.prior_alpha=0\.5"):
         distill(corpus, targets, run, tmp_path, arm="proxy_kd")
 
