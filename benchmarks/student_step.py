@@ -143,7 +143,7 @@ def _steps(model: Any, data: TrainingData, case: Case) -> dict[str, Callable[[li
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     hard = TrainingData(data.corpus, None, data.pad_id)
 
-    module = StudentModule(model, precision=case.precision, alpha=1.0)
+    module = StudentModule(model, spec, alpha=1.0)
 
     def own(some: TrainingData, batch: list[int]) -> object:
         return train_step(module, optimizer, some, batch, spec, learning_rate=1e-4)

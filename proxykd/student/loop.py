@@ -6,7 +6,7 @@ same. Both arms run through this loop; they differ in their examples and targets
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +17,7 @@ from proxykd.models.forward import Batch, collate, collate_packed
 from proxykd.progress import Progress, stage
 from proxykd.student.checkpoints import Checkpoints, Reached
 from proxykd.student.inputs import TrainingData
-from proxykd.student.module import StudentModule, check_packing, save_activation_memory
+from proxykd.student.module import TERMS, StudentModule, check_packing, save_activation_memory
 from proxykd.student.optimizer import build_optimizer, learning_rate_factor
 from proxykd.student.order import micro_batches, pack_rows, share_out, staged_batches
 from proxykd.student.sharding import current_world, shard, sync_gradients, total
@@ -25,15 +25,12 @@ from proxykd.student.sharding import current_world, shard, sync_gradients, total
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Scores of one micro-batch: 256 MiB in float32, whatever the vocabulary.
-_MICRO_BATCH_SCORES = 2**26
-
 
 class TrainingRun(NamedTuple):
     """How a run went.
 
     Attributes:
-        curve: One mapping a step: step (from 1), loss, nll, kl (nats a token, means over the batch), lr.
+        curve: One mapping a step: step (from 1), what ``train_step`` returns, lr.
         seconds: Wall time of the steps.
         num_tokens: Prompt and completion tokens trained on, padding left out.
     """
@@ -59,7 +56,7 @@ def train(
         model: On its device, adapters attached if any. Where several processes train, its parameters are sharded.
         data: Examples and targets.
         spec: Steps, optimiser, precision and how a batch is worked off.
-        alpha: Weight of the weighted KL.
+        alpha: Weight of the weighted divergence.
         learning_rate: Peak learning rate.
         seed: Decides the order of the examples and the dropout; the global generator is left as it was.
         checkpoints: What the run goes on from, and where it is saved now and then; None = nowhere.
@@ -95,7 +92,7 @@ def _prepare(model: "PreTrainedModel", spec: StudentSpec, alpha: float) -> Stude
         check_packing(model)
     if spec.gradient_checkpointing:
         save_activation_memory(model)
-    module = StudentModule(model, precision=spec.model.precision, alpha=alpha)
+    module = StudentModule(model, spec, alpha=alpha)
     shard(module, module.layers)
     return module.train()
 
@@ -118,27 +115,38 @@ def train_step(
     """One optimiser step on some examples.
 
     Returns:
-        ``loss``, ``nll`` and ``kl`` (without weights), means over the batch's completion tokens, before the step.
+        ``loss``, ``nll`` and ``kl``, means over the batch's completion tokens, before the step; ``divergence`` where
+        it is another than the forward KL, ``prior_divergence`` where the prior is learnt from. All but the loss
+        without weights, in nats.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.zero_grad(set_to_none=True)
     num_tokens = int(data.corpus.completion_lengths[batch].sum())
     parts = _own_parts(module, data, batch, spec)
-    totals = torch.zeros(3, device=module.device)
+    totals = torch.zeros(len(TERMS), device=module.device)
     for number, part in enumerate(parts, start=1):
         sync_gradients(module, is_last=number == len(parts))
         totals += _backward(module, data, part, spec, num_tokens=num_tokens, stand_in=batch[0])
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     torch.nn.utils.clip_grad_norm_(trainable, spec.optimizer.max_grad_norm)
     optimizer.step()
-    return dict(zip(("loss", "nll", "kl"), (total(totals) / num_tokens).tolist(), strict=True))
+    means = dict(zip(TERMS, (total(totals) / num_tokens).tolist(), strict=True))
+    return {name: means[name] for name in _recorded(module, data)}
+
+
+def _recorded(module: StudentModule, data: TrainingData) -> Iterator[str]:
+    yield from ("loss", "nll", "kl")
+    if data.targets is not None and module.alpha > 0.0 and module.objective.divergence.kind != "forward_kl":
+        yield "divergence"
+    if data.prior is not None and module.objective.prior_alpha > 0.0:
+        yield "prior_divergence"
 
 
 def _own_parts(module: StudentModule, data: TrainingData, batch: list[int], spec: StudentSpec) -> list[list[int]]:
     """The micro-batches of this process; as many as every other process has, the last of them perhaps empty."""
     lengths, completions = data.corpus.lengths, data.corpus.completion_lengths
-    bound, world = _MICRO_BATCH_SCORES // module.vocab_size, current_world()
+    bound, world = module.micro_batch_tokens, current_world()
     shares = [
         micro_batches(
             share,
@@ -160,10 +168,11 @@ def _backward(
     examples = part or [stand_in]
     batch, order = _collate(data, examples, is_packed=spec.packing)
     targets = data.targets_of(order, module.device) if module.alpha > 0.0 else None
-    totals = module(batch.to(module.device), targets)
+    prior = data.prior_of(order, module.device) if module.objective.prior_alpha > 0.0 else None
+    totals = module(batch.to(module.device), targets, prior)
     # The processes' gradients are averaged; what is wanted is their sum.
     (totals.loss * (current_world().size * bool(part) / num_tokens)).backward()
-    return torch.stack([totals.loss.detach(), totals.nll, totals.kl]) * bool(part)
+    return torch.stack([getattr(totals, name).detach() for name in TERMS]) * bool(part)
 
 
 def _collate(data: TrainingData, part: list[int], *, is_packed: bool) -> tuple[Batch, list[int]]:

@@ -9,14 +9,24 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from proxykd.config.models import StudentSpec
 from proxykd.exceptions import ModelError
-from proxykd.models.forward import Batch, completion_labels, completion_logits
+from proxykd.models.forward import Batch, completion_hidden, completion_labels
+from proxykd.models.heads import apply_head, factored_logits, is_factored
 from proxykd.models.loading import autocast
 from proxykd.student.objective import ObjectiveTotals, TargetBatch, student_objective
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+TERMS = ("loss", "nll", "kl", "divergence", "prior_divergence")
+"""The parts of ``ObjectiveTotals`` that a training curve may have."""
+
+# Completion tokens of one micro-batch. Their scores are never in memory together.
+_MICRO_BATCH_TOKENS = 2**14
+
+# Scores of one micro-batch where the head can only be called as a module: 256 MiB in float32, whatever the vocabulary.
+_MICRO_BATCH_SCORES = 2**26
 _PROBE_TOKENS = 8
 
 
@@ -25,29 +35,35 @@ class StudentModule(nn.Module):
 
     Args:
         model: The student, adapters attached if any.
-        precision: Arithmetic, as in ``ModelSpec.precision``.
+        spec: Its precision and its objective are read.
         alpha: Weight of the weighted divergence; 0 = its targets are not needed.
     """
 
-    def __init__(self, model: "PreTrainedModel", *, precision: str, alpha: float) -> None:
+    def __init__(self, model: "PreTrainedModel", spec: StudentSpec, *, alpha: float) -> None:
         super().__init__()
-        self.model, self.alpha, self._precision = model, alpha, precision
+        self.model, self.alpha, self.objective = model, alpha, spec.objective
+        self._precision = spec.model.precision
 
-    def forward(self, batch: Batch, targets: TargetBatch | None) -> ObjectiveTotals:
+    def forward(self, batch: Batch, targets: TargetBatch | None, prior: TargetBatch | None = None) -> ObjectiveTotals:
         """The totals over a micro-batch's completion tokens; ``loss`` carries the gradient."""
+        labels = completion_labels(batch)
         with autocast(self._precision):
-            logits = completion_logits(self.model, batch)
-        return student_objective(logits, completion_labels(batch), targets, alpha=self.alpha)
+            hidden = completion_hidden(self.model, batch)
+            is_lazy = is_factored(self.model)
+            scores = factored_logits(self.model, hidden) if is_lazy else apply_head(self.model, hidden)
+            return student_objective(scores, labels, targets, alpha=self.alpha, prior=prior, objective=self.objective)
+
+    @property
+    def micro_batch_tokens(self) -> int:
+        """Most completion tokens of one call that it has the memory for."""
+        if is_factored(self.model):
+            return _MICRO_BATCH_TOKENS
+        return _MICRO_BATCH_SCORES // int(self.model.config.get_text_config().vocab_size)
 
     @property
     def device(self) -> torch.device:
         """Where batches belong."""
         return next(self.parameters()).device
-
-    @property
-    def vocab_size(self) -> int:
-        """Columns of the logits."""
-        return int(self.model.config.get_text_config().vocab_size)
 
     @property
     def layers(self) -> list[nn.Module]:

@@ -1,8 +1,8 @@
 """All training runs of one arm: learning-rate search, seeds, record.
 
-The arms ``sft`` (plain fine-tuning on the teacher's texts) and ``proxy_kd`` (NLL + alpha * weighted KL) go through
-the same code with the same number of steps, the same sampler and the same search, so that what differs between them is
-the objective and the rows: ``sft`` sees every text that Proxy-KD spends on proxy and student together.
+The arms ``sft`` (plain fine-tuning on the teacher's texts) and ``proxy_kd`` (NLL + alpha * weighted divergence) go
+through the same code with the same number of steps, the same sampler and the same search, so that what differs between
+them is the objective and the rows: ``sft`` sees every text that Proxy-KD spends on proxy and student together.
 """
 
 import math
@@ -68,9 +68,11 @@ def distill_student(
         GateError: if there are no rows to train on, or none on which to choose a learning rate.
         ModelError: if every learning rate diverged.
         ArtifactError: if the targets belong to another tokenizer.
+        ConfigError: if the objective does not fit the targets.
     """
-    spec = run.student
-    alpha = spec.alpha if arm == "proxy_kd" and targets is not None else 0.0
+    spec, soft = run.student, targets if arm == "proxy_kd" else None
+    alpha = spec.alpha if soft is not None else 0.0
+    prior_alpha = spec.objective.prior_alpha if soft is not None else 0.0
     tokenizer = load_tokenizer(spec.model)
     rows = select_rows(validated, splits, sides_for("sft" if arm == "sft" else "distillation", run.split))
     corpus = _tokenize(rows, tokenizer, spec, scratch / f"{arm}.arrow")
@@ -79,8 +81,8 @@ def distill_student(
             f"expected rows for the arm {arm}, found none, and {corpus.num_skipped} whose prompt leaves no room within "
             f"student.model.max_seq_tokens={spec.model.max_seq_tokens}; raise it, change the split or add prompts"
         )
-    soft = targets.path if targets is not None and alpha > 0.0 else None
-    data = TrainingData.open(corpus, soft, tokenizer, spec)
+    folder = None if soft is None else soft.path
+    data = TrainingData.open(corpus, folder, tokenizer, spec)
     made_from = {
         "validated": validated.hash,
         "splits": splits.hash,
@@ -88,10 +90,11 @@ def distill_student(
         **({} if targets is None else {"targets": targets.hash}),
     }
     own = None if checkpoints is None else checkpoints / hash_json(made_from)
-    trainer = _ArmTrainer(spec, alpha, data, tokenizer, soft, output, own)
+    trainer = _ArmTrainer(spec, alpha, data, tokenizer, folder, output, own)
     searched = {Side.DEVELOPMENT} if len(spec.learning_rates) > 1 else set()
     development = _tokenize(select_rows(validated, splits, searched), tokenizer, spec, scratch / "development.arrow")
-    record = {"arm": arm, "alpha": alpha, "corpus": _describe(corpus, spec), **trainer.train_all(development)}
+    weights = {"alpha": alpha, "prior_alpha": prior_alpha}
+    record = {"arm": arm, **weights, "corpus": _describe(corpus, spec), **trainer.train_all(development)}
     write_json(output / "training.json", {**record, "settings": spec.model_dump(mode="json")})
     student = StudentModel(output)
     seal(student, made_from)

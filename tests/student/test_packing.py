@@ -56,7 +56,7 @@ def test_logits_of_packed_texts_are_those_of_the_texts_alone(
 @pytest.mark.parametrize("option", ["packing", "gradient_checkpointing"])
 def test_a_step_is_the_same_with_it(training_data: TrainingData, student_run: MakeRun, option: str) -> None:
     def gradients(run: RunSpec) -> list[torch.Tensor]:
-        module = StudentModule(load_student(run.student, seed=0), precision="float32", alpha=1.0).train()
+        module = StudentModule(load_student(run.student, seed=0), run.student, alpha=1.0).train()
         if option == "gradient_checkpointing" and run.student.gradient_checkpointing:
             loop_module.save_activation_memory(module.model)
         optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
