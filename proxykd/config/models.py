@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from proxykd.config.base import Count, Fraction, ModelSource, PositiveFloat, Spec
+from proxykd.config.cross_tokenizer import CrossTokenizerSpec
 
 
 class LoraSpec(Spec):
@@ -111,6 +112,9 @@ class StudentSpec(Spec):
     alpha: Annotated[float, Field(ge=0.0)] = 1.0
     """Weight of the weighted KL against the NLL, both means over tokens (Eq. 11). The paper's 100 belongs to an
     unstated normalisation; with means over tokens about 1 is right. 0 = hard labels only."""
+    cross_tokenizer: CrossTokenizerSpec | None = None
+    """How targets of another tokenizer are aligned and translated, {} = as usual; None = the proxy must have the
+    student's tokenizer. Where it has, this changes nothing."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     """A student is trained for each; the first one is registered."""
 

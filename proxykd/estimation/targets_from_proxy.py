@@ -101,6 +101,8 @@ def estimate_distributions(
         precision=spec.precision,
     )
     _write(stream, writer, SampleWeights(run.targets.weighting), settings, num_samples=len(corpus))
+    # A student with another tokenizer needs the proxy's to lay the positions on its own.
+    tokenizer.save_pretrained(output / "tokenizer")
     targets = Targets(output)
     section = hash_json(run.targets.model_dump(mode="json"))
     seal(targets, {"validated": validated.hash, "splits": splits.hash, "proxy": proxy.hash, "targets": section})

@@ -8,7 +8,7 @@ differ in their examples and targets alone.
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
@@ -21,13 +21,22 @@ from proxykd.progress import Progress, stage
 from proxykd.student.objective import TargetBatch, collate_targets, student_objective
 from proxykd.student.optimizer import build_optimizer, learning_rate_factor
 from proxykd.student.order import micro_batches, staged_batches
-from proxykd.targets.reader import SparseTarget, TargetReader
+from proxykd.student.unshared import UnsharedTerm, unshared_total
+from proxykd.targets.reader import SparseTarget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Scores of one micro-batch: 256 MiB in float32, whatever the vocabulary.
 _MICRO_BATCH_SCORES = 2**26
+
+
+class TargetSource(Protocol):
+    """Where targets come from: a store, or one that is read through two tokenizers."""
+
+    def get(self, prompt_id: str, sample_idx: int) -> SparseTarget:
+        """The target of one sample."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +47,13 @@ class TrainingData:
         corpus: Texts; those of an earlier stage are all learnt from before any of a later one.
         targets: Their distributions; None = hard labels only.
         pad_id: Any token id.
+        unshared: How tokens that only the proxy has are compared with those that only the student has; None = not.
     """
 
     corpus: TokenizedCorpus
-    targets: TargetReader | None
+    targets: TargetSource | None
     pad_id: int
+    unshared: UnsharedTerm | None = None
 
     def targets_of(self, indices: list[int], device: torch.device) -> TargetBatch | None:
         """The targets of some examples, cut to their completions; None = hard labels only.
@@ -54,7 +65,7 @@ class TrainingData:
             return None
         return collate_targets([self._target_of(index, self.targets) for index in indices], device=device)
 
-    def _target_of(self, index: int, targets: TargetReader) -> SparseTarget:
+    def _target_of(self, index: int, targets: TargetSource) -> SparseTarget:
         example = self.corpus[index]
         target, length = targets.get(example.prompt_id, example.sample_idx), len(example.completion_ids)
         if len(target.tail_logprob) < length:
@@ -147,8 +158,11 @@ def _backward(
         logits = completion_logits(model, batch)
     targets = data.targets_of(part, logits.device) if alpha > 0.0 else None
     totals = student_objective(logits, completion_labels(batch), targets, alpha=alpha)
-    (totals.loss / num_tokens).backward()  # type: ignore[no-untyped-call]
-    return torch.stack([totals.loss.detach(), totals.nll, totals.kl])
+    loss = totals.loss
+    if data.unshared is not None and targets is not None:
+        loss = loss + alpha * unshared_total(logits, targets, data.unshared)
+    (loss / num_tokens).backward()  # type: ignore[no-untyped-call]
+    return torch.stack([loss.detach(), totals.nll, totals.kl])
 
 
 def _report(progress: Progress, means: Mapping[str, Any]) -> None:

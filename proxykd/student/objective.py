@@ -30,13 +30,15 @@ class TargetBatch(NamedTuple):
         token_ids: long [n, k], distinct within a row; -1 marks an unused slot, last in its row.
         logprobs: float32 [n, k]; -inf in an unused slot.
         tail_logprob: float32 [n]; -inf where the tokens hold all the mass.
-        weights: float32 [n], the weight of the sample that the token belongs to.
+        weights: float32 [n], the weight of the sample that the token belongs to, and of its position.
+        unshared_probs: float32 [n, k], as in ``SparseTarget``; None = there are none.
     """
 
     token_ids: Tensor
     logprobs: Tensor
     tail_logprob: Tensor
     weights: Tensor
+    unshared_probs: Tensor | None = None
 
 
 class ObjectiveTotals(NamedTuple):
@@ -90,12 +92,30 @@ def collate_targets(targets: Sequence[SparseTarget], *, device: torch.device) ->
     width = max(target.token_ids.shape[1] for target in targets)
     lengths = [len(target.tail_logprob) for target in targets]
     weights = np.repeat(np.array([target.weight for target in targets], np.float32), lengths)
+    if any(target.position_weights is not None for target in targets):
+        ones = (np.ones(length, np.float32) for length in lengths)
+        weights *= np.concatenate(
+            [
+                one if target.position_weights is None else target.position_weights
+                for target, one in zip(targets, ones, strict=True)
+            ]
+        )
     return TargetBatch(
         torch.from_numpy(_stack([target.token_ids for target in targets], width, -1)).to(device, torch.long),
         torch.from_numpy(_stack([target.logprobs for target in targets], width, -np.inf)).to(device),
         torch.from_numpy(np.concatenate([target.tail_logprob for target in targets])).to(device),
         torch.from_numpy(weights).to(device),
+        _collate_unshared(targets, width, device),
     )
+
+
+def _collate_unshared(targets: Sequence[SparseTarget], width: int, device: torch.device) -> Tensor | None:
+    if all(target.unshared_probs is None for target in targets):
+        return None
+    parts = [target.unshared_probs for target in targets]
+    empty = [np.zeros(target.token_ids.shape, np.float32) for target in targets]
+    filled = [one if part is None else part for part, one in zip(parts, empty, strict=True)]
+    return torch.from_numpy(_stack(filled, width, 0.0)).to(device)
 
 
 def _stack(parts: Sequence[NDArray[Any]], width: int, fill: float) -> NDArray[Any]:

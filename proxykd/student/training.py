@@ -8,7 +8,8 @@ the objective and the rows: ``sft`` sees every text that Proxy-KD spends on prox
 import math
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,15 +21,14 @@ from proxykd.config import RunSpec
 from proxykd.config.models import StudentSpec
 from proxykd.data.splits import select_rows, sides_for
 from proxykd.data.tokenizing import TokenizedCorpus
-from proxykd.exceptions import ArtifactError, GateError, ModelError
+from proxykd.exceptions import GateError, ModelError
 from proxykd.models.forward import score_corpus
 from proxykd.models.loading import attach_lora, load_model, load_tokenizer, save_model
-from proxykd.models.tokenizers import tokenizer_fingerprint
 from proxykd.progress import report, track
 from proxykd.records import Side, ValidatedRow, hash_json
 from proxykd.student.loop import TrainingData, TrainingRun, train
 from proxykd.student.order import stage_steps
-from proxykd.targets.reader import TargetReader
+from proxykd.student.target_source import open_targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -63,23 +63,28 @@ def distill_student(
     Raises:
         GateError: if there are no rows to train on, or none on which to choose a learning rate.
         ModelError: if every learning rate diverged.
-        ArtifactError: if the targets belong to another tokenizer.
+        ArtifactError: if the targets belong to another tokenizer and ``student.cross_tokenizer`` is not set.
     """
     spec = run.student
     alpha = spec.alpha if arm == "proxy_kd" and targets is not None else 0.0
     tokenizer = load_tokenizer(spec.model)
-    rows = select_rows(validated, splits, sides_for("sft" if arm == "sft" else "distillation", run.split))
-    corpus = _tokenize(rows, tokenizer, spec, scratch / f"{arm}.arrow")
+    sides = sides_for("sft" if arm == "sft" else "distillation", run.split)
+    rows = partial(select_rows, validated, splits, sides)
+    corpus = _tokenize(rows(), tokenizer, spec, scratch / f"{arm}.arrow")
     if not len(corpus):
         raise GateError(
             f"expected rows for the arm {arm}, found none, and {corpus.num_skipped} whose prompt leaves no room within "
             f"student.model.max_seq_tokens={spec.model.max_seq_tokens}; raise it, change the split or add prompts"
         )
-    reader = _open_targets(targets, tokenizer, spec) if targets is not None and alpha > 0.0 else None
-    trainer = _ArmTrainer(spec, alpha, TrainingData(corpus, reader, tokenizer.pad_token_id), tokenizer, output)
+    data, facts = TrainingData(corpus, None, tokenizer.pad_token_id), None
+    if targets is not None and alpha > 0.0:
+        opened = open_targets(targets, tokenizer, spec, rows=rows, corpus=corpus, scratch=scratch)
+        data, facts = replace(data, targets=opened.source, unshared=opened.unshared), opened.facts
+    trainer = _ArmTrainer(spec, alpha, data, tokenizer, output)
     searched = {Side.DEVELOPMENT} if len(spec.learning_rates) > 1 else set()
     development = _tokenize(select_rows(validated, splits, searched), tokenizer, spec, scratch / "development.arrow")
     record = {"arm": arm, "alpha": alpha, "corpus": _describe(corpus, spec), **trainer.train_all(development)}
+    record |= {} if facts is None else {"alignment": facts}
     write_json(output / "training.json", {**record, "settings": spec.model_dump(mode="json")})
     student = StudentModel(output)
     made_from = {
@@ -173,21 +178,6 @@ def _tokenize(
     rows: Iterable[ValidatedRow], tokenizer: "PreTrainedTokenizerBase", spec: StudentSpec, path: Path
 ) -> TokenizedCorpus:
     return TokenizedCorpus.build(rows, tokenizer, max_seq_tokens=spec.model.max_seq_tokens, path=path)
-
-
-def _open_targets(targets: Targets, tokenizer: "PreTrainedTokenizerBase", spec: StudentSpec) -> TargetReader:
-    reader = TargetReader(targets.path)
-    if (max_seq_tokens := reader.description["max_seq_tokens"]) < spec.model.max_seq_tokens:
-        raise ArtifactError(
-            f"expected targets for texts of up to student.model.max_seq_tokens={spec.model.max_seq_tokens}, found "
-            f"{max_seq_tokens}; raise proxy.model.max_seq_tokens to it or lower the student's"
-        )
-    if reader.description["tokenizer"] != tokenizer_fingerprint(tokenizer):
-        raise ArtifactError(
-            f"the targets in {targets.path} were made with another tokenizer than the student's; choose a proxy and a "
-            "student of one family, or estimate the targets again"
-        )
-    return reader
 
 
 def _mean_nll(
