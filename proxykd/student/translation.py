@@ -84,7 +84,7 @@ def translate(
         logprobs[known], tails[known] = np.log(merged), np.log(tail)
     weights[known] = 1.0
     unshared = None
-    if spec.unshared == "transport":
+    if is_unshared is not None:
         unshared = np.zeros((length, width), np.float32)
         unshared[known] = np.where(is_unshared & ~is_label, rows.probs, 0.0)
     return SparseTarget(token_ids, logprobs, tails, target.weight, weights, unshared)
@@ -92,16 +92,16 @@ def translate(
 
 def _map_tokens(
     ids: NDArray[np.int32], sources: NDArray[np.int32], vocabulary: VocabularyMap, spec: CrossTokenizerSpec
-) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """The student's token for each listed one, -1 = none, and which have no twin."""
-    maps = vocabulary.first, vocabulary.shared, vocabulary.first_at_start, vocabulary.shared_at_start
-    first, shared, first_at_start, shared_at_start = maps
-    is_start = (sources == 0)[:, None]
-    twins = np.where(is_start, shared_at_start[ids], shared[ids])
-    is_unshared = (twins < 0) & (ids >= 0)
-    if spec.unshared == "transport":
-        return twins, is_unshared
-    return np.where(is_start, first_at_start[ids], first[ids]), is_unshared
+) -> tuple[NDArray[np.int32], NDArray[np.bool_] | None]:
+    """The student's token for each listed one, -1 = none; and, for transport, which have no twin."""
+    is_named = spec.unshared == "first_token"
+    mapping = vocabulary.first if is_named else vocabulary.shared
+    at_start = vocabulary.first_at_start if is_named else vocabulary.shared_at_start
+    mapped = mapping[ids]
+    if at_start is not mapping:
+        is_start = sources == 0
+        mapped[is_start] = at_start[ids[is_start]]
+    return mapped, None if is_named else (mapped < 0) & (ids >= 0)
 
 
 def _assign_labels(
