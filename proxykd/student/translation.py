@@ -136,7 +136,8 @@ def _merge(rows: _Rows) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray
     is_new = np.ones_like(is_used)
     is_new[:, 1:] = keys[:, 1:] != keys[:, :-1]
     slots = np.cumsum(is_new, axis=1) - 1 + width * np.arange(num_rows)[:, None]
-    merged: NDArray[np.float64] = np.bincount(slots[is_used], weights=probs[is_used], minlength=num_rows * width)
-    ids: NDArray[np.int64] = np.full(num_rows * width, -1, np.int64)
+    sums = np.bincount(slots[is_used], weights=probs[is_used], minlength=num_rows * width)
+    merged = np.asarray(sums, np.float64)
+    ids = np.full(num_rows * width, -1, np.int64)
     ids[slots[is_used]] = keys[is_used]
     return ids.reshape(num_rows, width), merged.reshape(num_rows, width), np.asarray(tail)
