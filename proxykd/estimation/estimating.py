@@ -105,6 +105,8 @@ def estimate_distributions(
             writer.add(batch, estimator(batch))
             progress.advance(len(batch.examples))
     writer.finish({**settings, **{name: facts() for name, facts in sources.facts.items()}})
+    # A student with another tokenizer needs the proxy's to lay the positions on its own.
+    tokenizer.save_pretrained(output / "tokenizer")
     targets = Targets(output)
     section = hash_json(run.targets.model_dump(mode="json"))
     made_from = {"validated": validated.hash, "splits": splits.hash, "proxy": proxy.hash, "targets": section}

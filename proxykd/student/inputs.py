@@ -1,17 +1,20 @@
 """What a student learns from: texts, and perhaps their targets."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from proxykd.config.models import StudentSpec
 from proxykd.data.tokenizing import TokenizedCorpus
 from proxykd.exceptions import ArtifactError, ConfigError
-from proxykd.models.tokenizers import tokenizer_fingerprint
 from proxykd.student.objective import TargetBatch, collate_targets
-from proxykd.targets.reader import SparseTarget, TargetReader
+from proxykd.student.target_source import OpenTargets, TargetSource, open_targets
+from proxykd.student.translated_targets import Rows
+from proxykd.student.unshared import UnsharedTerm
+from proxykd.targets.reader import SparseTarget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,16 +33,27 @@ class TrainingData:
         targets: Their distributions; None = hard labels only.
         pad_id: Any token id.
         prior: The prior's own distributions of the same texts; None = no such term.
+        unshared: How tokens that only the proxy has are compared with those that only the student has; None = not.
+        alignment: How targets of another tokenizer are aligned; None = they are of the student's.
     """
 
     corpus: TokenizedCorpus
-    targets: TargetReader | None
+    targets: TargetSource | None
     pad_id: int
-    prior: TargetReader | None = None
+    prior: TargetSource | None = None
+    unshared: UnsharedTerm | None = None
+    alignment: Mapping[str, Any] | None = None
 
     @classmethod
     def open(
-        cls, corpus: TokenizedCorpus, targets: Path | None, tokenizer: "PreTrainedTokenizerBase", spec: StudentSpec
+        cls,
+        corpus: TokenizedCorpus,
+        targets: Path | None,
+        tokenizer: "PreTrainedTokenizerBase",
+        spec: StudentSpec,
+        *,
+        rows: Rows | None,
+        scratch: Path,
     ) -> "TrainingData":
         """Texts with those targets of an artifact that the objective gives a weight.
 
@@ -48,17 +62,21 @@ class TrainingData:
             targets: Folder of the artifact; None = hard labels only.
             tokenizer: The student's.
             spec: The student's.
+            rows: What ``corpus`` was made from; None = it is not at hand, and targets of another tokenizer are refused.
+            scratch: Folder for temporary files.
 
         Raises:
-            ArtifactError: if the targets belong to another tokenizer or to shorter texts.
+            ArtifactError: if the targets belong to another tokenizer, which may not or cannot be aligned, or to shorter
+                texts.
             ConfigError: if the prior's are wanted and were not kept.
         """
-        reader = prior = None
+        opened, prior = OpenTargets(None, None, None), None
         if targets is not None and spec.alpha > 0.0:
-            reader = _open_targets(targets, tokenizer, spec)
+            opened = open_targets(targets, tokenizer, spec, rows=rows, corpus=corpus, scratch=scratch)
         if targets is not None and spec.objective.prior_alpha > 0.0:
-            prior = _open_prior(targets, tokenizer, spec)
-        return cls(corpus, reader, tokenizer.pad_token_id, prior)
+            folder = _prior_folder(targets, spec)
+            prior = open_targets(folder, tokenizer, spec, rows=None, corpus=corpus, scratch=scratch).source
+        return cls(corpus, opened.source, tokenizer.pad_token_id, prior, opened.unshared, opened.facts)
 
     def targets_of(self, indices: list[int], device: torch.device) -> TargetBatch | None:
         """The targets of some examples, cut to their completions; None = hard labels only.
@@ -76,13 +94,13 @@ class TrainingData:
         """
         return self._collate(indices, self.prior, device)
 
-    def _collate(self, indices: list[int], reader: TargetReader | None, device: torch.device) -> TargetBatch | None:
+    def _collate(self, indices: list[int], reader: TargetSource | None, device: torch.device) -> TargetBatch | None:
         if reader is None:
             return None
         targets, temperature = [self._target_of(index, reader) for index in indices], temperature_of(reader)
         return collate_targets(targets, device=device, temperature=temperature)
 
-    def _target_of(self, index: int, targets: TargetReader) -> SparseTarget:
+    def _target_of(self, index: int, targets: TargetSource) -> SparseTarget:
         example = self.corpus[index]
         target, length = targets.get(example.prompt_id, example.sample_idx), len(example.completion_ids)
         if len(target.tail_logprob) < length:
@@ -93,31 +111,16 @@ class TrainingData:
         return target.cut(length)
 
 
-def temperature_of(reader: TargetReader) -> float:
+def temperature_of(reader: TargetSource) -> float:
     """What the targets of a store were tempered with; 1 where it does not say."""
     return float(reader.description.get("temperature", 1.0))
 
 
-def _open_prior(path: Path, tokenizer: "PreTrainedTokenizerBase", spec: StudentSpec) -> TargetReader:
-    if not (path / PRIOR_FOLDER).is_dir():
+def _prior_folder(targets: Path, spec: StudentSpec) -> Path:
+    if not (folder := targets / PRIOR_FOLDER).is_dir():
         raise ConfigError(
-            f"expected the prior's own targets in {path / PRIOR_FOLDER}, as student.objective.prior_alpha="
+            f"expected the prior's own targets in {folder}, as student.objective.prior_alpha="
             f"{spec.objective.prior_alpha:g} asks for them, found none; set prior_alpha to 0, or choose an estimator "
             "that keeps its prior and estimate the targets again"
         )
-    return _open_targets(path / PRIOR_FOLDER, tokenizer, spec)
-
-
-def _open_targets(targets: Path, tokenizer: "PreTrainedTokenizerBase", spec: StudentSpec) -> TargetReader:
-    reader = TargetReader(targets)
-    if (max_seq_tokens := reader.description["max_seq_tokens"]) < spec.model.max_seq_tokens:
-        raise ArtifactError(
-            f"expected targets for texts of up to student.model.max_seq_tokens={spec.model.max_seq_tokens}, found "
-            f"{max_seq_tokens}; raise proxy.model.max_seq_tokens to it or lower the student's"
-        )
-    if reader.description["tokenizer"] != tokenizer_fingerprint(tokenizer):
-        raise ArtifactError(
-            f"the targets in {targets} were made with another tokenizer than the student's; choose a proxy and a "
-            "student of one family, or estimate the targets again"
-        )
-    return reader
+    return folder

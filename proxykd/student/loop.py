@@ -64,7 +64,7 @@ def train(
     Raises:
         ModelError: if texts are to be packed and the model would let them see each other.
     """
-    module = _prepare(model, spec, alpha)
+    module = _prepare(model, data, spec, alpha)
     optimizer = build_optimizer(module, spec.optimizer, learning_rate=learning_rate)
     curve, num_tokens, seconds = (checkpoints and checkpoints.load(module, optimizer)) or Reached([], 0, 0.0)
     batches = staged_batches(data.corpus.stages, num_steps=spec.steps, batch_size=spec.optimizer.batch_size, seed=seed)
@@ -87,12 +87,12 @@ def train(
     return run
 
 
-def _prepare(model: "PreTrainedModel", spec: StudentSpec, alpha: float) -> StudentModule:
+def _prepare(model: "PreTrainedModel", data: TrainingData, spec: StudentSpec, alpha: float) -> StudentModule:
     if spec.packing:
         check_packing(model)
     if spec.gradient_checkpointing:
         save_activation_memory(model)
-    module = StudentModule(model, spec, alpha=alpha)
+    module = StudentModule(model, spec, alpha=alpha, unshared=data.unshared)
     shard(module, module.layers)
     return module.train()
 

@@ -15,6 +15,7 @@ from proxykd.models.forward import Batch, completion_hidden, completion_labels
 from proxykd.models.heads import apply_head, factored_logits, is_factored
 from proxykd.models.loading import autocast
 from proxykd.student.objective import ObjectiveTotals, TargetBatch, student_objective
+from proxykd.student.unshared import UnsharedTerm, unshared_total
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,11 +38,14 @@ class StudentModule(nn.Module):
         model: The student, adapters attached if any.
         spec: Its precision and its objective are read.
         alpha: Weight of the weighted divergence; 0 = its targets are not needed.
+        unshared: The term for tokens without a twin, weighed as the divergence is; None = there is none.
     """
 
-    def __init__(self, model: "PreTrainedModel", spec: StudentSpec, *, alpha: float) -> None:
+    def __init__(
+        self, model: "PreTrainedModel", spec: StudentSpec, *, alpha: float, unshared: UnsharedTerm | None = None
+    ) -> None:
         super().__init__()
-        self.model, self.alpha, self.objective = model, alpha, spec.objective
+        self.model, self.alpha, self.objective, self._unshared = model, alpha, spec.objective, unshared
         self._precision = spec.model.precision
 
     def forward(self, batch: Batch, targets: TargetBatch | None, prior: TargetBatch | None = None) -> ObjectiveTotals:
@@ -49,14 +53,22 @@ class StudentModule(nn.Module):
         labels = completion_labels(batch)
         with autocast(self._precision):
             hidden = completion_hidden(self.model, batch)
-            is_lazy = is_factored(self.model)
-            scores = factored_logits(self.model, hidden) if is_lazy else apply_head(self.model, hidden)
-            return student_objective(scores, labels, targets, alpha=self.alpha, prior=prior, objective=self.objective)
+            scores = factored_logits(self.model, hidden) if self._is_lazy else apply_head(self.model, hidden)
+            totals = student_objective(scores, labels, targets, alpha=self.alpha, prior=prior, objective=self.objective)
+        if self._unshared is None or targets is None:
+            return totals
+        assert isinstance(scores, torch.Tensor)
+        return totals._replace(loss=totals.loss + self.alpha * unshared_total(scores, targets, self._unshared))
+
+    @property
+    def _is_lazy(self) -> bool:
+        """Whether the scores of all positions need not be in memory together."""
+        return self._unshared is None and is_factored(self.model)
 
     @property
     def micro_batch_tokens(self) -> int:
         """Most completion tokens of one call that it has the memory for."""
-        if is_factored(self.model):
+        if self._is_lazy:
             return _MICRO_BATCH_TOKENS
         return _MICRO_BATCH_SCORES // int(self.model.config.get_text_config().vocab_size)
 

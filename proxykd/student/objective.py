@@ -59,8 +59,9 @@ class TargetBatch(NamedTuple):
         token_ids: long [n, k], distinct within a row; -1 marks an unused slot, last in its row.
         logprobs: float32 [n, k]; -inf in an unused slot.
         tail_logprob: float32 [n]; -inf where the tokens hold all the mass.
-        weights: float32 [n], the weight of the token, or of the sample that it belongs to.
+        weights: float32 [n], the weight of the sample that the token belongs to, and of its position.
         temperature: > 0; what the targets were tempered with.
+        unshared_probs: float32 [n, k], as in ``SparseTarget``; None = there are none.
     """
 
     token_ids: Tensor
@@ -68,6 +69,12 @@ class TargetBatch(NamedTuple):
     tail_logprob: Tensor
     weights: Tensor
     temperature: float = 1.0
+    unshared_probs: Tensor | None = None
+
+    def part(self, rows: slice) -> "TargetBatch":
+        """Some of the rows; ``unshared_probs`` stay behind."""
+        ids, logprobs, tail, weights = self.token_ids, self.logprobs, self.tail_logprob, self.weights
+        return TargetBatch(ids[rows], logprobs[rows], tail[rows], weights[rows], self.temperature)
 
 
 class ObjectiveTotals(NamedTuple):
@@ -201,12 +208,21 @@ def collate_targets(targets: Sequence[SparseTarget], *, device: torch.device, te
     width = max(target.token_ids.shape[1] for target in targets)
     lengths = [len(target.tail_logprob) for target in targets]
     weights = np.repeat(np.array([target.weight for target in targets], np.float32), lengths)
+    if any(target.position_weights is not None for target in targets):
+        ones = (np.ones(length, np.float32) for length in lengths)
+        weights *= np.concatenate(
+            [
+                one if target.position_weights is None else target.position_weights
+                for target, one in zip(targets, ones, strict=True)
+            ]
+        )
     return TargetBatch(
         torch.from_numpy(_stack([target.token_ids for target in targets], width, -1)).to(device, torch.long),
         torch.from_numpy(_stack([target.logprobs for target in targets], width, -np.inf)).to(device),
         torch.from_numpy(np.concatenate([target.tail_logprob for target in targets])).to(device),
         torch.from_numpy(weights).to(device),
         temperature,
+        _collate_unshared(targets, width, device),
     )
 
 
@@ -218,9 +234,7 @@ class _Term(NamedTuple):
 
     def totals(self, student: BucketedLogprobs, rows: slice) -> TermTotals:
         """Of some of the rows."""
-        *tensors, temperature = self.targets
-        part = TargetBatch(*(values[rows] for values in tensors), temperature)
-        return divergence_totals(student, part, self.spec)
+        return divergence_totals(student, self.targets.part(rows), self.spec)
 
 
 def _one_pass(
@@ -265,6 +279,15 @@ def _check_support(targets: TargetBatch, kind: str, vocab_size: int) -> None:
             f"{num_bad} of {len(is_cut)} positions that exclude some, where it is infinite; keep a tail bucket "
             "(top-k targets), or choose forward_kl, generalized_jsd, skew_kl, skew_reverse_kl or total_variation"
         )
+
+
+def _collate_unshared(targets: Sequence[SparseTarget], width: int, device: torch.device) -> Tensor | None:
+    if all(target.unshared_probs is None for target in targets):
+        return None
+    parts = [target.unshared_probs for target in targets]
+    empty = [np.zeros(target.token_ids.shape, np.float32) for target in targets]
+    filled = [one if part is None else part for part, one in zip(parts, empty, strict=True)]
+    return torch.from_numpy(_stack(filled, width, 0.0)).to(device)
 
 
 def _stack(parts: Sequence[NDArray[Any]], width: int, fill: float) -> NDArray[Any]:

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,22 +68,23 @@ def distill_student(
     Raises:
         GateError: if there are no rows to train on, or none on which to choose a learning rate.
         ModelError: if every learning rate diverged.
-        ArtifactError: if the targets belong to another tokenizer.
+        ArtifactError: if the targets belong to another tokenizer and ``student.cross_tokenizer`` is not set.
         ConfigError: if the objective does not fit the targets.
     """
     spec, soft = run.student, targets if arm == "proxy_kd" else None
     alpha = spec.alpha if soft is not None else 0.0
     prior_alpha = spec.objective.prior_alpha if soft is not None else 0.0
     tokenizer = load_tokenizer(spec.model)
-    rows = select_rows(validated, splits, sides_for("sft" if arm == "sft" else "distillation", run.split))
-    corpus = _tokenize(rows, tokenizer, spec, scratch / f"{arm}.arrow")
+    sides = sides_for("sft" if arm == "sft" else "distillation", run.split)
+    rows = partial(select_rows, validated, splits, sides)
+    corpus = _tokenize(rows(), tokenizer, spec, scratch / f"{arm}.arrow")
     if not len(corpus):
         raise GateError(
             f"expected rows for the arm {arm}, found none, and {corpus.num_skipped} whose prompt leaves no room within "
             f"student.model.max_seq_tokens={spec.model.max_seq_tokens}; raise it, change the split or add prompts"
         )
     folder = None if soft is None else soft.path
-    data = TrainingData.open(corpus, folder, tokenizer, spec)
+    data = TrainingData.open(corpus, folder, tokenizer, spec, rows=rows, scratch=scratch)
     made_from = {
         "validated": validated.hash,
         "splits": splits.hash,
@@ -95,6 +97,7 @@ def distill_student(
     development = _tokenize(select_rows(validated, splits, searched), tokenizer, spec, scratch / "development.arrow")
     weights = {"alpha": alpha, "prior_alpha": prior_alpha}
     record = {"arm": arm, **weights, "corpus": _describe(corpus, spec), **trainer.train_all(development)}
+    record |= {} if data.alignment is None else {"alignment": data.alignment}
     write_json(output / "training.json", {**record, "settings": spec.model_dump(mode="json")})
     student = StudentModel(output)
     seal(student, made_from)

@@ -68,7 +68,8 @@ def _work(job: Job) -> None:
     spec, output = StudentSpec.model_validate(job.student), Path(job.output)
     tokenizer = load_tokenizer(spec.model)
     targets = None if job.targets is None else Path(job.targets)
-    data = TrainingData.open(TokenizedCorpus.open(Path(job.corpus)), targets, tokenizer, spec)
+    corpus = TokenizedCorpus.open(Path(job.corpus))
+    data = TrainingData.open(corpus, targets, tokenizer, spec, rows=None, scratch=output)
     model = load_student(spec, seed=job.seed)
     checkpoints = None if job.checkpoint is None else Checkpoints(Path(job.checkpoint), spec.checkpoint_s)
     run = train(
