@@ -69,6 +69,11 @@ class TargetBatch(NamedTuple):
     weights: Tensor
     temperature: float = 1.0
 
+    def rows(self, rows: slice) -> "TargetBatch":
+        """Some of the rows."""
+        ids, logprobs, tail = self.token_ids[rows], self.logprobs[rows], self.tail_logprob[rows]
+        return TargetBatch(ids, logprobs, tail, self.weights[rows], self.temperature)
+
 
 class ObjectiveTotals(NamedTuple):
     """Sums over the tokens of a (micro-)batch; to be divided by the number of tokens of the whole batch.
@@ -134,16 +139,21 @@ def student_objective(
         ConfigError: if a divergence would be infinite on these targets.
     """
     spec = objective or ObjectiveSpec()
-    candidates = ((targets, alpha, spec.divergence, False), (prior, spec.prior_alpha, spec.prior_divergence, True))
-    terms = [_Term(batch, coef, *rest) for batch, coef, *rest in candidates if batch is not None and coef > 0.0]
+    terms: list[_Term] = []
+    if targets is not None and alpha > 0.0:
+        terms.append(_Term(targets, alpha, spec.divergence, is_prior=False))
+    if prior is not None and spec.prior_alpha > 0.0:
+        terms.append(_Term(prior, spec.prior_alpha, spec.prior_divergence, is_prior=True))
     passes: dict[float, list[_Term]] = {1.0: []}
     for term in terms:
         if term.spec.needs_full_support:
             _check_support(term.targets, term.spec.kind, _vocab_size(logits))
         passes.setdefault(term.targets.temperature, []).append(term)
     parts = [_one_pass(logits, labels, temperature, group) for temperature, group in passes.items()]
-    loss, sums = (sum(values[1:], start=values[0]) for values in zip(*parts, strict=True))
-    return ObjectiveTotals(loss, *sums, torch.tensor(len(labels), device=labels.device))
+    loss = torch.stack([loss for loss, _ in parts]).sum()
+    nll, kl, divergence, weighted, prior_divergence = torch.stack([sums for _, sums in parts]).sum(dim=0)
+    num_tokens = torch.tensor(len(labels), device=labels.device)
+    return ObjectiveTotals(loss, nll, kl, divergence, weighted, prior_divergence, num_tokens)
 
 
 def divergence_totals(student: BucketedLogprobs, targets: TargetBatch, spec: DivergenceSpec) -> TermTotals:
@@ -218,9 +228,7 @@ class _Term(NamedTuple):
 
     def totals(self, student: BucketedLogprobs, rows: slice) -> TermTotals:
         """Of some of the rows."""
-        *tensors, temperature = self.targets
-        part = TargetBatch(*(values[rows] for values in tensors), temperature)
-        return divergence_totals(student, part, self.spec)
+        return divergence_totals(student, self.targets.rows(rows), self.spec)
 
 
 def _one_pass(
