@@ -246,12 +246,8 @@ class _StoreWriter:
 
 def _reduced(reduction: Reduction, estimate: Estimate, batch: TextBatch) -> SparseRows:
     rows = reduction(estimate, batch.examples)
-    if reduction.has_unit_mass:
-        mass = rows.logprobs.double().exp().sum(dim=-1) + rows.tail_logprob.double().exp()
-        is_bad = ~((mass - 1.0).abs() <= _MASS_TOLERANCE)
-    else:
-        is_bad = rows.logprobs.isnan().any(dim=-1)
-        mass = rows.logprobs.double().exp().sum(dim=-1)
+    mass = rows.logprobs.double().exp().sum(dim=-1) + rows.tail_logprob.double().exp()
+    is_bad = ~((mass - 1.0).abs() <= _MASS_TOLERANCE)  # NaN is bad too
     if is_bad.any():
         position = int(is_bad.int().argmax())
         example = _example_at(batch, position)
