@@ -281,19 +281,21 @@ def _weigh_orders(
         count = np.int64(index[1][node, 1]) - leave * own[1][place]
         weights[distance] = left / (count + types[place])
         left *= types[place] / (count + types[place])
+    if types[0] < 0:
+        types[0] = _num_types(index, own, leave, 0, 0, 0)
     weights[0] = left / total
 
 
 @compiled
 def _head_of_mixture(
     index: Index, own: Own, leave: int, nodes: Ints, row: int, top: int,
-    weights: Floats, mass: Floats, met: Ints, ids: Ints, probs: Floats,
+    num_types: int, weights: Floats, mass: Floats, met: Ints, ids: Ints, probs: Floats,
 ) -> tuple[int, float]:  # fmt: skip
     """The most probable tokens of all orders together: how many, and the mass of all others.
 
-    ``mass`` [vocab] is zero before and after; ``met`` [vocab] is scratch.
+    ``num_types`` tokens have any mass; ``mass`` [vocab] is zero before and after; ``met`` [vocab] is scratch.
     """
-    num_met, size, num_seen, is_whole = 0, 0, 0, True
+    num_met, size = 0, 0
     for distance in range(top, 0, -1):
         place = own[0][distance, row]
         start, num = _span(index, distance, nodes[distance, row])
@@ -307,20 +309,17 @@ def _head_of_mixture(
     for idx in range(num_met):
         token = met[idx]
         mass[token] += weights[0] * (index[3][token] - leave * _own_pairs(own, 0, token))
-        size, num_seen = _insert(ids, probs, size, token, mass[token]), num_seen + 1
+        size = _insert(ids, probs, size, token, mass[token])
     for at in range(len(index[4])):
         token, count = _entry(index, 0, at)
         if size == len(ids) and weights[0] * count < probs[size - 1]:
-            is_whole = False
             break
         left = count - leave * _own_pairs(own, 0, token)
         if mass[token] == 0 and left > 0:
-            size, num_seen = _insert(ids, probs, size, token, weights[0] * left), num_seen + 1
+            size = _insert(ids, probs, size, token, weights[0] * left)
     for idx in range(num_met):
         mass[met[idx]] = 0.0
-    if is_whole and num_seen <= len(ids):
-        return size, 0.0
-    return size, max(0.0, 1.0 - probs[:size].sum())
+    return size, max(0.0, 1.0 - probs[:size].sum()) if num_types > size else 0.0
 
 
 @compiled
@@ -382,7 +381,7 @@ def fill_rows(
         if sources[place] < 0:
             sources[place] = row
             if is_mixture:
-                head = _head_of_mixture(index, own, leave, nodes, row, top, weights, mass, met, ids[row], probs[row])
+                head = _head_of_mixture(index, own, leave, nodes, row, top, types[0], weights, mass, met, ids[row], probs[row])
             else:
                 head = _head_of_longest(index, own, leave, top, node, place, observed[row], ids[row], probs[row])
             sizes[row], rests[row] = head

@@ -52,7 +52,7 @@ def slow_prior(
         top = -1
         for distance in range(min(spec.order, at) + 1):
             context = tuple(text[at - distance : at])
-            if distance and everything.get(context[1:], Counter()).total() < 2:
+            if distance > 1 and everything.get(context[1:], Counter()).total() < 2:
                 break
             counts = Counter(everything.get(context, Counter()))
             if is_left_out:
