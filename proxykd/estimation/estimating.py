@@ -98,6 +98,7 @@ def estimate_distributions(
         "max_seq_tokens": limit,
         "num_cut": corpus.num_cut,
         "num_skipped": corpus.num_skipped,
+        "num_empty": corpus.num_empty,
     }
     writer = _StoreWriter(run.targets, run.seed, vocab_size=vocab_size, output=output, scratch=scratch)
     with stage("estimate distributions", total=len(corpus), unit="text") as progress:

@@ -15,8 +15,9 @@ This module knows arrays alone; numba compiles it when first used and keeps the 
 """
 
 import numpy as np
-from proxykd.estimation.compiling import compiled
 from numpy.typing import NDArray
+
+from proxykd.estimation.compiling import compiled
 
 LONG_LIST = 64
 """Lists longer than this can be searched by token."""

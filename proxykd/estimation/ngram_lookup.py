@@ -14,9 +14,9 @@ This module knows arrays alone; numba compiles it when first used and keeps the 
 from typing import Any
 
 import numpy as np
-from proxykd.estimation.compiling import compiled
 from numpy.typing import NDArray
 
+from proxykd.estimation.compiling import compiled
 from proxykd.estimation.ngram_counting import LONG_LIST
 
 Index = tuple[Any, ...]
