@@ -153,7 +153,7 @@ def _backward(
     with autocast(precision):
         hidden = completion_hidden(model, batch)
         scores = factored_logits(model, hidden) if is_factored(model) else apply_head(model, hidden)
-        totals = student_objective(scores, labels, targets, alpha=alpha)
+        totals = student_objective(scores, labels, targets, alpha=alpha, scale=1.0 / num_tokens)
     (totals.loss / num_tokens).backward()  # type: ignore[no-untyped-call]
     return torch.stack([totals.loss.detach(), totals.nll, totals.kl])
 

@@ -60,7 +60,12 @@ class ObjectiveTotals(NamedTuple):
 
 
 def student_objective(
-    logits: Tensor | FactoredLogits, labels: Tensor, targets: TargetBatch | None, *, alpha: float
+    logits: Tensor | FactoredLogits,
+    labels: Tensor,
+    targets: TargetBatch | None,
+    *,
+    alpha: float,
+    scale: float = 1.0,
 ) -> ObjectiveTotals:
     """The student's loss and its parts, summed over tokens.
 
@@ -70,6 +75,7 @@ def student_objective(
         labels: The teacher's tokens, long [n].
         targets: The proxy's distributions at the same n positions; None = hard labels only.
         alpha: >= 0, weight of the weighted KL against the NLL; 0 = hard labels only.
+        scale: What the caller will multiply the loss by before the backward pass; saves time, changes nothing.
 
     Raises:
         ShapeError: if the shapes do not fit each other.
@@ -84,7 +90,7 @@ def student_objective(
         loss, *sums = _totals(student[0], part, alpha=alpha)
         return loss, torch.stack([values.to(loss.dtype) for values in sums[:3]])
 
-    loss, (nll, kl, weighted_kl) = fused_loss(logits, [token_ids], labels, objective)
+    loss, (nll, kl, weighted_kl) = fused_loss(logits, [token_ids], labels, objective, scale=scale)
     return ObjectiveTotals(loss, nll, kl, weighted_kl, torch.tensor(len(labels), device=labels.device))
 
 
