@@ -1,9 +1,9 @@
 """One contender's loss over a head, forward and backward, once: writes ``report.json`` into ``--folder``.
 
-Each gets hidden states [tokens, hidden] and a head's weight [vocab, hidden] that wants gradients, and the teacher in the
-form that it takes: k tokens and a tail a position for ours, a second head with its own hidden states for the peers,
-which know no other, the label for cross-entropy. The peers' distillation terms are forward KL (``beta=0``); ours has the
-NLL of the label besides. Run by ``compare.py``, in a process of its own.
+Each gets hidden states [tokens, hidden] and a head's weight [vocab, hidden] that wants gradients, and the teacher in
+the form that it takes: k tokens and a tail a position for ours, a second head with its own hidden states for the peers,
+which know no other, the label for cross-entropy. The peers' term is forward KL (``beta=0``); ours has the NLL of the
+label besides. Run by ``compare.py``, in a process of its own.
 """
 
 import argparse
