@@ -185,7 +185,9 @@ def _backward(
     with autocast(spec.model.precision):
         hidden = completion_hidden(model, batch)
         scores = factored_logits(model, hidden) if is_factored(model) else apply_head(model, hidden)
-        totals = student_objective(scores, labels, targets, alpha=alpha, prior=prior, objective=spec.objective)
+        totals = student_objective(
+            scores, labels, targets, alpha=alpha, prior=prior, objective=spec.objective, scale=1.0 / num_tokens
+        )
     (totals.loss / num_tokens).backward()  # type: ignore[no-untyped-call]
     return torch.stack([getattr(totals, name).detach() for name in _TERMS])
 

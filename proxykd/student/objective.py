@@ -119,6 +119,7 @@ def student_objective(
     alpha: float,
     prior: TargetBatch | None = None,
     objective: ObjectiveSpec | None = None,
+    scale: float = 1.0,
 ) -> ObjectiveTotals:
     """The student's loss and its parts, summed over tokens.
 
@@ -133,6 +134,7 @@ def student_objective(
         alpha: >= 0, weight of the weighted divergence against the NLL; 0 = hard labels only.
         prior: The prior's distributions at the same positions; None = no such term.
         objective: Which divergences, and the prior's weight; None = the forward KL alone.
+        scale: What the caller will multiply the loss by before the backward pass; saves time, changes nothing.
 
     Raises:
         ShapeError: if the shapes do not fit each other.
@@ -149,7 +151,7 @@ def student_objective(
         if term.spec.needs_full_support:
             _check_support(term.targets, term.spec.kind, _vocab_size(logits))
         passes.setdefault(term.targets.temperature, []).append(term)
-    parts = [_one_pass(logits, labels, temperature, group) for temperature, group in passes.items()]
+    parts = [_one_pass(logits, labels, temperature, group, scale) for temperature, group in passes.items()]
     loss = torch.stack([loss for loss, _ in parts]).sum()
     nll, kl, divergence, weighted, prior_divergence = torch.stack([sums for _, sums in parts]).sum(dim=0)
     num_tokens = torch.tensor(len(labels), device=labels.device)
@@ -232,7 +234,7 @@ class _Term(NamedTuple):
 
 
 def _one_pass(
-    logits: Tensor | FactoredLogits, labels: Tensor, temperature: float, terms: list[_Term]
+    logits: Tensor | FactoredLogits, labels: Tensor, temperature: float, terms: list[_Term], scale: float
 ) -> tuple[Tensor, Tensor]:
     """Loss and sums (nll, kl, divergence, weighted_divergence, prior_divergence) of the terms at one temperature."""
     token_ids = [term.targets.token_ids for term in terms] or [labels.new_empty(len(labels), 0)]
@@ -251,7 +253,7 @@ def _one_pass(
         return loss, torch.stack([values.to(loss.dtype) for values in sums])
 
     if isinstance(logits, FactoredLogits):
-        return fused_loss(logits.tempered(temperature), token_ids, labels, sum_up)
+        return fused_loss(logits.tempered(temperature), token_ids, labels, sum_up, scale=scale)
     scores = logits if temperature == 1.0 else logits / temperature
     return sum_up(tuple(bucketed_logprobs(scores, ids, labels) for ids in token_ids), slice(None))
 
