@@ -5,9 +5,9 @@ which a loss over sparse targets uses k + 2 numbers a position: the log-probabil
 together, and of the label (``BucketedLogprobs``). ``fused_loss`` takes the positions in chunks. Of each chunk it
 
 1. multiplies the scores out into one buffer [chunk, V], which every chunk shares;
-2. turns them, in place, into masses relative to the row's peak, and reads the k + 2 numbers off them;
+2. turns them, in place, into log-probabilities and probabilities, and reads the k + 2 numbers off them;
 3. lets the objective, any differentiable function of these numbers, say the loss and its gradient towards them;
-4. turns the masses, in place, into the loss's gradient towards the scores, in closed form;
+4. turns the probabilities, in place, into the loss's gradient towards the scores, in closed form;
 5. multiplies it into the gradients of inputs and weight.
 
 Gradients are therefore ready when the forward pass ends, the logits are computed once, and a position costs the
@@ -24,7 +24,7 @@ line. Whatever the dtype of inputs and weight, normalisers, losses and the sum o
 float32 (float64 for float64). This module knows tensors only: no models, no reduction but the objective's own.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,13 +35,12 @@ from proxykd.divergences import BucketedLogprobs
 from proxykd.exceptions import ShapeError
 from proxykd.factored_logits import FactoredLogits, gather_weight
 
-# Size of the one buffer of scores. Rows enough for efficient products at V = 262,144, and a fifth of what 1024 rows of
-# V = 151,936 would take; the GPU's products want longer chunks.
-_CHUNK_BYTES_CPU = 2**27
+# Size of the one buffer of scores: 552 rows of V = 151,936. Shorter chunks make slower matrix products.
+_CHUNK_BYTES_CPU = 5 * 2**26
 _CHUNK_BYTES_GPU = 2**29
 
-# Within a chunk, rows go through steps 2 in blocks that stay in a core's cache.
-_BLOCK_SCORES_CPU = 2**19
+# Scales that differ by no more than the rounding of one float32 are one scale.
+_SAME_SCALE = 2**-22
 
 # Products in lower precision are added to the float32 gradient in tiles of so many bytes.
 _TILE_BYTES = 2**25
@@ -57,6 +56,7 @@ def fused_loss(
     labels: Tensor,
     objective: Objective,
     *,
+    scale: float = 1.0,
     chunk_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The objective's loss over all positions, differentiable once towards inputs, weights and bias.
@@ -70,7 +70,9 @@ def fused_loss(
             be 0.
         labels: int64 [n].
         objective: Called once for each chunk.
-        chunk_bytes: Size of the buffer of scores in the precision of the sums; None = 128 MiB on a CPU, 512 MiB on a
+        scale: What the caller will multiply the loss by before the backward pass, 1 / number of tokens say. Gradients
+            are made ready for it, which saves a pass over them; any other factor is right too.
+        chunk_bytes: Size of the buffer of scores in the precision of the sums; None = 320 MiB on a CPU, 512 MiB on a
             GPU. A softcap needs a second one and the rows of a chunk are halved; products in lower precision add half
             of it again. At least one row is taken at a time.
 
@@ -89,7 +91,9 @@ def fused_loss(
     _check(inputs, weights, bias, vocab_size, sets, labels)
     tensors = (*inputs, *weights) if bias is None else (*inputs, *weights, bias)
     needs_grad = tuple(tensor.requires_grad and torch.is_grad_enabled() for tensor in tensors)
-    plan = _Plan(sets, labels, objective, vocab_size, logits.softcap, len(inputs), dtype, needs_grad, chunk_bytes)
+    plan = _Plan(
+        sets, labels, objective, vocab_size, logits.softcap, len(inputs), dtype, needs_grad, scale, chunk_bytes
+    )
     return _Fused.apply(plan, *tensors)  # type: ignore[no-untyped-call, no-any-return]
 
 
@@ -105,6 +109,7 @@ class _Plan:
     num_pairs: int
     dtype: torch.dtype
     needs_grad: tuple[bool, ...]
+    scale: float
     chunk_bytes: int | None
 
     def row_chunks(self, device: torch.device, dtype: torch.dtype) -> list[slice]:
@@ -128,7 +133,7 @@ class _Fused(torch.autograd.Function):
         losses, reports = zip(*parts, strict=True)
         report = torch.stack(reports).sum(dim=0)
         ctx.mark_non_differentiable(report)
-        ctx.gradients = work.gradients(tensors)
+        ctx.gradients, ctx.scale = work.gradients(tensors), plan.scale
         return torch.stack(losses).sum(), report
 
     @staticmethod
@@ -136,10 +141,11 @@ class _Fused(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("expected one backward pass through a fused loss, got another; compute the loss again")
-        if float(grads[0]) != 1.0:
+        factor = float(grads[0]) / ctx.scale
+        if abs(factor - 1.0) > _SAME_SCALE:
             for gradient in gradients:
                 if gradient is not None:
-                    gradient.mul_(grads[0])
+                    gradient.mul_(factor)
         return (None, *gradients)
 
 
@@ -179,10 +185,10 @@ class _Work:
         """Loss and report of a chunk; its share of the gradients is added."""
         scores = self._multiply_out(rows)
         ids = [token_ids[rows] for token_ids in self.plan.token_ids]
-        masses = _Masses.of(scores, ids, self.plan.labels[rows])
-        loss, report, grads = _differentiate(self.plan.objective, masses, rows, any(self.plan.needs_grad))
+        probs = _Probs.of(scores, ids, self.plan.labels[rows])
+        loss, report, grads = _differentiate(self.plan.objective, probs, rows, any(self.plan.needs_grad))
         if grads is not None:
-            masses.become_gradient(grads)
+            probs.become_gradient([grad * self.plan.scale for grad in grads])
             if self.squares is not None:
                 scores.addcmul_(scores, self.squares[: len(scores)], value=-1.0)
             self._add_gradients(scores, rows)
@@ -223,12 +229,11 @@ class _Work:
 
 
 @dataclass(frozen=True, slots=True)
-class _Masses:
-    """A chunk's scores, turned into masses ``exp(score - peak)`` in place, those of the listed tokens taken out.
+class _Probs:
+    """A chunk's scores, turned into probabilities in place, those of the listed tokens taken out.
 
     Attributes:
-        rest: float [c, V], the masses, 0 at every listed token.
-        normalizer: float [c], sum of all masses.
+        rest: float [c, V], probabilities, 0 at every listed token.
         token_ids: int64 [c, k] for each set, unused slots pointing at token 0.
         is_unused: bool [c, k] for each set.
         inside: for each set and each other one, bool [c, k]: whether the other one has its tokens.
@@ -237,7 +242,6 @@ class _Masses:
     """
 
     rest: Tensor
-    normalizer: Tensor
     token_ids: list[Tensor]
     is_unused: list[Tensor]
     inside: list[list[Tensor]]
@@ -245,31 +249,28 @@ class _Masses:
     student: tuple[BucketedLogprobs, ...]
 
     @classmethod
-    def of(cls, scores: Tensor, token_ids: list[Tensor], labels: Tensor) -> "_Masses":
-        """Step 2."""
+    def of(cls, scores: Tensor, token_ids: list[Tensor], labels: Tensor) -> "_Probs":
+        """Step 2. The tail is summed, not subtracted from 1, so that a small one keeps its relative precision."""
         is_unused, ids = [one < 0 for one in token_ids], [one.clamp_min(0) for one in token_ids]
         inside = [[_contains(other, one) for other in token_ids] for one in token_ids]
-        tokens = [
+        torch.log_softmax(scores, dim=-1, out=scores)
+        logprobs = [
             scores.gather(1, one).masked_fill_(unused, -torch.inf) for one, unused in zip(ids, is_unused, strict=True)
         ]
-        label_scores = scores.gather(1, labels[:, None]).squeeze(1)
-        peak, rest_mass = _take_out_tokens(scores, ids, is_unused)
-        masses = [(values - peak[:, None]).exp_() for values in tokens]
-        tails = [
-            sum((_mass_outside(masses, inside, other, idx) for other in range(len(ids)) if other != idx), rest_mass)
-            for idx in range(len(ids))
-        ]
-        normalizer = masses[0].sum(dim=-1) + tails[0]
-        log_normalizer = normalizer.log()
-        log_total = peak + log_normalizer
-        student = tuple(
-            BucketedLogprobs(values - log_total[:, None], tail.log() - log_normalizer, label_scores - log_total)
-            for values, tail in zip(tokens, tails, strict=True)
-        )
-        return cls(scores, normalizer, ids, is_unused, inside, labels, student)
+        label_logprobs = scores.gather(1, labels[:, None]).squeeze(1)
+        scores.exp_()
+        for one, unused in zip(ids, is_unused, strict=True):
+            # Each subtracted from itself: an exact 0, and no harm to token 0 in unused slots.
+            scores.scatter_add_(1, one, scores.gather(1, one).masked_fill_(unused, 0.0).neg_())
+        rest_prob, probs = scores.sum(dim=-1), [values.exp() for values in logprobs]
+        student = []
+        for idx, values in enumerate(logprobs):
+            others = (_prob_outside(probs, inside, other, idx) for other in range(len(ids)) if other != idx)
+            student.append(BucketedLogprobs(values, sum(others, rest_prob).log(), label_logprobs))
+        return cls(scores, ids, is_unused, inside, labels, tuple(student))
 
     def become_gradient(self, grads: list[Tensor]) -> None:
-        """Step 4: overwrite the masses with the gradient towards the scores.
+        """Step 4: overwrite the probabilities with the gradient towards the scores.
 
         Args:
             grads: Towards ``token_logprobs`` and ``tail_logprob`` of each set in turn, and the label's at the end.
@@ -277,17 +278,15 @@ class _Masses:
         token_grads = [grad.masked_fill(unused, 0.0) for grad, unused in zip(grads[:-1:2], self.is_unused, strict=True)]
         tail_grads, label_grad = grads[1:-1:2], grads[-1]
         total = sum((grad.sum(dim=-1) for grad in token_grads), label_grad) + sum(tail_grads)
-        tiny = torch.finfo(label_grad.dtype).tiny
-        pulls = [
-            grad / own.tail_logprob.exp().clamp_min(tiny) for grad, own in zip(tail_grads, self.student, strict=True)
-        ]
-        self.rest.mul_(((sum(pulls) - total) / self.normalizer)[:, None])
+        tails = [own.tail_logprob.detach().exp().clamp_min(torch.finfo(total.dtype).tiny) for own in self.student]
+        pulls = [grad / tail for grad, tail in zip(tail_grads, tails, strict=True)]
+        self.rest.mul_((sum(pulls) - total)[:, None])
         for idx, (ids, grad) in enumerate(zip(self.token_ids, token_grads, strict=True)):
             coef = -total[:, None]
             for other, pull in enumerate(pulls):
                 if other != idx:
                     coef = coef + pull[:, None] * ~self.inside[idx][other]
-            share = self.student[idx].token_logprobs.exp() * coef
+            share = self.student[idx].token_logprobs.detach().exp() * coef
             for earlier in range(idx):
                 share.masked_fill_(self.inside[idx][earlier], 0.0)
             self.rest.scatter_add_(1, ids, share + grad)
@@ -299,50 +298,24 @@ def _contains(others: Tensor, token_ids: Tensor) -> Tensor:
     return (token_ids[:, :, None] == others[:, None, :]).any(dim=-1)
 
 
-def _take_out_tokens(scores: Tensor, token_ids: list[Tensor], is_unused: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Scores become masses, block by block; the tokens' masses become an exact 0, each subtracted from itself.
-
-    Returns:
-        Peak of each row, and the sum of the masses that are left: summed, not subtracted, so that a small tail keeps
-        its relative precision.
-    """
-    peak, rest_mass = scores.new_empty(len(scores)), scores.new_empty(len(scores))
-    for rows in _blocks(scores):
-        block = scores[rows]
-        torch.amax(block, dim=-1, out=peak[rows])
-        block.sub_(peak[rows, None]).exp_()
-        for ids, unused in zip(token_ids, is_unused, strict=True):
-            taken = block.gather(1, ids[rows]).masked_fill_(unused[rows], 0.0)
-            block.scatter_add_(1, ids[rows], taken.neg_())
-        torch.sum(block, dim=-1, out=rest_mass[rows])
-    return peak, rest_mass
-
-
-def _blocks(scores: Tensor) -> Iterator[slice]:
-    num_rows, vocab_size = scores.shape
-    size = num_rows if scores.device.type != "cpu" else max(1, _BLOCK_SCORES_CPU // max(1, vocab_size))
-    for start in range(0, num_rows, max(1, size)):
-        yield slice(start, start + size)
-
-
-def _mass_outside(masses: list[Tensor], inside: list[list[Tensor]], other: int, idx: int) -> Tensor:
-    """Mass [c] of another set's tokens that are neither in set ``idx`` nor in a set counted before it."""
-    values = masses[other].masked_fill(inside[other][idx], 0.0)
+def _prob_outside(probs: list[Tensor], inside: list[list[Tensor]], other: int, idx: int) -> Tensor:
+    """Probability [c] of another set's tokens that are neither in set ``idx`` nor in a set counted before it."""
+    values = probs[other].masked_fill(inside[other][idx], 0.0)
     for earlier in range(other):
         values = values.masked_fill(inside[other][earlier], 0.0)
     return values.sum(dim=-1)
 
 
 def _differentiate(
-    objective: Objective, masses: _Masses, rows: slice, needs_grad: bool
+    objective: Objective, probs: _Probs, rows: slice, needs_grad: bool
 ) -> tuple[Tensor, Tensor, list[Tensor] | None]:
     """Step 3: loss and report of a chunk, and the loss's gradient towards the few numbers it is made of."""
     if not needs_grad:
-        return *objective(masses.student, rows), None
-    label = masses.student[0].label_logprobs.requires_grad_()
+        return *objective(probs.student, rows), None
+    label = probs.student[0].label_logprobs.requires_grad_()
     student = tuple(
         BucketedLogprobs(one.token_logprobs.requires_grad_(), one.tail_logprob.requires_grad_(), label)
-        for one in masses.student
+        for one in probs.student
     )
     with torch.enable_grad():
         loss, report = objective(student, rows)

@@ -1,6 +1,6 @@
 """How the teacher's distributions are estimated from its texts, and what is kept of them."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -81,6 +81,9 @@ class LogprobsEstimatorSpec(_Posterior):
 class TopKSpec(Spec):
     """The k likeliest tokens with their probabilities, and one tail bucket for the mass of all others."""
 
+    is_unbiased: ClassVar[bool] = False
+    """Whether the tokens' probabilities are right on average, and there is no tail."""
+
     kind: Literal["top_k"] = "top_k"
     """The likeliest tokens."""
     k: Annotated[int, Field(ge=1, le=1024)] = 10
@@ -95,6 +98,8 @@ class TopKSpec(Spec):
 class SampledSpec(Spec):
     """Tokens drawn from the distribution, with their shares of the draws; unbiased, no tail (arXiv:2503.16870)."""
 
+    is_unbiased: ClassVar[bool] = True
+
     kind: Literal["sampled"] = "sampled"
     """Drawn tokens."""
     draws: Annotated[int, Field(ge=1, le=1024)] = 50
@@ -102,9 +107,6 @@ class SampledSpec(Spec):
     scheme: Literal["multinomial", "systematic"] = "multinomial"
     """multinomial = independent draws, as in the paper; systematic = evenly spaced ones with one random start, each
     token's share then lies within one draw of its probability."""
-    proposal_temperature: PositiveFloat = 1.0
-    """Draw from the distribution at this temperature and weigh by the ratio: above 1, rare tokens come up more often.
-    The mass of a target is then 1 on average only."""
 
     @property
     def max_tokens(self) -> int:
@@ -117,6 +119,8 @@ class ThresholdSpec(Spec):
 
     Of all unbiased targets of k tokens it has the least expected squared error (Fearnhead and Clifford, 2003).
     """
+
+    is_unbiased: ClassVar[bool] = True
 
     kind: Literal["threshold"] = "threshold"
     """Likely tokens kept, unlikely ones drawn."""

@@ -151,11 +151,11 @@ class ObjectiveSpec(Spec):
                 )
 
     def _check_term(self, name: str, divergence: DivergenceSpec, targets: TargetsSpec) -> None:
-        if targets.reduction.kind != "top_k" and not divergence.is_linear:
+        if targets.reduction.is_unbiased and not divergence.is_linear:
             raise ValueError(
-                f"targets.reduction.kind={targets.reduction.kind} keeps samples, which only the forward KL learns from "
-                f"without bias; got student.objective.{name}.kind={divergence.kind}: set targets.reduction.kind=top_k "
-                "or the divergence to forward_kl"
+                f"targets.reduction.kind={targets.reduction.kind} gives targets that are right on average, from which "
+                f"the forward KL alone can learn; got student.objective.{name}.kind={divergence.kind}: take "
+                "forward_kl, or targets.reduction.kind=top_k"
             )
 
 

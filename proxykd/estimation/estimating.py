@@ -98,6 +98,7 @@ def estimate_distributions(
         "max_seq_tokens": limit,
         "num_cut": corpus.num_cut,
         "num_skipped": corpus.num_skipped,
+        "num_empty": corpus.num_empty,
     }
     writer = _StoreWriter(run.targets, run.seed, vocab_size=vocab_size, output=output, scratch=scratch)
     with stage("estimate distributions", total=len(corpus), unit="text") as progress:
@@ -254,12 +255,8 @@ class _StoreWriter:
 
 def _reduced(reduction: Reduction, estimate: Estimate, batch: TextBatch) -> SparseRows:
     rows = reduction(estimate, batch.examples)
-    if reduction.has_unit_mass:
-        mass = rows.logprobs.double().exp().sum(dim=-1) + rows.tail_logprob.double().exp()
-        is_bad = ~((mass - 1.0).abs() <= _MASS_TOLERANCE)
-    else:
-        is_bad = rows.logprobs.isnan().any(dim=-1)
-        mass = rows.logprobs.double().exp().sum(dim=-1)
+    mass = rows.logprobs.double().exp().sum(dim=-1) + rows.tail_logprob.double().exp()
+    is_bad = ~((mass - 1.0).abs() <= _MASS_TOLERANCE)  # NaN is bad too
     if is_bad.any():
         position = int(is_bad.int().argmax())
         example = _example_at(batch, position)

@@ -15,8 +15,9 @@ This module knows arrays alone; numba compiles it when first used and keeps the 
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from proxykd.estimation.compiling import compiled
 
 LONG_LIST = 64
 """Lists longer than this can be searched by token."""
@@ -24,7 +25,7 @@ LONG_LIST = 64
 _LOW_32 = 2**32 - 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def count_tokens(
     tokens: NDArray[np.int32], spans: NDArray[np.int64], unigrams: NDArray[np.int64], previous: NDArray[np.int64]
 ) -> None:
@@ -43,7 +44,7 @@ def count_tokens(
                 previous[tokens[at - 1]] += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def select_positions(
     tokens: NDArray[np.int32], spans: NDArray[np.int64], low: int, high: int, positions: NDArray[np.uint32]
 ) -> None:
@@ -56,7 +57,7 @@ def select_positions(
                 found += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _sort_group(
     tokens: NDArray[np.int32],
     distance: int,
@@ -80,7 +81,7 @@ def _sort_group(
     return size
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _write_list(
     keys: NDArray[np.uint64], bits: int, packed: NDArray[np.uint64], entries: NDArray[np.uint32], first: int
 ) -> int:
@@ -105,7 +106,7 @@ def _write_list(
     return first + (2 * size if size > LONG_LIST else size)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def extend_contexts(
     tokens: NDArray[np.int32],
     distance: int,

@@ -14,9 +14,9 @@ This module knows arrays alone; numba compiles it when first used and keeps the 
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from proxykd.estimation.compiling import compiled
 from proxykd.estimation.ngram_counting import LONG_LIST
 
 Index = tuple[Any, ...]
@@ -25,7 +25,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _find(keys: Ints, key: int) -> int:
     """The slot of ``key`` in an open hash table, or the empty one where it belongs."""
     mask = len(keys) - 1
@@ -35,7 +35,7 @@ def _find(keys: Ints, key: int) -> int:
     return slot
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _table(num_keys: int) -> Ints:
     size = 8
     while size < 2 * num_keys:
@@ -43,7 +43,7 @@ def _table(num_keys: int) -> Ints:
     return np.full(size, -1, np.int64)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def find_contexts(index: Index, tokens: NDArray[np.int32], first: int, order: int, floor: int) -> Ints:
     """The contexts before each position from ``first`` on, with at least ``floor`` observations.
 
@@ -74,7 +74,7 @@ def find_contexts(index: Index, tokens: NDArray[np.int32], first: int, order: in
     return nodes
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def count_own(nodes: Ints) -> Own:
     """What the example contributed to each of its own contexts; pairs are added by ``_add_pairs`` when needed."""
     order, length = len(nodes) - 1, nodes.shape[1]
@@ -102,7 +102,7 @@ def count_own(nodes: Ints) -> Own:
     return places, sizes, heads, links, np.zeros(len(sizes), np.bool_), pair_keys, np.zeros(len(pair_keys), np.int64)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _add_pairs(own: Own, distance: int, place: int, labels: NDArray[np.int32]) -> None:
     """Count what the example itself wrote after the context at ``place``, once."""
     _, _, heads, links, has_pairs, pair_keys, pair_counts = own
@@ -118,12 +118,12 @@ def _add_pairs(own: Own, distance: int, place: int, labels: NDArray[np.int32]) -
         row = links[distance, row]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _own_pairs(own: Own, place: int, token: int) -> int:
     return own[6][_find(own[5], (place << 32) | np.int64(token))]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _span(index: Index, distance: int, node: int) -> tuple[int, int]:
     """Where the list after a context begins, and how many tokens it has."""
     if distance == 0:
@@ -132,14 +132,14 @@ def _span(index: Index, distance: int, node: int) -> tuple[int, int]:
     return start, (end - start) // 2 if end - start > LONG_LIST else end - start
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _entry(index: Index, distance: int, at: int) -> tuple[int, int]:
     if distance == 0:
         return np.int64(index[4][at]), index[3][index[4][at]]
     return np.int64(index[2][at, 0]), np.int64(index[2][at, 1])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _count_of(index: Index, distance: int, node: int, token: int) -> int:
     """How often ``token`` followed a context in the whole corpus."""
     entries = index[2]
@@ -159,7 +159,7 @@ def _count_of(index: Index, distance: int, node: int, token: int) -> int:
     return np.int64(entries[at, 1]) if entries[at, 0] == token else 0
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def choose_orders(index: Index, nodes: Ints, own: Own, leave: int, min_count: int, total: int) -> tuple[Ints, Ints]:
     """The longest believed context of each row and its observations after leaving out; -1 and 0 = no evidence.
 
@@ -187,7 +187,7 @@ def choose_orders(index: Index, nodes: Ints, own: Own, leave: int, min_count: in
     return orders, observed
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _insert(ids: Ints, counts: Floats, size: int, token: int, count: float) -> int:
     """Put a token into a list in descending order (ties: ascending ids) that keeps its best; its new size."""
     at = size
@@ -200,7 +200,7 @@ def _insert(ids: Ints, counts: Floats, size: int, token: int, count: float) -> i
     return min(size + 1, len(ids))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _head_of_longest(
     index: Index, own: Own, leave: int, distance: int, node: int, place: int, observed: int, ids: Ints, probs: Floats
 ) -> tuple[int, float]:
@@ -225,7 +225,7 @@ def _head_of_longest(
     return size, (observed - listed) / observed
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _write_row(
     ids: Ints, probs: Floats, rest: float, label: int, label_prob: float, share: float, out: tuple[Any, ...], row: int
 ) -> None:
@@ -254,7 +254,7 @@ def _write_row(
     out_tail[row] = tail
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _num_types(index: Index, own: Own, leave: int, distance: int, node: int, place: int) -> int:
     """Distinct tokens after a context, after leaving out."""
     start, num = _span(index, distance, node)
@@ -265,7 +265,7 @@ def _num_types(index: Index, own: Own, leave: int, distance: int, node: int, pla
     return types
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _weigh_orders(
     index: Index, own: Own, leave: int, nodes: Ints, row: int, top: int, total: int, types: Ints, weights: Floats
 ) -> None:
@@ -281,19 +281,21 @@ def _weigh_orders(
         count = np.int64(index[1][node, 1]) - leave * own[1][place]
         weights[distance] = left / (count + types[place])
         left *= types[place] / (count + types[place])
+    if types[0] < 0:
+        types[0] = _num_types(index, own, leave, 0, 0, 0)
     weights[0] = left / total
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _head_of_mixture(
     index: Index, own: Own, leave: int, nodes: Ints, row: int, top: int,
-    weights: Floats, mass: Floats, met: Ints, ids: Ints, probs: Floats,
+    num_types: int, weights: Floats, mass: Floats, met: Ints, ids: Ints, probs: Floats,
 ) -> tuple[int, float]:  # fmt: skip
     """The most probable tokens of all orders together: how many, and the mass of all others.
 
-    ``mass`` [vocab] is zero before and after; ``met`` [vocab] is scratch.
+    ``num_types`` tokens have any mass; ``mass`` [vocab] is zero before and after; ``met`` [vocab] is scratch.
     """
-    num_met, size, num_seen, is_whole = 0, 0, 0, True
+    num_met, size = 0, 0
     for distance in range(top, 0, -1):
         place = own[0][distance, row]
         start, num = _span(index, distance, nodes[distance, row])
@@ -307,23 +309,20 @@ def _head_of_mixture(
     for idx in range(num_met):
         token = met[idx]
         mass[token] += weights[0] * (index[3][token] - leave * _own_pairs(own, 0, token))
-        size, num_seen = _insert(ids, probs, size, token, mass[token]), num_seen + 1
+        size = _insert(ids, probs, size, token, mass[token])
     for at in range(len(index[4])):
         token, count = _entry(index, 0, at)
         if size == len(ids) and weights[0] * count < probs[size - 1]:
-            is_whole = False
             break
         left = count - leave * _own_pairs(own, 0, token)
         if mass[token] == 0 and left > 0:
-            size, num_seen = _insert(ids, probs, size, token, weights[0] * left), num_seen + 1
+            size = _insert(ids, probs, size, token, weights[0] * left)
     for idx in range(num_met):
         mass[met[idx]] = 0.0
-    if is_whole and num_seen <= len(ids):
-        return size, 0.0
-    return size, max(0.0, 1.0 - probs[:size].sum())
+    return size, max(0.0, 1.0 - probs[:size].sum()) if num_types > size else 0.0
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _prob_of_label(
     index: Index, own: Own, leave: int, nodes: Ints, row: int, top: int, label: int, weights: Floats
 ) -> float:
@@ -337,7 +336,7 @@ def _prob_of_label(
     return prob
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def fill_rows(
     index: Index, tokens: NDArray[np.int32], first: int, order: int, num_tokens: int,
     leave: int, min_count: int, share: float, is_mixture: bool, out: tuple[Any, ...],
@@ -382,7 +381,7 @@ def fill_rows(
         if sources[place] < 0:
             sources[place] = row
             if is_mixture:
-                head = _head_of_mixture(index, own, leave, nodes, row, top, weights, mass, met, ids[row], probs[row])
+                head = _head_of_mixture(index, own, leave, nodes, row, top, types[0], weights, mass, met, ids[row], probs[row])
             else:
                 head = _head_of_longest(index, own, leave, top, node, place, observed[row], ids[row], probs[row])
             sizes[row], rests[row] = head

@@ -5,7 +5,7 @@ another example. At a position of a completion, with the k tokens before it as c
 
     c(w) = #{counted positions with that context where w stands},   C = sum_w c(w)
 
-for every k from 0 to ``order``. A context of k >= 1 tokens is kept if its last k - 1 tokens were seen at least twice:
+for every k from 0 to ``order``. A context of k >= 2 tokens is kept if its last k - 1 tokens were seen at least twice:
 what was seen once has one continuation, which a longer context cannot refine.
 
 Counting sorts positions (``ngram_counting``), in chunks that share the token before them, so that memory depends on
@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray

@@ -4,12 +4,15 @@ With t the distribution and s what is kept of it:
 
     top_k       the k likeliest tokens as they are, and one tail bucket for the rest. Not a distribution over tokens:
                 the student learns the bucket's mass and nothing about what is in it.
-    sampled     N draws from a proposal q ~ t^(1/T):  s_v = c_v / N * t_v / q_v   (RS-KD). E[s] = t.
+    sampled     N draws from t:  s_v = c_v / N   (RS-KD). E[s] = t and sum s = 1.
     threshold   tokens with t_v >= c are kept, each other one is taken with probability t_v / c and gets s_v = c; c is
                 the number for which exactly k tokens come out. E[s] = t and sum s = 1, in every single case.
 
 The gradient of sum_v s_v (-log q_v) with respect to the student's logits is (sum s) q - s: linear in s, so an unbiased
 target gives an unbiased gradient. Top-k without its tail does not: it scales kept tokens up, or forgets the rest.
+
+Differs from the paper: RS-KD also draws from t at another temperature and weighs by the ratio. Such a target has mass 1
+on average only, and dividing by its sum would bias it; ``threshold`` keeps rare tokens as well, with mass 1.
 
 References:
     Anshumann et al., Sparse Logit Sampling: Accelerating Knowledge Distillation in LLMs, arXiv:2503.16870 (RS-KD).
@@ -54,13 +57,7 @@ class SparseRows(NamedTuple):
 
 
 class Reduction(Protocol):
-    """Estimate -> what is kept of it, k tokens at most.
-
-    Attributes:
-        has_unit_mass: Whether what is kept adds up to 1 in every row, and not on average only.
-    """
-
-    has_unit_mass: bool
+    """Estimate -> what is kept of it, k tokens at most, of mass 1."""
 
     def __call__(self, estimate: Estimate, examples: Sequence[Example]) -> SparseRows:
         """The rows of ``examples``, one after the other."""
@@ -85,8 +82,6 @@ def build_reduction(spec: ReductionSpec, *, vocab_size: int, seed: int) -> Reduc
 class TopK:
     """The ``k`` likeliest tokens and a tail bucket."""
 
-    has_unit_mass = True
-
     def __init__(self, k: int) -> None:
         self._k = k
 
@@ -100,7 +95,6 @@ class Sampled:
 
     def __init__(self, spec: SampledSpec, width: int, uniforms: Uniforms) -> None:
         self._spec, self._width, self._uniforms = spec, width, uniforms
-        self.has_unit_mass = spec.proposal_temperature == 1.0
 
     def __call__(self, estimate: Estimate, examples: Sequence[Example]) -> SparseRows:
         """The rows of ``examples``, one after the other."""
@@ -110,13 +104,11 @@ class Sampled:
             points = (start + torch.arange(spec.draws, device=device)) / spec.draws
         else:
             points = self._uniforms.of(examples, spec.draws, device=device)
-        return sampled(estimate, points, self._width, temperature=spec.proposal_temperature)
+        return sampled(estimate, points, self._width)
 
 
 class Threshold:
     """``k`` tokens, unbiased and of mass 1."""
-
-    has_unit_mass = True
 
     def __init__(self, k: int, uniforms: Uniforms) -> None:
         self._k, self._uniforms = k, uniforms
@@ -133,23 +125,19 @@ def top_k(estimate: Estimate, k: int) -> SparseRows:
     return _padded(tokens_at(estimate, columns), kept.token_logprobs, kept.tail_logprob, k)
 
 
-def sampled(estimate: Estimate, points: Tensor, width: int, *, temperature: float = 1.0) -> SparseRows:
-    """Shares of drawn tokens, weighed by t / q where the proposal q is not t itself.
+def sampled(estimate: Estimate, points: Tensor, width: int) -> SparseRows:
+    """Each token's share of the draws.
 
     Args:
         estimate: t.
         points: Where in [0, 1) each draw falls, float64 [n, N].
         width: Columns of the result; N or the vocabulary, whichever is less.
-        temperature: > 0; q ~ t^(1 / temperature).
 
     Returns:
-        Rows without a tail. With temperature 1 each has mass 1; with any other, mass 1 in expectation. Dividing by the
-        sum would restore the mass and bias the target.
+        Rows of mass 1 without a tail.
     """
-    columns = draw_columns(estimate.scores / temperature, points)
+    columns = draw_columns(estimate.scores, points)
     shares = torch.full(points.shape, 1.0 / points.shape[1], dtype=torch.float64, device=points.device)
-    if temperature != 1.0:
-        shares *= _ratios(estimate.scores, columns, temperature)
     return _without_tail(merge_tokens(tokens_at(estimate, columns), shares), width)
 
 
@@ -193,18 +181,6 @@ def _threshold(estimate: Estimate, starts: Tensor, k: int) -> tuple[Tensor, Tens
     # A product may round up to the whole.
     drawn = torch.minimum(torch.searchsorted(cumulated, points, right=True), last_possible(others.log())[:, None])
     return torch.cat([columns, drawn], dim=1), torch.cat([kept, torch.where(order < num_drawn, space, 0.0)], dim=1)
-
-
-def _ratios(scores: Tensor, columns: Tensor, temperature: float) -> Tensor:
-    """Ratios t / q at the drawn columns, float64 [n, N]."""
-    ratios = torch.empty(columns.shape, dtype=torch.float64, device=scores.device)
-    for rows in row_chunks(scores):
-        exact = scores[rows].double()
-        of_target = exact.gather(1, columns[rows]) - exact.logsumexp(dim=-1, keepdim=True)
-        tempered = exact / temperature
-        of_proposal = tempered.gather(1, columns[rows]) - tempered.logsumexp(dim=-1, keepdim=True)
-        ratios[rows] = (of_target - of_proposal).exp()
-    return ratios
 
 
 def _without_tail(merged: SparseProbs, width: int) -> SparseRows:

@@ -169,9 +169,10 @@ def _backward(
     batch, order = _collate(data, examples, is_packed=spec.packing)
     targets = data.targets_of(order, module.device) if module.alpha > 0.0 else None
     prior = data.prior_of(order, module.device) if module.objective.prior_alpha > 0.0 else None
-    totals = module(batch.to(module.device), targets, prior)
     # The processes' gradients are averaged; what is wanted is their sum.
-    (totals.loss * (current_world().size * bool(part) / num_tokens)).backward()
+    scale = current_world().size * bool(part) / num_tokens
+    totals = module(batch.to(module.device), targets, prior, scale=scale or 1.0)
+    (totals.loss * scale).backward()
     return torch.stack([getattr(totals, name).detach() for name in TERMS]) * bool(part)
 
 

@@ -48,13 +48,24 @@ class StudentModule(nn.Module):
         self.model, self.alpha, self.objective, self._unshared = model, alpha, spec.objective, unshared
         self._precision = spec.model.precision
 
-    def forward(self, batch: Batch, targets: TargetBatch | None, prior: TargetBatch | None = None) -> ObjectiveTotals:
-        """The totals over a micro-batch's completion tokens; ``loss`` carries the gradient."""
+    def forward(
+        self, batch: Batch, targets: TargetBatch | None, prior: TargetBatch | None = None, *, scale: float = 1.0
+    ) -> ObjectiveTotals:
+        """The totals over a micro-batch's completion tokens; ``loss`` carries the gradient.
+
+        Args:
+            batch: On the model's device.
+            targets: Of its completion tokens; None = hard labels only.
+            prior: The prior's, likewise; None = no such term.
+            scale: What the caller will multiply ``loss`` with.
+        """
         labels = completion_labels(batch)
         with autocast(self._precision):
             hidden = completion_hidden(self.model, batch)
             scores = factored_logits(self.model, hidden) if self._is_lazy else apply_head(self.model, hidden)
-            totals = student_objective(scores, labels, targets, alpha=self.alpha, prior=prior, objective=self.objective)
+            totals = student_objective(
+                scores, labels, targets, alpha=self.alpha, prior=prior, objective=self.objective, scale=scale
+            )
         if self._unshared is None or targets is None:
             return totals
         assert isinstance(scores, torch.Tensor)

@@ -71,10 +71,10 @@ class TargetBatch(NamedTuple):
     temperature: float = 1.0
     unshared_probs: Tensor | None = None
 
-    def part(self, rows: slice) -> "TargetBatch":
+    def rows(self, rows: slice) -> "TargetBatch":
         """Some of the rows; ``unshared_probs`` stay behind."""
-        ids, logprobs, tail, weights = self.token_ids, self.logprobs, self.tail_logprob, self.weights
-        return TargetBatch(ids[rows], logprobs[rows], tail[rows], weights[rows], self.temperature)
+        ids, logprobs, tail = self.token_ids[rows], self.logprobs[rows], self.tail_logprob[rows]
+        return TargetBatch(ids, logprobs, tail, self.weights[rows], self.temperature)
 
 
 class ObjectiveTotals(NamedTuple):
@@ -121,6 +121,7 @@ def student_objective(
     alpha: float,
     prior: TargetBatch | None = None,
     objective: ObjectiveSpec | None = None,
+    scale: float = 1.0,
 ) -> ObjectiveTotals:
     """The student's loss and its parts, summed over tokens.
 
@@ -135,22 +136,28 @@ def student_objective(
         alpha: >= 0, weight of the weighted divergence against the NLL; 0 = hard labels only.
         prior: The prior's distributions at the same positions; None = no such term.
         objective: Which divergences, and the prior's weight; None = the forward KL alone.
+        scale: What the caller will multiply the loss by before the backward pass; saves time, changes nothing.
 
     Raises:
         ShapeError: if the shapes do not fit each other.
         ConfigError: if a divergence would be infinite on these targets.
     """
     spec = objective or ObjectiveSpec()
-    candidates = ((targets, alpha, spec.divergence, False), (prior, spec.prior_alpha, spec.prior_divergence, True))
-    terms = [_Term(batch, coef, *rest) for batch, coef, *rest in candidates if batch is not None and coef > 0.0]
+    terms: list[_Term] = []
+    if targets is not None and alpha > 0.0:
+        terms.append(_Term(targets, alpha, spec.divergence, is_prior=False))
+    if prior is not None and spec.prior_alpha > 0.0:
+        terms.append(_Term(prior, spec.prior_alpha, spec.prior_divergence, is_prior=True))
     passes: dict[float, list[_Term]] = {1.0: []}
     for term in terms:
         if term.spec.needs_full_support:
             _check_support(term.targets, term.spec.kind, _vocab_size(logits))
         passes.setdefault(term.targets.temperature, []).append(term)
-    parts = [_one_pass(logits, labels, temperature, group) for temperature, group in passes.items()]
-    loss, sums = (sum(values[1:], start=values[0]) for values in zip(*parts, strict=True))
-    return ObjectiveTotals(loss, *sums, torch.tensor(len(labels), device=labels.device))
+    parts = [_one_pass(logits, labels, temperature, group, scale) for temperature, group in passes.items()]
+    loss = torch.stack([loss for loss, _ in parts]).sum()
+    nll, kl, divergence, weighted, prior_divergence = torch.stack([sums for _, sums in parts]).sum(dim=0)
+    num_tokens = torch.tensor(len(labels), device=labels.device)
+    return ObjectiveTotals(loss, nll, kl, divergence, weighted, prior_divergence, num_tokens)
 
 
 def divergence_totals(student: BucketedLogprobs, targets: TargetBatch, spec: DivergenceSpec) -> TermTotals:
@@ -234,11 +241,11 @@ class _Term(NamedTuple):
 
     def totals(self, student: BucketedLogprobs, rows: slice) -> TermTotals:
         """Of some of the rows."""
-        return divergence_totals(student, self.targets.part(rows), self.spec)
+        return divergence_totals(student, self.targets.rows(rows), self.spec)
 
 
 def _one_pass(
-    logits: Tensor | FactoredLogits, labels: Tensor, temperature: float, terms: list[_Term]
+    logits: Tensor | FactoredLogits, labels: Tensor, temperature: float, terms: list[_Term], scale: float
 ) -> tuple[Tensor, Tensor]:
     """Loss and sums (nll, kl, divergence, weighted_divergence, prior_divergence) of the terms at one temperature."""
     token_ids = [term.targets.token_ids for term in terms] or [labels.new_empty(len(labels), 0)]
@@ -257,7 +264,7 @@ def _one_pass(
         return loss, torch.stack([values.to(loss.dtype) for values in sums])
 
     if isinstance(logits, FactoredLogits):
-        return fused_loss(logits.tempered(temperature), token_ids, labels, sum_up)
+        return fused_loss(logits.tempered(temperature), token_ids, labels, sum_up, scale=scale)
     scores = logits if temperature == 1.0 else logits / temperature
     return sum_up(tuple(bucketed_logprobs(scores, ids, labels) for ids in token_ids), slice(None))
 

@@ -4,7 +4,7 @@ The proxy's tokens of every text are made again, exactly as they were when the t
 student's once, before training: one file of int32, read back sample by sample. In memory stay 24 bytes a sample.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -58,11 +58,6 @@ class TranslatedTargets:
         self._reader, self._index, self._spec = reader, index, spec
         self.vocabulary = vocabulary
         self.facts: dict[str, Any] = {}
-
-    @property
-    def description(self) -> Mapping[str, Any]:
-        """The store's."""
-        return self._reader.description
 
     @classmethod
     def build(

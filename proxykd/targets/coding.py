@@ -4,7 +4,7 @@ A sample is coded by itself, so that it can be read without its neighbours; the 
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray

@@ -127,7 +127,7 @@ def token_of_nothing(rank_of):
 
 @compiled
 def pack(symbols, n, starts, widths, words):
-    """rANS over symbols, last first; returns the number of words, which lie in reverse order in ``words``.
+    """RANS over symbols, last first; returns the number of words, which lie in reverse order in ``words``.
 
     Args:
         symbols: int32 [n, 4] from ``write_rows``.
@@ -303,5 +303,5 @@ def read_rows(words, masses, power, model, coder, scratch, log_weights, ids, log
 
 @compiled
 def log_weight(level, power, log_weights):
-    """log of ``weight_of``."""
+    """Log of ``weight_of``."""
     return log_weights[level] if level < len(log_weights) else power * math.log(level)

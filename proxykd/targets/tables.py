@@ -18,14 +18,8 @@ from numpy.typing import NDArray
 
 from proxykd.exceptions import ArtifactError
 from proxykd.targets.kernels import (
-    ESCAPE,
-    GAPS,
-    LEVELS,
-    LIST_ZONES,
-    NUM_CONTEXTS,
     NUM_SYMBOLS,
     RANK_ZONES,
-    SCALE_BITS,
 )
 
 VERSION = 1

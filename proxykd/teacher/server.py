@@ -25,7 +25,7 @@ from proxykd.teacher.problems import enumerate_completions, sample_completion
 
 MODEL = "embedded-word-problems-1"
 _MAX_TOP = 20
-_PIECE = re.compile(r" ?[A-Za-z]+| ?\d+| ?[^\sA-Za-z\d]+|\s")
+PIECE = re.compile(r" ?[A-Za-z]+| ?\d+| ?[^\sA-Za-z\d]+|\s")
 
 
 class _BadRequest(Exception):
@@ -66,11 +66,11 @@ class EmbeddedServer:
         question = body["messages"][-1]["content"]
         identity = hash_json({"seed": [self._seed, body.get("seed")], "messages": body["messages"]})
         try:
-            pieces = _PIECE.findall(sample_completion(question, random.Random(identity)))
+            pieces = PIECE.findall(sample_completion(question, random.Random(identity)))
         except InputError as error:
             raise _BadRequest(400, str(error)) from None
         limit = body.get("max_tokens") or len(pieces)
-        num_prompt_tokens = sum(len(_PIECE.findall(message["content"])) for message in body["messages"])
+        num_prompt_tokens = sum(len(PIECE.findall(message["content"])) for message in body["messages"])
         kept = pieces[:limit]
         return {
             "id": f"chatcmpl-{identity[:24]}",
@@ -81,7 +81,7 @@ class EmbeddedServer:
                 {
                     "index": 0,
                     "message": {"role": "assistant", "content": "".join(kept), "refusal": None},
-                    "logprobs": _logprobs(question, kept, body["top_logprobs"]) if body.get("logprobs") else None,
+                    "logprobs": logprobs_of(question, kept, body["top_logprobs"]) if body.get("logprobs") else None,
                     "finish_reason": "length" if len(kept) < len(pieces) else "stop",
                 }
             ],
@@ -100,9 +100,15 @@ class EmbeddedServer:
         return web.json_response({"calls": self._counts["calls"], "answers": self._counts["answers"]})
 
 
-def _logprobs(question: str, pieces: Sequence[str], num_top: int) -> dict[str, Any]:
-    """What stood to be written at each position, as the API's schema has it."""
-    alive = [(_PIECE.findall(text), odds) for text, odds in enumerate_completions(question)]
+def logprobs_of(question: str, pieces: Sequence[str], num_top: int) -> dict[str, Any]:
+    """What could have stood at each position, as the API's schema has it.
+
+    Args:
+        question: One of the teacher's.
+        pieces: A text of its own, or the beginning of one, in its tokens (``PIECE``).
+        num_top: Likeliest tokens told at each position.
+    """
+    alive = [(PIECE.findall(text), odds) for text, odds in enumerate_completions(question)]
     content = []
     for position, piece in enumerate(pieces):
         masses: Counter[str] = Counter()

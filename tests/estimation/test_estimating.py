@@ -1,6 +1,7 @@
 """Targets of a tiny proxy against what plain transformers says about the same texts."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet, read_json, seal
 from proxykd.config import RunSpec
-from proxykd.data.splits import select_rows, sides_for
+from proxykd.data.splits import build_splits, select_rows, sides_for
 from proxykd.data.tokenizing import TokenizedCorpus
 from proxykd.estimation.estimating import estimate_distributions
 from proxykd.exceptions import GateError, ModelError
@@ -144,7 +145,7 @@ def test_a_proxy_that_diverged_is_refused(corpus: Corpus, make_run: MakeRun, tmp
         model.get_output_embeddings().weight.fill_(torch.nan)
     save_model(model, load_tokenizer(spec), tmp_path / "proxy" / "model")
     seal(ProxyModel(tmp_path / "proxy"))
-    with pytest.raises(ModelError, match="diverged"):
+    with pytest.raises(ModelError, match=r"nan for a token of prompt [0-9a-f]{16}; its training diverged"):
         estimate_distributions(
             None,
             *corpus,
@@ -153,3 +154,26 @@ def test_a_proxy_that_diverged_is_refused(corpus: Corpus, make_run: MakeRun, tmp
             output=tmp_path / "targets",
             scratch=tmp_path / "scratch",
         )
+
+
+def test_what_cannot_teach_is_counted(proxy: ProxyModel, corpus: Corpus, make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(proxy={"model": {"source": "embedded:proxy", "num_layers": 1, "max_seq_tokens": 160}})
+    rows = list(corpus[0].rows())
+    changed = {0: "", 1: "word " * 400}
+    damaged = ValidatedSet(tmp_path / "validated")
+    damaged.write(replace(row, text=changed.get(place, row.text)) for place, row in enumerate(rows))
+    seal(damaged)
+    shared = run.split.model_copy(update={"heldout": 0.0, "development": 0.0})
+    splits = build_splits(damaged, shared, output=tmp_path / "splits")
+    targets = estimate_distributions(
+        None,
+        damaged,
+        splits,
+        proxy,
+        run.model_copy(update={"split": shared}),
+        output=tmp_path / "targets",
+        scratch=tmp_path / "scratch",
+    )
+    described = read_json(targets.path / "targets.json")
+    assert (described["num_empty"], described["num_skipped"], described["num_cut"]) == (1, 1, 1)
+    assert described["num_samples"] == len(rows) - 1

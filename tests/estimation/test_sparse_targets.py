@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from proxykd.config.estimation import SampledSpec, ThresholdSpec, TopKSpec
+from proxykd.config.estimation import SampledSpec, ThresholdSpec
 from proxykd.data.tokenizing import Example
 from proxykd.divergences import bucketed_forward_kl, bucketed_logprobs
 from proxykd.estimation.estimates import Estimate
@@ -49,10 +49,6 @@ def multinomial(estimate: Estimate, uniforms: Tensor) -> SparseRows:
     return sampled(estimate, uniforms, VOCAB)
 
 
-def tempered(estimate: Estimate, uniforms: Tensor) -> SparseRows:
-    return sampled(estimate, uniforms, VOCAB, temperature=2.5)
-
-
 def systematic(estimate: Estimate, uniforms: Tensor) -> SparseRows:
     return sampled(estimate, (uniforms[:, :1] + torch.arange(3)) / 3, VOCAB)
 
@@ -61,17 +57,14 @@ def thresholded(estimate: Estimate, uniforms: Tensor) -> SparseRows:
     return threshold(estimate, uniforms[:, :1], 3)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.5, 2.5])
-def test_the_mean_over_all_possible_draws_is_the_distribution(temperature: float) -> None:
-    # Three draws of six tokens: 216 outcomes, each with its probability under the proposal.
-    proposal = (TRUTH ** (1 / temperature)) / (TRUTH ** (1 / temperature)).sum()
-    cumulated = torch.cat([torch.zeros(1, dtype=torch.float64), proposal.cumsum(0)])
+def test_the_mean_over_all_possible_draws_is_the_distribution() -> None:
+    # Three draws of six tokens: 216 outcomes, each with its probability.
+    cumulated = torch.cat([torch.zeros(1, dtype=torch.float64), TRUTH.cumsum(0)])
     middles = (cumulated[1:] + cumulated[:-1]) / 2
     outcomes = torch.tensor(list(itertools.product(range(VOCAB), repeat=3)))
-    rows = sampled(estimate_of(TRUTH, len(outcomes)), middles[outcomes], VOCAB, temperature=temperature)
-    weights = proposal[outcomes].prod(dim=1)
-    mean = (weights[:, None] * dense(rows)).sum(0)
-    np.testing.assert_allclose(mean, TRUTH, atol=1e-6)
+    rows = sampled(estimate_of(TRUTH, len(outcomes)), middles[outcomes], VOCAB)
+    weights = TRUTH[outcomes].prod(dim=1)
+    np.testing.assert_allclose((weights[:, None] * dense(rows)).sum(0), TRUTH, atol=1e-6)
     np.testing.assert_allclose((weights[:, None] * gradient(rows, STUDENT)).sum(0), DENSE_GRADIENT, atol=1e-6)
 
 
@@ -84,7 +77,7 @@ def test_one_random_start_has_the_distribution_as_its_mean(reduce: Reduce) -> No
     np.testing.assert_allclose(gradient(rows, STUDENT).mean(0), DENSE_GRADIENT, atol=2e-4)
 
 
-@pytest.mark.parametrize("reduce", [multinomial, tempered, systematic, thresholded])
+@pytest.mark.parametrize("reduce", [multinomial, systematic, thresholded])
 def test_sampled_gradients_average_to_the_dense_one(reduce: Reduce) -> None:
     num = 20_000
     uniforms = torch.rand(num, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -179,11 +172,3 @@ def test_what_is_drawn_depends_on_seed_and_text_and_not_on_the_batch(spec: Sampl
     for part, whole in zip(alone, both, strict=True):
         assert torch.equal(part, whole[3:])
     assert not torch.equal(alone.token_ids, other.token_ids)
-
-
-@pytest.mark.parametrize(
-    ("spec", "has_unit_mass"),
-    [(TopKSpec(), True), (SampledSpec(), True), (ThresholdSpec(), True), (SampledSpec(proposal_temperature=2), False)],
-)
-def test_who_promises_unit_mass(spec: TopKSpec | SampledSpec | ThresholdSpec, has_unit_mass: bool) -> None:
-    assert build_reduction(spec, vocab_size=99, seed=0).has_unit_mass == has_unit_mass
