@@ -32,7 +32,9 @@ from proxykd.config.models import ModelSpec, OptimizerSpec, StudentSpec
 from proxykd.data.tokenizing import Example
 from proxykd.models.forward import collate
 from proxykd.models.loading import autocast
-from proxykd.student.loop import TrainingData, train_step
+from proxykd.student.inputs import TrainingData
+from proxykd.student.loop import train_step
+from proxykd.student.module import StudentModule
 from proxykd.targets.codec import Positions
 from proxykd.targets.reader import TargetReader
 from proxykd.targets.writer import TargetWriter
@@ -141,8 +143,10 @@ def _steps(model: Any, data: TrainingData, case: Case) -> dict[str, Callable[[li
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     hard = TrainingData(data.corpus, None, data.pad_id)
 
+    module = StudentModule(model, spec, alpha=1.0)
+
     def own(some: TrainingData, batch: list[int]) -> object:
-        return train_step(model, optimizer, some, batch, spec, alpha=1.0, learning_rate=1e-4)
+        return train_step(module, optimizer, some, batch, spec, learning_rate=1e-4)
 
     def plain(batch: list[int]) -> object:
         texts = collate([data.corpus[idx] for idx in batch], pad_id=data.pad_id)

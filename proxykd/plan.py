@@ -27,6 +27,7 @@ from proxykd.models.sizes import model_size
 from proxykd.models.source_files import source_identity
 from proxykd.models.sources import resolve_source
 from proxykd.models.tokenizer_files import TokenizerFiles, read_tokenizer
+from proxykd.models.tokenizer_pairs import describe_pair, measure_pair
 from proxykd.models.tokenizers import check_same_tokenizer, load_tokenizer
 from proxykd.records import Message, Side
 from proxykd.teacher.budget import describe_caps
@@ -55,6 +56,7 @@ class Plan:
         forecast: What it will take.
         outlooks: What each teacher has answered already; none for recorded texts.
         budget: The caps and what is spent of each; "" = there are none.
+        tokenizers: How the proxy's targets become the student's.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Plan:
     forecast: Forecast
     outlooks: tuple[Outlook, ...] = ()
     budget: str = ""
+    tokenizers: str = ""
 
 
 def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
@@ -78,12 +81,14 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     for teacher in teachers_of(run):
         secret_of(teacher)
     sizes = {role: model_size(spec) for role, spec in run.models().items()}
-    check_same_tokenizer(run.proxy.model, run.student.model)
+    if run.student.cross_tokenizer is None:
+        check_same_tokenizer(run.proxy.model, run.student.model)
     check_files(run.validation)
     _check_writable(workspace.root)
     with workspace.temporary_folder("plan") as folder:
         prompts = collect_prompts(run.prompts, seed=run.seed, output=folder / "prompts")
         lengths = measure_lengths(run, prompts)
+        pair = measure_pair(run.proxy.model, run.student.model, _sample_texts(run, prompts))
         sides, sides_asked = _count_sides(run, prompts)
         outlooks = look_ahead_all(prompts, run, journal_path=workspace.journal)
         inputs_hash = inputs_of(prompts)
@@ -92,7 +97,9 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     forecast = forecast_run(run, sides=sides, sizes=sizes, lengths=lengths, asked=asked)
     _check_machine(forecast, workspace.root)
     models = {role: source_identity(resolve_source(spec.source)) for role, spec in run.models().items()}
-    return Plan(run.name, inputs_hash, models, forecast, outlooks, _describe_budgets(run, outlooks))
+    return Plan(
+        run.name, inputs_hash, models, forecast, outlooks, _describe_budgets(run, outlooks), describe_pair(pair)
+    )
 
 
 def _describe_budgets(run: RunSpec, outlooks: Sequence[Outlook]) -> str:
@@ -121,6 +128,7 @@ def plan_table(plan: Plan) -> "Table":
         "completion tokens": f"{bound} {found.completion_tokens:,}{'' if live else how}",
         "USD": _price_text(found),
         **({"hard caps": plan.budget} if plan.budget else {}),
+        **({"tokenizers": plan.tokenizers} if plan.tokenizers else {}),
         "proxy steps": f"{found.proxy_steps:,}",
         "student steps": f"{found.student_steps:,} ({found.student_runs} runs: both arms, seeds, learning rates)",
         "memory": f"{bound} {found.memory_bytes / GIB:.1f} GiB",
@@ -237,6 +245,16 @@ def measure_lengths(run: RunSpec, prompts: PromptSet) -> TextLengths:
     return TextLengths(
         sum(sampled) / len(sampled), sum(completions) / len(completions), longest, counter.backend is not None
     )
+
+
+def _sample_texts(run: RunSpec, prompts: PromptSet) -> list[str]:
+    """Some of the recorded texts; where nothing is recorded, some of the questions."""
+    if isinstance(run.teacher, RecordedTeacherSpec):
+        assert isinstance(run.prompts, FilePromptsSpec)  # the specification allows no other
+        texts = (text for _, text in iter_recorded(run.prompts, run.teacher.completion_field) if text.strip())
+    else:
+        texts = (prompt.messages[-1].content for prompt in prompts.rows())
+    return list(islice(texts, SAMPLED_PROMPTS))
 
 
 def _more_than_the_main_one(run: RunSpec) -> int:

@@ -8,7 +8,7 @@ from proxykd.artifacts import SplitSet, StudentModel, Targets, ValidatedSet
 from proxykd.config import RunSpec
 from proxykd.student.training import distill_student as distill
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import new_folder, scratch_folder
+from steps.settings import checkpoint_folder, new_folder, scratch_folder
 
 SECTIONS = ("split", "student")
 MODELS = ("student",)
@@ -37,4 +37,13 @@ def distill_student(
     """
     run, soft = RunSpec.view(settings), targets if arm == "proxy_kd" else None
     with new_folder(arm) as output, scratch_folder() as scratch:
-        return distill(validated, splits, soft, run, arm=arm, output=output, scratch=scratch)
+        return distill(
+            validated,
+            splits,
+            soft,
+            run,
+            arm=arm,
+            output=output,
+            scratch=scratch,
+            checkpoints=checkpoint_folder(models, code),
+        )

@@ -7,7 +7,7 @@ import ast
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import proxykd
 from proxykd.config import RunSpec
 from proxykd.config.shielding import shielded
+from proxykd.records import hash_json
 from proxykd.workspace import HOME_VARIABLE, Workspace
 
 CHECKOUT = Path(proxykd.__file__).parents[1]
@@ -59,6 +60,16 @@ def scratch_folder() -> Iterator[Path]:
     """An empty temporary folder that is removed at the end."""
     with _workspace().temporary_folder("scratch") as folder:
         yield folder
+
+
+def checkpoint_folder(models: Mapping[str, str], code: str) -> Path:
+    """Where training that is killed leaves its checkpoints for the same command.
+
+    Args:
+        models: Identity of the models that are trained.
+        code: Hash of the code that trains them: other code begins anew.
+    """
+    return _workspace().root / "checkpoints" / hash_json([dict(models), code])
 
 
 def _workspace() -> Workspace:

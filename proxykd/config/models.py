@@ -1,10 +1,12 @@
 """Open models and how they are trained: the proxy and the student."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from proxykd.config.base import Count, Fraction, ModelSource, PositiveFloat, Spec
+from proxykd.config.cross_tokenizer import CrossTokenizerSpec
+from proxykd.config.objective import ObjectiveSpec
 
 
 class LoraSpec(Spec):
@@ -109,10 +111,33 @@ class StudentSpec(Spec):
     steps: Count = 300
     """Optimiser steps, the same for every arm."""
     alpha: Annotated[float, Field(ge=0.0)] = 1.0
-    """Weight of the weighted KL against the NLL, both means over tokens (Eq. 11). The paper's 100 belongs to an
-    unstated normalisation; with means over tokens about 1 is right. 0 = hard labels only."""
+    """Weight of the weighted divergence against the NLL, both means over tokens (Eq. 11). The paper's 100 belongs to
+    an unstated normalisation; with means over tokens about 1 is right. 0 = hard labels only."""
+    objective: ObjectiveSpec = ObjectiveSpec()
+    """Which divergence it is, and the prior's term."""
+    packing: bool = False
+    """Lay several texts of a micro-batch behind each other into one row instead of padding each; they do not see each
+    other. Pays where lengths differ much."""
+    gradient_checkpointing: bool = False
+    """Keep each layer's inputs alone and compute the rest again: less memory for about a third more time."""
+    processes: Count = 1
+    """Processes on this machine that share each training run (torchrun and FSDP), one an accelerator."""
+    checkpoint_s: Annotated[float, Field(ge=0.0)] = 300.0
+    """Seconds between two checkpoints of a training run, from which the same command goes on after a kill."""
+    cross_tokenizer: CrossTokenizerSpec | None = None
+    """How targets of another tokenizer are aligned and translated, {} = as usual; None = the proxy must have the
+    student's tokenizer. Where it has, this changes nothing."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     """A student is trained for each; the first one is registered."""
+
+    @model_validator(mode="after")
+    def _alignment_fits(self) -> Self:
+        if self.cross_tokenizer is not None and (self.processes > 1 or self.objective.prior_alpha > 0.0):
+            raise ValueError(
+                f"cross_tokenizer translates one set of targets for one process; got processes={self.processes}, "
+                f"objective.prior_alpha={self.objective.prior_alpha:g}: set them to 1 and 0"
+            )
+        return self
 
     @field_validator("seeds")
     @classmethod

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from proxykd.exceptions import ShapeError
 from proxykd.logprobs import token_logprobs
+from proxykd.models.heads import apply_head, plain_model
 from proxykd.models.loading import autocast
 
 if TYPE_CHECKING:
@@ -27,21 +28,27 @@ EVALUATION_BATCH_TOKENS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Sequences of prompt + completion, padded on the right.
+    """Sequences of prompt + completion, padded on the right: one a row, or several behind each other.
 
     Attributes:
         input_ids: long [batch, seq].
-        attention_mask: long [batch, seq], 1 = attended.
+        attention_mask: long [batch, seq], 1 = attended; None where rows hold several sequences.
         loss_mask: bool [batch, seq], true at the completion's tokens.
+        position_ids: long [batch, seq], from 0 in each sequence, which tells models where one begins; None where every
+            row holds one.
     """
 
     input_ids: Tensor
-    attention_mask: Tensor
+    attention_mask: Tensor | None
     loss_mask: Tensor
+    position_ids: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on ``device``."""
-        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.loss_mask.to(device))
+        mask, positions = (
+            part if part is None else part.to(device) for part in (self.attention_mask, self.position_ids)
+        )
+        return Batch(self.input_ids.to(device), mask, self.loss_mask.to(device), positions)
 
 
 class ExampleScores(NamedTuple):
@@ -78,6 +85,32 @@ def collate(examples: "Sequence[Example]", *, pad_id: int) -> Batch:
     return Batch(*(torch.from_numpy(array) for array in (input_ids, attention_mask, loss_mask)))
 
 
+def collate_packed(rows: "Sequence[Sequence[Example]]", *, pad_id: int) -> Batch:
+    """Put several examples behind each other in each row.
+
+    Args:
+        rows: Examples of each row; ``completion_logits`` has their positions in this order.
+        pad_id: Any token id; the padding of a row is a sequence of its own.
+
+    Raises:
+        ShapeError: if there is no row, or an example has an empty prompt.
+    """
+    if not rows or any(len(example.prompt_ids) == 0 for row in rows for example in row):
+        raise ShapeError(f"expected rows of examples with a prompt each, got {len(rows)} rows")
+    sizes = [[len(example.prompt_ids) + len(example.completion_ids) for example in row] for row in rows]
+    shape = len(rows), max(map(sum, sizes))
+    input_ids, loss_mask = np.full(shape, pad_id, np.int64), np.zeros(shape, np.bool_)
+    position_ids = np.zeros(shape, np.int64)
+    for idx, (row, lengths) in enumerate(zip(rows, sizes, strict=True)):
+        texts = [ids for example in row for ids in (example.prompt_ids, example.completion_ids)]
+        learnt = [np.full(len(ids), which % 2, np.bool_) for which, ids in enumerate(texts)]
+        num_tokens = sum(lengths)
+        input_ids[idx, :num_tokens], loss_mask[idx, :num_tokens] = np.concatenate(texts), np.concatenate(learnt)
+        position_ids[idx] = np.concatenate([np.arange(length) for length in (*lengths, shape[1] - num_tokens)])
+    ids, mask, positions = (torch.from_numpy(array) for array in (input_ids, loss_mask, position_ids))
+    return Batch(ids, None, mask, positions)
+
+
 def completion_logits(model: "PreTrainedModel", batch: Batch) -> Tensor:
     """Logits that predict each completion token, row after row.
 
@@ -89,12 +122,23 @@ def completion_logits(model: "PreTrainedModel", batch: Batch) -> Tensor:
     Returns:
         Float [num_completion_tokens, vocab], in the order of ``completion_labels``.
     """
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    decoder = plain.get_decoder()
-    hidden = decoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).last_hidden_state
-    logits: Tensor = plain.get_output_embeddings()(hidden[:, :-1][batch.loss_mask[:, 1:]])
-    softcap = getattr(plain.config, "final_logit_softcapping", None)
-    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    return apply_head(model, completion_hidden(model, batch))
+
+
+def completion_hidden(model: "PreTrainedModel", batch: Batch) -> Tensor:
+    """Hidden states that predict each completion token, row after row: what ``completion_logits`` applies the head to.
+
+    Returns:
+        Float [num_completion_tokens, hidden], in the order of ``completion_labels``.
+    """
+    decoder = plain_model(model).get_decoder()
+    hidden = decoder(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        use_cache=False,
+    ).last_hidden_state
+    return hidden[:, :-1][batch.loss_mask[:, 1:]]  # type: ignore[no-any-return]
 
 
 def completion_labels(batch: Batch) -> Tensor:

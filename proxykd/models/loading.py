@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, LlamaConfig
 
-from proxykd.config.models import LoraSpec, ModelSpec
+from proxykd.config.models import LoraSpec, ModelSpec, StudentSpec
 from proxykd.exceptions import ModelError, StorageError
 from proxykd.models.sources import EMBEDDED_SHAPES, Source, missing_model, resolve_source
 from proxykd.models.tokenizers import load_tokenizer, load_tokenizer_from
@@ -28,6 +28,7 @@ __all__ = [
     "default_device",
     "load_model",
     "load_saved",
+    "load_student",
     "load_tokenizer",
     "prune_layers",
     "save_model",
@@ -57,6 +58,22 @@ def load_model(spec: ModelSpec, *, seed: int) -> "PreTrainedModel":
     if spec.attention is not None:
         _choose_attention(model, spec)
     return model.to(default_device())
+
+
+def load_student(spec: StudentSpec, *, seed: int) -> "PreTrainedModel":
+    """The untrained student: weights from its source, adapters if the specification wants them.
+
+    Args:
+        spec: Source, pruning and adapters.
+        seed: Decides random weights and the adapters' start; students from pretrained weights without adapters differ
+            between seeds by the order of their examples alone.
+    """
+    model = load_model(spec.model, seed=seed)
+    if spec.model.lora is None:
+        return model
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return attach_lora(model, spec.model.lora)
 
 
 def _choose_attention(model: "PreTrainedModel", spec: ModelSpec) -> None:

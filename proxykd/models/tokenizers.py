@@ -81,23 +81,33 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def check_same_tokenizer(proxy: ModelSpec, student: ModelSpec) -> None:
-    """Check that the student can learn from distributions over the proxy's vocabulary.
-
-    Sources that are one are not read at all.
+    """Check that the student can learn from distributions over the proxy's vocabulary as they are.
 
     Raises:
         ModelError: naming the first difference between the two tokenizers.
     """
+    if (difference := first_difference(proxy, student)) is not None:
+        raise ModelError(
+            f"proxy and student must share a tokenizer, but {proxy.source} and {student.source} differ in "
+            f"{difference}; choose two models of one family, or set student.cross_tokenizer: {{}} to have the proxy's "
+            "targets aligned by the bytes of the text"
+        )
+
+
+def first_difference(proxy: ModelSpec, student: ModelSpec) -> str | None:
+    """What tells the tokenizers of two models apart, in words; None = they are one.
+
+    Sources that are one are not read at all.
+
+    Raises:
+        ModelError: if a tokenizer cannot be found.
+    """
     sources = resolve_source(proxy.source), resolve_source(student.source)
     if len({(source.location, source.gguf_file) for source in sources}) == 1:
-        return
+        return None
     first, second = _comparable(*sources)
-    for name in first:
-        if first[name] != second[name]:
-            raise ModelError(
-                f"proxy and student must share a tokenizer, but {proxy.source} and {student.source} differ in "
-                f"{_describe(name, first[name], second[name])}; choose two models of one family"
-            )
+    found = (name for name in first if first[name] != second[name])
+    return next((_describe(name, first[name], second[name]) for name in found), None)
 
 
 def _comparable(*sources: Source) -> list[Mapping[str, Any]]:

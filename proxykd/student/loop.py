@@ -1,75 +1,36 @@
 """One training run: a model, its examples, perhaps their targets, so many steps.
 
-A batch of texts of unlike length, or one whose scores would not fit, is worked off in micro-batches; the loss is
-divided by the token count of the whole batch, so that the step is the same. Both arms run through this loop; they
-differ in their examples and targets alone.
+A batch of texts of unlike length, or one whose scores would not fit, is worked off in micro-batches, and under
+``torchrun`` by several processes; the loss is divided by the token count of the whole batch, so that the step is the
+same. Both arms run through this loop; they differ in their examples and targets alone.
 """
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from proxykd.config.models import StudentSpec
-from proxykd.data.tokenizing import TokenizedCorpus
-from proxykd.exceptions import ArtifactError
-from proxykd.models.forward import collate, completion_labels, completion_logits
-from proxykd.models.loading import autocast
+from proxykd.models.forward import Batch, collate, collate_packed
 from proxykd.progress import Progress, stage
-from proxykd.student.objective import TargetBatch, collate_targets, student_objective
+from proxykd.student.checkpoints import Checkpoints, Reached
+from proxykd.student.inputs import TrainingData
+from proxykd.student.module import TERMS, StudentModule, check_packing, save_activation_memory
 from proxykd.student.optimizer import build_optimizer, learning_rate_factor
-from proxykd.student.order import micro_batches, staged_batches
-from proxykd.targets.reader import SparseTarget, TargetReader
+from proxykd.student.order import micro_batches, pack_rows, share_out, staged_batches
+from proxykd.student.sharding import current_world, shard, sync_gradients, total
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-# Scores of one micro-batch: 256 MiB in float32, whatever the vocabulary.
-_MICRO_BATCH_SCORES = 2**26
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingData:
-    """What a student learns from.
-
-    Attributes:
-        corpus: Texts; those of an earlier stage are all learnt from before any of a later one.
-        targets: Their distributions; None = hard labels only.
-        pad_id: Any token id.
-    """
-
-    corpus: TokenizedCorpus
-    targets: TargetReader | None
-    pad_id: int
-
-    def targets_of(self, indices: list[int], device: torch.device) -> TargetBatch | None:
-        """The targets of some examples, cut to their completions; None = hard labels only.
-
-        Raises:
-            ArtifactError: if an example has no target, or one that is shorter than its completion.
-        """
-        if self.targets is None:
-            return None
-        return collate_targets([self._target_of(index, self.targets) for index in indices], device=device)
-
-    def _target_of(self, index: int, targets: TargetReader) -> SparseTarget:
-        example = self.corpus[index]
-        target, length = targets.get(example.prompt_id, example.sample_idx), len(example.completion_ids)
-        if len(target.tail_logprob) < length:
-            raise ArtifactError(
-                f"expected targets at {length} positions of prompt {example.prompt_id}, found "
-                f"{len(target.tail_logprob)}; proxy and student must render and cut texts alike"
-            )
-        return target.cut(length)
 
 
 class TrainingRun(NamedTuple):
     """How a run went.
 
     Attributes:
-        curve: One mapping a step: step (from 1), loss, nll, kl (nats a token, means over the batch), lr.
+        curve: One mapping a step: step (from 1), what ``train_step`` returns, lr.
         seconds: Wall time of the steps.
         num_tokens: Prompt and completion tokens trained on, padding left out.
     """
@@ -80,75 +41,149 @@ class TrainingRun(NamedTuple):
 
 
 def train(
-    model: "PreTrainedModel", data: TrainingData, spec: StudentSpec, *, alpha: float, learning_rate: float, seed: int
+    model: "PreTrainedModel",
+    data: TrainingData,
+    spec: StudentSpec,
+    *,
+    alpha: float,
+    learning_rate: float,
+    seed: int,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainingRun:
     """Train ``model`` in place for ``spec.steps`` steps.
 
     Args:
-        model: On its device, adapters attached if any.
+        model: On its device, adapters attached if any. Where several processes train, its parameters are sharded.
         data: Examples and targets.
-        spec: Steps, optimiser and precision.
-        alpha: Weight of the weighted KL.
+        spec: Steps, optimiser, precision and how a batch is worked off.
+        alpha: Weight of the weighted divergence.
         learning_rate: Peak learning rate.
         seed: Decides the order of the examples and the dropout; the global generator is left as it was.
+        checkpoints: What the run goes on from, and where it is saved now and then; None = nowhere.
+
+    Raises:
+        ModelError: if texts are to be packed and the model would let them see each other.
     """
-    optimizer = build_optimizer(model, spec.optimizer, learning_rate=learning_rate)
+    module = _prepare(model, data, spec, alpha)
+    optimizer = build_optimizer(module, spec.optimizer, learning_rate=learning_rate)
+    curve, num_tokens, seconds = (checkpoints and checkpoints.load(module, optimizer)) or Reached([], 0, 0.0)
     batches = staged_batches(data.corpus.stages, num_steps=spec.steps, batch_size=spec.optimizer.batch_size, seed=seed)
-    curve: list[dict[str, float]] = []
-    start, num_tokens = time.perf_counter(), 0
-    model.train()
+    start = time.perf_counter() - seconds
     description = f"train student (seed {seed}, lr {learning_rate:g})"
     with torch.random.fork_rng(), stage(description, total=spec.steps, unit="step") as progress:
-        torch.manual_seed(seed)
-        for step, batch in enumerate(batches):
+        progress.advance(len(curve))
+        for step, batch in islice(enumerate(batches), len(curve), None):
             rate = learning_rate * learning_rate_factor(step, num_steps=spec.steps, spec=spec.optimizer)
-            means = train_step(model, optimizer, data, batch, spec, alpha=alpha, learning_rate=rate)
+            _seed_dropout(seed, step)
+            means = train_step(module, optimizer, data, batch, spec, learning_rate=rate)
             curve.append({"step": step + 1, **means, "lr": rate})
             num_tokens += int(data.corpus.lengths[batch].sum())
             _report(progress, means)
-    return TrainingRun(curve, time.perf_counter() - start, num_tokens)
+            if checkpoints and step + 1 < spec.steps:
+                checkpoints.save_if_due(module, optimizer, Reached(curve, num_tokens, time.perf_counter() - start))
+    run = TrainingRun(curve, time.perf_counter() - start, num_tokens)
+    if checkpoints and checkpoints.path.is_file():
+        checkpoints.save(module, None, Reached(curve, num_tokens, run.seconds))
+    return run
+
+
+def _prepare(model: "PreTrainedModel", data: TrainingData, spec: StudentSpec, alpha: float) -> StudentModule:
+    if spec.packing:
+        check_packing(model)
+    if spec.gradient_checkpointing:
+        save_activation_memory(model)
+    module = StudentModule(model, spec, alpha=alpha, unshared=data.unshared)
+    shard(module, module.layers)
+    return module.train()
+
+
+def _seed_dropout(seed: int, step: int) -> None:
+    """A generator for each step of each process, so that a run that goes on drops what it would have dropped."""
+    world = current_world()
+    torch.manual_seed((seed * 1_000_003 + step) * world.size + world.rank)
 
 
 def train_step(
-    model: "PreTrainedModel",
+    module: StudentModule,
     optimizer: torch.optim.Optimizer,
     data: TrainingData,
     batch: list[int],
     spec: StudentSpec,
     *,
-    alpha: float,
     learning_rate: float,
 ) -> dict[str, float]:
     """One optimiser step on some examples.
 
     Returns:
-        ``loss``, ``nll`` and ``kl`` (without weights), means over the batch's completion tokens, before the step.
+        ``loss``, ``nll`` and ``kl``, means over the batch's completion tokens, before the step; ``divergence`` where
+        it is another than the forward KL, ``prior_divergence`` where the prior is learnt from. All but the loss
+        without weights, in nats.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.zero_grad(set_to_none=True)
-    lengths, completions = data.corpus.lengths, data.corpus.completion_lengths
-    num_tokens = int(completions[batch].sum())
-    totals = torch.zeros(3, device=model.device)
-    bound = _MICRO_BATCH_SCORES // model.config.get_text_config().vocab_size
-    for part in micro_batches(batch, lengths, completions, max_completion_tokens=bound):
-        totals += _backward(model, data, part, spec.model.precision, alpha=alpha, num_tokens=num_tokens)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    num_tokens = int(data.corpus.completion_lengths[batch].sum())
+    parts = _own_parts(module, data, batch, spec)
+    totals = torch.zeros(len(TERMS), device=module.device)
+    for number, part in enumerate(parts, start=1):
+        sync_gradients(module, is_last=number == len(parts))
+        totals += _backward(module, data, part, spec, num_tokens=num_tokens, stand_in=batch[0])
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     torch.nn.utils.clip_grad_norm_(trainable, spec.optimizer.max_grad_norm)
     optimizer.step()
-    return dict(zip(("loss", "nll", "kl"), (totals / num_tokens).tolist(), strict=True))
+    means = dict(zip(TERMS, (total(totals) / num_tokens).tolist(), strict=True))
+    return {name: means[name] for name in _recorded(module, data)}
+
+
+def _recorded(module: StudentModule, data: TrainingData) -> Iterator[str]:
+    yield from ("loss", "nll", "kl")
+    if data.targets is not None and module.alpha > 0.0 and module.objective.divergence.kind != "forward_kl":
+        yield "divergence"
+    if data.prior is not None and module.objective.prior_alpha > 0.0:
+        yield "prior_divergence"
+
+
+def _own_parts(module: StudentModule, data: TrainingData, batch: list[int], spec: StudentSpec) -> list[list[int]]:
+    """The micro-batches of this process; as many as every other process has, the last of them perhaps empty."""
+    lengths, completions = data.corpus.lengths, data.corpus.completion_lengths
+    bound, world = module.micro_batch_tokens, current_world()
+    shares = [
+        micro_batches(
+            share,
+            lengths,
+            completions,
+            max_completion_tokens=bound,
+            shortest_share=0.0 if spec.packing else 0.5,
+        )
+        for share in share_out(batch, lengths, world.size)
+    ]
+    own = shares[world.rank]
+    return own + [[]] * (max(map(len, shares)) - len(own))
 
 
 def _backward(
-    model: "PreTrainedModel", data: TrainingData, part: list[int], precision: str, *, alpha: float, num_tokens: int
+    module: StudentModule, data: TrainingData, part: list[int], spec: StudentSpec, *, num_tokens: int, stand_in: int
 ) -> torch.Tensor:
-    batch = collate([data.corpus[index] for index in part], pad_id=data.pad_id).to(model.device)
-    with autocast(precision):
-        logits = completion_logits(model, batch)
-    targets = data.targets_of(part, logits.device) if alpha > 0.0 else None
-    totals = student_objective(logits, completion_labels(batch), targets, alpha=alpha)
-    (totals.loss / num_tokens).backward()  # type: ignore[no-untyped-call]
-    return torch.stack([totals.loss.detach(), totals.nll, totals.kl])
+    """Gradients of a micro-batch; an empty one, which others wait for, is an example that counts nothing."""
+    examples = part or [stand_in]
+    batch, order = _collate(data, examples, is_packed=spec.packing)
+    targets = data.targets_of(order, module.device) if module.alpha > 0.0 else None
+    prior = data.prior_of(order, module.device) if module.objective.prior_alpha > 0.0 else None
+    # The processes' gradients are averaged; what is wanted is their sum.
+    scale = current_world().size * bool(part) / num_tokens
+    totals = module(batch.to(module.device), targets, prior, scale=scale or 1.0)
+    (totals.loss * scale).backward()
+    return torch.stack([getattr(totals, name).detach() for name in TERMS]) * bool(part)
+
+
+def _collate(data: TrainingData, part: list[int], *, is_packed: bool) -> tuple[Batch, list[int]]:
+    """The batch, and its examples in the order in which it has their tokens."""
+    corpus = data.corpus
+    if not is_packed:
+        return collate([corpus[index] for index in part], pad_id=data.pad_id), part
+    rows = pack_rows(part, corpus.lengths, row_tokens=int(corpus.lengths[part].max()))
+    batch = collate_packed([[corpus[index] for index in row] for row in rows], pad_id=data.pad_id)
+    return batch, [index for row in rows for index in row]
 
 
 def _report(progress: Progress, means: Mapping[str, Any]) -> None:

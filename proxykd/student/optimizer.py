@@ -1,17 +1,13 @@
 """AdamW and the course of its learning rate."""
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 
 from proxykd.config.models import OptimizerSpec
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
-
-def build_optimizer(model: "PreTrainedModel", spec: OptimizerSpec, *, learning_rate: float) -> torch.optim.AdamW:
+def build_optimizer(model: torch.nn.Module, spec: OptimizerSpec, *, learning_rate: float) -> torch.optim.AdamW:
     """AdamW over the trainable weights; only matrices decay (norms and biases have no direction to shrink in)."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [

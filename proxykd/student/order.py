@@ -94,6 +94,7 @@ def micro_batches(
     completion_lengths: NDArray[np.int32],
     *,
     max_completion_tokens: int,
+    shortest_share: float = 0.5,
 ) -> list[list[int]]:
     """Cut a batch into parts of similar length, longest first.
 
@@ -102,17 +103,67 @@ def micro_batches(
         lengths: Tokens of each example of the corpus, prompt and completion.
         completion_lengths: Of these, the completion's.
         max_completion_tokens: Bound on the completion tokens of a part; a longer example is a part of its own.
+        shortest_share: No example is shorter than this share of the longest of its part: with 1/2, padding is always
+            less than half.
 
     Returns:
-        Each index as often as in ``batch``. No example is shorter than half the longest of its part, so that padding
-        is always less than half.
+        Each index as often as in ``batch``.
     """
     parts: list[list[int]] = []
     room = longest = 0
     for index in sorted(batch, key=lambda index: -lengths[index]):
-        if not parts or completion_lengths[index] > room or 2 * lengths[index] < longest:
+        if not parts or completion_lengths[index] > room or lengths[index] < shortest_share * longest:
             parts.append([])
             room, longest = max_completion_tokens, int(lengths[index])
         parts[-1].append(index)
         room -= int(completion_lengths[index])
     return parts
+
+
+def pack_rows(part: Sequence[int], lengths: NDArray[np.int32], *, row_tokens: int) -> list[list[int]]:
+    """Lay examples behind each other into rows, longest first, each into the fullest row that has room (best fit).
+
+    Args:
+        part: Indices of examples.
+        lengths: Tokens of each example of the corpus.
+        row_tokens: Longest row; a longer example has a row of its own.
+
+    Returns:
+        Each index as often as in ``part``.
+
+    Example:
+        >>> pack_rows([0, 1, 2, 3], np.array([5, 3, 2, 4], np.int32), row_tokens=7)
+        [[0, 2], [3, 1]]
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(part, key=lambda index: -lengths[index]):
+        length = int(lengths[index])
+        fitting = [row for row, left in enumerate(room) if left >= length]
+        row = min(fitting, key=room.__getitem__) if fitting else len(rows)
+        if not fitting:
+            rows.append([])
+            room.append(row_tokens)
+        rows[row].append(index)
+        room[row] -= length
+    return rows
+
+
+def share_out(batch: Sequence[int], lengths: NDArray[np.int32], num_shares: int) -> list[list[int]]:
+    """Deal a batch out to processes: longest first, each example to whoever has the fewest tokens.
+
+    Args:
+        batch: Indices of examples.
+        lengths: Tokens of each example of the corpus.
+        num_shares: Processes.
+
+    Returns:
+        A share each, some of them empty where there are fewer examples than processes.
+    """
+    shares: list[list[int]] = [[] for _ in range(num_shares)]
+    tokens = [0] * num_shares
+    for index in sorted(batch, key=lambda index: -lengths[index]):
+        least = tokens.index(min(tokens))
+        shares[least].append(index)
+        tokens[least] += int(lengths[index])
+    return shares

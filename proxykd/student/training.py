@@ -1,34 +1,36 @@
 """All training runs of one arm: learning-rate search, seeds, record.
 
-The arms ``sft`` (plain fine-tuning on the teacher's texts) and ``proxy_kd`` (NLL + alpha * weighted KL) go through
-the same code with the same number of steps, the same sampler and the same search, so that what differs between them is
-the objective and the rows: ``sft`` sees every text that Proxy-KD spends on proxy and student together.
+The arms ``sft`` (plain fine-tuning on the teacher's texts) and ``proxy_kd`` (NLL + alpha * weighted divergence) go
+through the same code with the same number of steps, the same sampler and the same search, so that what differs between
+them is the objective and the rows: ``sft`` sees every text that Proxy-KD spends on proxy and student together.
 """
 
 import math
 import shutil
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 
 from proxykd.artifacts import SplitSet, StudentModel, Targets, ValidatedSet, seal, write_json
 from proxykd.config import RunSpec
 from proxykd.config.models import StudentSpec
 from proxykd.data.splits import select_rows, sides_for
 from proxykd.data.tokenizing import TokenizedCorpus
-from proxykd.exceptions import ArtifactError, GateError, ModelError
+from proxykd.exceptions import GateError, ModelError
 from proxykd.models.forward import score_corpus
-from proxykd.models.loading import attach_lora, load_model, load_tokenizer, save_model
-from proxykd.models.tokenizers import tokenizer_fingerprint
+from proxykd.models.loading import load_saved, load_student, load_tokenizer, save_model
 from proxykd.progress import report, track
 from proxykd.records import Side, ValidatedRow, hash_json
-from proxykd.student.loop import TrainingData, TrainingRun, train
+from proxykd.student.checkpoints import Checkpoints
+from proxykd.student.inputs import TrainingData
+from proxykd.student.launch import MODEL, Job, launch
+from proxykd.student.loop import TrainingRun, train
 from proxykd.student.order import stage_steps
-from proxykd.targets.reader import TargetReader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,6 +47,7 @@ def distill_student(
     arm: Arm,
     output: Path,
     scratch: Path,
+    checkpoints: Path | None = None,
 ) -> StudentModel:
     """Train a student for every seed: ``seed-<seed>/model/`` each, and ``training.json``.
 
@@ -59,35 +62,47 @@ def distill_student(
         arm: ``sft`` = hard labels on all training sides; ``proxy_kd`` = the distillation side with targets.
         output: Folder of the new artifact.
         scratch: Folder for temporary files.
+        checkpoints: Folder that outlives a kill: the same call goes on from what it finds there, and removes it at the
+            end; None = a killed call begins anew.
 
     Raises:
         GateError: if there are no rows to train on, or none on which to choose a learning rate.
         ModelError: if every learning rate diverged.
-        ArtifactError: if the targets belong to another tokenizer.
+        ArtifactError: if the targets belong to another tokenizer and ``student.cross_tokenizer`` is not set.
+        ConfigError: if the objective does not fit the targets.
     """
-    spec = run.student
-    alpha = spec.alpha if arm == "proxy_kd" and targets is not None else 0.0
+    spec, soft = run.student, targets if arm == "proxy_kd" else None
+    alpha = spec.alpha if soft is not None else 0.0
+    prior_alpha = spec.objective.prior_alpha if soft is not None else 0.0
     tokenizer = load_tokenizer(spec.model)
-    rows = select_rows(validated, splits, sides_for("sft" if arm == "sft" else "distillation", run.split))
-    corpus = _tokenize(rows, tokenizer, spec, scratch / f"{arm}.arrow")
+    sides = sides_for("sft" if arm == "sft" else "distillation", run.split)
+    rows = partial(select_rows, validated, splits, sides)
+    corpus = _tokenize(rows(), tokenizer, spec, scratch / f"{arm}.arrow")
     if not len(corpus):
         raise GateError(
             f"expected rows for the arm {arm}, found none, and {corpus.num_skipped} whose prompt leaves no room within "
             f"student.model.max_seq_tokens={spec.model.max_seq_tokens}; raise it, change the split or add prompts"
         )
-    reader = _open_targets(targets, tokenizer, spec) if targets is not None and alpha > 0.0 else None
-    trainer = _ArmTrainer(spec, alpha, TrainingData(corpus, reader, tokenizer.pad_token_id), tokenizer, output)
-    searched = {Side.DEVELOPMENT} if len(spec.learning_rates) > 1 else set()
-    development = _tokenize(select_rows(validated, splits, searched), tokenizer, spec, scratch / "development.arrow")
-    record = {"arm": arm, "alpha": alpha, "corpus": _describe(corpus, spec), **trainer.train_all(development)}
-    write_json(output / "training.json", {**record, "settings": spec.model_dump(mode="json")})
-    student = StudentModel(output)
+    folder = None if soft is None else soft.path
+    data = TrainingData.open(corpus, folder, tokenizer, spec, rows=rows, scratch=scratch)
     made_from = {
         "validated": validated.hash,
         "splits": splits.hash,
         "student": hash_json([arm, spec.model_dump(mode="json")]),
+        **({} if targets is None else {"targets": targets.hash}),
     }
-    seal(student, made_from if targets is None else {**made_from, "targets": targets.hash})
+    own = None if checkpoints is None else checkpoints / hash_json(made_from)
+    trainer = _ArmTrainer(spec, alpha, data, tokenizer, folder, output, own)
+    searched = {Side.DEVELOPMENT} if len(spec.learning_rates) > 1 else set()
+    development = _tokenize(select_rows(validated, splits, searched), tokenizer, spec, scratch / "development.arrow")
+    weights = {"alpha": alpha, "prior_alpha": prior_alpha}
+    record = {"arm": arm, **weights, "corpus": _describe(corpus, spec), **trainer.train_all(development)}
+    record |= {} if data.alignment is None else {"alignment": data.alignment}
+    write_json(output / "training.json", {**record, "settings": spec.model_dump(mode="json")})
+    student = StudentModel(output)
+    seal(student, made_from)
+    if own is not None:
+        shutil.rmtree(own, ignore_errors=True)
     return student
 
 
@@ -99,7 +114,9 @@ class _ArmTrainer:
     alpha: float
     data: TrainingData
     tokenizer: "PreTrainedTokenizerBase"
+    targets: Path | None
     output: Path
+    checkpoints: Path | None
 
     def train_all(self, development: TokenizedCorpus) -> dict[str, Any]:
         """Search, then train the remaining seeds; returns what goes into the record."""
@@ -144,8 +161,37 @@ class _ArmTrainer:
         return _describe_run(seed, learning_rate, result)
 
     def _train(self, seed: int, learning_rate: float) -> "tuple[PreTrainedModel, TrainingRun]":
+        path = None if self.checkpoints is None else self.checkpoints / f"seed-{seed}-lr-{learning_rate!r}.safetensors"
+        if self.spec.processes > 1:
+            return self._train_in_processes(seed, learning_rate, path)
         model = load_student(self.spec, seed=seed)
-        return model, train(model, self.data, self.spec, alpha=self.alpha, learning_rate=learning_rate, seed=seed)
+        run = train(
+            model,
+            self.data,
+            self.spec,
+            alpha=self.alpha,
+            learning_rate=learning_rate,
+            seed=seed,
+            checkpoints=None if path is None else Checkpoints(path, self.spec.checkpoint_s),
+        )
+        return model, run
+
+    def _train_in_processes(
+        self, seed: int, learning_rate: float, checkpoint: Path | None
+    ) -> "tuple[PreTrainedModel, TrainingRun]":
+        with tempfile.TemporaryDirectory(dir=self.data.corpus.path.parent) as folder:
+            job = Job(
+                student=self.spec.model_dump(mode="json"),
+                alpha=self.alpha,
+                learning_rate=learning_rate,
+                seed=seed,
+                corpus=str(self.data.corpus.path),
+                targets=None if self.targets is None else str(self.targets),
+                checkpoint=None if checkpoint is None else str(checkpoint),
+                output=folder,
+            )
+            run = TrainingRun(**launch(job, processes=self.spec.processes))
+            return load_saved(Path(folder) / MODEL)[0], run
 
     def _save(self, model: "PreTrainedModel", seed: int) -> None:
         folder = self.output / f"seed-{seed}" / "model"
@@ -153,41 +199,10 @@ class _ArmTrainer:
         save_model(model, self.tokenizer, folder)
 
 
-def load_student(spec: StudentSpec, *, seed: int) -> "PreTrainedModel":
-    """The untrained student: weights from its source, adapters if the specification wants them.
-
-    Args:
-        spec: Source, pruning and adapters.
-        seed: Decides random weights and the adapters' start; students from pretrained weights without adapters differ
-            between seeds by the order of their examples alone.
-    """
-    model = load_model(spec.model, seed=seed)
-    if spec.model.lora is None:
-        return model
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return attach_lora(model, spec.model.lora)
-
-
 def _tokenize(
     rows: Iterable[ValidatedRow], tokenizer: "PreTrainedTokenizerBase", spec: StudentSpec, path: Path
 ) -> TokenizedCorpus:
     return TokenizedCorpus.build(rows, tokenizer, max_seq_tokens=spec.model.max_seq_tokens, path=path)
-
-
-def _open_targets(targets: Targets, tokenizer: "PreTrainedTokenizerBase", spec: StudentSpec) -> TargetReader:
-    reader = TargetReader(targets.path)
-    if (max_seq_tokens := reader.description["max_seq_tokens"]) < spec.model.max_seq_tokens:
-        raise ArtifactError(
-            f"expected targets for texts of up to student.model.max_seq_tokens={spec.model.max_seq_tokens}, found "
-            f"{max_seq_tokens}; raise proxy.model.max_seq_tokens to it or lower the student's"
-        )
-    if reader.description["tokenizer"] != tokenizer_fingerprint(tokenizer):
-        raise ArtifactError(
-            f"the targets in {targets.path} were made with another tokenizer than the student's; choose a proxy and a "
-            "student of one family, or estimate the targets again"
-        )
-    return reader
 
 
 def _mean_nll(

@@ -29,17 +29,30 @@ class SparseTarget(NamedTuple):
         logprobs: float32 [length, k], nats.
         tail_logprob: float32 [length], log of the mass outside the k tokens; -inf where there is none.
         weight: Weight of the sample in the KL, in [0, 1].
+        position_weights: float32 [length], by which ``weight`` is multiplied at each position; None = 1 everywhere.
+        unshared_probs: float32 [length, k], probabilities of the proxy's tokens that the student does not have, 0 in
+            the other slots; None = they are in the tail like any other. Translated targets alone have them.
     """
 
     token_ids: NDArray[np.int32]
     logprobs: NDArray[np.float32]
     tail_logprob: NDArray[np.float32]
     weight: float
+    position_weights: NDArray[np.float32] | None = None
+    unshared_probs: NDArray[np.float32] | None = None
 
     def cut(self, length: int) -> "SparseTarget":
         """The target of the first ``length`` positions."""
         ids, logprobs, tail = self.token_ids[:length], self.logprobs[:length], self.tail_logprob[:length]
-        return SparseTarget(ids, logprobs, tail, self.weight)
+        weights, unshared = self.position_weights, self.unshared_probs
+        return SparseTarget(
+            ids,
+            logprobs,
+            tail,
+            self.weight,
+            None if weights is None else weights[:length],
+            None if unshared is None else unshared[:length],
+        )
 
 
 class TargetReader:

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from proxykd.divergences import (
-    _CHUNK_SCORES_CPU,
     BucketedLogprobs,
     bucketed_forward_kl,
     bucketed_logprobs,
     forward_kl,
     sparse_forward_kl,
 )
+from proxykd.divergences.buckets import _CHUNK_SCORES_CPU
 from proxykd.exceptions import ShapeError
 
 NUM_ROWS, VOCAB = 7, 23
@@ -169,6 +169,33 @@ def test_bfloat16_scores_are_computed_in_float32() -> None:
     kl.sum().backward()
     assert logits.grad is not None
     assert logits.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("num_used", [0, 2])
+def test_unused_slots_change_nothing_and_get_no_gradient(num_used: int) -> None:
+    # Token 0 is what an unused slot might touch by mistake: here a token of the row, there one of the tail.
+    ids = torch.tensor([[0, 5, 3]] * 3 + [[4, 1, 2]] * 4)[:, :num_used]
+    padded = torch.cat([ids, torch.full((NUM_ROWS, 2), -1)], dim=1)
+    labels, results = torch.arange(NUM_ROWS), []
+    for tokens in (ids, padded):
+        logits = random_logits(14).requires_grad_()
+        buckets = bucketed_logprobs(logits, tokens, labels)
+        weights = torch.arange(1.0, num_used + 1)
+        loss = (buckets.token_logprobs[:, :num_used] * weights).sum() + (buckets.tail_logprob * 0.7).sum()
+        (loss + buckets.label_logprobs.sum()).backward()
+        results.append((buckets, logits.grad))
+    (plain, plain_grad), (wide, wide_grad) = results
+    assert torch.equal(wide.token_logprobs[:, :num_used], plain.token_logprobs)
+    assert (wide.token_logprobs[:, num_used:] == -torch.inf).all()
+    assert torch.equal(wide.tail_logprob, plain.tail_logprob)
+    assert torch.equal(wide_grad, plain_grad)
+
+
+def test_a_gradient_that_reaches_an_unused_slot_is_dropped() -> None:
+    logits = random_logits(15).requires_grad_()
+    buckets = bucketed_logprobs(logits, torch.full((NUM_ROWS, 2), -1), torch.zeros(NUM_ROWS, dtype=torch.long))
+    buckets.token_logprobs.backward(torch.full((NUM_ROWS, 2), torch.nan))
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
