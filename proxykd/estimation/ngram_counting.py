@@ -16,10 +16,8 @@ This module knows arrays alone; numba compiles it when first used and keeps the 
 
 import numpy as np
 from proxykd.estimation.compiling import compiled
+from proxykd.estimation.ngram_files import LONG_LIST
 from numpy.typing import NDArray
-
-LONG_LIST = 64
-"""Lists longer than this can be searched by token."""
 
 _LOW_32 = 2**32 - 1
 

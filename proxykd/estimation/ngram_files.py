@@ -22,6 +22,8 @@ from proxykd.exceptions import ArtifactError
 
 FORMAT = "ngrams-1"
 DESCRIPTION = "ngrams.json"
+LONG_LIST = 64
+"""A list of more tokens is stored twice, by frequency and by token."""
 
 Array = NDArray[Any]
 

@@ -19,14 +19,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from proxykd.artifacts import batched
 from proxykd.data.tokenizing import Example
-from proxykd.estimation.ngram_files import ArrayFile, describe, new_folder, open_array, read_description
+from proxykd.estimation.ngram_files import LONG_LIST, ArrayFile, describe, new_folder, open_array, read_description
 from proxykd.exceptions import ArtifactError, InputError
 
 CHUNK_POSITIONS = 2**21
@@ -35,7 +35,7 @@ CHUNK_POSITIONS = 2**21
 _THREADS = 2
 _BATCH_EXAMPLES = 1024
 _MAX_ROWS = 2**32 - 1
-_ARRAYS = ("roots", "contexts", "entries", "unigrams", "ranked", "examples")
+_ARRAYS = ("roots", "contexts", "entries", "examples")
 
 
 class Trie(NamedTuple):
@@ -43,17 +43,13 @@ class Trie(NamedTuple):
 
     Attributes:
         roots: Context of order 1 that a token makes, int64 [vocab]; -1 = never seen.
-        contexts: Records, uint32 [num_contexts, 4].
+        contexts: Records, uint32 [num_contexts, 4]; the first is the empty context.
         entries: Lists, uint32 [num_entries, 2].
-        unigrams: Occurrences of each token, int64 [vocab].
-        ranked: Tokens that occur, the most frequent first, int32 [num_distinct].
     """
 
     roots: NDArray[np.int64]
     contexts: NDArray[np.uint32]
     entries: NDArray[np.uint32]
-    unigrams: NDArray[np.int64]
-    ranked: NDArray[np.int32]
 
 
 class _Text(NamedTuple):
@@ -128,12 +124,12 @@ class NgramCounts:
             InputError: if the same prompt id and sample index were counted with another text.
         """
         name, text = _fingerprint(example)
-        rows = self._examples
-        low, high = (int(np.searchsorted(rows[:, 0], name, side)) for side in ("left", "right"))
-        if low < high and text not in rows[low:high, 1]:
+        names, texts = self._examples
+        low, high = (int(np.searchsorted(names, np.uint64(name), side)) for side in ("left", "right"))
+        if low < high and text not in texts[low:high]:
             raise InputError(
-                f"expected prompt {example.prompt_id}, sample {example.sample_idx} as it was counted, got other tokens; "
-                "count and look up the same corpus"
+                f"expected prompt {example.prompt_id}, sample {example.sample_idx} as it was counted, got other "
+                "tokens; count and look up the same corpus"
             )
         return low < high
 
@@ -155,23 +151,27 @@ def _count(examples: Iterable[Example], order: int, folder: Path, chunk_position
     roots = np.full(vocab_size, -1, np.int64)
     contexts = ArrayFile(folder / "contexts.npy", "<u4", (4,))
     entries = ArrayFile(folder / "entries.npy", "<u4", (2,))
+    contexts.append(np.array([[0, num_tokens, 0, 0]]))
+    entries.append(_list_of(unigrams))
     bounds = list(_chunk_bounds(previous, chunk_positions, 2 ** (64 - 2 * bits))) if order else []
     for chunk in _in_parallel(text, bounds, previous, order, bits):
         _append(chunk, contexts, entries, roots)
+    contexts.append(np.array([[0, 0, entries.num_rows, contexts.num_rows]]))
     arrays = {"contexts": contexts.close(), "entries": entries.close()}
-    ranked = np.lexsort((np.arange(vocab_size), -unigrams))[: np.count_nonzero(unigrams)]
-    for name, array, dtype in (
-        ("roots", roots, "<i8"),
-        ("unigrams", unigrams, "<i8"),
-        ("ranked", ranked, "<i4"),
-        ("examples", text.examples, "<u8"),
-    ):
+    for name, array, dtype in (("roots", roots, "<i8"), ("examples", text.examples, "<u8")):
         file = ArrayFile(folder / f"{name}.npy", dtype, array.shape[1:])
         file.append(array)
         arrays[name] = file.close()
     raw.unlink()
     facts = {"order": order, "vocab_size": vocab_size, "num_tokens": num_tokens, "num_examples": len(text.spans)}
     describe(folder, facts, arrays)
+
+
+def _list_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The list of a context from the counts of all tokens (``ngram_counting`` says how lists look)."""
+    by_token = np.stack([np.arange(len(counts)), counts], 1)[counts > 0]
+    ranked = by_token[np.argsort(-by_token[:, 1], kind="stable")]
+    return np.concatenate([ranked, by_token]) if len(ranked) > LONG_LIST else ranked
 
 
 def _write_text(examples: Iterable[Example], order: int, path: Path) -> _Text:
@@ -197,7 +197,7 @@ def _write_text(examples: Iterable[Example], order: int, path: Path) -> _Text:
         raise InputError("expected examples to count, found none; give the prior a corpus with texts")
     rows = np.concatenate(names)
     mapped = np.asarray(np.memmap(path, np.int32, "r"))
-    return _Text(mapped, np.concatenate(spans), rows[np.lexsort((rows[:, 1], rows[:, 0]))])
+    return _Text(mapped, np.concatenate(spans), rows[np.lexsort((rows[:, 1], rows[:, 0]))].T)
 
 
 _BREAK = np.array([-1], np.int32)
