@@ -166,80 +166,95 @@ def _count_of(contexts: Records, entries: Records, node: int, token: int) -> int
 
 
 @compiled
-def _insert(ids: Ints, probs: Floats, size: int, token: int, prob: float) -> int:
-    """Put a token into a list in descending order (ties: ascending ids) that keeps its best; its new size."""
-    at = size
-    while at > 0 and (probs[at - 1] < prob or (probs[at - 1] == prob and ids[at - 1] > token)):
-        if at < len(ids):
-            ids[at], probs[at] = ids[at - 1], probs[at - 1]
+def _own_of(own: Own, place: int, token: int, labels: NDArray[np.int32]) -> int:
+    """How often the example itself wrote ``token`` at ``place``; ``_add_pairs`` was called if it was there twice."""
+    _, sizes, heads, _, _, pair_keys, pair_counts = own
+    if sizes[place] == 1:
+        return np.int64(labels[heads[place]] == token)
+    return pair_counts[_find(pair_keys, (place << 32) | np.int64(token))]
+
+
+@compiled
+def _insert(ids: Ints, probs: Floats, row: int, size: int, token: int, prob: float) -> int:
+    """Put a token into a row in descending order (ties: ascending ids) that keeps its best; its new size."""
+    at, width = size, ids.shape[1]
+    while at > 0 and (probs[row, at - 1] < prob or (probs[row, at - 1] == prob and ids[row, at - 1] > token)):
+        if at < width:
+            ids[row, at], probs[row, at] = ids[row, at - 1], probs[row, at - 1]
         at -= 1
-    if at < len(ids):
-        ids[at], probs[at] = token, prob
-    return min(size + 1, len(ids))
+    if at < width:
+        ids[row, at], probs[row, at] = token, prob
+    return min(size + 1, width)
 
 
 @compiled
 def _head_of_longest(
-    contexts: Records, entries: Records, pair_keys: Ints, pair_counts: Ints, leave: int,
-    node: int, place: int, observed: int, ids: Ints, probs: Floats,
+    index: Index, own: Own, leave: int, node: int, place: int, labels: NDArray[np.int32],
+    observed: int, ids: Ints, probs: Floats, row: int,
 ) -> tuple[int, float]:  # fmt: skip
     """The most frequent tokens after one context, after leaving out: how many, and the mass of all others."""
+    _, contexts, entries = index
     start, num = _span(contexts, node)
-    size, listed = 0, 0
+    size, listed, width = 0, 0, ids.shape[1]
     for at in range(start, start + num):
         token, count = np.int64(entries[at, 0]), np.int64(entries[at, 1])
-        if size == len(ids) and count < probs[size - 1]:
+        if size == width and count < probs[row, size - 1]:
             break
-        left = count
-        if leave:
-            left -= pair_counts[_find(pair_keys, (place << 32) | token)]
+        left = count - _own_of(own, place, token, labels) if leave else count
         if left <= 0:
             continue
-        if size == len(ids) and (left < probs[size - 1] or (left == probs[size - 1] and token > ids[size - 1])):
+        last = size - 1
+        if size == width and (left < probs[row, last] or (left == probs[row, last] and token > ids[row, last])):
             if left == count:  # those after it are no better
                 break
             continue
-        size = _insert(ids, probs, size, token, float(left))
+        size = _insert(ids, probs, row, size, token, float(left))
     for at in range(size):
-        listed += np.int64(probs[at])
-        probs[at] /= observed
+        listed += np.int64(probs[row, at])
+        probs[row, at] /= observed
     return size, (observed - listed) / observed
 
 
 @compiled
-def _write_row(
-    ids: Ints, probs: Floats, rest: float, label: int, label_prob: float, share: float,
-    out_ids: NDArray[np.int32], out_probs: NDArray[np.float32],
-) -> float:  # fmt: skip
-    """``share`` of the estimate, the rest of the mass on ``label``, in descending order; the mass of the tail.
+def _place_of_label(ids: Ints, base: int, size: int, label: int) -> int:
+    for at in range(size):
+        if ids[base, at] == label:
+            return at
+    return -1
 
-    ``label_prob`` is the label's in the estimate, -1 = it is among ``ids``.
+
+@compiled
+def _write_row(
+    ids: Ints, probs: Floats, base: int, size: int, rest: float, at: int, label: int, label_prob: float, share: float,
+    out: Rows, row: int,
+) -> None:  # fmt: skip
+    """``share`` of the estimate in row ``base``, the rest of the mass on ``label``, in descending order.
+
+    ``at`` is where the label stands among ``ids``; -1 = nowhere, its probability is ``label_prob``.
     """
-    size, tail, boosted, is_placed = 0, share * rest, 1.0 - share, False
-    if label_prob >= 0:
-        tail = share * max(0.0, rest - label_prob)
-        boosted += share * label_prob
+    out_ids, out_probs, out_tail, _, _ = out
+    width = out_ids.shape[1]
+    boosted = share * (probs[base, at] if at >= 0 else label_prob) + (1.0 - share)
+    tail = share * rest if at >= 0 else share * max(0.0, rest - label_prob)
+    spot = end = at if at >= 0 else size
+    while spot > 0 and (
+        share * probs[base, spot - 1] < boosted
+        or (share * probs[base, spot - 1] == boosted and ids[base, spot - 1] > label)
+    ):
+        spot -= 1
+    for idx in range(spot):
+        out_ids[row, idx], out_probs[row, idx] = ids[base, idx], share * probs[base, idx]
+    if boosted > 0 and spot < width:
+        out_ids[row, spot], out_probs[row, spot] = label, boosted
     else:
-        at = 0
-        while ids[at] != label:
-            at += 1
-        boosted += share * probs[at]
-    for at in range(len(ids) + 1):
-        prob = share * probs[at] if at < len(ids) else -1.0
-        if not is_placed and (prob < boosted or (prob == boosted and ids[at] > label)):
-            is_placed = True
-            if boosted > 0 and size < len(out_ids):
-                out_ids[size], out_probs[size] = label, boosted
-                size += 1
-            else:
-                tail += boosted
-        if at < len(ids) and ids[at] != label:
-            if size < len(out_ids) and np.float32(prob) > 0:
-                out_ids[size], out_probs[size] = ids[at], prob
-                size += 1
-            else:
-                tail += prob
-    return tail
+        tail += boosted
+    for idx in range(spot, min(end, width - 1)):
+        out_ids[row, idx + 1], out_probs[row, idx + 1] = ids[base, idx], share * probs[base, idx]
+    if spot < end == width:
+        tail += share * probs[base, width - 1]
+    for idx in range(end + 1, size):
+        out_ids[row, idx], out_probs[row, idx] = ids[base, idx], share * probs[base, idx]
+    out_tail[row] = tail
 
 
 @compiled
@@ -255,44 +270,33 @@ def fill_longest(
         order: Of the longest context.
         leave: 1 = subtract what the example contributed, 0 = do not.
         min_count: Observations that a context of order >= 1 needs.
-        share: Weight of the estimate, 1 / gamma.
+        share: Weight of the estimate, 1 / gamma; 0 = the written token alone.
         out: Receives the rows.
     """
     _, contexts, entries = index
-    out_ids, out_probs, out_tail, out_orders, out_observed = out
-    nodes, labels, width = (
-        _find_contexts(index, tokens, first, order, min_count + leave),
-        tokens[first:],
-        out_ids.shape[1],
-    )
-    own = _count_own(nodes)
-    places, sizes, _, _, _, pair_keys, pair_counts = own
+    nodes, labels = _find_contexts(index, tokens, first, order, min_count + leave), tokens[first:]
+    own, width = _count_own(nodes), out[0].shape[1]
+    places, sizes = own[0], own[1]
     tops, observed = _choose_orders(contexts, nodes, places, sizes, leave, min_count)
+    out[3][:], out[4][:] = tops, observed
     ids, probs = np.empty((len(labels), width), np.int64), np.empty((len(labels), width), np.float64)
-    heads, rests, sources = np.zeros(len(labels), np.int64), np.zeros(len(labels)), np.full(len(sizes), -1, np.int64)
+    ends, rests, sources = np.zeros(len(labels), np.int64), np.zeros(len(labels)), np.full(len(sizes), -1, np.int64)
     for row in range(len(labels)):
         top, label = tops[row], labels[row]
-        out_orders[row], out_observed[row] = top, observed[row]
-        if top < 0:
-            out_tail[row] = _write_row(ids[row, :0], probs[row, :0], 0.0, label, 0.0, 0.0, out_ids[row], out_probs[row])
+        if top < 0 or share == 0:
+            _write_row(ids, probs, row, 0, 0.0, -1, label, 0.0, 0.0, out, row)
             continue
         place, node = places[top, row], nodes[top, row]
         if sources[place] < 0:
             sources[place] = row
-            if leave:
+            if leave and sizes[place] > 1:
                 _add_pairs(own, top, place, labels)
-            heads[row], rests[row] = _head_of_longest(
-                contexts, entries, pair_keys, pair_counts, leave, node, place, observed[row], ids[row], probs[row]
+            ends[row], rests[row] = _head_of_longest(
+                index, own, leave, node, place, labels, observed[row], ids, probs, row
             )
         base, prob = sources[place], 0.0
-        size = heads[base]
-        for at in range(size):
-            prob = -1.0 if ids[base, at] == label else prob
-        if prob == 0 and rests[base] > 0:
+        at = _place_of_label(ids, base, ends[base], label)
+        if at < 0 and rests[base] > 0:
             count = _count_of(contexts, entries, node, label)
-            if count and leave:
-                count -= pair_counts[_find(pair_keys, (place << 32) | np.int64(label))]
-            prob = count / observed[row]
-        out_tail[row] = _write_row(
-            ids[base, :size], probs[base, :size], rests[base], label, prob, share, out_ids[row], out_probs[row]
-        )
+            prob = (count - (_own_of(own, place, label, labels) if leave and count else 0)) / observed[row]
+        _write_row(ids, probs, base, ends[base], rests[base], at, label, prob, share, out, row)

@@ -30,6 +30,7 @@ from proxykd.estimation.ngram_lookup import (
     _find,
     _find_contexts,
     _insert,
+    _place_of_label,
     _span,
     _write_row,
 )
@@ -100,7 +101,7 @@ def _mass(
 def _head_of_mixture(
     contexts: Records, entries: Records, pair_keys: Ints, pair_counts: Ints, leave: int,
     nodes: Ints, places: Ints, top: int, weights: Floats, num_types: int, is_met: NDArray[np.bool_],
-    ids: Ints, probs: Floats,
+    ids: Ints, probs: Floats, source: int,
 ) -> tuple[int, float]:  # fmt: skip
     """The most probable tokens of all orders together: how many, and the mass of all others.
 
@@ -119,14 +120,14 @@ def _head_of_mixture(
                 is_met[token] = True
                 prob = _mass(contexts, entries, pair_keys, pair_counts, leave, nodes, places, top, weights, token)
                 if prob > 0:
-                    size = _insert(ids, probs, size, token, prob)
+                    size = _insert(ids, probs, source, size, token, prob)
         depth += 1
-        is_done = is_done or (size == len(ids) and bound < probs[size - 1])
+        is_done = is_done or (size == ids.shape[1] and bound < probs[source, size - 1])
     for distance in range(top + 1):
         start, num = _span(contexts, nodes[distance])
         for at in range(start, start + min(depth, num)):
             is_met[entries[at, 0]] = False
-    return size, max(0.0, 1.0 - probs[:size].sum()) if num_types > size else 0.0
+    return size, max(0.0, 1.0 - probs[source, :size].sum()) if num_types > size else 0.0
 
 
 @compiled
@@ -146,50 +147,29 @@ def fill_mixture(
         out: Receives the rows.
     """
     roots, contexts, entries = index
-    out_ids, out_probs, out_tail, out_orders, out_observed = out
-    nodes, labels, width = (
-        _find_contexts(index, tokens, first, order, min_count + leave),
-        tokens[first:],
-        out_ids.shape[1],
-    )
-    own = _count_own(nodes)
+    nodes, labels = _find_contexts(index, tokens, first, order, min_count + leave), tokens[first:]
+    own, width = _count_own(nodes), out[0].shape[1]
     places, sizes, _, _, _, keys, counts = own
     tops, observed = _choose_orders(contexts, nodes, places, sizes, leave, min_count)
+    out[3][:], out[4][:] = tops, observed
     ids, probs = np.empty((len(labels), width), np.int64), np.empty((len(labels), width), np.float64)
-    heads, rests, sources = np.zeros(len(labels), np.int64), np.zeros(len(labels)), np.full(len(sizes), -1, np.int64)
+    ends, rests, sources = np.zeros(len(labels), np.int64), np.zeros(len(labels)), np.full(len(sizes), -1, np.int64)
     types, weights, is_met = np.full(len(sizes), -1, np.int64), np.zeros(order + 1), np.zeros(len(roots), np.bool_)
     for row in range(len(labels)):
         top, label = tops[row], labels[row]
-        out_orders[row], out_observed[row] = top, observed[row]
-        if top < 0:
-            out_tail[row] = _write_row(ids[row, :0], probs[row, :0], 0.0, label, 0.0, 0.0, out_ids[row], out_probs[row])
+        if top < 0 or share == 0:
+            _write_row(ids, probs, row, 0, 0.0, -1, label, 0.0, 0.0, out, row)
             continue
         place = places[top, row]
         line, spots = nodes[:, row].copy(), places[:, row].copy()
         _weigh_orders(contexts, entries, own, leave, nodes, row, top, labels, types, weights)
         if sources[place] < 0:
             sources[place] = row
-            heads[row], rests[row] = _head_of_mixture(
-                contexts,
-                entries,
-                keys,
-                counts,
-                leave,
-                line,
-                spots,
-                top,
-                weights,
-                types[0],
-                is_met,
-                ids[row],
-                probs[row],
+            ends[row], rests[row] = _head_of_mixture(
+                contexts, entries, keys, counts, leave, line, spots, top, weights, types[0], is_met, ids, probs, row
             )
         base, prob = sources[place], 0.0
-        size = heads[base]
-        for at in range(size):
-            prob = -1.0 if ids[base, at] == label else prob
-        if prob == 0 and rests[base] > 0:
+        at = _place_of_label(ids, base, ends[base], label)
+        if at < 0 and rests[base] > 0:
             prob = _mass(contexts, entries, keys, counts, leave, line, spots, top, weights, label)
-        out_tail[row] = _write_row(
-            ids[base, :size], probs[base, :size], rests[base], label, prob, share, out_ids[row], out_probs[row]
-        )
+        _write_row(ids, probs, base, ends[base], rests[base], at, label, prob, share, out, row)

@@ -34,6 +34,10 @@ from proxykd.exceptions import InputError
 from proxykd.targets.codec import Positions
 
 
+# Beyond it single precision cannot hold the estimate's share.
+_GAMMA_OF_ONE_HOT = 1e25
+
+
 class SparseRows(NamedTuple):
     """Sparse distributions at the positions of one completion.
 
@@ -95,9 +99,8 @@ def prior_rows(counts: NgramCounts, example: Example, spec: PriorSpec) -> Sparse
         np.zeros(length, np.int8),
         np.zeros(length, np.int64),
     )
-    _fill(spec)(
-        tuple(counts.trie), tokens, len(context), spec.order, int(leave), spec.min_count, 1.0 / spec.gamma, tuple(rows)
-    )
+    share = 1.0 / spec.gamma if spec.gamma < _GAMMA_OF_ONE_HOT else 0.0
+    _fill(spec)(tuple(counts.trie), tokens, len(context), spec.order, int(leave), spec.min_count, share, tuple(rows))
     return rows
 
 
