@@ -1,6 +1,6 @@
 """Seconds and memory of counting n-grams, and positions a second of looking the prior up.
 
-    python benchmarks/estimation/ngrams.py [--tokens 20000000] [--order 4] [--max-tokens 64]
+    python benchmarks/estimation/ngrams.py [--tokens 20000000] [--order 4] [--max-tokens 32]
     python benchmarks/estimation/ngrams.py --jsonl texts.jsonl --field response --tokenizer folder
 
 Without ``--jsonl`` the text is synthetic: after each pair of tokens a few continuations are likely (how many varies,
@@ -105,15 +105,15 @@ def real(path: Path, source: Path, field: str, tokenizer_folder: str) -> Mapped:
     return Mapped(path, np.array(lengths, np.int64))
 
 
-def look_up(examples: Mapped, folder: Path, spec: PriorSpec, seconds: float, first: int) -> tuple[int, float]:
-    """Positions looked up in about ``seconds``, starting at example ``first``, and the seconds they took."""
+def look_up(examples: Mapped, folder: Path, spec: PriorSpec, seconds: float, first: int) -> tuple[float, float]:
+    """Positions looked up in a second of the clock, and of the processor, starting at example ``first``."""
     counts, num_positions, idx = NgramCounts.open(folder), 0, first
     prior_rows(counts, examples[0], spec)
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     while (spent := time.perf_counter() - start) < seconds:
         num_positions += len(prior_rows(counts, examples[idx % len(examples)], spec).tail)
         idx += 7  # neighbours in the file are not neighbours here
-    return num_positions, spent
+    return num_positions / spent, num_positions / (time.process_time() - cpu)
 
 
 def timed(function: Callable[[], object]) -> tuple[float, float]:
@@ -137,8 +137,10 @@ def rates(examples: Mapped, folder: Path, order: int, max_tokens: int, seconds: 
             with ProcessPoolExecutor(2, get_context("spawn")) as pool:
                 args = [(examples, folder, spec, seconds, first) for first in (1, 2)]
                 two = list(pool.map(look_up, *zip(*args, strict=True)))
-            both = sum(num / spent for num, spent in two)
-            yield f"{back_off:12} {counts:9}  {one[0] / one[1]:12,.0f} /s on one core  {both:12,.0f} /s on two"
+            yield (
+                f"{back_off:12} {counts:9} {one[0]:11,.0f} /s on one core, {one[1]:11,.0f} /s of the processor; "
+                f"on two {sum(rate for rate, _ in two):11,.0f} and {sum(rate for _, rate in two):11,.0f}"
+            )
 
 
 def main() -> None:
@@ -147,7 +149,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=20_000_000)
     parser.add_argument("--vocab", type=int, default=49_152)
     parser.add_argument("--order", type=int, default=4)
-    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each lookup measurement")
     parser.add_argument("--jsonl", type=Path)
     parser.add_argument("--field", default="text")

@@ -15,9 +15,10 @@ This module knows arrays alone; numba compiles it when first used and keeps the 
 """
 
 import numpy as np
+from numpy.typing import NDArray
+
 from proxykd.estimation.compiling import compiled
 from proxykd.estimation.ngram_files import LONG_LIST
-from numpy.typing import NDArray
 
 _LOW_32 = 2**32 - 1
 

@@ -7,7 +7,8 @@ number 0. Rows of one example that share a context share an estimate, which is c
 
     index   (roots, contexts, entries), as in ``ngrams.Trie``
     own     (places int64 [order + 1, length], sizes, heads int64 [num_places], links int64 [order + 1, length],
-            has_pairs bool [num_places], pair_keys, pair_counts int64): heads and links chain the rows of a place
+            has_pairs bool [num_places], pair_keys, pair_counts int64, masks uint64 [num_places]): heads and links
+            chain the rows of a place; bit i of its mask: the example wrote a token there whose id is i modulo 64
     out     token_ids int32 and probs float32 [length, width] (filled with -1 and 0), tail float32, orders int8 and
             observed int64 [length]
 
@@ -82,7 +83,7 @@ def _find_contexts(index: Index, tokens: NDArray[np.int32], first: int, order: i
 
 
 @compiled
-def _count_own(nodes: Ints) -> Own:
+def _count_own(nodes: Ints, labels: NDArray[np.int32]) -> Own:
     """What the example contributed to each of its own contexts; pairs are added by ``_add_pairs`` when needed."""
     order, length = len(nodes) - 1, nodes.shape[1]
     num_keys = 0
@@ -91,6 +92,7 @@ def _count_own(nodes: Ints) -> Own:
             num_keys += nodes[distance, row] >= 0
     keys = _table(num_keys)
     sizes, heads = np.zeros(len(keys) + 1, np.int64), np.full(len(keys) + 1, -1, np.int64)
+    masks = np.zeros(len(sizes), np.uint64)
     places, links = np.zeros((order + 1, length), np.int64), np.empty((order + 1, length), np.int64)
     for distance in range(order + 1):
         for row in range(length):
@@ -103,10 +105,12 @@ def _count_own(nodes: Ints) -> Own:
                 place = slot + 1
             places[distance, row] = place
             sizes[place] += 1
+            masks[place] |= np.uint64(1) << np.uint64(labels[row] & 63)
             links[distance, row] = heads[place]
             heads[place] = row
     pair_keys = _table(num_keys + length)
-    return places, sizes, heads, links, np.zeros(len(sizes), np.bool_), pair_keys, np.zeros(len(pair_keys), np.int64)
+    pair_counts, has_pairs = np.zeros(len(pair_keys), np.int64), np.zeros(len(sizes), np.bool_)
+    return places, sizes, heads, links, has_pairs, pair_keys, pair_counts, masks
 
 
 @compiled
@@ -128,7 +132,7 @@ def _choose_orders(contexts: Records, nodes: Ints, places: Ints, sizes: Ints, le
 @compiled
 def _add_pairs(own: Own, distance: int, place: int, labels: NDArray[np.int32]) -> None:
     """Count what the example itself wrote after the context at ``place``, once."""
-    _, _, heads, links, has_pairs, pair_keys, pair_counts = own
+    _, _, heads, links, has_pairs, pair_keys, pair_counts, _ = own
     if has_pairs[place]:
         return
     has_pairs[place] = True
@@ -168,7 +172,7 @@ def _count_of(contexts: Records, entries: Records, node: int, token: int) -> int
 @compiled
 def _own_of(own: Own, place: int, token: int, labels: NDArray[np.int32]) -> int:
     """How often the example itself wrote ``token`` at ``place``; ``_add_pairs`` was called if it was there twice."""
-    _, sizes, heads, _, _, pair_keys, pair_counts = own
+    _, sizes, heads, _, _, pair_keys, pair_counts, _ = own
     if sizes[place] == 1:
         return np.int64(labels[heads[place]] == token)
     return pair_counts[_find(pair_keys, (place << 32) | np.int64(token))]
@@ -196,13 +200,16 @@ def _head_of_longest(
     _, contexts, entries = index
     start, num = _span(contexts, node)
     size, listed, width = 0, 0, ids.shape[1]
+    mask = own[7][place] if leave else np.uint64(0)
     for at in range(start, start + num):
         token, count = np.int64(entries[at, 0]), np.int64(entries[at, 1])
         if size == width and count < probs[row, size - 1]:
             break
-        left = count - _own_of(own, place, token, labels) if leave else count
-        if left <= 0:
-            continue
+        left = count
+        if (mask >> np.uint64(token & 63)) & np.uint64(1):
+            left -= _own_of(own, place, token, labels)
+            if left <= 0:
+                continue
         last = size - 1
         if size == width and (left < probs[row, last] or (left == probs[row, last] and token > ids[row, last])):
             if left == count:  # those after it are no better
@@ -211,7 +218,7 @@ def _head_of_longest(
         size = _insert(ids, probs, row, size, token, float(left))
     for at in range(size):
         listed += np.int64(probs[row, at])
-        probs[row, at] /= observed
+        probs[row, at] *= 1.0 / observed
     return size, (observed - listed) / observed
 
 
@@ -275,7 +282,7 @@ def fill_longest(
     """
     _, contexts, entries = index
     nodes, labels = _find_contexts(index, tokens, first, order, min_count + leave), tokens[first:]
-    own, width = _count_own(nodes), out[0].shape[1]
+    own, width = _count_own(nodes, labels), out[0].shape[1]
     places, sizes = own[0], own[1]
     tops, observed = _choose_orders(contexts, nodes, places, sizes, leave, min_count)
     out[3][:], out[4][:] = tops, observed

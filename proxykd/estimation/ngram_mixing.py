@@ -41,7 +41,7 @@ def _num_types(
     contexts: Records, entries: Records, own: Own, distance: int, node: int, place: int, labels: NDArray[np.int32]
 ) -> int:
     """Distinct tokens after a context, after leaving out; its pairs are counted on the way."""
-    _, _, heads, links, _, pair_keys, pair_counts = own
+    _, _, heads, links, _, pair_keys, pair_counts, _ = own
     _, types = _span(contexts, node)
     _add_pairs(own, distance, place, labels)
     row = heads[place]
@@ -148,8 +148,8 @@ def fill_mixture(
     """
     roots, contexts, entries = index
     nodes, labels = _find_contexts(index, tokens, first, order, min_count + leave), tokens[first:]
-    own, width = _count_own(nodes), out[0].shape[1]
-    places, sizes, _, _, _, keys, counts = own
+    own, width = _count_own(nodes, labels), out[0].shape[1]
+    places, sizes, _, _, _, keys, counts, _ = own
     tops, observed = _choose_orders(contexts, nodes, places, sizes, leave, min_count)
     out[3][:], out[4][:] = tops, observed
     ids, probs = np.empty((len(labels), width), np.int64), np.empty((len(labels), width), np.float64)

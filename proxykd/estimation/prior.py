@@ -33,7 +33,6 @@ from proxykd.estimation.ngrams import NgramCounts
 from proxykd.exceptions import InputError
 from proxykd.targets.codec import Positions
 
-
 # Beyond it single precision cannot hold the estimate's share.
 _GAMMA_OF_ONE_HOT = 1e25
 
