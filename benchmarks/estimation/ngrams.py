@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -169,13 +170,15 @@ def main() -> None:
         counts = NgramCounts.open(folder / "counts")
         print(f"{counts.num_tokens:,} tokens of {len(examples):,} texts, contexts of up to {args.order} tokens")
         print(
-            f"python {platform.python_version()}, numpy {np.__version__}, {os.cpu_count()} cores, load {os.getloadavg()}"
+            f"python {platform.python_version()}, numpy {np.__version__}, numba {metadata.version('numba')}; "
+            f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
         )
         print(
             f"counting     {clock:6.1f} s by the clock, {cpu:6.1f} s of the processors (first use: {compiling:.1f} s)"
         )
         print(
-            f"memory       {peak_mib():6.0f} MiB at the peak, {before:.0f} MiB before; {num_bytes / 2**20:.0f} MiB on disk"
+            f"memory       {peak_mib():6.0f} MiB at the peak, {before:.0f} MiB before; "
+            f"{num_bytes / 2**20:.0f} MiB on disk"
         )
         print(f"contexts     {len(counts.trie.contexts):,}, list entries {len(counts.trie.entries):,}")
         for line in rates(examples, folder / "counts", args.order, args.max_tokens, args.seconds):

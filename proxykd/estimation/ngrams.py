@@ -36,6 +36,7 @@ _THREADS = 2
 _BATCH_EXAMPLES = 1024
 _MAX_ROWS = 2**32 - 1
 _ARRAYS = ("roots", "contexts", "entries", "examples")
+_FACTS = ("order", "num_tokens", "num_examples")
 
 
 class Trie(NamedTuple):
@@ -112,10 +113,11 @@ class NgramCounts:
         description = read_description(folder)
         try:
             arrays = {name: open_array(folder, name, description["arrays"][name]) for name in _ARRAYS}
-            facts = (int(description[name]) for name in ("order", "num_tokens", "num_examples"))
-            return cls(*facts, Trie(*(arrays[name] for name in Trie._fields)), arrays["examples"])
+            order, num_tokens, num_examples = (int(description[name]) for name in _FACTS)
         except (KeyError, TypeError) as error:
             raise ArtifactError(f"expected n-gram counts in {folder}, missing is {error}; count them again") from None
+        trie = Trie(arrays["roots"], arrays["contexts"], arrays["entries"])
+        return cls(order, num_tokens, num_examples, trie, arrays["examples"])
 
     def is_counted(self, example: Example) -> bool:
         """Whether ``example`` is one of those counted.
@@ -207,8 +209,8 @@ def _fingerprint(example: Example) -> tuple[int, int]:
     """64 bits of the example's name, and of its tokens."""
     name = blake2b(f"{example.prompt_id}/{example.sample_idx}".encode(), digest_size=8)
     text = blake2b(np.int64(len(example.prompt_ids)).tobytes(), digest_size=8)
-    text.update(np.ascontiguousarray(example.prompt_ids, np.int32))
-    text.update(np.ascontiguousarray(example.completion_ids, np.int32))
+    text.update(np.ascontiguousarray(example.prompt_ids, np.int32).data)
+    text.update(np.ascontiguousarray(example.completion_ids, np.int32).data)
     return int.from_bytes(name.digest(), "little"), int.from_bytes(text.digest(), "little")
 
 
@@ -250,7 +252,9 @@ def _count_chunk(text: _Text, low: int, high: int, size: int, order: int, bits: 
 
     positions = np.empty(size, np.uint32)
     select_positions(text.tokens, text.spans, low, high, positions)
-    ends, blocks, lists, num_contexts, num_entries, num_roots = np.array([size]), [], [], 0, 0, 0
+    blocks: list[NDArray[np.uint32]] = []
+    lists: list[NDArray[np.uint32]] = []
+    ends, num_contexts, num_entries, num_roots = np.array([size]), 0, 0, 0
     parents = np.zeros(1, np.intp)
     for distance in range(1, order + 1):
         positions = positions[: ends[-1]] if len(ends) else positions[:0]
