@@ -92,7 +92,7 @@ class NgramCounts:
             examples: In any order; read once.
             order: Tokens of the longest context, >= 0.
             folder: Replaced once everything is counted; complete or not there at all.
-            chunk_positions: Positions sorted at a time; about 60 bytes of memory each, on two threads.
+            chunk_positions: Positions sorted at a time; about 70 bytes of memory each, on each of two threads.
 
         Raises:
             InputError: if no token is counted, a token id is negative, or the corpus is too large for the format.
