@@ -25,5 +25,5 @@ class PriorSpec(Spec):
     back_off: Literal["longest", "interpolated"] = "longest"
     """longest = the relative frequencies after the longest believed context; interpolated = those of every believed
     context, shorter ones mixed in by Witten and Bell's weights, which is smoother and slower."""
-    max_tokens: Annotated[int, Field(ge=1, le=1024)] = 64
+    max_tokens: Annotated[int, Field(ge=1, le=1024)] = 32
     """Tokens listed at a position, the most probable first; the mass of all others is kept as one tail."""

@@ -7,4 +7,5 @@ evidence         what the API told, in the proxy's tokens
 sparse_targets   which tokens of an estimate are stored: top-k, sampled, threshold
 estimates        dense and sparse distributions of a batch, and draws from them
 weights          the proxy's log-likelihood of each text -> its weight (Proxy-KD, Eq. 9)
+prior            n-gram frequencies over the teacher's corpus (version 1), counted and looked up by ngrams
 """

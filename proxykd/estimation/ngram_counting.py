@@ -18,9 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proxykd.estimation.compiling import compiled
-
-LONG_LIST = 64
-"""Lists longer than this can be searched by token."""
+from proxykd.estimation.ngram_files import LONG_LIST
 
 _LOW_32 = 2**32 - 1
 

@@ -22,6 +22,8 @@ from proxykd.exceptions import ArtifactError
 
 FORMAT = "ngrams-1"
 DESCRIPTION = "ngrams.json"
+LONG_LIST = 64
+"""A list of more tokens is stored twice, by frequency and by token."""
 
 Array = NDArray[Any]
 
@@ -116,7 +118,7 @@ def open_array(folder: Path, name: str, expected: Mapping[str, Any]) -> Array:
 
 
 def _bytes_of(array: Array) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _checksum(array: Array, before: int) -> int:

@@ -1,14 +1,18 @@
 """Looking one example up in the counts, compiled: its contexts, what it contributed itself, the rows.
 
-The contexts of an example's positions ("places") are met by walking the trie; how often the example itself contributed
-to each is counted in a hash table keyed by the record's number, and to each pair of context and token in the same way
-(place << 32 | token). A place is a slot of the first table plus 1; place 0 is the empty context.
+The contexts before an example's positions ("places") are met by walking the trie. How often the example itself
+contributed to each is counted in a hash table keyed by the record's number, and what it wrote there in another, keyed
+by ``place << 32 | token``. A place is a slot of the first table plus 1; place 0 is the empty context, whose record is
+number 0. Rows of one example that share a context share an estimate, which is computed once.
 
-    index   (roots, contexts, entries, unigrams, ranked), as in ``ngrams.Trie``
+    index   (roots, contexts, entries), as in ``ngrams.Trie``
     own     (places int64 [order + 1, length], sizes, heads int64 [num_places], links int64 [order + 1, length],
-            has_pairs bool [num_places], pair_keys, pair_counts int64): heads and links chain the rows of a place
+            has_pairs bool [num_places], pair_keys, pair_counts int64, masks uint64 [num_places]): heads and links
+            chain the rows of a place; bit i of its mask: the example wrote a token there whose id is i modulo 64
+    out     token_ids int32 and probs float32 [length, width] (filled with -1 and 0), tail float32, orders int8 and
+            observed int64 [length]
 
-This module knows arrays alone; numba compiles it when first used and keeps the result on disk.
+This module knows arrays alone; the equations stand in ``prior``.
 """
 
 from typing import Any
@@ -17,12 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proxykd.estimation.compiling import compiled
-from proxykd.estimation.ngram_counting import LONG_LIST
+from proxykd.estimation.ngram_files import LONG_LIST
 
 Index = tuple[Any, ...]
 Own = tuple[Any, ...]
+Rows = tuple[Any, ...]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Records = NDArray[np.uint32]
 
 
 @compiled
@@ -44,13 +50,20 @@ def _table(num_keys: int) -> Ints:
 
 
 @compiled
-def find_contexts(index: Index, tokens: NDArray[np.int32], first: int, order: int, floor: int) -> Ints:
-    """The contexts before each position from ``first`` on, with at least ``floor`` observations.
+def _find_child(contexts: Records, node: int, token: int) -> int:
+    found, end = np.int64(contexts[node, 3]), np.int64(contexts[node + 1, 3])
+    size = end - found
+    while size > 1:
+        half = size >> 1
+        found = found + half if contexts[found + half, 0] <= token else found
+        size -= half
+    return found if size and contexts[found, 0] == token else -1
 
-    Returns:
-        Numbers of records, int64 [order + 1, length]; -1 = no such context. Row 0 (the empty context) is 0.
-    """
-    roots, contexts = index[0], index[1]
+
+@compiled
+def _find_contexts(index: Index, tokens: NDArray[np.int32], first: int, order: int, floor: int) -> Ints:
+    """Records of the contexts seen ``floor`` times before each position, int64 [order + 1, length]; -1 = none."""
+    roots, contexts, _ = index
     length = len(tokens) - first
     nodes = np.full((order + 1, length), -1, np.int64)
     nodes[0] = 0
@@ -59,23 +72,18 @@ def find_contexts(index: Index, tokens: NDArray[np.int32], first: int, order: in
             back, node = tokens[first + row - distance], nodes[distance - 1, row]
             if node < 0:
                 continue
-            if distance == 1:
-                found = roots[back] if back < len(roots) else -1
-            else:
-                found, size = np.int64(contexts[node, 3]), np.int64(contexts[node + 1, 3]) - np.int64(contexts[node, 3])
-                while size > 1:
-                    half = size >> 1
-                    found = found + half if contexts[found + half, 0] <= back else found
-                    size -= half
-                if size < 1 or contexts[found, 0] != back:
-                    found = -1
+            found = np.int64(-1)
+            if distance > 1:
+                found = _find_child(contexts, node, back)
+            elif back < len(roots):
+                found = roots[back]
             if found >= 0 and contexts[found, 1] >= floor:
                 nodes[distance, row] = found
     return nodes
 
 
 @compiled
-def count_own(nodes: Ints) -> Own:
+def _count_own(nodes: Ints, labels: NDArray[np.int32]) -> Own:
     """What the example contributed to each of its own contexts; pairs are added by ``_add_pairs`` when needed."""
     order, length = len(nodes) - 1, nodes.shape[1]
     num_keys = 0
@@ -84,6 +92,7 @@ def count_own(nodes: Ints) -> Own:
             num_keys += nodes[distance, row] >= 0
     keys = _table(num_keys)
     sizes, heads = np.zeros(len(keys) + 1, np.int64), np.full(len(keys) + 1, -1, np.int64)
+    masks = np.zeros(len(sizes), np.uint64)
     places, links = np.zeros((order + 1, length), np.int64), np.empty((order + 1, length), np.int64)
     for distance in range(order + 1):
         for row in range(length):
@@ -96,16 +105,34 @@ def count_own(nodes: Ints) -> Own:
                 place = slot + 1
             places[distance, row] = place
             sizes[place] += 1
+            masks[place] |= np.uint64(1) << np.uint64(labels[row] & 63)
             links[distance, row] = heads[place]
             heads[place] = row
     pair_keys = _table(num_keys + length)
-    return places, sizes, heads, links, np.zeros(len(sizes), np.bool_), pair_keys, np.zeros(len(pair_keys), np.int64)
+    pair_counts, has_pairs = np.zeros(len(pair_keys), np.int64), np.zeros(len(sizes), np.bool_)
+    return places, sizes, heads, links, has_pairs, pair_keys, pair_counts, masks
+
+
+@compiled
+def _choose_orders(contexts: Records, nodes: Ints, places: Ints, sizes: Ints, leave: int, min_count: int) -> Rows:
+    """The longest believed context of each row and its observations after leaving out; -1 and 0 = no evidence."""
+    length = nodes.shape[1]
+    orders, observed = np.full(length, -1, np.int64), np.zeros(length, np.int64)
+    for row in range(length):
+        for distance in range(len(nodes)):
+            if nodes[distance, row] < 0:
+                break
+            count = np.int64(contexts[nodes[distance, row], 1]) - leave * sizes[places[distance, row]]
+            if count < (min_count if distance else 1):
+                break
+            orders[row], observed[row] = distance, count
+    return orders, observed
 
 
 @compiled
 def _add_pairs(own: Own, distance: int, place: int, labels: NDArray[np.int32]) -> None:
     """Count what the example itself wrote after the context at ``place``, once."""
-    _, _, heads, links, has_pairs, pair_keys, pair_counts = own
+    _, _, heads, links, has_pairs, pair_keys, pair_counts, _ = own
     if has_pairs[place]:
         return
     has_pairs[place] = True
@@ -119,39 +146,22 @@ def _add_pairs(own: Own, distance: int, place: int, labels: NDArray[np.int32]) -
 
 
 @compiled
-def _own_pairs(own: Own, place: int, token: int) -> int:
-    return own[6][_find(own[5], (place << 32) | np.int64(token))]
-
-
-@compiled
-def _span(index: Index, distance: int, node: int) -> tuple[int, int]:
+def _span(contexts: Records, node: int) -> tuple[int, int]:
     """Where the list after a context begins, and how many tokens it has."""
-    if distance == 0:
-        return 0, len(index[4])
-    start, end = np.int64(index[1][node, 2]), np.int64(index[1][node + 1, 2])
+    start, end = np.int64(contexts[node, 2]), np.int64(contexts[node + 1, 2])
     return start, (end - start) // 2 if end - start > LONG_LIST else end - start
 
 
 @compiled
-def _entry(index: Index, distance: int, at: int) -> tuple[int, int]:
-    if distance == 0:
-        return np.int64(index[4][at]), index[3][index[4][at]]
-    return np.int64(index[2][at, 0]), np.int64(index[2][at, 1])
-
-
-@compiled
-def _count_of(index: Index, distance: int, node: int, token: int) -> int:
+def _count_of(contexts: Records, entries: Records, node: int, token: int) -> int:
     """How often ``token`` followed a context in the whole corpus."""
-    entries = index[2]
-    if distance == 0:
-        return index[3][token] if token < len(index[3]) else 0
-    start, size = _span(index, distance, node)
+    at, size = _span(contexts, node)
     if size <= LONG_LIST:
-        for at in range(start, start + size):
-            if entries[at, 0] == token:
-                return np.int64(entries[at, 1])
+        for idx in range(at, at + size):
+            if entries[idx, 0] == token:
+                return np.int64(entries[idx, 1])
         return 0
-    at = start + size
+    at += size
     while size > 1:
         half = size >> 1
         at = at + half if entries[at + half, 0] <= token else at
@@ -160,236 +170,140 @@ def _count_of(index: Index, distance: int, node: int, token: int) -> int:
 
 
 @compiled
-def choose_orders(index: Index, nodes: Ints, own: Own, leave: int, min_count: int, total: int) -> tuple[Ints, Ints]:
-    """The longest believed context of each row and its observations after leaving out; -1 and 0 = no evidence.
-
-    Args:
-        index: The counts.
-        nodes: From ``find_contexts``.
-        own: From ``count_own``.
-        leave: 1 = subtract what the example contributed, 0 = do not.
-        min_count: Observations that a context of order >= 1 needs.
-        total: Observations of the empty context after leaving out.
-    """
-    places, sizes = own[0], own[1]
-    length = nodes.shape[1]
-    orders, observed = np.full(length, -1, np.int64), np.zeros(length, np.int64)
-    for row in range(length):
-        if total > 0:
-            orders[row], observed[row] = 0, total
-        for distance in range(1, len(nodes)):
-            if nodes[distance, row] < 0:
-                break
-            count = np.int64(index[1][nodes[distance, row], 1]) - leave * sizes[places[distance, row]]
-            if count < min_count:
-                break
-            orders[row], observed[row] = distance, count
-    return orders, observed
+def _own_of(own: Own, place: int, token: int, labels: NDArray[np.int32]) -> int:
+    """How often the example itself wrote ``token`` at ``place``; ``_add_pairs`` was called if it was there twice."""
+    _, sizes, heads, _, _, pair_keys, pair_counts, _ = own
+    if sizes[place] == 1:
+        return np.int64(labels[heads[place]] == token)
+    return pair_counts[_find(pair_keys, (place << 32) | np.int64(token))]
 
 
 @compiled
-def _insert(ids: Ints, counts: Floats, size: int, token: int, count: float) -> int:
-    """Put a token into a list in descending order (ties: ascending ids) that keeps its best; its new size."""
-    at = size
-    while at > 0 and (counts[at - 1] < count or (counts[at - 1] == count and ids[at - 1] > token)):
-        if at < len(ids):
-            ids[at], counts[at] = ids[at - 1], counts[at - 1]
+def _insert(ids: Ints, probs: Floats, row: int, size: int, token: int, prob: float) -> int:
+    """Put a token into a row in descending order (ties: ascending ids) that keeps its best; its new size."""
+    at, width = size, ids.shape[1]
+    while at > 0 and (probs[row, at - 1] < prob or (probs[row, at - 1] == prob and ids[row, at - 1] > token)):
+        if at < width:
+            ids[row, at], probs[row, at] = ids[row, at - 1], probs[row, at - 1]
         at -= 1
-    if at < len(ids):
-        ids[at], counts[at] = token, count
-    return min(size + 1, len(ids))
+    if at < width:
+        ids[row, at], probs[row, at] = token, prob
+    return min(size + 1, width)
 
 
 @compiled
 def _head_of_longest(
-    index: Index, own: Own, leave: int, distance: int, node: int, place: int, observed: int, ids: Ints, probs: Floats
-) -> tuple[int, float]:
+    index: Index, own: Own, leave: int, node: int, place: int, labels: NDArray[np.int32],
+    observed: int, ids: Ints, probs: Floats, row: int,
+) -> tuple[int, float]:  # fmt: skip
     """The most frequent tokens after one context, after leaving out: how many, and the mass of all others."""
-    start, num = _span(index, distance, node)
-    size, listed = 0, 0
+    _, contexts, entries = index
+    start, num = _span(contexts, node)
+    size, listed, width = 0, 0, ids.shape[1]
+    mask = own[7][place] if leave else np.uint64(0)
     for at in range(start, start + num):
-        token, count = _entry(index, distance, at)
-        if size == len(ids) and count < probs[size - 1]:
+        token, count = np.int64(entries[at, 0]), np.int64(entries[at, 1])
+        if size == width and count < probs[row, size - 1]:
             break
-        left = count - leave * _own_pairs(own, place, token) if leave else count
-        if left <= 0:
-            continue
-        if size == len(ids) and (left < probs[size - 1] or (left == probs[size - 1] and token > ids[size - 1])):
-            if left == count:
+        left = count
+        if (mask >> np.uint64(token & 63)) & np.uint64(1):
+            left -= _own_of(own, place, token, labels)
+            if left <= 0:
+                continue
+        last = size - 1
+        if size == width and (left < probs[row, last] or (left == probs[row, last] and token > ids[row, last])):
+            if left == count:  # those after it are no better
                 break
             continue
-        size = _insert(ids, probs, size, token, float(left))
+        size = _insert(ids, probs, row, size, token, float(left))
     for at in range(size):
-        listed += np.int64(probs[at])
-        probs[at] /= observed
+        listed += np.int64(probs[row, at])
+        probs[row, at] *= 1.0 / observed
     return size, (observed - listed) / observed
 
 
 @compiled
+def _place_of_label(ids: Ints, base: int, size: int, label: int) -> int:
+    for at in range(size):
+        if ids[base, at] == label:
+            return at
+    return -1
+
+
+@compiled
 def _write_row(
-    ids: Ints, probs: Floats, rest: float, label: int, label_prob: float, share: float, out: tuple[Any, ...], row: int
-) -> None:
-    """One row of the result: ``share`` of the estimate and the rest of the mass on ``label``, in descending order."""
-    out_ids, out_probs, out_tail = out[0][row], out[1][row], out[2]
-    width, size, tail = len(out_ids), 0, share * rest
-    boosted, is_listed, is_placed = share * label_prob + (1.0 - share), False, False
-    for at in range(len(ids)):
-        is_listed |= ids[at] == label
-    if not is_listed:
-        tail = share * (rest - label_prob) if rest > label_prob else 0.0
-    for at in range(len(ids) + 1):
-        if not is_placed and (
-            at == len(ids) or share * probs[at] < boosted or (share * probs[at] == boosted and ids[at] > label)
-        ):
-            is_placed = True
-            if boosted > 0 and size < width:
-                out_ids[size], out_probs[size], size = label, boosted, size + 1
-            else:
-                tail += boosted
-        if at < len(ids) and ids[at] != label:
-            if np.float32(share * probs[at]) > 0 and size < width:
-                out_ids[size], out_probs[size], size = ids[at], share * probs[at], size + 1
-            else:
-                tail += share * probs[at]
+    ids: Ints, probs: Floats, base: int, size: int, rest: float, at: int, label: int, label_prob: float, share: float,
+    out: Rows, row: int,
+) -> None:  # fmt: skip
+    """``share`` of the estimate in row ``base``, the rest of the mass on ``label``, in descending order.
+
+    ``at`` is where the label stands among ``ids``; -1 = nowhere, its probability is ``label_prob``.
+    """
+    out_ids, out_probs, out_tail, _, _ = out
+    width = out_ids.shape[1]
+    boosted = share * (probs[base, at] if at >= 0 else label_prob) + (1.0 - share)
+    tail = share * rest if at >= 0 else share * max(0.0, rest - label_prob)
+    spot = end = at if at >= 0 else size
+    while spot > 0 and (
+        share * probs[base, spot - 1] < boosted
+        or (share * probs[base, spot - 1] == boosted and ids[base, spot - 1] > label)
+    ):
+        spot -= 1
+    for idx in range(spot):
+        out_ids[row, idx], out_probs[row, idx] = ids[base, idx], share * probs[base, idx]
+    if boosted > 0 and spot < width:
+        out_ids[row, spot], out_probs[row, spot] = label, boosted
+    else:
+        tail += boosted
+    for idx in range(spot, min(end, width - 1)):
+        out_ids[row, idx + 1], out_probs[row, idx + 1] = ids[base, idx], share * probs[base, idx]
+    if spot < end == width:
+        tail += share * probs[base, width - 1]
+    for idx in range(end + 1, size):
+        out_ids[row, idx], out_probs[row, idx] = ids[base, idx], share * probs[base, idx]
     out_tail[row] = tail
 
 
 @compiled
-def _num_types(index: Index, own: Own, leave: int, distance: int, node: int, place: int) -> int:
-    """Distinct tokens after a context, after leaving out."""
-    start, num = _span(index, distance, node)
-    types = 0
-    for at in range(start, start + num):
-        token, count = _entry(index, distance, at)
-        types += count > leave * _own_pairs(own, place, token)
-    return types
-
-
-@compiled
-def _weigh_orders(
-    index: Index, own: Own, leave: int, nodes: Ints, row: int, top: int, total: int, types: Ints, weights: Floats
+def fill_longest(
+    index: Index, tokens: NDArray[np.int32], first: int, order: int, leave: int, min_count: int, share: float, out: Rows
 ) -> None:
-    """What one observation after each context is worth (Witten and Bell); counts times ``weights`` add up to 1.
-
-    ``types`` keeps the number of distinct tokens of each place; -1 = not known yet.
-    """
-    left = 1.0
-    for distance in range(top, 0, -1):
-        node, place = nodes[distance, row], own[0][distance, row]
-        if types[place] < 0:
-            types[place] = _num_types(index, own, leave, distance, node, place)
-        count = np.int64(index[1][node, 1]) - leave * own[1][place]
-        weights[distance] = left / (count + types[place])
-        left *= types[place] / (count + types[place])
-    if types[0] < 0:
-        types[0] = _num_types(index, own, leave, 0, 0, 0)
-    weights[0] = left / total
-
-
-@compiled
-def _head_of_mixture(
-    index: Index, own: Own, leave: int, nodes: Ints, row: int, top: int,
-    num_types: int, weights: Floats, mass: Floats, met: Ints, ids: Ints, probs: Floats,
-) -> tuple[int, float]:  # fmt: skip
-    """The most probable tokens of all orders together: how many, and the mass of all others.
-
-    ``num_types`` tokens have any mass; ``mass`` [vocab] is zero before and after; ``met`` [vocab] is scratch.
-    """
-    num_met, size = 0, 0
-    for distance in range(top, 0, -1):
-        place = own[0][distance, row]
-        start, num = _span(index, distance, nodes[distance, row])
-        for at in range(start, start + num):
-            token, count = _entry(index, distance, at)
-            count -= leave * _own_pairs(own, place, token)
-            if count > 0:
-                if mass[token] == 0:
-                    met[num_met], num_met = token, num_met + 1
-                mass[token] += weights[distance] * count
-    for idx in range(num_met):
-        token = met[idx]
-        mass[token] += weights[0] * (index[3][token] - leave * _own_pairs(own, 0, token))
-        size = _insert(ids, probs, size, token, mass[token])
-    for at in range(len(index[4])):
-        token, count = _entry(index, 0, at)
-        if size == len(ids) and weights[0] * count < probs[size - 1]:
-            break
-        left = count - leave * _own_pairs(own, 0, token)
-        if mass[token] == 0 and left > 0:
-            size = _insert(ids, probs, size, token, weights[0] * left)
-    for idx in range(num_met):
-        mass[met[idx]] = 0.0
-    return size, max(0.0, 1.0 - probs[:size].sum()) if num_types > size else 0.0
-
-
-@compiled
-def _prob_of_label(
-    index: Index, own: Own, leave: int, nodes: Ints, row: int, top: int, label: int, weights: Floats
-) -> float:
-    prob = 0.0
-    for distance in range(top, -1, -1):
-        if weights[distance] > 0:
-            count = _count_of(index, distance, nodes[distance, row], label)
-            if count and leave:
-                count -= _own_pairs(own, own[0][distance, row], label)
-            prob += weights[distance] * count
-    return prob
-
-
-@compiled
-def fill_rows(
-    index: Index, tokens: NDArray[np.int32], first: int, order: int, num_tokens: int,
-    leave: int, min_count: int, share: float, is_mixture: bool, out: tuple[Any, ...],
-) -> None:  # fmt: skip
-    """Write the prior of every position from ``first`` on (the equations stand in ``prior``).
+    """Write the prior of every position from ``first`` on, each after the longest believed context alone.
 
     Args:
         index: The counts.
         tokens: The example, int32 [context + length].
         first: Tokens before the first position.
-        order: Longest context.
-        num_tokens: Positions counted in the corpus.
+        order: Of the longest context.
         leave: 1 = subtract what the example contributed, 0 = do not.
-        min_count: Observations that a context needs.
-        share: Weight of the estimate, 1 / gamma.
-        is_mixture: Whether shorter contexts are mixed in.
-        out: token_ids int32 and probs float32 [length, width] (filled with -1 and 0), tail float32, orders int8 and
-            observed int64 [length].
+        min_count: Observations that a context of order >= 1 needs.
+        share: Weight of the estimate, 1 / gamma; 0 = the written token alone.
+        out: Receives the rows.
     """
-    nodes = find_contexts(index, tokens, first, order, min_count + leave)
-    own, labels, width, total = count_own(nodes), tokens[first:], out[0].shape[1], num_tokens
-    total -= leave * len(labels)
-    tops, observed = choose_orders(index, nodes, own, leave, min_count, total)
+    _, contexts, entries = index
+    nodes, labels = _find_contexts(index, tokens, first, order, min_count + leave), tokens[first:]
+    own, width = _count_own(nodes, labels), out[0].shape[1]
+    places, sizes = own[0], own[1]
+    tops, observed = _choose_orders(contexts, nodes, places, sizes, leave, min_count)
+    out[3][:], out[4][:] = tops, observed
     ids, probs = np.empty((len(labels), width), np.int64), np.empty((len(labels), width), np.float64)
-    sizes, rests, sources = np.zeros(len(labels), np.int64), np.zeros(len(labels)), np.full(len(own[1]), -1, np.int64)
-    types, weights = np.full(len(own[1]), -1, np.int64), np.zeros(order + 1)
-    mass, met = np.zeros(len(index[3]) if is_mixture else 0), np.empty(len(index[3]) if is_mixture else 0, np.int64)
+    ends, rests, sources = np.zeros(len(labels), np.int64), np.zeros(len(labels)), np.full(len(sizes), -1, np.int64)
     for row in range(len(labels)):
         top, label = tops[row], labels[row]
-        out[3][row], out[4][row] = top, observed[row]
-        if top < 0:
-            _write_row(ids[row, :0], probs[row, :0], 0.0, label, 0.0, 0.0, out, row)
+        if top < 0 or share == 0:
+            _write_row(ids, probs, row, 0, 0.0, -1, label, 0.0, 0.0, out, row)
             continue
-        place, node = own[0][top, row], nodes[top, row]
-        if leave and sources[place] < 0:
-            for distance in range(0 if is_mixture else top, top + 1):
-                _add_pairs(own, distance, own[0][distance, row], labels)
-        weights[:] = 0.0
-        weights[top] = 1.0 / observed[row]
-        if is_mixture:
-            _weigh_orders(index, own, leave, nodes, row, top, total, types, weights)
+        place, node = places[top, row], nodes[top, row]
         if sources[place] < 0:
             sources[place] = row
-            if is_mixture:
-                head = _head_of_mixture(index, own, leave, nodes, row, top, types[0], weights, mass, met, ids[row], probs[row])
-            else:
-                head = _head_of_longest(index, own, leave, top, node, place, observed[row], ids[row], probs[row])
-            sizes[row], rests[row] = head
-        base = sources[place]
-        size, prob = sizes[base], -1.0
-        for at in range(size):
-            if ids[base, at] == label:
-                prob = probs[base, at]
-        if prob < 0:
-            prob = _prob_of_label(index, own, leave, nodes, row, top, label, weights) if rests[base] > 0 else 0.0
-        _write_row(ids[base, :size], probs[base, :size], rests[base], label, prob, share, out, row)
+            if leave and sizes[place] > 1:
+                _add_pairs(own, top, place, labels)
+            ends[row], rests[row] = _head_of_longest(
+                index, own, leave, node, place, labels, observed[row], ids, probs, row
+            )
+        base, prob = sources[place], 0.0
+        at = _place_of_label(ids, base, ends[base], label)
+        if at < 0 and rests[base] > 0:
+            count = _count_of(contexts, entries, node, label)
+            prob = (count - (_own_of(own, place, label, labels) if leave and count else 0)) / observed[row]
+        _write_row(ids, probs, base, ends[base], rests[base], at, label, prob, share, out, row)

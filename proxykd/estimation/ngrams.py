@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from proxykd.artifacts import batched
 from proxykd.data.tokenizing import Example
-from proxykd.estimation.ngram_files import ArrayFile, describe, new_folder, open_array, read_description
+from proxykd.estimation.ngram_files import LONG_LIST, ArrayFile, describe, new_folder, open_array, read_description
 from proxykd.exceptions import ArtifactError, InputError
 
 CHUNK_POSITIONS = 2**21
@@ -35,7 +35,8 @@ CHUNK_POSITIONS = 2**21
 _THREADS = 2
 _BATCH_EXAMPLES = 1024
 _MAX_ROWS = 2**32 - 1
-_ARRAYS = ("roots", "contexts", "entries", "unigrams", "ranked", "examples")
+_ARRAYS = ("roots", "contexts", "entries", "examples")
+_FACTS = ("order", "num_tokens", "num_examples")
 
 
 class Trie(NamedTuple):
@@ -43,17 +44,13 @@ class Trie(NamedTuple):
 
     Attributes:
         roots: Context of order 1 that a token makes, int64 [vocab]; -1 = never seen.
-        contexts: Records, uint32 [num_contexts, 4].
+        contexts: Records, uint32 [num_contexts, 4]; the first is the empty context.
         entries: Lists, uint32 [num_entries, 2].
-        unigrams: Occurrences of each token, int64 [vocab].
-        ranked: Tokens that occur, the most frequent first, int32 [num_distinct].
     """
 
     roots: NDArray[np.int64]
     contexts: NDArray[np.uint32]
     entries: NDArray[np.uint32]
-    unigrams: NDArray[np.int64]
-    ranked: NDArray[np.int32]
 
 
 class _Text(NamedTuple):
@@ -95,7 +92,7 @@ class NgramCounts:
             examples: In any order; read once.
             order: Tokens of the longest context, >= 0.
             folder: Replaced once everything is counted; complete or not there at all.
-            chunk_positions: Positions sorted at a time; about 60 bytes of memory each, on two threads.
+            chunk_positions: Positions sorted at a time; about 70 bytes of memory each, on each of two threads.
 
         Raises:
             InputError: if no token is counted, a token id is negative, or the corpus is too large for the format.
@@ -116,10 +113,11 @@ class NgramCounts:
         description = read_description(folder)
         try:
             arrays = {name: open_array(folder, name, description["arrays"][name]) for name in _ARRAYS}
-            facts = (int(description[name]) for name in ("order", "num_tokens", "num_examples"))
-            return cls(*facts, Trie(*(arrays[name] for name in Trie._fields)), arrays["examples"])
+            order, num_tokens, num_examples = (int(description[name]) for name in _FACTS)
         except (KeyError, TypeError) as error:
             raise ArtifactError(f"expected n-gram counts in {folder}, missing is {error}; count them again") from None
+        trie = Trie(arrays["roots"], arrays["contexts"], arrays["entries"])
+        return cls(order, num_tokens, num_examples, trie, arrays["examples"])
 
     def is_counted(self, example: Example) -> bool:
         """Whether ``example`` is one of those counted.
@@ -128,12 +126,12 @@ class NgramCounts:
             InputError: if the same prompt id and sample index were counted with another text.
         """
         name, text = _fingerprint(example)
-        rows = self._examples
-        low, high = (int(np.searchsorted(rows[:, 0], name, side)) for side in ("left", "right"))
-        if low < high and text not in rows[low:high, 1]:
+        names, texts = self._examples
+        low, high = (int(np.searchsorted(names, np.uint64(name), side)) for side in ("left", "right"))
+        if low < high and text not in texts[low:high]:
             raise InputError(
-                f"expected prompt {example.prompt_id}, sample {example.sample_idx} as it was counted, got other tokens; "
-                "count and look up the same corpus"
+                f"expected prompt {example.prompt_id}, sample {example.sample_idx} as it was counted, got other "
+                "tokens; count and look up the same corpus"
             )
         return low < high
 
@@ -155,23 +153,27 @@ def _count(examples: Iterable[Example], order: int, folder: Path, chunk_position
     roots = np.full(vocab_size, -1, np.int64)
     contexts = ArrayFile(folder / "contexts.npy", "<u4", (4,))
     entries = ArrayFile(folder / "entries.npy", "<u4", (2,))
+    contexts.append(np.array([[0, num_tokens, 0, 0]]))
+    entries.append(_list_of(unigrams))
     bounds = list(_chunk_bounds(previous, chunk_positions, 2 ** (64 - 2 * bits))) if order else []
     for chunk in _in_parallel(text, bounds, previous, order, bits):
         _append(chunk, contexts, entries, roots)
+    contexts.append(np.array([[0, 0, entries.num_rows, contexts.num_rows]]))
     arrays = {"contexts": contexts.close(), "entries": entries.close()}
-    ranked = np.lexsort((np.arange(vocab_size), -unigrams))[: np.count_nonzero(unigrams)]
-    for name, array, dtype in (
-        ("roots", roots, "<i8"),
-        ("unigrams", unigrams, "<i8"),
-        ("ranked", ranked, "<i4"),
-        ("examples", text.examples, "<u8"),
-    ):
+    for name, array, dtype in (("roots", roots, "<i8"), ("examples", text.examples, "<u8")):
         file = ArrayFile(folder / f"{name}.npy", dtype, array.shape[1:])
         file.append(array)
         arrays[name] = file.close()
     raw.unlink()
     facts = {"order": order, "vocab_size": vocab_size, "num_tokens": num_tokens, "num_examples": len(text.spans)}
     describe(folder, facts, arrays)
+
+
+def _list_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The list of a context from the counts of all tokens (``ngram_counting`` says how lists look)."""
+    by_token = np.stack([np.arange(len(counts)), counts], 1)[counts > 0]
+    ranked = by_token[np.argsort(-by_token[:, 1], kind="stable")]
+    return np.concatenate([ranked, by_token]) if len(ranked) > LONG_LIST else ranked
 
 
 def _write_text(examples: Iterable[Example], order: int, path: Path) -> _Text:
@@ -197,7 +199,7 @@ def _write_text(examples: Iterable[Example], order: int, path: Path) -> _Text:
         raise InputError("expected examples to count, found none; give the prior a corpus with texts")
     rows = np.concatenate(names)
     mapped = np.asarray(np.memmap(path, np.int32, "r"))
-    return _Text(mapped, np.concatenate(spans), rows[np.lexsort((rows[:, 1], rows[:, 0]))])
+    return _Text(mapped, np.concatenate(spans), rows[np.lexsort((rows[:, 1], rows[:, 0]))].T)
 
 
 _BREAK = np.array([-1], np.int32)
@@ -207,8 +209,8 @@ def _fingerprint(example: Example) -> tuple[int, int]:
     """64 bits of the example's name, and of its tokens."""
     name = blake2b(f"{example.prompt_id}/{example.sample_idx}".encode(), digest_size=8)
     text = blake2b(np.int64(len(example.prompt_ids)).tobytes(), digest_size=8)
-    text.update(np.ascontiguousarray(example.prompt_ids, np.int32))
-    text.update(np.ascontiguousarray(example.completion_ids, np.int32))
+    text.update(np.ascontiguousarray(example.prompt_ids, np.int32).data)
+    text.update(np.ascontiguousarray(example.completion_ids, np.int32).data)
     return int.from_bytes(name.digest(), "little"), int.from_bytes(text.digest(), "little")
 
 
@@ -250,7 +252,9 @@ def _count_chunk(text: _Text, low: int, high: int, size: int, order: int, bits: 
 
     positions = np.empty(size, np.uint32)
     select_positions(text.tokens, text.spans, low, high, positions)
-    ends, blocks, lists, num_contexts, num_entries, num_roots = np.array([size]), [], [], 0, 0, 0
+    blocks: list[NDArray[np.uint32]] = []
+    lists: list[NDArray[np.uint32]] = []
+    ends, num_contexts, num_entries, num_roots = np.array([size]), 0, 0, 0
     parents = np.zeros(1, np.intp)
     for distance in range(1, order + 1):
         positions = positions[: ends[-1]] if len(ends) else positions[:0]

@@ -21,6 +21,7 @@ References:
     Information Theory 37(4), 1991, method C, in the interpolated form of Chen and Goodman, TR-10-98, Harvard, 1998.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,9 @@ from proxykd.data.tokenizing import Example
 from proxykd.estimation.ngrams import NgramCounts
 from proxykd.exceptions import InputError
 from proxykd.targets.codec import Positions
+
+# Beyond it single precision cannot hold the estimate's share.
+_GAMMA_OF_ONE_HOT = 1e25
 
 
 class SparseRows(NamedTuple):
@@ -79,8 +83,6 @@ def prior_rows(counts: NgramCounts, example: Example, spec: PriorSpec) -> Sparse
         InputError: if ``spec.order`` is larger than what was counted, a token id is negative, or the example was
             counted with other tokens.
     """
-    from proxykd.estimation.ngram_lookup import fill_rows
-
     if spec.order > counts.order:
         raise InputError(f"expected an order <= {counts.order}, which was counted, got {spec.order}; count again")
     leave = spec.counts == "leave_out" and counts.is_counted(example)
@@ -96,8 +98,16 @@ def prior_rows(counts: NgramCounts, example: Example, spec: PriorSpec) -> Sparse
         np.zeros(length, np.int8),
         np.zeros(length, np.int64),
     )
-    fill_rows(
-        tuple(counts.trie), tokens, len(context), spec.order, counts.num_tokens,
-        int(leave), spec.min_count, 1.0 / spec.gamma, spec.back_off == "interpolated", tuple(rows),
-    )  # fmt: skip
+    share = 1.0 / spec.gamma if spec.gamma < _GAMMA_OF_ONE_HOT else 0.0
+    _fill(spec)(tuple(counts.trie), tokens, len(context), spec.order, int(leave), spec.min_count, share, tuple(rows))
     return rows
+
+
+def _fill(spec: PriorSpec) -> Callable[..., None]:
+    if spec.back_off == "interpolated":
+        from proxykd.estimation.ngram_mixing import fill_mixture
+
+        return fill_mixture
+    from proxykd.estimation.ngram_lookup import fill_longest
+
+    return fill_longest
