@@ -42,7 +42,7 @@ class _Posterior(Spec):
     """The prior's mean."""
     kappa: NonNegative = 8.0
     """Concentration of the Dirichlet prior: it weighs as much as so many draws; 0 = no prior."""
-    trust: Literal["fixed", "observed"] = "observed"
+    trust: Literal["fixed", "observed"] = "fixed"
     """fixed = kappa at every position; observed = no more than the context was observed, and at least 1, for the token
     that stands there was."""
     draws: Annotated[int, Field(ge=0, le=4096)] = 32

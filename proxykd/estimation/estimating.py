@@ -207,12 +207,12 @@ class _StoreWriter:
         self._reduction = build_reduction(spec.reduction, vocab_size=vocab_size, seed=seed)
         width = min(spec.reduction.max_tokens, vocab_size)
         estimator = spec.estimator
-        has_posterior = isinstance(estimator, PosteriorEstimatorSpec | LogprobsEstimatorSpec)
+        posterior = estimator if isinstance(estimator, PosteriorEstimatorSpec | LogprobsEstimatorSpec) else None
         self._main = TargetWriter(output, scratch=scratch / "main", top_k=width, vocab_size=vocab_size)
         self._prior = None
-        if has_posterior and estimator.keep_prior:
+        if posterior is not None and posterior.keep_prior:
             self._prior = TargetWriter(output / PRIOR, scratch=scratch / PRIOR, top_k=width, vocab_size=vocab_size)
-        self._statistics = _Statistics(estimator.credible_level if has_posterior else None)
+        self._statistics = _Statistics(None if posterior is None else posterior.credible_level)
 
     def add(self, batch: TextBatch, estimates: Estimates) -> None:
         """Write the targets of a batch."""
