@@ -150,3 +150,7 @@ class TargetsSpec(Spec):
     weighting: Literal["mean", "sum", "none"] = "mean"
     """Sample weight: sigmoid of the z-score of the proxy's log-likelihood of the teacher's text (Eq. 9), taken as the
     mean over tokens or as their sum; none = every sample weighs 1."""
+    temperature: PositiveFloat = 1.0
+    """What the estimate is raised to the power of 1 / temperature by before tokens are kept of it; the student's
+    scores are then divided by it too. Above 1, the unlikely tokens count for more. What is stored cannot be tempered
+    afterwards, because a tail bucket does not tell how its tokens share it."""

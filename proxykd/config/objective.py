@@ -10,11 +10,12 @@ Two facts about a kind decide which targets it can learn from:
     needs_full_support    it is infinite where p is 0 and q is not, so that the targets must have a tail bucket
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from proxykd.config.base import Fraction, Spec
+from proxykd.config.estimation import EstimatorSpec, TargetsSpec
 
 Skew = Annotated[float, Field(gt=0.0, lt=1.0)]
 
@@ -110,4 +111,56 @@ class ObjectiveSpec(Spec):
     """Weight of a second term, the divergence from the prior's own targets, where the estimator keeps them beside the
     posterior's; 0 = off. Both weights count against the NLL, all three being means over tokens."""
     prior_divergence: DivergenceSpec = ForwardKlSpec()
-    """How far the student is from the prior. Counts exclude what they have not seen: the forward KL fits them."""
+    """How far the student is from the prior. Counts exclude what they have not seen: the forward KL fits them, and the
+    kinds that need a tail bucket do not."""
+
+    @model_validator(mode="after")
+    def _prior_is_finite(self) -> Self:
+        if self.prior_divergence.needs_full_support:
+            raise ValueError(
+                f"prior_divergence.kind={self.prior_divergence.kind} is infinite where counts have not seen a token; "
+                "choose forward_kl, or another kind that needs no tail bucket"
+            )
+        return self
+
+    def check_targets(self, targets: TargetsSpec, *, alpha: float) -> None:
+        """Refuse targets that the divergences cannot be learnt from.
+
+        Args:
+            targets: How the targets are made.
+            alpha: Weight of the first term; 0 = it is off.
+
+        Raises:
+            ValueError: naming the keys that do not fit each other.
+        """
+        if alpha > 0.0:
+            self._check_term("divergence", self.divergence, targets)
+            if self.divergence.needs_full_support and not _covers_all_tokens(targets.estimator):
+                raise ValueError(
+                    f"student.objective.divergence.kind={self.divergence.kind} needs targets that allow every token; "
+                    f"got targets.estimator.kind={targets.estimator.kind}, which excludes what it has not seen: let "
+                    "the whole proxy in (hits: expected, draws above 0), or choose forward_kl"
+                )
+        if self.prior_alpha > 0.0:
+            self._check_term("prior_divergence", self.prior_divergence, targets)
+            if not getattr(targets.estimator, "keep_prior", False):
+                raise ValueError(
+                    f"student.objective.prior_alpha={self.prior_alpha:g} needs the prior's own targets; got "
+                    f"targets.estimator.kind={targets.estimator.kind} without them: set targets.estimator.keep_prior "
+                    "of the estimators posterior and logprobs, or prior_alpha to 0"
+                )
+
+    def _check_term(self, name: str, divergence: DivergenceSpec, targets: TargetsSpec) -> None:
+        if targets.reduction.is_unbiased and not divergence.is_linear:
+            raise ValueError(
+                f"targets.reduction.kind={targets.reduction.kind} gives targets that are right on average, from which "
+                f"the forward KL alone can learn; got student.objective.{name}.kind={divergence.kind}: take "
+                "forward_kl, or targets.reduction.kind=top_k"
+            )
+
+
+def _covers_all_tokens(estimator: EstimatorSpec) -> bool:
+    """Whether no token is excluded: the proxy itself has a say, and not through draws alone."""
+    if estimator.kind == "proxy":
+        return True
+    return estimator.kind != "prior" and estimator.hits == "expected" and estimator.draws > 0

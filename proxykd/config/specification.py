@@ -166,26 +166,6 @@ class RunSpec(QuerySpec):
         return self
 
     @model_validator(mode="after")
-    def _objective_fits_targets(self) -> Self:
-        objective, targets = self.student.objective, self.targets
-        terms = {"divergence": objective.divergence}
-        if objective.prior_alpha > 0.0:
-            terms["prior_divergence"] = objective.prior_divergence
-            if not getattr(targets.estimator, "keep_prior", False):
-                raise ValueError(
-                    "student.objective.prior_alpha needs the prior's own targets; set targets.estimator.keep_prior "
-                    f"with kind: posterior or logprobs; got kind={targets.estimator.kind!r}"
-                )
-        for name, term in terms.items():
-            if targets.reduction.is_unbiased and not term.is_linear:
-                raise ValueError(
-                    f"targets.reduction.kind={targets.reduction.kind} gives targets that are right on average, from "
-                    f"which the forward KL alone can learn; got student.objective.{name}.kind={term.kind!r}: take "
-                    "forward_kl, or targets.reduction.kind=top_k"
-                )
-        return self
-
-    @model_validator(mode="after")
     def _sections_fit(self) -> Self:
         if self.corrections is not None and (self.verifier is None or not isinstance(self.teacher, ApiTeacherSpec)):
             raise ValueError(
@@ -199,6 +179,7 @@ class RunSpec(QuerySpec):
                 f"targets.estimator.kind=logprobs needs an API that is asked for its probabilities; set "
                 f"teacher.sampling.top_logprobs (1 to 20), or another estimator; got teacher.kind={self.teacher.kind!r}"
             )
+        self.student.objective.check_targets(self.targets, alpha=self.student.alpha)
         if self.proxy.model.max_seq_tokens < self.student.model.max_seq_tokens:
             raise ValueError(
                 f"the proxy must read all that the student learns; got proxy.model.max_seq_tokens="

@@ -217,23 +217,29 @@ class _StoreWriter:
     def add(self, batch: TextBatch, estimates: Estimates) -> None:
         """Write the targets of a batch."""
         likelihoods = self._likelihoods(batch)
-        rows = _reduced(self._reduction, estimates.main, batch)
+        rows = _reduced(self._reduction, self._tempered(estimates.main), batch)
         self._statistics.observe(rows)
         self._statistics.observe_intervals(estimates.main)
         _write(self._main, batch, rows, likelihoods)
         if self._prior is not None and estimates.prior is not None:
-            _write(self._prior, batch, _reduced(self._reduction, estimates.prior, batch), likelihoods)
+            prior = _reduced(self._reduction, self._tempered(estimates.prior), batch)
+            _write(self._prior, batch, prior, likelihoods)
 
     def finish(self, settings: dict[str, Any]) -> None:
         """Write the weights and the description."""
         estimator, reduction = (one.model_dump(mode="json") for one in (self._spec.estimator, self._spec.reduction))
-        described = {**settings, "estimator": estimator, "reduction": reduction}
+        made = {"estimator": estimator, "reduction": reduction, "temperature": self._spec.temperature}
+        described = {**settings, **made}
         self._main.finish(
             self._weights.weigh,
             lambda: {**described, **self._statistics.facts(), "statistics": self._weights.facts()},
         )
         if self._prior is not None:
             self._prior.finish(lambda logprobs, lengths: np.ones(len(lengths)), lambda: described)
+
+    def _tempered(self, estimate: Estimate) -> Estimate:
+        temperature = self._spec.temperature
+        return estimate if temperature == 1.0 else estimate._replace(scores=estimate.scores / temperature)
 
     def _likelihoods(self, batch: TextBatch) -> NDArray[np.float64]:
         """The proxy's log-likelihood of each text; 0 where no weight needs it and no estimator asked the proxy."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from proxykd.exceptions import ShapeError
 from proxykd.logprobs import token_logprobs
+from proxykd.models.heads import apply_head, plain_model
 from proxykd.models.loading import autocast
 
 if TYPE_CHECKING:
@@ -89,12 +90,18 @@ def completion_logits(model: "PreTrainedModel", batch: Batch) -> Tensor:
     Returns:
         Float [num_completion_tokens, vocab], in the order of ``completion_labels``.
     """
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    decoder = plain.get_decoder()
+    return apply_head(model, completion_hidden(model, batch))
+
+
+def completion_hidden(model: "PreTrainedModel", batch: Batch) -> Tensor:
+    """Hidden states that predict each completion token, row after row: what ``completion_logits`` applies the head to.
+
+    Returns:
+        Float [num_completion_tokens, hidden], in the order of ``completion_labels``.
+    """
+    decoder = plain_model(model).get_decoder()
     hidden = decoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).last_hidden_state
-    logits: Tensor = plain.get_output_embeddings()(hidden[:, :-1][batch.loss_mask[:, 1:]])
-    softcap = getattr(plain.config, "final_logit_softcapping", None)
-    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    return hidden[:, :-1][batch.loss_mask[:, 1:]]  # type: ignore[no-any-return]
 
 
 def completion_labels(batch: Batch) -> Tensor:

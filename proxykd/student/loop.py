@@ -15,7 +15,8 @@ import torch
 from proxykd.config.models import StudentSpec
 from proxykd.data.tokenizing import TokenizedCorpus
 from proxykd.exceptions import ArtifactError
-from proxykd.models.forward import collate, completion_labels, completion_logits
+from proxykd.models.forward import collate, completion_hidden, completion_labels
+from proxykd.models.heads import apply_head, factored_logits, is_factored
 from proxykd.models.loading import autocast
 from proxykd.progress import Progress, stage
 from proxykd.student.objective import TargetBatch, collate_targets, student_objective
@@ -26,7 +27,10 @@ from proxykd.targets.reader import SparseTarget, TargetReader
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Scores of one micro-batch: 256 MiB in float32, whatever the vocabulary.
+# Completion tokens of one micro-batch. Their scores are never in memory together.
+_MICRO_BATCH_TOKENS = 2**14
+
+# Scores of one micro-batch where the head can only be called as a module: 256 MiB in float32, whatever the vocabulary.
 _MICRO_BATCH_SCORES = 2**26
 _TERMS = ("loss", "nll", "kl", "divergence", "prior_divergence")
 
@@ -152,7 +156,8 @@ def train_step(
     lengths, completions = data.corpus.lengths, data.corpus.completion_lengths
     num_tokens = int(completions[batch].sum())
     totals = torch.zeros(len(_TERMS), device=model.device)
-    bound = _MICRO_BATCH_SCORES // model.config.get_text_config().vocab_size
+    vocab_size = model.config.get_text_config().vocab_size
+    bound = _MICRO_BATCH_TOKENS if is_factored(model) else _MICRO_BATCH_SCORES // vocab_size
     for part in micro_batches(batch, lengths, completions, max_completion_tokens=bound):
         totals += _backward(model, data, part, spec, alpha=alpha, num_tokens=num_tokens)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -174,13 +179,15 @@ def _backward(
     model: "PreTrainedModel", data: TrainingData, part: list[int], spec: StudentSpec, *, alpha: float, num_tokens: int
 ) -> torch.Tensor:
     batch = collate([data.corpus[index] for index in part], pad_id=data.pad_id).to(model.device)
+    targets = data.targets_of(part, model.device) if alpha > 0.0 else None
+    prior = data.prior_of(part, model.device) if spec.objective.prior_alpha > 0.0 else None
+    labels = completion_labels(batch)
     with autocast(spec.model.precision):
-        logits = completion_logits(model, batch)
-    targets = data.targets_of(part, logits.device) if alpha > 0.0 else None
-    prior = data.prior_of(part, logits.device) if spec.objective.prior_alpha > 0.0 else None
-    totals = student_objective(
-        logits, completion_labels(batch), targets, alpha=alpha, prior=prior, objective=spec.objective
-    )
+        hidden = completion_hidden(model, batch)
+        scores = factored_logits(model, hidden) if is_factored(model) else apply_head(model, hidden)
+        totals = student_objective(
+            scores, labels, targets, alpha=alpha, prior=prior, objective=spec.objective, scale=1.0 / num_tokens
+        )
     (totals.loss / num_tokens).backward()  # type: ignore[no-untyped-call]
     return torch.stack([getattr(totals, name).detach() for name in _TERMS])
 

@@ -46,6 +46,8 @@ from proxykd.divergences import (
     outcomes,
 )
 from proxykd.exceptions import ConfigError
+from proxykd.factored_logits import FactoredLogits
+from proxykd.fused import fused_loss
 from proxykd.reductions import masked_total
 from proxykd.targets.reader import SparseTarget
 
@@ -66,6 +68,11 @@ class TargetBatch(NamedTuple):
     tail_logprob: Tensor
     weights: Tensor
     temperature: float = 1.0
+
+    def rows(self, rows: slice) -> "TargetBatch":
+        """Some of the rows."""
+        ids, logprobs, tail = self.token_ids[rows], self.logprobs[rows], self.tail_logprob[rows]
+        return TargetBatch(ids, logprobs, tail, self.weights[rows], self.temperature)
 
 
 class ObjectiveTotals(NamedTuple):
@@ -105,68 +112,63 @@ class TermTotals(NamedTuple):
 
 
 def student_objective(
-    logits: Tensor,
+    logits: Tensor | FactoredLogits,
     labels: Tensor,
     targets: TargetBatch | None,
     *,
     alpha: float,
     prior: TargetBatch | None = None,
     objective: ObjectiveSpec | None = None,
+    scale: float = 1.0,
 ) -> ObjectiveTotals:
     """The student's loss and its parts, summed over tokens.
 
-    NLL and first term come out of one pass over the scores; a prior, and targets at a temperature, cost one more each.
+    NLL and the terms whose targets have no temperature come out of one pass over factored scores (over scores that are
+    multiplied out, each term takes a pass); targets at a temperature cost one more.
 
     Args:
-        logits: Scores that predict each completion token, float [n, vocab].
+        logits: Scores that predict each completion token: float [n, vocab], or the product that they come from, which
+            is then never multiplied out for all tokens at once (``proxykd.fused``), with the same results.
         labels: The teacher's tokens, long [n].
         targets: The estimated distributions at the same n positions; None = hard labels only.
         alpha: >= 0, weight of the weighted divergence against the NLL; 0 = hard labels only.
         prior: The prior's distributions at the same positions; None = no such term.
         objective: Which divergences, and the prior's weight; None = the forward KL alone.
+        scale: What the caller will multiply the loss by before the backward pass; saves time, changes nothing.
 
     Raises:
         ShapeError: if the shapes do not fit each other.
         ConfigError: if a divergence would be infinite on these targets.
     """
-    spec, empty = objective or ObjectiveSpec(), labels.new_empty(len(labels), 0)
-    main = second = None
+    spec = objective or ObjectiveSpec()
+    terms: list[_Term] = []
     if targets is not None and alpha > 0.0:
-        main = _term(logits, labels, targets, spec.divergence)
+        terms.append(_Term(targets, alpha, spec.divergence, is_prior=False))
     if prior is not None and spec.prior_alpha > 0.0:
-        second = _term(logits, labels, prior, spec.prior_divergence)
-    passes = [term.label_logprobs for term in (main, second) if term is not None and term.label_logprobs is not None]
-    label_logprobs = passes[0] if passes else bucketed_logprobs(logits, empty, labels).label_logprobs
-    loss, num_tokens = masked_total(-label_logprobs)
-    nll, zero = loss.detach(), torch.zeros_like(loss.detach())
-    none = TermTotals(zero, zero, zero)
-    first, prior_totals = (none if term is None else term.totals for term in (main, second))
-    if main is not None:
-        loss = loss + alpha * first.weighted
-    if second is not None:
-        loss = loss + spec.prior_alpha * prior_totals.weighted
-    return ObjectiveTotals(
-        loss, nll, first.kl, first.divergence, first.weighted.detach(), prior_totals.divergence, num_tokens
-    )
+        terms.append(_Term(prior, spec.prior_alpha, spec.prior_divergence, is_prior=True))
+    passes: dict[float, list[_Term]] = {1.0: []}
+    for term in terms:
+        if term.spec.needs_full_support:
+            _check_support(term.targets, term.spec.kind, _vocab_size(logits))
+        passes.setdefault(term.targets.temperature, []).append(term)
+    parts = [_one_pass(logits, labels, temperature, group, scale) for temperature, group in passes.items()]
+    loss = torch.stack([loss for loss, _ in parts]).sum()
+    nll, kl, divergence, weighted, prior_divergence = torch.stack([sums for _, sums in parts]).sum(dim=0)
+    num_tokens = torch.tensor(len(labels), device=labels.device)
+    return ObjectiveTotals(loss, nll, kl, divergence, weighted, prior_divergence, num_tokens)
 
 
-def divergence_totals(
-    student: BucketedLogprobs, targets: TargetBatch, spec: DivergenceSpec, *, vocab_size: int
-) -> TermTotals:
+def divergence_totals(student: BucketedLogprobs, targets: TargetBatch, spec: DivergenceSpec) -> TermTotals:
     """One divergence term from k + 2 numbers a position, summed over tokens.
 
     Args:
         student: The student at the targets' tokens and temperature.
         targets: The distributions to learn.
         spec: Which divergence.
-        vocab_size: Scores that the student has at each position.
 
     Raises:
         ShapeError: if the shapes do not fit each other.
-        ConfigError: if the divergence would be infinite on these targets.
     """
-    if spec.needs_full_support:
-        _check_support(targets, spec.kind, vocab_size)
     values = bucketed_divergence(student, targets.logprobs, targets.tail_logprob, build_divergence(spec))
     detached = kl = values.detach()
     if spec.kind != "forward_kl":
@@ -221,16 +223,45 @@ def collate_targets(targets: Sequence[SparseTarget], *, device: torch.device, te
 
 
 class _Term(NamedTuple):
-    totals: TermTotals
-    label_logprobs: Tensor | None
+    targets: TargetBatch
+    coef: float
+    spec: DivergenceSpec
+    is_prior: bool
+
+    def totals(self, student: BucketedLogprobs, rows: slice) -> TermTotals:
+        """Of some of the rows."""
+        return divergence_totals(student, self.targets.rows(rows), self.spec)
 
 
-def _term(logits: Tensor, labels: Tensor, targets: TargetBatch, spec: DivergenceSpec) -> _Term:
-    """One term, and the labels' log-probabilities where its pass was over the scores as they are."""
-    is_plain = targets.temperature == 1.0
-    student = bucketed_logprobs(logits if is_plain else logits / targets.temperature, targets.token_ids, labels)
-    totals = divergence_totals(student, targets, spec, vocab_size=logits.shape[-1])
-    return _Term(totals, student.label_logprobs if is_plain else None)
+def _one_pass(
+    logits: Tensor | FactoredLogits, labels: Tensor, temperature: float, terms: list[_Term], scale: float
+) -> tuple[Tensor, Tensor]:
+    """Loss and sums (nll, kl, divergence, weighted_divergence, prior_divergence) of the terms at one temperature."""
+    token_ids = [term.targets.token_ids for term in terms] or [labels.new_empty(len(labels), 0)]
+
+    def sum_up(students: tuple[BucketedLogprobs, ...], rows: slice) -> tuple[Tensor, Tensor]:
+        nll = masked_total(-students[0].label_logprobs).weighted_sum
+        loss = nll if temperature == 1.0 else torch.zeros_like(nll)
+        sums = [loss.detach(), *torch.zeros(4, dtype=nll.dtype, device=nll.device)]
+        for student, term in zip(students, terms, strict=False):
+            totals = term.totals(student, rows)
+            loss = loss + term.coef * totals.weighted
+            if term.is_prior:
+                sums[4] = totals.divergence
+            else:
+                sums[1:4] = totals.kl, totals.divergence, totals.weighted.detach()
+        return loss, torch.stack([values.to(loss.dtype) for values in sums])
+
+    if isinstance(logits, FactoredLogits):
+        return fused_loss(logits.tempered(temperature), token_ids, labels, sum_up, scale=scale)
+    scores = logits if temperature == 1.0 else logits / temperature
+    return sum_up(tuple(bucketed_logprobs(scores, ids, labels) for ids in token_ids), slice(None))
+
+
+def _vocab_size(logits: Tensor | FactoredLogits) -> int:
+    if isinstance(logits, Tensor):
+        return logits.shape[-1]
+    return len(logits.weights[0]) if logits.vocab_size is None else logits.vocab_size
 
 
 def _check_support(targets: TargetBatch, kind: str, vocab_size: int) -> None:

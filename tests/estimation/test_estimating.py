@@ -56,6 +56,34 @@ def test_targets_are_the_proxys_top_tokens_and_the_mass_of_all_others(
         )
 
 
+def test_a_temperature_is_applied_before_tokens_are_kept_and_told_to_the_student(
+    corpus: Corpus, proxy: ProxyModel, make_run: MakeRun, tmp_path: Path
+) -> None:
+    stores = []
+    for temperature in (1.0, 3.0):
+        run = make_run(targets={"reduction": {"kind": "top_k", "k": 5}, "temperature": temperature})
+        folder = tmp_path / str(temperature)
+        stores.append(
+            TargetReader(estimate_distributions(None, *corpus, proxy, run, output=folder, scratch=tmp_path).path)
+        )
+    plain, warm = stores
+    assert (plain.description["temperature"], warm.description["temperature"]) == (1.0, 3.0)
+    row, (model, tokenizer) = (
+        next(select_rows(*corpus, sides_for("distillation", run.split))),
+        load_saved(proxy.path / "model"),
+    )
+    example = next(iter(TokenizedCorpus.build([row], tokenizer, max_seq_tokens=160, path=tmp_path / "row.arrow")))
+    ids = torch.tensor(np.concatenate([example.prompt_ids, example.completion_ids])[None]).long()
+    with torch.no_grad():
+        scores = model(ids).logits[0, len(example.prompt_ids) - 1 : -1].double()
+    expected = (scores / 3.0).log_softmax(-1).topk(5).values
+    found = warm.get(row.prompt_id, row.sample_idx)
+    np.testing.assert_allclose(np.sort(found.logprobs)[:, ::-1], expected.numpy(), atol=2e-2)
+    np.testing.assert_allclose(np.exp(found.tail_logprob), 1 - expected.exp().sum(-1).numpy(), atol=2e-2)
+    # The weight is the proxy's likelihood of the text, which has no temperature.
+    assert found.weight == plain.get(row.prompt_id, row.sample_idx).weight
+
+
 def test_likelihoods_weights_and_statistics_belong_to_the_teachers_text(
     corpus: Corpus, proxy: ProxyModel, make_run: MakeRun, tmp_path: Path
 ) -> None:
