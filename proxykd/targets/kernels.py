@@ -22,10 +22,14 @@ from typing import Any, TypeVar
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 SCALE_BITS = 12
+COARSE_BITS = 7
 NUM_SYMBOLS = 96
 END = 94
 ESCAPE = 95
@@ -49,13 +53,20 @@ def compiled(function: Function) -> Function:
         return numba.njit(nogil=True)(function)
 
 
+@intrinsic  # type: ignore[misc]
+def _leading_zeros(typing_context: Any, value: Any) -> Any:
+    """Zero bits before the highest one of an int64; 64 for zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.int64), generate
+
+
 @compiled
 def bit_length(value):
-    length = 0
-    while value > 0:
-        value >>= 1
-        length += 1
-    return length
+    """Bits that a number >= 0 takes: 0 for 0."""
+    return 64 - _leading_zeros(np.int64(value))
 
 
 @compiled
@@ -80,8 +91,8 @@ def weight_of(level, power):
 
 
 @compiled
-def level_context(mass_left, num_left, least_mass, zone):
-    mean = mass_left // num_left - least_mass
+def level_context(mass_left, reciprocal, least_mass, zone):
+    mean = ((mass_left * reciprocal) >> 16) - least_mass
     bucket = bit_length(mean) if mean > 0 else 0
     if bucket >= LEVEL_BUCKETS:
         bucket = LEVEL_BUCKETS - 1
@@ -93,6 +104,16 @@ def level_context(mass_left, num_left, least_mass, zone):
 
 
 @compiled
+def zone_of_rank(rank):
+    """2 log2(rank + 1), rounded down to a half: two zones an octave."""
+    value = np.int64(rank) + 1
+    exponent = bit_length(value) - 1
+    if exponent == 0:
+        return np.int64(0)
+    return min(2 * exponent + ((value >> (exponent - 1)) & 1), RANK_ZONES - 1)
+
+
+@compiled
 def gap_context(zone, num_left):
     bucket = bit_length(num_left) - 1
     if bucket >= LEFT_BUCKETS:
@@ -101,9 +122,9 @@ def gap_context(zone, num_left):
 
 
 @compiled
-def build_candidates(last, previous, num_previous, starts, list_ids, list_zones, rank_zone, rank_of, boost, scratch):
+def build_candidates(last, previous, num_previous, starts, list_ids, list_zones, rank_of, boost, scratch):
     """Candidates for a row, likeliest first, into ``scratch.ids`` and ``scratch.zones``; their number."""
-    ids, zones, unsorted, unsorted_zone, slot = scratch
+    ids, zones, unsorted, unsorted_zone, slot, count = scratch
     n = 0
     for entry in range(starts[last], starts[last + 1]):
         token = list_ids[entry]
@@ -117,11 +138,12 @@ def build_candidates(last, previous, num_previous, starts, list_ids, list_zones,
             zone = unsorted_zone[at] - 1
             unsorted_zone[at] = zone if zone > 0 else 0
         else:
-            zone = boost[rank_zone[rank_of[token]]]
+            zone = boost[zone_of_rank(rank_of[token])]
             unsorted[n], unsorted_zone[n] = token, zone
             slot[token] = n
             n += 1
-    count = np.zeros(LIST_ZONES + 1, np.int64)
+    for zone in range(LIST_ZONES + 1):
+        count[zone] = 0
     for at in range(n):
         count[unsorted_zone[at] + 1] += 1
     for zone in range(LIST_ZONES):

@@ -18,30 +18,13 @@ from numpy.typing import NDArray
 
 from proxykd.exceptions import ArtifactError
 from proxykd.targets.kernels import (
-    ESCAPE,
-    GAPS,
-    LEVELS,
-    LIST_ZONES,
-    NUM_CONTEXTS,
+    COARSE_BITS,
     NUM_SYMBOLS,
-    RANK_ZONES,
     SCALE_BITS,
 )
 
 VERSION = 1
 _MAGIC = b"PXTABLE1"
-_BOOST = 3
-_MAX_LIST = 4
-
-
-class Fitting(NamedTuple):
-    """Rows to fit on: int32 [length, k] ids, their levels, steps, tails and the text's tokens, one array a sample."""
-
-    ids: NDArray[np.int32]
-    levels: NDArray[np.int32]
-    steps: NDArray[np.int32]
-    tails: NDArray[np.int32]
-    text: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -74,15 +57,15 @@ class Tables:
         """What ``row_kernels`` calls model."""
         rank_of = np.empty_like(self.token_of)
         rank_of[self.token_of] = np.arange(self.vocab_size, dtype=np.int32)
-        zone = np.minimum(2.0 * np.log2(np.arange(self.vocab_size) + 1.0), RANK_ZONES - 1).astype(np.uint8)
-        return self.list_starts, self.list_ids, self.list_zones, zone, rank_of, self.token_of, self.boost
+        return self.list_starts, self.list_ids, self.list_zones, rank_of, self.token_of, self.boost
 
     @cached_property
     def coder(self) -> tuple[NDArray[Any], ...]:
-        """What ``row_kernels.read_rows`` calls coder: symbol at every slot, starts, widths."""
+        """What ``row_kernels.read_rows`` calls coder: symbol at every slot, widths and starts."""
         symbols = np.arange(NUM_SYMBOLS, dtype=np.uint8)
-        symbol_at = np.stack([np.repeat(symbols, widths) for widths in self.widths])
-        return symbol_at, self.starts, self.widths
+        symbol_at = np.stack([np.repeat(symbols, widths)[:: 1 << (SCALE_BITS - COARSE_BITS)] for widths in self.widths])
+        slots = (self.widths.astype(np.uint32) << 16) | self.starts.astype(np.uint32)
+        return symbol_at.ravel(), slots.ravel()
 
     @cached_property
     def starts(self) -> NDArray[np.int32]:
