@@ -29,7 +29,7 @@ from numba.extending import intrinsic
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 SCALE_BITS = 12
-COARSE_BITS = 7
+COARSE_BITS = 9
 NUM_SYMBOLS = 96
 END = 94
 ESCAPE = 95

@@ -229,8 +229,10 @@ def _pull(context, state, words, at, way, symbol_at, slots):
         symbol += 1
         packed = np.int64(slots[context * NUM_SYMBOLS + symbol])
     state = (packed >> 16) * (state >> SCALE_BITS) + slot - (packed & 0xFFFF)
-    if state < _LOWER:
-        state, at = (state << 16) | np.int64(words[at]), at + way
+    # Without a branch: whether a word is due is as good as chance, and a wrong guess costs more than the arithmetic.
+    due = np.int64(state < _LOWER)
+    state = (state << (due << 4)) | (np.int64(words[at]) & -due)
+    at += way * due
     if symbol < 16:
         return symbol, state, at
     return _rest(symbol, state, words, at, way)

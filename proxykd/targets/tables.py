@@ -107,9 +107,9 @@ class Tables:
         return cls(**arrays)
 
 
-def fingerprint(data: bytes) -> str:
-    """Hex digest that names a table file; every shard coded with it says so."""
-    return hashlib.blake2b(data, digest_size=12).hexdigest()
+def table_file(data: bytes) -> str:
+    """The file's name, which is a digest of its content; every shard coded with it says so."""
+    return f"tables-{hashlib.blake2b(data, digest_size=12).hexdigest()}.tables"
 
 
 def _crc(body: bytes) -> bytes:
