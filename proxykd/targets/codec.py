@@ -91,7 +91,9 @@ def decode_plain(data: bytes, length: int, *, top_k: int, vocab_size: int) -> Po
     cells = length * top_k
     ends = np.cumsum([cells * dtype.itemsize, cells * 4, length * 4])
     if len(data) != ends[-1]:
-        raise ArtifactError(f"expected {ends[-1]} bytes for {length} positions, found {len(data)}; copy the store again")
+        raise ArtifactError(
+            f"expected {ends[-1]} bytes for {length} positions, found {len(data)}; copy the store again"
+        )
     raw = np.frombuffer(data[: ends[0]], dtype).reshape(length, top_k)
     ids = raw.astype(np.int32)
     if dtype == np.uint16:

@@ -4,7 +4,7 @@ A sample is coded by itself, so that it can be read without its neighbours; the 
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,8 +49,17 @@ class Scratch:
 
     def __init__(self, k: int, vocab_size: int, tables: Tables | None) -> None:
         room = k + (int(np.diff(tables.list_starts).max()) if tables is not None else 0) + 1
-        lists = tuple(np.zeros(room, np.int32) for _ in range(4)) + (np.zeros(vocab_size, np.int32), np.zeros(32, np.int32))
-        self.arrays = (lists, np.zeros(k, np.int64), np.zeros(k, np.int32), np.zeros(k, np.int32), 65536 // np.maximum(np.arange(k + 1), 1))
+        lists = tuple(np.zeros(room, np.int32) for _ in range(4)) + (
+            np.zeros(vocab_size, np.int32),
+            np.zeros(32, np.int32),
+        )
+        self.arrays = (
+            lists,
+            np.zeros(k, np.int64),
+            np.zeros(k, np.int32),
+            np.zeros(k, np.int32),
+            65536 // np.maximum(np.arange(k + 1), 1),
+        )
 
 
 def symbolise(sample: Levels, tables: Tables, masses: NDArray[np.int64], power: int) -> NDArray[np.int32]:
@@ -99,9 +108,23 @@ class Coder:
         logprobs = np.empty((length, self._k), np.float32)
         tail, text = np.empty(length, np.float32), np.empty(length, np.int32)
         quantiser = self._quantiser
-        whole = len(data) >= 8 and len(data) % 2 == 0 and read_rows(
-            words, self._guard, quantiser.masses, quantiser.power, self._tables.model, *self._tables.coder, self._scratch,
-            quantiser.log_weights, ids, logprobs, tail, text,
+        whole = (
+            len(data) >= 8
+            and len(data) % 2 == 0
+            and read_rows(
+                words,
+                self._guard,
+                quantiser.masses,
+                quantiser.power,
+                self._tables.model,
+                *self._tables.coder,
+                self._scratch,
+                quantiser.log_weights,
+                ids,
+                logprobs,
+                tail,
+                text,
+            )
         )
         if not whole:
             raise ArtifactError("expected a whole block of coded targets, found damage; copy the store again")
@@ -145,7 +168,9 @@ class Quantiser:
                 positions.logprobs, positions.tail_logprob, self._sizes, self._max_kl, levels, steps, tails, kls
             )
             if row >= 0:
-                raise ShapeError(f"row {row} cannot be kept within max_kl={self._max_kl} nats; raise targets.store.max_kl")
+                raise ShapeError(
+                    f"row {row} cannot be kept within max_kl={self._max_kl} nats; raise targets.store.max_kl"
+                )
         return Levels(positions.token_ids, levels, steps, tails, known, kls)
 
     def _counts(self, positions: Positions) -> NDArray[np.int32]:

@@ -16,7 +16,7 @@ from proxykd.exceptions import ArtifactError, ShapeError
 from proxykd.targets.codec import CODED, PLAIN, Positions, decode_plain, encode_plain
 
 if TYPE_CHECKING:
-    from proxykd.targets.coding import Coder, Levels, Quantiser
+    from proxykd.targets.coding import Coder, Levels
 
 
 class Sample(NamedTuple):
@@ -153,7 +153,9 @@ class CodedEncoder:
         if self._num_positions == 0:
             self._has_text = text_ids is not None
         if self._has_text != (text_ids is not None):
-            raise ShapeError("expected the text's tokens with every sample of a store or with none; pass text_ids always")
+            raise ShapeError(
+                "expected the text's tokens with every sample of a store or with none; pass text_ids always"
+            )
         if text_ids is None:
             return None
         text = np.asarray(text_ids, np.int32)
@@ -214,7 +216,9 @@ class Decoder:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise ArtifactError(f"expected the tables of the targets in {path}: {error}; copy the store again") from error
+            raise ArtifactError(
+                f"expected the tables of the targets in {path}: {error}; copy the store again"
+            ) from error
         tables = Tables.from_bytes(data, path=path)
         if table_file(data) != path.name or tables.vocab_size != self._vocab_size:
             raise ArtifactError(f"{path} does not hold the tables that the shards were written with; copy it again")

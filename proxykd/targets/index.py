@@ -69,7 +69,9 @@ def write_index(folder: Path, shards: list[str], *, scratch: Path, weigh: Weigh)
         for batch in batched(_rows(folder, shards), _BATCH_ROWS):
             columns = [list(column) for column in zip(*batch, strict=True)]
             weights = weigh(np.array(columns[5], np.float64), np.array(columns[4], np.int64))
-            arrays = [pa.array(column, field.type) for column, field in zip([*columns, weights], INDEX_SCHEMA, strict=True)]
+            arrays = [
+                pa.array(column, field.type) for column, field in zip([*columns, weights], INDEX_SCHEMA, strict=True)
+            ]
             out.write_batch(pa.RecordBatch.from_arrays(arrays, schema=INDEX_SCHEMA))
     shutil.move(pending, folder / INDEX)
     return {"bytes": (folder / INDEX).stat().st_size, "crc": crc_of(folder / INDEX)}

@@ -64,13 +64,13 @@ def _leading_zeros(typing_context: Any, value: Any) -> Any:
 
 
 @compiled
-def bit_length(value):
+def bit_length(value: Any) -> Any:
     """Bits that a number >= 0 takes: 0 for 0."""
     return 64 - _leading_zeros(np.int64(value))
 
 
 @compiled
-def symbol_of(value):
+def symbol_of(value: Any) -> Any:
     """(symbol, number of plain bits, plain bits) of a number >= 0."""
     if value < 16:
         return value, 0, 0
@@ -79,19 +79,19 @@ def symbol_of(value):
 
 
 @compiled
-def mass_of(level, power):
+def mass_of(level: Any, power: Any) -> Any:
     """What a level counts for in the contexts: level ** power, an integer."""
     return level * level if power == 2 else level
 
 
 @compiled
-def weight_of(level, power):
+def weight_of(level: Any, power: Any) -> Any:
     """What a level stands for: the row's probabilities are its weights divided by their sum."""
     return NOTHING if level == 0 else float(mass_of(level, power))
 
 
 @compiled
-def level_context(mass_left, reciprocal, least_mass, zone):
+def level_context(mass_left: Any, reciprocal: Any, least_mass: Any, zone: Any) -> Any:
     mean = ((mass_left * reciprocal) >> 16) - least_mass
     bucket = bit_length(mean) if mean > 0 else 0
     if bucket >= LEVEL_BUCKETS:
@@ -104,7 +104,7 @@ def level_context(mass_left, reciprocal, least_mass, zone):
 
 
 @compiled
-def zone_of_rank(rank):
+def zone_of_rank(rank: Any) -> Any:
     """2 log2(rank + 1), rounded down to a half: two zones an octave."""
     value = np.int64(rank) + 1
     exponent = bit_length(value) - 1
@@ -114,7 +114,7 @@ def zone_of_rank(rank):
 
 
 @compiled
-def gap_context(zone, num_left):
+def gap_context(zone: Any, num_left: Any) -> Any:
     bucket = bit_length(num_left) - 1
     if bucket >= LEFT_BUCKETS:
         bucket = LEFT_BUCKETS - 1
@@ -122,7 +122,17 @@ def gap_context(zone, num_left):
 
 
 @compiled
-def build_candidates(last, previous, num_previous, starts, list_ids, list_zones, rank_of, boost, scratch):
+def build_candidates(
+    last: Any,
+    previous: Any,
+    num_previous: Any,
+    starts: Any,
+    list_ids: Any,
+    list_zones: Any,
+    rank_of: Any,
+    boost: Any,
+    scratch: Any,
+) -> Any:
     """Candidates for a row, likeliest first, into ``scratch.ids`` and ``scratch.zones``; their number."""
     ids, zones, unsorted, unsorted_zone, slot, count = scratch
     n = 0

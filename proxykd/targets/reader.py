@@ -111,7 +111,9 @@ class TargetReader:
         try:
             positions, text = decoder.decode(block.payload, block.length)
         except ArtifactError as error:
-            raise ArtifactError(f"prompt {block.prompt_id}, sample {block.sample_idx} in {self._path}: {error}") from error
+            raise ArtifactError(
+                f"prompt {block.prompt_id}, sample {block.sample_idx} in {self._path}: {error}"
+            ) from error
         return SparseTarget(*positions, weight=weight, text_ids=text if self.description.get("has_text") else None)
 
     def _open_shard(self, number: int) -> tuple[Shard, Decoder]:

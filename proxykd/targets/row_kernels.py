@@ -5,6 +5,7 @@ decides by (contexts, candidates) the other decides by too.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ _SLOTS = 1 << SCALE_BITS
 
 
 @compiled
-def put(value, context, out, n):
+def put(value: Any, context: Any, out: Any, n: Any) -> Any:
     """Append a number as (context, symbol, number of plain bits, plain bits)."""
     symbol, num_bits, bits = symbol_of(value)
     out[n, 0], out[n, 1], out[n, 2], out[n, 3] = context, symbol, num_bits, bits
@@ -45,7 +46,18 @@ def put(value, context, out, n):
 
 
 @compiled
-def write_rows(ids, levels, steps, tails, text, masses, power, model, scratch, out):
+def write_rows(
+    ids: Any,
+    levels: Any,
+    steps: Any,
+    tails: Any,
+    text: Any,
+    masses: Any,
+    power: Any,
+    model: Any,
+    scratch: Any,
+    out: Any,
+) -> Any:
     """Symbols of consecutive rows.
 
     Args:
@@ -57,61 +69,89 @@ def write_rows(ids, levels, steps, tails, text, masses, power, model, scratch, o
         masses: int64 [steps], what the masses of a row of that step add up to, about.
         power: The mass of a level n is n ** power.
         model: (starts, list_ids, list_zones, rank_of, token_of, boost).
-        scratch: (ids, zones, unsorted, unsorted_zone, slot) for the candidates, then order, level and previous ids.
+        scratch: ``coding.Scratch``: candidates, order, levels, ids of the previous row, reciprocals.
         out: int32 [room, 4], filled with (context, symbol, number of plain bits, plain bits).
 
     Returns:
         Number of symbols.
     """
-    starts, list_ids, list_zones, rank_of, token_of, boost = model
-    lists, order, _, previous, reciprocals = scratch
-    length, k = ids.shape
-    n, last, num_previous = 0, len(starts) - 2, 0
-    for row in range(length):
-        num_candidates = build_candidates(
-            last, previous, num_previous, starts, list_ids, list_zones, rank_of, boost, lists
-        )
-        m = k
-        while m > 0 and ids[row, m - 1] < 0:
-            m -= 1
-        n = put(k - m, FIELD_MISSING, out, n)
-        n = put(steps[row], FIELD_STEP, out, n)
-        n = put(tails[row], FIELD_TAIL + min(steps[row] // 4, 7), out, n)
-        least = levels[row, 0] if m else 0
-        left = masses[steps[row]] - mass_of(tails[row] - 1, power) if tails[row] else masses[steps[row]]
+    starts, list_ids, list_zones, rank_of, _, boost = model
+    lists, order, row_levels, previous, reciprocals = scratch
+    n, last, m = 0, len(starts) - 2, 0
+    for row in range(len(ids)):
+        num_candidates = build_candidates(last, previous, m, starts, list_ids, list_zones, rank_of, boost, lists)
+        m = sort_row(ids[row], levels[row], num_candidates, lists, rank_of, order)
+        step, tail = steps[row], tails[row]
+        least = _least(levels[row], m)
+        n = put(ids.shape[1] - m, FIELD_MISSING, out, n)
+        n = put(step, FIELD_STEP, out, n)
+        n = put(tail, FIELD_TAIL + min(step // 4, 7), out, n)
+        n = put(least, FIELD_LEAST + min(step // 4, 7), out, n)
         for j in range(m):
-            least = min(least, levels[row, j])
-            token = ids[row, j]
-            at = lists[4][token]
-            place = at if at < num_candidates and lists[0][at] == token else num_candidates + rank_of[token]
-            order[j] = (np.int64(place) << 32) | j
-        n = put(least, FIELD_LEAST + min(steps[row] // 4, 7), out, n)
-        order[:m].sort()
-        least_mass = mass_of(least, power)
-        begin, best, best_level = 0, 0, -1
-        for j in range(m):
-            place, column = order[j] >> 32, order[j] & 0xFFFFFFFF
-            if begin < num_candidates <= place:
-                out[n, 0], out[n, 1] = gap_context(lists[1][begin], m - j), END
-                out[n, 2], out[n, 3] = 0, 0
-                n, begin = n + 1, num_candidates
-            zone = lists[1][begin] if begin < num_candidates else LIST_ZONES + zone_of_rank(begin - num_candidates)
-            n = put(place - begin, gap_context(zone, m - j), out, n)
-            begin = place + 1
-            zone = lists[1][place] if place < num_candidates else LIST_ZONES + zone_of_rank(place - num_candidates)
-            level = levels[row, column]
-            n = put(level - least, level_context(left, reciprocals[m - j], least_mass, zone), out, n)
-            left -= mass_of(level, power)
-            previous[j] = ids[row, column]
-            if level > best_level:
-                best, best_level = j, level
-        num_previous = m
+            column = order[j] & 0xFFFFFFFF
+            previous[j], row_levels[j] = ids[row, column], levels[row, column]
+        left = masses[step] - mass_of(tail - 1, power) if tail else masses[step]
+        n, best = _put_tokens(order, row_levels, m, least, left, power, num_candidates, lists[1], reciprocals, out, n)
         n, last = _put_next(text[row], previous, m, best, rank_of, out, n)
     return n
 
 
 @compiled
-def _put_next(token, row, m, best, rank_of, out, n):
+def _least(levels: Any, m: Any) -> Any:
+    least = levels[0] if m else 0
+    for j in range(m):
+        least = min(least, levels[j])
+    return least
+
+
+@compiled
+def sort_row(ids: Any, levels: Any, num_candidates: Any, lists: Any, rank_of: Any, order: Any) -> Any:
+    """Fill ``order`` with place << 32 | column of a row's tokens, sorted; returns how many there are."""
+    m = 0
+    while m < len(ids) and ids[m] >= 0:
+        at = lists[4][ids[m]]
+        place = at if at < num_candidates and lists[0][at] == ids[m] else num_candidates + rank_of[ids[m]]
+        order[m] = (np.int64(place) << 32) | m
+        m += 1
+    order[:m].sort()
+    return m
+
+
+@compiled
+def _put_tokens(
+    order: Any,
+    levels: Any,
+    m: Any,
+    least: Any,
+    left: Any,
+    power: Any,
+    num_candidates: Any,
+    zones: Any,
+    reciprocals: Any,
+    out: Any,
+    n: Any,
+) -> Any:
+    """The tokens as gaps, each with its level; returns the number of symbols and which token is the likeliest."""
+    begin, best, best_level, least_mass = 0, 0, -1, mass_of(least, power)
+    for j in range(m):
+        place, level = order[j] >> 32, levels[j]
+        if begin < num_candidates <= place:
+            out[n, 0], out[n, 1] = gap_context(zones[begin], m - j), END
+            out[n, 2], out[n, 3] = 0, 0
+            n, begin = n + 1, num_candidates
+        zone = zones[begin] if begin < num_candidates else LIST_ZONES + zone_of_rank(begin - num_candidates)
+        n = put(place - begin, gap_context(zone, m - j), out, n)
+        begin = place + 1
+        zone = zones[place] if place < num_candidates else LIST_ZONES + zone_of_rank(place - num_candidates)
+        n = put(level - least, level_context(left, reciprocals[m - j], least_mass, zone), out, n)
+        left -= mass_of(level, power)
+        if level > best_level:
+            best, best_level = j, level
+    return n, best
+
+
+@compiled
+def _put_next(token: Any, row: Any, m: Any, best: Any, rank_of: Any, out: Any, n: Any) -> Any:
     """Which token the text goes on with: 0 = the row's likeliest, 1 = none of the row, j + 2 = its token j."""
     if m and (token < 0 or row[best] == token):
         return put(0, FIELD_NEXT, out, n), row[best]
@@ -125,20 +165,20 @@ def _put_next(token, row, m, best, rank_of, out, n):
 
 
 @compiled
-def token_of_nothing(rank_of):
+def token_of_nothing(rank_of: Any) -> Any:
     """The context after an empty row: the same as at the beginning."""
     return len(rank_of)
 
 
 @compiled
-def is_second(context):
+def is_second(context: Any) -> Any:
     """Whether a context's symbols go to the second of the two streams: levels and what is said of them."""
     return context >= LEVELS or FIELD_STEP <= context < FIELD_NEXT
 
 
 @compiled
-def pack(symbols, n, starts, widths, words):
-    """rANS over symbols, last first, in two streams of their own; returns the number of words in ``words``.
+def pack(symbols: Any, n: Any, starts: Any, widths: Any, words: Any) -> Any:
+    """RANS over symbols, last first, in two streams of their own; returns the number of words in ``words``.
 
     Two streams, because a processor can then decode a gap and a level at the same time. The words of the first are to
     be read from the front, those of the second from the back.
@@ -180,7 +220,7 @@ def pack(symbols, n, starts, widths, words):
 
 
 @compiled
-def _push_bits(state, bits, num_bits, words, out):
+def _push_bits(state: Any, bits: Any, num_bits: Any, words: Any, out: Any) -> Any:
     high = num_bits - 12
     if high > 0:
         state, out = _push_few_bits(state, bits >> 12, high, words, out)
@@ -191,7 +231,7 @@ def _push_bits(state, bits, num_bits, words, out):
 
 
 @compiled
-def _push_few_bits(state, bits, num_bits, words, out):
+def _push_few_bits(state: Any, bits: Any, num_bits: Any, words: Any, out: Any) -> Any:
     if state >= np.uint64(1) << np.uint64(32 - num_bits):
         words[out] = state & np.uint64(0xFFFF)
         state >>= np.uint64(16)
@@ -200,7 +240,7 @@ def _push_few_bits(state, bits, num_bits, words, out):
 
 
 @compiled
-def _pull_bits(state, num_bits, words, at, way):
+def _pull_bits(state: Any, num_bits: Any, words: Any, at: Any, way: Any) -> Any:
     value, low = np.int64(0), min(num_bits, 12)
     value = state & ((1 << low) - 1)
     state >>= low
@@ -216,7 +256,7 @@ def _pull_bits(state, num_bits, words, at, way):
 
 
 @compiled
-def _pull(context, state, words, at, way, symbol_at, slots):
+def pull(context: Any, state: Any, words: Any, at: Any, way: Any, symbol_at: Any, slots: Any) -> Any:
     """One number from a context, END as -1; ``words`` are taken from ``at``, ``way`` (1 or -1) onwards.
 
     Damage may make the two streams run into each other or past the ends, where guard words lie; the caller sees it by
@@ -239,7 +279,7 @@ def _pull(context, state, words, at, way, symbol_at, slots):
 
 
 @compiled
-def _rest(symbol, state, words, at, way):
+def _rest(symbol: Any, state: Any, words: Any, at: Any, way: Any) -> Any:
     if symbol == ESCAPE:
         symbol, state, at = _pull_bits(state, np.int64(7), words, at, way)
         if symbol < 16:
@@ -252,7 +292,21 @@ def _rest(symbol, state, words, at, way):
 
 
 @compiled
-def read_rows(words, guard, masses, power, model, symbol_at, slots, scratch, log_weights, ids, logprobs, tail, text):
+def read_rows(
+    words: Any,
+    guard: Any,
+    masses: Any,
+    power: Any,
+    model: Any,
+    symbol_at: Any,
+    slots: Any,
+    scratch: Any,
+    log_weights: Any,
+    ids: Any,
+    logprobs: Any,
+    tail: Any,
+    text: Any,
+) -> Any:
     """Rows from words; the mirror of ``write_rows`` and ``pack``.
 
     Args:
@@ -275,84 +329,121 @@ def read_rows(words, guard, masses, power, model, symbol_at, slots, scratch, log
     """
     starts, list_ids, list_zones, rank_of, token_of, boost = model
     lists, _, row_levels, previous, reciprocals = scratch
-    candidate_ids, candidate_zones = lists[0], lists[1]
-    length, k = ids.shape
-    vocab_size, last, num_previous = len(rank_of), np.int64(len(starts) - 2), 0
-    first, a = (np.int64(words[guard]) << 16) | np.int64(words[guard + 1]), guard + 2
-    b = len(words) - guard - 1
-    second, b = (np.int64(words[b]) << 16) | np.int64(words[b - 1]), b - 2
-    for row in range(length):
+    k, vocab_size, m = ids.shape[1], len(rank_of), np.int64(0)
+    last, a, b = np.int64(len(starts) - 2), guard + 2, len(words) - guard - 3
+    first = (np.int64(words[a - 2]) << 16) | np.int64(words[a - 1])
+    second = (np.int64(words[b + 2]) << 16) | np.int64(words[b + 1])
+    for row in range(len(ids)):
         if a > len(words) - guard or b < guard - 1:
             return False
-        num_candidates = build_candidates(
-            last, previous, num_previous, starts, list_ids, list_zones, rank_of, boost, lists
-        )
-        limit = num_candidates + vocab_size
-        missing, first, a = _pull(FIELD_MISSING, first, words, a, 1, symbol_at, slots)
-        step, second, b = _pull(FIELD_STEP, second, words, b, -1, symbol_at, slots)
+        num = build_candidates(last, previous, m, starts, list_ids, list_zones, rank_of, boost, lists)
+        missing, first, a = pull(FIELD_MISSING, first, words, a, 1, symbol_at, slots)
+        step, second, b = pull(FIELD_STEP, second, words, b, -1, symbol_at, slots)
         if not (0 <= missing <= k and 0 <= step < len(masses)):
             return False
         coarse = min(step // 4, 7)
-        tail_level, second, b = _pull(FIELD_TAIL + coarse, second, words, b, -1, symbol_at, slots)
-        least, second, b = _pull(FIELD_LEAST + coarse, second, words, b, -1, symbol_at, slots)
+        tail_level, second, b = pull(FIELD_TAIL + coarse, second, words, b, -1, symbol_at, slots)
+        least, second, b = pull(FIELD_LEAST + coarse, second, words, b, -1, symbol_at, slots)
         if tail_level < 0 or least < 0:
             return False
         m = k - missing
         left = masses[step] - mass_of(tail_level - 1, power) if tail_level else masses[step]
-        least_mass = mass_of(least, power)
-        begin, best, best_level = np.int64(0), 0, np.int64(-1)
-        total = weight_of(tail_level - 1, power) if tail_level else 0.0
-        for j in range(m):
-            if begin < num_candidates:
-                zone = np.int64(candidate_zones[begin])
-                gap, first, a = _pull(gap_context(zone, m - j), first, words, a, 1, symbol_at, slots)
-                if gap < 0:
-                    begin = np.int64(num_candidates)
-                    gap, first, a = _pull(gap_context(LIST_ZONES, m - j), first, words, a, 1, symbol_at, slots)
-            else:
-                zone = LIST_ZONES + zone_of_rank(begin - num_candidates)
-                gap, first, a = _pull(gap_context(zone, m - j), first, words, a, 1, symbol_at, slots)
-            place = begin + gap
-            if gap < 0 or place >= limit:
-                return False
-            if place < num_candidates:
-                token, zone = candidate_ids[place], np.int64(candidate_zones[place])
-            else:
-                token = token_of[place - num_candidates]
-                zone = LIST_ZONES + zone_of_rank(place - num_candidates)
-            begin = min(place + 1, limit - 1)
-            context = level_context(left, reciprocals[m - j], least_mass, zone)
-            over, second, b = _pull(context, second, words, b, -1, symbol_at, slots)
-            if over < 0:
-                return False
-            level = least + over
-            left -= mass_of(level, power)
-            previous[j], row_levels[j] = token, level
-            total += weight_of(level, power)
-            if level > best_level:
-                best, best_level = j, level
-        log_total = math.log(total) if total > 0.0 else 0.0
-        for j in range(m):
-            ids[row, j] = previous[j]
-            logprobs[row, j] = log_weight(row_levels[j], power, log_weights) - log_total
-        for j in range(m, k):
-            ids[row, j], logprobs[row, j] = -1, -math.inf
-        tail[row] = log_weight(tail_level - 1, power, log_weights) - log_total if tail_level else -math.inf
-        num_previous = m
-        which, first, a = _pull(FIELD_NEXT, first, words, a, 1, symbol_at, slots)
-        if which == 1:
-            other, first, a = _pull(FIELD_OTHER, first, words, a, 1, symbol_at, slots)
-            if not 0 <= other < vocab_size:
-                return False
-            last = np.int64(token_of[other])
-        elif not -1 < which < m + 2:
+        best, first, a, second, b = _pull_tokens(
+            m, num, least, left, power, first, a, second, b, words, symbol_at, slots,
+            token_of, lists[0], lists[1], reciprocals, previous, row_levels,
+        )  # fmt: skip
+        if best < 0:
             return False
-        elif m == 0:
-            last = np.int64(vocab_size)
-        else:
-            last = np.int64(previous[best] if which == 0 else previous[which - 2])
+        tail[row] = to_logprobs(row_levels, m, tail_level, power, log_weights, logprobs[row])
+        for j in range(k):
+            ids[row, j] = previous[j] if j < m else -1
+        which, first, a = pull(FIELD_NEXT, first, words, a, 1, symbol_at, slots)
+        other = np.int64(0)
+        if which == 1:
+            other, first, a = pull(FIELD_OTHER, first, words, a, 1, symbol_at, slots)
+        if not (-1 < which < m + 2 and 0 <= other < vocab_size):
+            return False
+        last = next_of(which, np.int64(token_of[other]), m, best, previous, vocab_size)
         text[row] = last if last < vocab_size else -1
     return first == _LOWER and second == _LOWER and a == b + 1
+
+
+@compiled
+def _pull_tokens(
+    m: Any,
+    num: Any,
+    least: Any,
+    left: Any,
+    power: Any,
+    first: Any,
+    a: Any,
+    second: Any,
+    b: Any,
+    words: Any,
+    symbol_at: Any,
+    slots: Any,
+    token_of: Any,
+    candidate_ids: Any,
+    candidate_zones: Any,
+    reciprocals: Any,
+    tokens: Any,
+    levels: Any,
+) -> Any:
+    """The mirror of ``_put_tokens``: which token is the likeliest (-1: damage), and both streams."""
+    limit, least_mass = num + len(token_of), mass_of(least, power)
+    begin, best, best_level = np.int64(0), np.int64(0), np.int64(-1)
+    for j in range(m):
+        if begin < num:
+            zone = np.int64(candidate_zones[begin])
+            gap, first, a = pull(gap_context(zone, m - j), first, words, a, 1, symbol_at, slots)
+            if gap < 0:
+                begin = np.int64(num)
+                gap, first, a = pull(gap_context(LIST_ZONES, m - j), first, words, a, 1, symbol_at, slots)
+        else:
+            zone = LIST_ZONES + zone_of_rank(begin - num)
+            gap, first, a = pull(gap_context(zone, m - j), first, words, a, 1, symbol_at, slots)
+        place = begin + gap
+        if gap < 0 or place >= limit:
+            return np.int64(-1), first, a, second, b
+        if place < num:
+            token, zone = candidate_ids[place], np.int64(candidate_zones[place])
+        else:
+            token, zone = token_of[place - num], LIST_ZONES + zone_of_rank(place - num)
+        begin = min(place + 1, limit - 1)
+        context = level_context(left, reciprocals[m - j], least_mass, zone)
+        over, second, b = pull(context, second, words, b, -1, symbol_at, slots)
+        if over < 0:
+            return np.int64(-1), first, a, second, b
+        level = least + over
+        left -= mass_of(level, power)
+        tokens[j], levels[j] = token, level
+        if level > best_level:
+            best, best_level = np.int64(j), level
+    return best, first, a, second, b
+
+
+@compiled
+def to_logprobs(levels: Any, m: Any, tail_level: Any, power: Any, log_weights: Any, logprobs: Any) -> Any:
+    """Fill a row's log-probabilities from its levels; returns the tail's."""
+    total = weight_of(tail_level - 1, power) if tail_level else 0.0
+    for j in range(m):
+        total += weight_of(np.int64(levels[j]), power)
+    log_total = math.log(total) if total > 0.0 else 0.0
+    for j in range(m):
+        logprobs[j] = log_weight(levels[j], power, log_weights) - log_total
+    for j in range(m, len(logprobs)):
+        logprobs[j] = -math.inf
+    return log_weight(tail_level - 1, power, log_weights) - log_total if tail_level else -math.inf
+
+
+@compiled
+def next_of(which: Any, other: Any, m: Any, best: Any, tokens: Any, vocab_size: Any) -> Any:
+    """The token that ``_put_next`` named; ``vocab_size`` after an empty row of unknown text."""
+    if which == 1:
+        return other
+    if m == 0:
+        return np.int64(vocab_size)
+    return np.int64(tokens[best] if which == 0 else tokens[which - 2])
 
 
 def guard_words(k: int) -> int:
@@ -361,6 +452,6 @@ def guard_words(k: int) -> int:
 
 
 @compiled
-def log_weight(level, power, log_weights):
-    """log of ``weight_of``."""
+def log_weight(level: Any, power: Any, log_weights: Any) -> Any:
+    """Log of ``weight_of``."""
     return log_weights[level] if level < len(log_weights) else power * math.log(level)

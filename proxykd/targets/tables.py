@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,16 +72,13 @@ class Tables:
         """int32 [contexts, symbols]: the first slot of each symbol."""
         return (np.cumsum(self.widths, axis=1) - self.widths).astype(np.int32)
 
-
     def to_bytes(self) -> bytes:
         """The tables as a file: magic, version, length and CRC-32 of what follows, then the deflated arrays."""
         arrays = {name: getattr(self, name) for name in self.__dataclass_fields__}
         described = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
         head = json.dumps(described).encode()
         body = zlib.compress(len(head).to_bytes(4, "little") + head + b"".join(a.tobytes() for a in arrays.values()), 6)
-        return (
-            _MAGIC + VERSION.to_bytes(4, "little") + len(body).to_bytes(8, "little") + _crc(body) + body
-        )
+        return _MAGIC + VERSION.to_bytes(4, "little") + len(body).to_bytes(8, "little") + _crc(body) + body
 
     @classmethod
     def from_bytes(cls, data: bytes, *, path: Path) -> "Tables":
@@ -93,7 +90,9 @@ class Tables:
         if data[:8] != _MAGIC:
             raise ArtifactError(f"expected the tables of a target store in {path}, found another file")
         if (version := int.from_bytes(data[8:12], "little")) != VERSION:
-            raise ArtifactError(f"expected tables of version {VERSION} in {path}, found {version}; write the targets again")
+            raise ArtifactError(
+                f"expected tables of version {VERSION} in {path}, found {version}; write the targets again"
+            )
         body = data[24:]
         if len(body) != int.from_bytes(data[12:20], "little") or _crc(body) != data[20:24]:
             raise ArtifactError(f"the tables in {path} are cut short or damaged; copy the store again or write it anew")

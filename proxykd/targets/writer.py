@@ -135,8 +135,7 @@ class TargetWriter:
     def _write_all(self, ready: Iterator[tuple[Sample, bytes]]) -> None:
         for sample, payload in ready:
             if self._file is None or (
-                self._shards[-1]["positions"]
-                and self._shards[-1]["positions"] + sample.length > self._shard_positions
+                self._shards[-1]["positions"] and self._shards[-1]["positions"] + sample.length > self._shard_positions
             ):
                 self._begin_shard()
             data = block_bytes(*sample, payload)
@@ -167,8 +166,10 @@ class TargetWriter:
         header: dict[str, Any] = {}
         paths = sorted(self._folder.glob(f"targets-{self._worker:03d}-*.shard"))
         if paths and not resume:
-            raise ArtifactError(f"expected no shards of worker {self._worker} in {self._folder}, found {len(paths)}; "
-                                "resume, or write into an empty folder")
+            raise ArtifactError(
+                f"expected no shards of worker {self._worker} in {self._folder}, found {len(paths)}; "
+                "resume, or write into an empty folder"
+            )
         for path in paths:
             try:
                 shard = Shard(path)
