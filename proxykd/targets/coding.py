@@ -131,6 +131,17 @@ class Coder:
         return Positions(ids, logprobs, tail), text
 
 
+def without_impossible(positions: Positions) -> Positions:
+    """The same distributions without listed tokens of probability 0: their slots become unused ones."""
+    ids, logprobs, tail = positions
+    impossible = (ids >= 0) & np.isneginf(logprobs)
+    if not impossible.any():
+        return positions
+    order = np.argsort(np.isneginf(logprobs), axis=1, kind="stable")
+    moved = np.take_along_axis(np.where(impossible, -1, ids), order, 1).astype(np.int32)
+    return Positions(np.ascontiguousarray(moved), np.ascontiguousarray(np.take_along_axis(logprobs, order, 1)), tail)
+
+
 class Quantiser:
     """How probabilities become levels: by a bound on the KL, or as counts.
 
@@ -157,6 +168,7 @@ class Quantiser:
         Raises:
             ShapeError: if a row cannot be kept: not counts, or the bound is too tight for it.
         """
+        positions = without_impossible(positions)
         length, k = positions.token_ids.shape
         known = np.full(length, -1, np.int32) if text is None else np.asarray(text, np.int32)
         levels, steps = np.zeros((length, k), np.int32), np.zeros(length, np.int32)

@@ -52,7 +52,7 @@ def quantise(
     probs, logs = np.empty(k + 1), np.empty(k + 1)
     start = 4 * 3
     for row in range(length):
-        total, m = 0.0, 0
+        total = 0.0
         for j in range(k + 1):
             log = logprobs[row, j] if j < k else tail_logprob[row]
             probs[j] = math.exp(log) if log > -math.inf else 0.0

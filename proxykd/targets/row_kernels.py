@@ -315,7 +315,7 @@ def read_rows(
         masses: As for ``write_rows``.
         power: As for ``write_rows``.
         model: As for ``write_rows``.
-        symbol_at: uint8 [contexts * 2**COARSE_BITS], the symbol at the first of so many slots; small enough to stay near.
+        symbol_at: uint8 [contexts * 2**COARSE_BITS], the symbol at the first of so many slots each.
         slots: uint32 [contexts * symbols], width << 16 | start.
         scratch: As for ``write_rows``.
         log_weights: float64 [levels], log of what a level stands for, up to a factor shared by the row.

@@ -41,8 +41,8 @@ def read_description(folder: Path, expected: Mapping[str, Any] | None = None) ->
     for name, value in (expected or {}).items():
         if description.get(name) != value:
             raise ArtifactError(
-                f"expected targets made with {name}={value!r} in {folder}, found {description.get(name)!r}; estimate the "
-                "targets again"
+                f"expected targets made with {name}={value!r} in {folder}, found {description.get(name)!r}; estimate "
+                "the targets again"
             )
     return description
 
