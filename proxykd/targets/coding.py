@@ -17,6 +17,7 @@ from proxykd.targets.row_kernels import guard_words, pack, read_rows, write_rows
 from proxykd.targets.tables import Tables
 
 _LOG_LEVELS = 1 << 12
+_DAMAGED = "expected a whole block of coded targets, found damage; copy the store again"
 
 
 class Levels(NamedTuple):
@@ -102,32 +103,30 @@ class Coder:
         Raises:
             ArtifactError: if the bytes are not what ``encode`` makes.
         """
+        if len(data) < 8 or len(data) % 2:
+            raise ArtifactError(_DAMAGED)
         guard = bytes(2 * self._guard)
         words = np.frombuffer(guard + data + guard, np.uint16)
         ids = np.empty((length, self._k), np.int32)
         logprobs = np.empty((length, self._k), np.float32)
         tail, text = np.empty(length, np.float32), np.empty(length, np.int32)
         quantiser = self._quantiser
-        whole = (
-            len(data) >= 8
-            and len(data) % 2 == 0
-            and read_rows(
-                words,
-                self._guard,
-                quantiser.masses,
-                quantiser.power,
-                self._tables.model,
-                *self._tables.coder,
-                self._scratch,
-                quantiser.log_weights,
-                ids,
-                logprobs,
-                tail,
-                text,
-            )
+        whole = read_rows(
+            words,
+            self._guard,
+            quantiser.masses,
+            quantiser.power,
+            self._tables.model,
+            *self._tables.coder,
+            self._scratch,
+            quantiser.log_weights,
+            ids,
+            logprobs,
+            tail,
+            text,
         )
         if not whole:
-            raise ArtifactError("expected a whole block of coded targets, found damage; copy the store again")
+            raise ArtifactError(_DAMAGED)
         return Positions(ids, logprobs, tail), text
 
 

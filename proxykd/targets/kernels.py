@@ -92,14 +92,12 @@ def weight_of(level: Any, power: Any) -> Any:
 
 @compiled
 def level_context(mass_left: Any, reciprocal: Any, least_mass: Any, zone: Any) -> Any:
+    """The context of a level: how much is left a token, and how likely the token is."""
     mean = ((mass_left * reciprocal) >> 16) - least_mass
     bucket = bit_length(mean) if mean > 0 else 0
     if bucket >= LEVEL_BUCKETS:
         bucket = LEVEL_BUCKETS - 1
-    if zone >= LIST_ZONES:
-        coarse = 4 + min((zone - LIST_ZONES) // 8, 3)
-    else:
-        coarse = min(zone // 4, 3)
+    coarse = 4 + min((zone - LIST_ZONES) // 8, 3) if zone >= LIST_ZONES else min(zone // 4, 3)
     return LEVELS + bucket * LEVEL_ZONES + coarse
 
 
@@ -115,6 +113,7 @@ def zone_of_rank(rank: Any) -> Any:
 
 @compiled
 def gap_context(zone: Any, num_left: Any) -> Any:
+    """The context of a gap: how likely the candidates here are, and how many tokens are left."""
     bucket = bit_length(num_left) - 1
     if bucket >= LEFT_BUCKETS:
         bucket = LEFT_BUCKETS - 1

@@ -32,11 +32,11 @@ class Tables:
     """The model's arrays.
 
     Attributes:
-        num_seen: int32 [vocab]: rank -> token id, most frequent first.
+        token_of: int32 [vocab]: rank -> token id, most frequent first.
         list_starts: int64 [vocab + 2]: where the list of each context begins; context ``vocab`` is the beginning.
         list_ids: int32 [entries].
         list_zones: uint8 [entries]: -2 log2 of the probability, rounded.
-        rank_zones: uint8 [RANK_ZONES]: the zone in lists of a token of that rank zone.
+        boost: uint8 [RANK_ZONES]: the zone in lists of a previous row's token of that rank zone.
         widths: int32 [contexts, symbols]: slots of each symbol, 2**SCALE_BITS a context.
     """
 

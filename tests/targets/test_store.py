@@ -222,6 +222,7 @@ def test_a_killed_writer_goes_on_after_its_last_whole_block(tmp_path: Path, stor
     killed = open_writer(tmp_path / "store", store)
     for seed in range(40):
         add(killed, seed, 20)
+    killed._end_shard()  # what the system does for a killed process; nothing is flushed
     last = sorted((tmp_path / "store").glob("*.shard"))[-1]
     last.write_bytes(last.read_bytes()[:-torn])
     with pytest.raises(ArtifactError, match="resume"):
