@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from proxykd.config.base import PositiveFloat, Spec
 from proxykd.config.prior import PriorSpec
+from proxykd.config.targets_store import TargetStoreSpec
 
 NonNegative = Annotated[float, Field(ge=0.0)]
 Level = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -147,6 +148,8 @@ class TargetsSpec(Spec):
     """Where they come from."""
     reduction: ReductionSpec = TopKSpec()
     """What is kept of them at each position."""
+    store: TargetStoreSpec = TargetStoreSpec()
+    """How they are kept on disk."""
     weighting: Literal["mean", "sum", "none"] = "mean"
     """Sample weight: sigmoid of the z-score of the proxy's log-likelihood of the teacher's text (Eq. 9), taken as the
     mean over tokens or as their sum; none = every sample weighs 1."""
