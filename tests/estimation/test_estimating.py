@@ -61,7 +61,9 @@ def test_a_temperature_is_applied_before_tokens_are_kept_and_told_to_the_student
 ) -> None:
     stores = []
     for temperature in (1.0, 3.0):
-        run = make_run(targets={"reduction": {"kind": "top_k", "k": 5}, "temperature": temperature})
+        run = make_run(
+            targets={"reduction": {"kind": "top_k", "k": 5}, "temperature": temperature, "store": {"kind": "plain"}}
+        )
         folder = tmp_path / str(temperature)
         stores.append(
             TargetReader(estimate_distributions(None, *corpus, proxy, run, output=folder, scratch=tmp_path).path)
