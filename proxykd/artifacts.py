@@ -24,7 +24,20 @@ from proxykd.trajectories import Trajectory
 
 MANIFEST = "manifest.json"
 ALLOWED_SUFFIXES = frozenset(
-    {".parquet", ".safetensors", ".json", ".jsonl", ".html", ".md", ".png", ".txt", ".jinja", ".css"}
+    {
+        ".parquet",
+        ".safetensors",
+        ".shard",
+        ".tables",
+        ".json",
+        ".jsonl",
+        ".html",
+        ".md",
+        ".png",
+        ".txt",
+        ".jinja",
+        ".css",
+    }
 )
 
 ItemT = TypeVar("ItemT")

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from proxykd.config.base import PositiveFloat, Spec
 from proxykd.config.prior import PriorSpec
+from proxykd.config.targets_store import TargetStoreSpec
 
 NonNegative = Annotated[float, Field(ge=0.0)]
 Level = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -42,7 +43,7 @@ class _Posterior(Spec):
     """The prior's mean."""
     kappa: NonNegative = 8.0
     """Concentration of the Dirichlet prior: it weighs as much as so many draws; 0 = no prior."""
-    trust: Literal["fixed", "observed"] = "observed"
+    trust: Literal["fixed", "observed"] = "fixed"
     """fixed = kappa at every position; observed = no more than the context was observed, and at least 1, for the token
     that stands there was."""
     draws: Annotated[int, Field(ge=0, le=4096)] = 32
@@ -147,6 +148,8 @@ class TargetsSpec(Spec):
     """Where they come from."""
     reduction: ReductionSpec = TopKSpec()
     """What is kept of them at each position."""
+    store: TargetStoreSpec = TargetStoreSpec()
+    """How they are kept on disk."""
     weighting: Literal["mean", "sum", "none"] = "mean"
     """Sample weight: sigmoid of the z-score of the proxy's log-likelihood of the teacher's text (Eq. 9), taken as the
     mean over tokens or as their sum; none = every sample weighs 1."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from proxykd.artifacts import CompletionSet, ProxyModel, SplitSet, Targets, ValidatedSet, seal
 from proxykd.config import RunSpec, TargetsSpec
-from proxykd.config.estimation import LogprobsEstimatorSpec, PosteriorEstimatorSpec
+from proxykd.config.estimation import LogprobsEstimatorSpec, PosteriorEstimatorSpec, SampledSpec
 from proxykd.data.splits import select_rows, sides_for
 from proxykd.data.tokenizing import Example, TokenizedCorpus
 from proxykd.estimation.counted_prior import CountedPrior
@@ -204,17 +204,21 @@ class _StoreWriter:
     """Estimates -> one store, or two of them."""
 
     def __init__(self, spec: TargetsSpec, seed: int, *, vocab_size: int, output: Path, scratch: Path) -> None:
-        self._spec, self._output = spec, output
+        self._spec = spec
         self._weights = SampleWeights(spec.weighting)
         self._reduction = build_reduction(spec.reduction, vocab_size=vocab_size, seed=seed)
-        width = min(spec.reduction.max_tokens, vocab_size)
+        shape: dict[str, Any] = {
+            "top_k": min(spec.reduction.max_tokens, vocab_size),
+            "vocab_size": vocab_size,
+            "store": spec.store,
+            "num_draws": spec.reduction.draws if isinstance(spec.reduction, SampledSpec) else None,
+        }
         estimator = spec.estimator
-        has_posterior = isinstance(estimator, PosteriorEstimatorSpec | LogprobsEstimatorSpec)
-        self._main = TargetWriter(output, scratch=scratch / "main", top_k=width, vocab_size=vocab_size)
-        self._prior = None
-        if has_posterior and estimator.keep_prior:
-            self._prior = TargetWriter(output / PRIOR, scratch=scratch / PRIOR, top_k=width, vocab_size=vocab_size)
-        self._statistics = _Statistics(estimator.credible_level if has_posterior else None)
+        posterior = estimator if isinstance(estimator, PosteriorEstimatorSpec | LogprobsEstimatorSpec) else None
+        self._main, self._prior = TargetWriter(output, scratch=scratch / "main", **shape), None
+        if posterior is not None and posterior.keep_prior:
+            self._prior = TargetWriter(output / PRIOR, scratch=scratch / PRIOR, **shape)
+        self._statistics = _Statistics(None if posterior is None else posterior.credible_level)
 
     def add(self, batch: TextBatch, estimates: Estimates) -> None:
         """Write the targets of a batch."""
@@ -275,4 +279,10 @@ def _write(writer: TargetWriter, batch: TextBatch, rows: SparseRows, likelihoods
     parts = zip(*(torch.split(part.cpu(), batch.lengths) for part in rows), strict=True)
     for example, likelihood, (ids, logprobs, tail) in zip(batch.examples, likelihoods, parts, strict=True):
         positions = Positions(ids.int().numpy(), logprobs.numpy(), tail.float().numpy())
-        writer.add(example.prompt_id, example.sample_idx, positions, sequence_logprob=float(likelihood))
+        writer.add(
+            example.prompt_id,
+            example.sample_idx,
+            positions,
+            sequence_logprob=float(likelihood),
+            text_ids=example.completion_ids,
+        )

@@ -19,7 +19,7 @@ a finite weight. Everything is counted.
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -85,7 +85,7 @@ class EvidenceReader:
         self._ids = {value: idx for idx, value in reversed(list(enumerate(tokens.values))) if value}
         self._known: dict[bytes, tuple[int, str]] = {}
         self.counts: Counter[str] = Counter()
-        self.mass: Counter[str] = Counter()
+        self.mass: dict[str, float] = defaultdict(float)
 
     def read(self, completion_ids: Sequence[int], rows: Sequence[Mapping[str, Any]] | None) -> Told:
         """The evidence about one text.
@@ -139,11 +139,12 @@ class EvidenceReader:
     def _entries(self, rows: Sequence[Mapping[str, Any]], place: int, token_id: int, length: int) -> dict[int, float]:
         """Token id -> probability at one position."""
         row, entries = rows[place], dict[int, float]()
-        alternatives = {one["bytes"]: one["logprob"] for one in row["top"]}
+        alternatives: dict[bytes, float] = {one["bytes"]: one["logprob"] for one in row["top"]}
         alternatives.setdefault(row["bytes"], row["logprob"])
         for data, logprob in alternatives.items():
             if data == row["bytes"]:
-                idx, kind, logprob = self._standing(rows, place, token_id, length)
+                kind, logprob = self._standing(rows, place, length)
+                idx = token_id
             else:
                 idx, kind = self._counterpart(data)
             prob = math.exp(min(logprob, 0.0))
@@ -155,15 +156,13 @@ class EvidenceReader:
         excess = max(1.0, sum(entries.values()))
         return {idx: prob / excess for idx, prob in entries.items()}
 
-    def _standing(
-        self, rows: Sequence[Mapping[str, Any]], place: int, token_id: int, length: int
-    ) -> tuple[int, str, float]:
+    def _standing(self, rows: Sequence[Mapping[str, Any]], place: int, length: int) -> tuple[str, float]:
         """What the API said of the token that stands there, which may hold several of its own."""
         covered, logprob, first = 0, 0.0, len(rows[place]["bytes"])
         while covered < length:
             covered, logprob = covered + len(rows[place]["bytes"]), logprob + min(rows[place]["logprob"], 0.0)
             place += 1
-        return token_id, "exact" if first == length else "leading" if first > length else "joined", logprob
+        return "exact" if first == length else "leading" if first > length else "joined", logprob
 
     def _counterpart(self, data: bytes) -> tuple[int, str]:
         """The proxy's token for the API's; -1 = none."""

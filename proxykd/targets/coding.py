@@ -13,10 +13,11 @@ from proxykd.exceptions import ArtifactError, ShapeError
 from proxykd.targets.codec import Positions
 from proxykd.targets.kernels import NOTHING
 from proxykd.targets.quantising import STEPS, quantise, step_sizes
-from proxykd.targets.row_kernels import pack, read_rows, write_rows
+from proxykd.targets.row_kernels import guard_words, pack, read_rows, write_rows
 from proxykd.targets.tables import Tables
 
 _LOG_LEVELS = 1 << 12
+_DAMAGED = "expected a whole block of coded targets, found damage; copy the store again"
 
 
 class Levels(NamedTuple):
@@ -49,8 +50,17 @@ class Scratch:
 
     def __init__(self, k: int, vocab_size: int, tables: Tables | None) -> None:
         room = k + (int(np.diff(tables.list_starts).max()) if tables is not None else 0) + 1
-        lists = tuple(np.zeros(room, np.int32) for _ in range(4)) + (np.zeros(vocab_size, np.int32),)
-        self.arrays = (lists, np.zeros(k, np.int64), np.zeros(k, np.int32), np.zeros(k, np.int32))
+        lists = tuple(np.zeros(room, np.int32) for _ in range(4)) + (
+            np.zeros(vocab_size, np.int32),
+            np.zeros(32, np.int32),
+        )
+        self.arrays = (
+            lists,
+            np.zeros(k, np.int64),
+            np.zeros(k, np.int32),
+            np.zeros(k, np.int32),
+            65536 // np.maximum(np.arange(k + 1), 1),
+        )
 
 
 def symbolise(sample: Levels, tables: Tables, masses: NDArray[np.int64], power: int) -> NDArray[np.int32]:
@@ -74,6 +84,7 @@ class Coder:
     def __init__(self, tables: Tables, k: int, quantiser: "Quantiser") -> None:
         self._tables, self._k, self._quantiser = tables, k, quantiser
         self._scratch = Scratch(k, tables.vocab_size, tables).arrays
+        self._guard = guard_words(k)
 
     def encode(self, sample: Levels) -> bytes:
         """The sample's bytes."""
@@ -82,9 +93,9 @@ class Coder:
         n = write_rows(
             *sample[:5], self._quantiser.masses, self._quantiser.power, self._tables.model, self._scratch, out
         )
-        words = np.empty(4 * n + 2, np.uint16)
+        words = np.empty((2, 3 * n + 4), np.uint16)
         count = pack(out, n, self._tables.starts, self._tables.widths, words)
-        return words[:count][::-1].tobytes()
+        return words[0, :count].tobytes()
 
     def decode(self, data: bytes, length: int) -> tuple[Positions, NDArray[np.int32]]:
         """The positions and the text's tokens.
@@ -92,18 +103,42 @@ class Coder:
         Raises:
             ArtifactError: if the bytes are not what ``encode`` makes.
         """
-        words = np.frombuffer(data, np.uint16)
+        if len(data) < 8 or len(data) % 2:
+            raise ArtifactError(_DAMAGED)
+        guard = bytes(2 * self._guard)
+        words = np.frombuffer(guard + data + guard, np.uint16)
         ids = np.empty((length, self._k), np.int32)
         logprobs = np.empty((length, self._k), np.float32)
         tail, text = np.empty(length, np.float32), np.empty(length, np.int32)
         quantiser = self._quantiser
-        whole = len(words) >= 2 and read_rows(
-            words, quantiser.masses, quantiser.power, self._tables.model, self._tables.coder, self._scratch,
-            quantiser.log_weights, ids, logprobs, tail, text,
+        whole = read_rows(
+            words,
+            self._guard,
+            quantiser.masses,
+            quantiser.power,
+            self._tables.model,
+            *self._tables.coder,
+            self._scratch,
+            quantiser.log_weights,
+            ids,
+            logprobs,
+            tail,
+            text,
         )
         if not whole:
-            raise ArtifactError("expected a whole block of coded targets, found damage; copy the store again")
+            raise ArtifactError(_DAMAGED)
         return Positions(ids, logprobs, tail), text
+
+
+def without_impossible(positions: Positions) -> Positions:
+    """The same distributions without listed tokens of probability 0: their slots become unused ones."""
+    ids, logprobs, tail = positions
+    impossible = (ids >= 0) & np.isneginf(logprobs)
+    if not impossible.any():
+        return positions
+    order = np.argsort(np.isneginf(logprobs), axis=1, kind="stable")
+    moved = np.take_along_axis(np.where(impossible, -1, ids), order, 1).astype(np.int32)
+    return Positions(np.ascontiguousarray(moved), np.ascontiguousarray(np.take_along_axis(logprobs, order, 1)), tail)
 
 
 class Quantiser:
@@ -132,6 +167,7 @@ class Quantiser:
         Raises:
             ShapeError: if a row cannot be kept: not counts, or the bound is too tight for it.
         """
+        positions = without_impossible(positions)
         length, k = positions.token_ids.shape
         known = np.full(length, -1, np.int32) if text is None else np.asarray(text, np.int32)
         levels, steps = np.zeros((length, k), np.int32), np.zeros(length, np.int32)
@@ -143,7 +179,9 @@ class Quantiser:
                 positions.logprobs, positions.tail_logprob, self._sizes, self._max_kl, levels, steps, tails, kls
             )
             if row >= 0:
-                raise ShapeError(f"row {row} cannot be kept within max_kl={self._max_kl} nats; raise targets.store.max_kl")
+                raise ShapeError(
+                    f"row {row} cannot be kept within max_kl={self._max_kl} nats; raise targets.store.max_kl"
+                )
         return Levels(positions.token_ids, levels, steps, tails, known, kls)
 
     def _counts(self, positions: Positions) -> NDArray[np.int32]:

@@ -9,6 +9,8 @@ The lists are fitted twice: on three quarters, so that the symbols of the rest s
 have not seen, and then on everything.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,6 +35,8 @@ _LISTS_FROM = 2048
 _LIST_LENGTHS = 4
 _BACKOFF = 4.0
 
+# Shares below are of rows: how likely a token is to stand in one.
+
 
 def fit_tables(samples: list[Levels], *, vocab_size: int, masses: NDArray[np.int64], power: int) -> Tables:
     """Fit on some samples.
@@ -54,16 +58,11 @@ def fit_tables(samples: list[Levels], *, vocab_size: int, masses: NDArray[np.int
     trial = _with_lists(counts, seen if use_lists else [], vocab_size)
     widths = _widths(_histogram(trial, unseen if use_lists else samples, masses, power))
     final = _with_lists(counts, samples if use_lists else [], vocab_size)
-    return Tables(**{**vars_of(final), "widths": widths})
-
-
-def vars_of(tables: Tables) -> dict[str, NDArray[np.generic]]:
-    return {name: getattr(tables, name) for name in Tables.__dataclass_fields__}
+    return replace(final, widths=widths)
 
 
 def _with_lists(counts: NDArray[np.int64], samples: list[Levels], vocab_size: int) -> Tables:
     num_rows = max(1, sum(len(sample.ids) for sample in samples))
-    share = (counts + 0.3) / (counts.sum() / max(counts.max(), 1) + 1.0)
     share = np.minimum((counts + 0.3) / (num_rows + 1.0), 1.0)
     order = np.lexsort((np.arange(vocab_size), -counts))
     top = share[order]

@@ -22,10 +22,14 @@ from typing import Any, TypeVar
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 SCALE_BITS = 12
+COARSE_BITS = 9
 NUM_SYMBOLS = 96
 END = 94
 ESCAPE = 95
@@ -49,17 +53,24 @@ def compiled(function: Function) -> Function:
         return numba.njit(nogil=True)(function)
 
 
-@compiled
-def bit_length(value):
-    length = 0
-    while value > 0:
-        value >>= 1
-        length += 1
-    return length
+@intrinsic  # type: ignore[misc]
+def _leading_zeros(typing_context: Any, value: Any) -> Any:
+    """Zero bits before the highest one of an int64; 64 for zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.int64), generate
 
 
 @compiled
-def symbol_of(value):
+def bit_length(value: Any) -> Any:
+    """Bits that a number >= 0 takes: 0 for 0."""
+    return 64 - _leading_zeros(np.int64(value))
+
+
+@compiled
+def symbol_of(value: Any) -> Any:
     """(symbol, number of plain bits, plain bits) of a number >= 0."""
     if value < 16:
         return value, 0, 0
@@ -68,32 +79,41 @@ def symbol_of(value):
 
 
 @compiled
-def mass_of(level, power):
+def mass_of(level: Any, power: Any) -> Any:
     """What a level counts for in the contexts: level ** power, an integer."""
     return level * level if power == 2 else level
 
 
 @compiled
-def weight_of(level, power):
+def weight_of(level: Any, power: Any) -> Any:
     """What a level stands for: the row's probabilities are its weights divided by their sum."""
     return NOTHING if level == 0 else float(mass_of(level, power))
 
 
 @compiled
-def level_context(mass_left, num_left, least_mass, zone):
-    mean = mass_left // num_left - least_mass
+def level_context(mass_left: Any, reciprocal: Any, least_mass: Any, zone: Any) -> Any:
+    """The context of a level: how much is left a token, and how likely the token is."""
+    mean = ((mass_left * reciprocal) >> 16) - least_mass
     bucket = bit_length(mean) if mean > 0 else 0
     if bucket >= LEVEL_BUCKETS:
         bucket = LEVEL_BUCKETS - 1
-    if zone >= LIST_ZONES:
-        coarse = 4 + min((zone - LIST_ZONES) // 8, 3)
-    else:
-        coarse = min(zone // 4, 3)
+    coarse = 4 + min((zone - LIST_ZONES) // 8, 3) if zone >= LIST_ZONES else min(zone // 4, 3)
     return LEVELS + bucket * LEVEL_ZONES + coarse
 
 
 @compiled
-def gap_context(zone, num_left):
+def zone_of_rank(rank: Any) -> Any:
+    """2 log2(rank + 1), rounded down to a half: two zones an octave."""
+    value = np.int64(rank) + 1
+    exponent = bit_length(value) - 1
+    if exponent == 0:
+        return np.int64(0)
+    return min(2 * exponent + ((value >> (exponent - 1)) & 1), RANK_ZONES - 1)
+
+
+@compiled
+def gap_context(zone: Any, num_left: Any) -> Any:
+    """The context of a gap: how likely the candidates here are, and how many tokens are left."""
     bucket = bit_length(num_left) - 1
     if bucket >= LEFT_BUCKETS:
         bucket = LEFT_BUCKETS - 1
@@ -101,9 +121,19 @@ def gap_context(zone, num_left):
 
 
 @compiled
-def build_candidates(last, previous, num_previous, starts, list_ids, list_zones, rank_zone, rank_of, boost, scratch):
+def build_candidates(
+    last: Any,
+    previous: Any,
+    num_previous: Any,
+    starts: Any,
+    list_ids: Any,
+    list_zones: Any,
+    rank_of: Any,
+    boost: Any,
+    scratch: Any,
+) -> Any:
     """Candidates for a row, likeliest first, into ``scratch.ids`` and ``scratch.zones``; their number."""
-    ids, zones, unsorted, unsorted_zone, slot = scratch
+    ids, zones, unsorted, unsorted_zone, slot, count = scratch
     n = 0
     for entry in range(starts[last], starts[last + 1]):
         token = list_ids[entry]
@@ -117,11 +147,12 @@ def build_candidates(last, previous, num_previous, starts, list_ids, list_zones,
             zone = unsorted_zone[at] - 1
             unsorted_zone[at] = zone if zone > 0 else 0
         else:
-            zone = boost[rank_zone[rank_of[token]]]
+            zone = boost[zone_of_rank(rank_of[token])]
             unsorted[n], unsorted_zone[n] = token, zone
             slot[token] = n
             n += 1
-    count = np.zeros(LIST_ZONES + 1, np.int64)
+    for zone in range(LIST_ZONES + 1):
+        count[zone] = 0
     for at in range(n):
         count[unsorted_zone[at] + 1] += 1
     for zone in range(LIST_ZONES):

@@ -11,6 +11,7 @@ bound is taken. Rows of counts (samples of a distribution) need none of this: th
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,9 @@ def step_sizes(k: int, max_kl: float) -> NDArray[np.float64]:
 
 
 @compiled
-def quantise(logprobs, tail_logprob, sizes, max_kl, levels, steps, tails, kls):
+def quantise(
+    logprobs: Any, tail_logprob: Any, sizes: Any, max_kl: Any, levels: Any, steps: Any, tails: Any, kls: Any
+) -> Any:
     """Levels of rows; ``kls`` gets what each loses, KL(given || kept) in nats.
 
     Args:
@@ -49,7 +52,7 @@ def quantise(logprobs, tail_logprob, sizes, max_kl, levels, steps, tails, kls):
     probs, logs = np.empty(k + 1), np.empty(k + 1)
     start = 4 * 3
     for row in range(length):
-        total, m = 0.0, 0
+        total = 0.0
         for j in range(k + 1):
             log = logprobs[row, j] if j < k else tail_logprob[row]
             probs[j] = math.exp(log) if log > -math.inf else 0.0
@@ -83,7 +86,7 @@ def quantise(logprobs, tail_logprob, sizes, max_kl, levels, steps, tails, kls):
 
 
 @compiled
-def _kl_at(probs, logs, size):
+def _kl_at(probs: Any, logs: Any, size: Any) -> Any:
     """KL in nats between a row and what it becomes with a step."""
     total, kl = 0.0, 0.0
     for j in range(len(probs)):

@@ -5,10 +5,12 @@ decides by (contexts, candidates) the other decides by too.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
 from proxykd.targets.kernels import (
+    COARSE_BITS,
     END,
     ESCAPE,
     FIELD_LEAST,
@@ -17,7 +19,9 @@ from proxykd.targets.kernels import (
     FIELD_OTHER,
     FIELD_STEP,
     FIELD_TAIL,
+    LEVELS,
     LIST_ZONES,
+    NUM_SYMBOLS,
     SCALE_BITS,
     build_candidates,
     compiled,
@@ -26,6 +30,7 @@ from proxykd.targets.kernels import (
     mass_of,
     symbol_of,
     weight_of,
+    zone_of_rank,
 )
 
 _LOWER = 1 << 16
@@ -33,7 +38,7 @@ _SLOTS = 1 << SCALE_BITS
 
 
 @compiled
-def put(value, context, out, n):
+def put(value: Any, context: Any, out: Any, n: Any) -> Any:
     """Append a number as (context, symbol, number of plain bits, plain bits)."""
     symbol, num_bits, bits = symbol_of(value)
     out[n, 0], out[n, 1], out[n, 2], out[n, 3] = context, symbol, num_bits, bits
@@ -41,7 +46,18 @@ def put(value, context, out, n):
 
 
 @compiled
-def write_rows(ids, levels, steps, tails, text, masses, power, model, scratch, out):
+def write_rows(
+    ids: Any,
+    levels: Any,
+    steps: Any,
+    tails: Any,
+    text: Any,
+    masses: Any,
+    power: Any,
+    model: Any,
+    scratch: Any,
+    out: Any,
+) -> Any:
     """Symbols of consecutive rows.
 
     Args:
@@ -52,61 +68,90 @@ def write_rows(ids, levels, steps, tails, text, masses, power, model, scratch, o
         text: int32 [length], the text's token at each position, or -1: take the row's likeliest.
         masses: int64 [steps], what the masses of a row of that step add up to, about.
         power: The mass of a level n is n ** power.
-        model: (starts, list_ids, list_zones, rank_zone, rank_of, token_of, boost).
-        scratch: (ids, zones, unsorted, unsorted_zone, slot) for the candidates, then order, level and previous ids.
+        model: (starts, list_ids, list_zones, rank_of, token_of, boost).
+        scratch: ``coding.Scratch``: candidates, order, levels, ids of the previous row, reciprocals.
         out: int32 [room, 4], filled with (context, symbol, number of plain bits, plain bits).
 
     Returns:
         Number of symbols.
     """
-    starts, list_ids, list_zones, rank_zone, rank_of, token_of, boost = model
-    lists, order, _, previous = scratch
-    length, k = ids.shape
-    n, last, num_previous = 0, len(starts) - 2, 0
-    for row in range(length):
-        num_candidates = build_candidates(
-            last, previous, num_previous, starts, list_ids, list_zones, rank_zone, rank_of, boost, lists
-        )
-        m = k
-        while m > 0 and ids[row, m - 1] < 0:
-            m -= 1
-        n = put(k - m, FIELD_MISSING, out, n)
-        n = put(steps[row], FIELD_STEP, out, n)
-        n = put(tails[row], FIELD_TAIL + min(steps[row] // 4, 7), out, n)
-        least = levels[row, 0] if m else 0
-        left = masses[steps[row]] - mass_of(tails[row] - 1, power) if tails[row] else masses[steps[row]]
+    starts, list_ids, list_zones, rank_of, _, boost = model
+    lists, order, row_levels, previous, reciprocals = scratch
+    n, last, m = 0, len(starts) - 2, 0
+    for row in range(len(ids)):
+        num_candidates = build_candidates(last, previous, m, starts, list_ids, list_zones, rank_of, boost, lists)
+        m = sort_row(ids[row], levels[row], num_candidates, lists, rank_of, order)
+        step, tail = steps[row], tails[row]
+        least = _least(levels[row], m)
+        n = put(ids.shape[1] - m, FIELD_MISSING, out, n)
+        n = put(step, FIELD_STEP, out, n)
+        n = put(tail, FIELD_TAIL + min(step // 4, 7), out, n)
+        n = put(least, FIELD_LEAST + min(step // 4, 7), out, n)
         for j in range(m):
-            least = min(least, levels[row, j])
-            token = ids[row, j]
-            at = lists[4][token]
-            place = at if at < num_candidates and lists[0][at] == token else num_candidates + rank_of[token]
-            order[j] = (np.int64(place) << 32) | j
-        n = put(least, FIELD_LEAST + min(steps[row] // 4, 7), out, n)
-        order[:m].sort()
-        begin, best, best_level = 0, 0, -1
-        for j in range(m):
-            place, column = order[j] >> 32, order[j] & 0xFFFFFFFF
-            if begin < num_candidates <= place:
-                out[n, 0], out[n, 1] = gap_context(lists[1][begin], m - j), END
-                out[n, 2], out[n, 3] = 0, 0
-                n, begin = n + 1, num_candidates
-            zone = lists[1][begin] if begin < num_candidates else LIST_ZONES + rank_zone[begin - num_candidates]
-            n = put(place - begin, gap_context(zone, m - j), out, n)
-            begin = place + 1
-            zone = lists[1][place] if place < num_candidates else LIST_ZONES + rank_zone[place - num_candidates]
-            level = levels[row, column]
-            n = put(level - least, level_context(left, m - j, mass_of(least, power), zone), out, n)
-            left -= mass_of(level, power)
-            previous[j] = ids[row, column]
-            if level > best_level:
-                best, best_level = j, level
-        num_previous = m
+            column = order[j] & 0xFFFFFFFF
+            previous[j], row_levels[j] = ids[row, column], levels[row, column]
+        left = masses[step] - mass_of(tail - 1, power) if tail else masses[step]
+        n, best = _put_tokens(order, row_levels, m, least, left, power, num_candidates, lists[1], reciprocals, out, n)
         n, last = _put_next(text[row], previous, m, best, rank_of, out, n)
     return n
 
 
 @compiled
-def _put_next(token, row, m, best, rank_of, out, n):
+def _least(levels: Any, m: Any) -> Any:
+    least = levels[0] if m else 0
+    for j in range(m):
+        least = min(least, levels[j])
+    return least
+
+
+@compiled
+def sort_row(ids: Any, levels: Any, num_candidates: Any, lists: Any, rank_of: Any, order: Any) -> Any:
+    """Fill ``order`` with place << 32 | column of a row's tokens, sorted; returns how many there are."""
+    m = 0
+    while m < len(ids) and ids[m] >= 0:
+        at = lists[4][ids[m]]
+        place = at if at < num_candidates and lists[0][at] == ids[m] else num_candidates + rank_of[ids[m]]
+        order[m] = (np.int64(place) << 32) | m
+        m += 1
+    order[:m].sort()
+    return m
+
+
+@compiled
+def _put_tokens(
+    order: Any,
+    levels: Any,
+    m: Any,
+    least: Any,
+    left: Any,
+    power: Any,
+    num_candidates: Any,
+    zones: Any,
+    reciprocals: Any,
+    out: Any,
+    n: Any,
+) -> Any:
+    """The tokens as gaps, each with its level; returns the number of symbols and which token is the likeliest."""
+    begin, best, best_level, least_mass = 0, 0, -1, mass_of(least, power)
+    for j in range(m):
+        place, level = order[j] >> 32, levels[j]
+        if begin < num_candidates <= place:
+            out[n, 0], out[n, 1] = gap_context(zones[begin], m - j), END
+            out[n, 2], out[n, 3] = 0, 0
+            n, begin = n + 1, num_candidates
+        zone = zones[begin] if begin < num_candidates else LIST_ZONES + zone_of_rank(begin - num_candidates)
+        n = put(place - begin, gap_context(zone, m - j), out, n)
+        begin = place + 1
+        zone = zones[place] if place < num_candidates else LIST_ZONES + zone_of_rank(place - num_candidates)
+        n = put(level - least, level_context(left, reciprocals[m - j], least_mass, zone), out, n)
+        left -= mass_of(level, power)
+        if level > best_level:
+            best, best_level = j, level
+    return n, best
+
+
+@compiled
+def _put_next(token: Any, row: Any, m: Any, best: Any, rank_of: Any, out: Any, n: Any) -> Any:
     """Which token the text goes on with: 0 = the row's likeliest, 1 = none of the row, j + 2 = its token j."""
     if m and (token < 0 or row[best] == token):
         return put(0, FIELD_NEXT, out, n), row[best]
@@ -120,102 +165,158 @@ def _put_next(token, row, m, best, rank_of, out, n):
 
 
 @compiled
-def token_of_nothing(rank_of):
+def token_of_nothing(rank_of: Any) -> Any:
     """The context after an empty row: the same as at the beginning."""
     return len(rank_of)
 
 
 @compiled
-def pack(symbols, n, starts, widths, words):
-    """RANS over symbols, last first; returns the number of words, which lie in reverse order in ``words``.
+def is_second(context: Any) -> Any:
+    """Whether a context's symbols go to the second of the two streams: levels and what is said of them."""
+    return context >= LEVELS or FIELD_STEP <= context < FIELD_NEXT
+
+
+@compiled
+def pack(symbols: Any, n: Any, starts: Any, widths: Any, words: Any) -> Any:
+    """RANS over symbols, last first, in two streams of their own; returns the number of words in ``words``.
+
+    Two streams, because a processor can then decode a gap and a level at the same time. The words of the first are to
+    be read from the front, those of the second from the back.
 
     Args:
         symbols: int32 [n, 4] from ``write_rows``.
         n: Number of symbols.
         starts: int32 [contexts, symbols], where a symbol's slots begin.
         widths: int32 [contexts, symbols], how many it has; a symbol with none is written as ESCAPE and itself.
-        words: uint16 [room].
+        words: uint16 [2, room].
     """
-    state, out = np.uint64(_LOWER), 0
+    states = np.full(2, _LOWER, np.uint64)
+    ends = np.zeros(2, np.int64)
     for index in range(n - 1, -1, -1):
         context, symbol, num_bits, bits = symbols[index]
-        state, out = _push_bits(state, bits, num_bits, words, out)
+        stream = 1 if is_second(context) else 0
+        state, out = _push_bits(states[stream], bits, num_bits, words[stream], ends[stream])
         width = widths[context, symbol]
         if width == 0:
-            state, out = _push_bits(state, symbol, 7, words, out)
+            state, out = _push_bits(state, symbol, 7, words[stream], out)
             symbol = ESCAPE
             width = widths[context, symbol]
         if state >= np.uint64(width) << np.uint64(32 - SCALE_BITS):
-            words[out] = state & np.uint64(0xFFFF)
+            words[stream, out] = state & np.uint64(0xFFFF)
             state >>= np.uint64(16)
             out += 1
         width64 = np.uint64(width)
-        state = ((state // width64) << np.uint64(SCALE_BITS)) + state % width64 + np.uint64(starts[context, symbol])
-    words[out] = state & np.uint64(0xFFFF)
-    words[out + 1] = state >> np.uint64(16)
-    return out + 2
+        states[stream] = (
+            ((state // width64) << np.uint64(SCALE_BITS)) + state % width64 + np.uint64(starts[context, symbol])
+        )
+        ends[stream] = out
+    for stream in range(2):
+        words[stream, ends[stream]] = states[stream] & np.uint64(0xFFFF)
+        words[stream, ends[stream] + 1] = states[stream] >> np.uint64(16)
+    first, second = ends[0] + 2, ends[1] + 2
+    words[0, :first] = words[0, :first][::-1].copy()
+    words[0, first : first + second] = words[1, :second]
+    return first + second
 
 
 @compiled
-def _push_bits(state, bits, num_bits, words, out):
-    low = min(num_bits, 12)
-    for size, part in ((num_bits - low, bits >> low), (low, bits & ((1 << low) - 1))):
-        if size > 0:
-            if state >= np.uint64(1) << np.uint64(32 - size):
-                words[out] = state & np.uint64(0xFFFF)
-                state >>= np.uint64(16)
-                out += 1
-            state = (state << np.uint64(size)) | np.uint64(part)
+def _push_bits(state: Any, bits: Any, num_bits: Any, words: Any, out: Any) -> Any:
+    high = num_bits - 12
+    if high > 0:
+        state, out = _push_few_bits(state, bits >> 12, high, words, out)
+        bits, num_bits = bits & 0xFFF, 12
+    if num_bits > 0:
+        state, out = _push_few_bits(state, bits, num_bits, words, out)
     return state, out
 
 
 @compiled
-def _pull_bits(state, num_bits, words, at):
-    low = min(num_bits, 12)
-    value = 0
-    for size, shift in ((low, 0), (num_bits - low, low)):
-        if size > 0:
-            value |= (state & ((1 << size) - 1)) << shift
-            state >>= size
-            if state < _LOWER and at < len(words):
-                state = (state << 16) | np.int64(words[at])
-                at += 1
+def _push_few_bits(state: Any, bits: Any, num_bits: Any, words: Any, out: Any) -> Any:
+    if state >= np.uint64(1) << np.uint64(32 - num_bits):
+        words[out] = state & np.uint64(0xFFFF)
+        state >>= np.uint64(16)
+        out += 1
+    return (state << np.uint64(num_bits)) | np.uint64(bits), out
+
+
+@compiled
+def _pull_bits(state: Any, num_bits: Any, words: Any, at: Any, way: Any) -> Any:
+    value, low = np.int64(0), min(num_bits, 12)
+    value = state & ((1 << low) - 1)
+    state >>= low
+    if state < _LOWER:
+        state, at = (state << 16) | np.int64(words[at]), at + way
+    if num_bits > 12:
+        high = num_bits - 12
+        value |= (state & ((1 << high) - 1)) << 12
+        state >>= high
+        if state < _LOWER:
+            state, at = (state << 16) | np.int64(words[at]), at + way
     return value, state, at
 
 
 @compiled
-def _pull(context, state, words, at, coder):
-    """One number from a context; END stays END (-1)."""
-    symbol_at, starts, widths = coder
+def pull(context: Any, state: Any, words: Any, at: Any, way: Any, symbol_at: Any, slots: Any) -> Any:
+    """One number from a context, END as -1; ``words`` are taken from ``at``, ``way`` (1 or -1) onwards.
+
+    Damage may make the two streams run into each other or past the ends, where guard words lie; the caller sees it by
+    where they stop.
+    """
     slot = state & (_SLOTS - 1)
-    symbol = np.int64(symbol_at[context, slot])
-    state = np.int64(widths[context, symbol]) * (state >> SCALE_BITS) + slot - np.int64(starts[context, symbol])
-    if state < _LOWER and at < len(words):
-        state = (state << 16) | np.int64(words[at])
-        at += 1
+    symbol = np.int64(symbol_at[(context << COARSE_BITS) | (slot >> (SCALE_BITS - COARSE_BITS))])
+    packed = np.int64(slots[context * NUM_SYMBOLS + symbol])
+    while slot >= (packed >> 16) + (packed & 0xFFFF):
+        symbol += 1
+        packed = np.int64(slots[context * NUM_SYMBOLS + symbol])
+    state = (packed >> 16) * (state >> SCALE_BITS) + slot - (packed & 0xFFFF)
+    # Without a branch: whether a word is due is as good as chance, and a wrong guess costs more than the arithmetic.
+    due = np.int64(state < _LOWER)
+    state = (state << (due << 4)) | (np.int64(words[at]) & -due)
+    at += way * due
     if symbol < 16:
         return symbol, state, at
+    return _rest(symbol, state, words, at, way)
+
+
+@compiled
+def _rest(symbol: Any, state: Any, words: Any, at: Any, way: Any) -> Any:
     if symbol == ESCAPE:
-        symbol, state, at = _pull_bits(state, 7, words, at)
+        symbol, state, at = _pull_bits(state, np.int64(7), words, at, way)
         if symbol < 16:
             return symbol, state, at
-    if symbol == END:
+    if symbol >= END:
         return np.int64(-1), state, at
     num_bits = ((symbol - 16) >> 2) + 2
-    bits, state, at = _pull_bits(state, num_bits, words, at)
+    bits, state, at = _pull_bits(state, num_bits, words, at, way)
     return ((4 + ((symbol - 16) & 3)) << num_bits) + bits, state, at
 
 
 @compiled
-def read_rows(words, masses, power, model, coder, scratch, log_weights, ids, logprobs, tail, text):
+def read_rows(
+    words: Any,
+    guard: Any,
+    masses: Any,
+    power: Any,
+    model: Any,
+    symbol_at: Any,
+    slots: Any,
+    scratch: Any,
+    log_weights: Any,
+    ids: Any,
+    logprobs: Any,
+    tail: Any,
+    text: Any,
+) -> Any:
     """Rows from words; the mirror of ``write_rows`` and ``pack``.
 
     Args:
-        words: uint16 [num_words], first word first.
+        words: uint16 [guard + num_words + guard].
+        guard: ``guard_words(k)``: room on both sides into which damaged words can lead, but no farther.
         masses: As for ``write_rows``.
         power: As for ``write_rows``.
         model: As for ``write_rows``.
-        coder: (symbol_at uint8 [contexts, slots], starts, widths).
+        symbol_at: uint8 [contexts * 2**COARSE_BITS], the symbol at the first of so many slots each.
+        slots: uint32 [contexts * symbols], width << 16 | start.
         scratch: As for ``write_rows``.
         log_weights: float64 [levels], log of what a level stands for, up to a factor shared by the row.
         ids: int32 [length, k], filled.
@@ -224,84 +325,133 @@ def read_rows(words, masses, power, model, coder, scratch, log_weights, ids, log
         text: int32 [length], filled.
 
     Returns:
-        Whether every word was used and the coder ended where it began: false for damaged words.
+        Whether every word was used and both streams ended where they began: false for damaged words.
     """
-    starts, list_ids, list_zones, rank_zone, rank_of, token_of, boost = model
-    lists, _, row_levels, previous = scratch
-    length, k = ids.shape
-    vocab_size, last, num_previous = len(rank_of), len(starts) - 2, 0
-    state, at = (np.int64(words[0]) << 16) | np.int64(words[1]), 2
-    for row in range(length):
-        num_candidates = build_candidates(
-            last, previous, num_previous, starts, list_ids, list_zones, rank_zone, rank_of, boost, lists
-        )
-        missing, state, at = _pull(FIELD_MISSING, state, words, at, coder)
-        step, state, at = _pull(FIELD_STEP, state, words, at, coder)
+    starts, list_ids, list_zones, rank_of, token_of, boost = model
+    lists, _, row_levels, previous, reciprocals = scratch
+    k, vocab_size, m = ids.shape[1], len(rank_of), np.int64(0)
+    last, a, b = np.int64(len(starts) - 2), guard + 2, len(words) - guard - 3
+    first = (np.int64(words[a - 2]) << 16) | np.int64(words[a - 1])
+    second = (np.int64(words[b + 2]) << 16) | np.int64(words[b + 1])
+    for row in range(len(ids)):
+        if a > len(words) - guard or b < guard - 1:
+            return False
+        num = build_candidates(last, previous, m, starts, list_ids, list_zones, rank_of, boost, lists)
+        missing, first, a = pull(FIELD_MISSING, first, words, a, 1, symbol_at, slots)
+        step, second, b = pull(FIELD_STEP, second, words, b, -1, symbol_at, slots)
         if not (0 <= missing <= k and 0 <= step < len(masses)):
             return False
-        tail_level, state, at = _pull(FIELD_TAIL + min(step // 4, 7), state, words, at, coder)
-        least, state, at = _pull(FIELD_LEAST + min(step // 4, 7), state, words, at, coder)
+        coarse = min(step // 4, 7)
+        tail_level, second, b = pull(FIELD_TAIL + coarse, second, words, b, -1, symbol_at, slots)
+        least, second, b = pull(FIELD_LEAST + coarse, second, words, b, -1, symbol_at, slots)
         if tail_level < 0 or least < 0:
             return False
         m = k - missing
         left = masses[step] - mass_of(tail_level - 1, power) if tail_level else masses[step]
-        begin, best, best_level, total = 0, 0, -1, 0.0
-        if tail_level:
-            total = weight_of(tail_level - 1, power)
-        for j in range(m):
-            zone = (
-                np.int64(lists[1][begin])
-                if begin < num_candidates
-                else LIST_ZONES + np.int64(rank_zone[begin - num_candidates])
-            )
-            gap, state, at = _pull(gap_context(zone, m - j), state, words, at, coder)
-            if gap < 0:
-                begin = num_candidates
-                zone = LIST_ZONES + np.int64(rank_zone[0])
-                gap, state, at = _pull(gap_context(zone, m - j), state, words, at, coder)
-            place = begin + gap
-            if gap < 0 or place >= num_candidates + vocab_size:
-                return False
-            if place < num_candidates:
-                token, zone = lists[0][place], np.int64(lists[1][place])
-            else:
-                token = token_of[place - num_candidates]
-                zone = LIST_ZONES + np.int64(rank_zone[place - num_candidates])
-            begin = min(place + 1, num_candidates + vocab_size - 1)
-            over, state, at = _pull(level_context(left, m - j, mass_of(least, power), zone), state, words, at, coder)
-            if over < 0:
-                return False
-            level = least + over
-            left -= mass_of(level, power)
-            previous[j], row_levels[j] = token, level
-            ids[row, j] = token
-            total += weight_of(level, power)
-            if level > best_level:
-                best, best_level = j, level
-        log_total = math.log(total) if total > 0.0 else 0.0
-        for j in range(m):
-            logprobs[row, j] = log_weight(row_levels[j], power, log_weights) - log_total
-        for j in range(m, k):
-            ids[row, j], logprobs[row, j] = -1, -math.inf
-        tail[row] = log_weight(tail_level - 1, power, log_weights) - log_total if tail_level else -math.inf
-        num_previous = m
-        which, state, at = _pull(FIELD_NEXT, state, words, at, coder)
-        if which == 1:
-            other, state, at = _pull(FIELD_OTHER, state, words, at, coder)
-            if not 0 <= other < vocab_size:
-                return False
-            last = token_of[other]
-        elif not -1 < which < m + 2:
+        best, first, a, second, b = _pull_tokens(
+            m, num, least, left, power, first, a, second, b, words, symbol_at, slots,
+            token_of, lists[0], lists[1], reciprocals, previous, row_levels,
+        )  # fmt: skip
+        if best < 0:
             return False
-        elif m == 0:
-            last = vocab_size
-        else:
-            last = previous[best] if which == 0 else previous[which - 2]
+        tail[row] = to_logprobs(row_levels, m, tail_level, power, log_weights, logprobs[row])
+        for j in range(k):
+            ids[row, j] = previous[j] if j < m else -1
+        which, first, a = pull(FIELD_NEXT, first, words, a, 1, symbol_at, slots)
+        other = np.int64(0)
+        if which == 1:
+            other, first, a = pull(FIELD_OTHER, first, words, a, 1, symbol_at, slots)
+        if not (-1 < which < m + 2 and 0 <= other < vocab_size):
+            return False
+        last = next_of(which, np.int64(token_of[other]), m, best, previous, vocab_size)
         text[row] = last if last < vocab_size else -1
-    return state == _LOWER and at == len(words)
+    return first == _LOWER and second == _LOWER and a == b + 1
 
 
 @compiled
-def log_weight(level, power, log_weights):
+def _pull_tokens(
+    m: Any,
+    num: Any,
+    least: Any,
+    left: Any,
+    power: Any,
+    first: Any,
+    a: Any,
+    second: Any,
+    b: Any,
+    words: Any,
+    symbol_at: Any,
+    slots: Any,
+    token_of: Any,
+    candidate_ids: Any,
+    candidate_zones: Any,
+    reciprocals: Any,
+    tokens: Any,
+    levels: Any,
+) -> Any:
+    """The mirror of ``_put_tokens``: which token is the likeliest (-1: damage), and both streams."""
+    limit, least_mass = num + len(token_of), mass_of(least, power)
+    begin, best, best_level = np.int64(0), np.int64(0), np.int64(-1)
+    for j in range(m):
+        if begin < num:
+            zone = np.int64(candidate_zones[begin])
+            gap, first, a = pull(gap_context(zone, m - j), first, words, a, 1, symbol_at, slots)
+            if gap < 0:
+                begin = np.int64(num)
+                gap, first, a = pull(gap_context(LIST_ZONES, m - j), first, words, a, 1, symbol_at, slots)
+        else:
+            zone = LIST_ZONES + zone_of_rank(begin - num)
+            gap, first, a = pull(gap_context(zone, m - j), first, words, a, 1, symbol_at, slots)
+        place = begin + gap
+        if gap < 0 or place >= limit:
+            return np.int64(-1), first, a, second, b
+        if place < num:
+            token, zone = candidate_ids[place], np.int64(candidate_zones[place])
+        else:
+            token, zone = token_of[place - num], LIST_ZONES + zone_of_rank(place - num)
+        begin = min(place + 1, limit - 1)
+        context = level_context(left, reciprocals[m - j], least_mass, zone)
+        over, second, b = pull(context, second, words, b, -1, symbol_at, slots)
+        if over < 0:
+            return np.int64(-1), first, a, second, b
+        level = least + over
+        left -= mass_of(level, power)
+        tokens[j], levels[j] = token, level
+        if level > best_level:
+            best, best_level = np.int64(j), level
+    return best, first, a, second, b
+
+
+@compiled
+def to_logprobs(levels: Any, m: Any, tail_level: Any, power: Any, log_weights: Any, logprobs: Any) -> Any:
+    """Fill a row's log-probabilities from its levels; returns the tail's."""
+    total = weight_of(tail_level - 1, power) if tail_level else 0.0
+    for j in range(m):
+        total += weight_of(np.int64(levels[j]), power)
+    log_total = math.log(total) if total > 0.0 else 0.0
+    for j in range(m):
+        logprobs[j] = log_weight(levels[j], power, log_weights) - log_total
+    for j in range(m, len(logprobs)):
+        logprobs[j] = -math.inf
+    return log_weight(tail_level - 1, power, log_weights) - log_total if tail_level else -math.inf
+
+
+@compiled
+def next_of(which: Any, other: Any, m: Any, best: Any, tokens: Any, vocab_size: Any) -> Any:
+    """The token that ``_put_next`` named; ``vocab_size`` after an empty row of unknown text."""
+    if which == 1:
+        return other
+    if m == 0:
+        return np.int64(vocab_size)
+    return np.int64(tokens[best] if which == 0 else tokens[which - 2])
+
+
+def guard_words(k: int) -> int:
+    """Words that one row can take from a stream at most: 4 a number, 2 numbers a token and a few more."""
+    return 8 * k + 32
+
+
+@compiled
+def log_weight(level: Any, power: Any, log_weights: Any) -> Any:
     """Log of ``weight_of``."""
     return log_weights[level] if level < len(log_weights) else power * math.log(level)

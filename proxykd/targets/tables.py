@@ -11,31 +11,20 @@ import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from proxykd.exceptions import ArtifactError
 from proxykd.targets.kernels import (
+    COARSE_BITS,
     NUM_SYMBOLS,
-    RANK_ZONES,
+    SCALE_BITS,
 )
 
 VERSION = 1
 _MAGIC = b"PXTABLE1"
-_BOOST = 3
-_MAX_LIST = 4
-
-
-class Fitting(NamedTuple):
-    """Rows to fit on: int32 [length, k] ids, their levels, steps, tails and the text's tokens, one array a sample."""
-
-    ids: NDArray[np.int32]
-    levels: NDArray[np.int32]
-    steps: NDArray[np.int32]
-    tails: NDArray[np.int32]
-    text: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -43,11 +32,11 @@ class Tables:
     """The model's arrays.
 
     Attributes:
-        num_seen: int32 [vocab]: rank -> token id, most frequent first.
+        token_of: int32 [vocab]: rank -> token id, most frequent first.
         list_starts: int64 [vocab + 2]: where the list of each context begins; context ``vocab`` is the beginning.
         list_ids: int32 [entries].
         list_zones: uint8 [entries]: -2 log2 of the probability, rounded.
-        rank_zones: uint8 [RANK_ZONES]: the zone in lists of a token of that rank zone.
+        boost: uint8 [RANK_ZONES]: the zone in lists of a previous row's token of that rank zone.
         widths: int32 [contexts, symbols]: slots of each symbol, 2**SCALE_BITS a context.
     """
 
@@ -68,21 +57,20 @@ class Tables:
         """What ``row_kernels`` calls model."""
         rank_of = np.empty_like(self.token_of)
         rank_of[self.token_of] = np.arange(self.vocab_size, dtype=np.int32)
-        zone = np.minimum(2.0 * np.log2(np.arange(self.vocab_size) + 1.0), RANK_ZONES - 1).astype(np.uint8)
-        return self.list_starts, self.list_ids, self.list_zones, zone, rank_of, self.token_of, self.boost
+        return self.list_starts, self.list_ids, self.list_zones, rank_of, self.token_of, self.boost
 
     @cached_property
     def coder(self) -> tuple[NDArray[Any], ...]:
-        """What ``row_kernels.read_rows`` calls coder: symbol at every slot, starts, widths."""
+        """What ``row_kernels.read_rows`` calls coder: symbol at every slot, widths and starts."""
         symbols = np.arange(NUM_SYMBOLS, dtype=np.uint8)
-        symbol_at = np.stack([np.repeat(symbols, widths) for widths in self.widths])
-        return symbol_at, self.starts, self.widths
+        symbol_at = np.stack([np.repeat(symbols, widths)[:: 1 << (SCALE_BITS - COARSE_BITS)] for widths in self.widths])
+        slots = (self.widths.astype(np.uint32) << 16) | self.starts.astype(np.uint32)
+        return symbol_at.ravel(), slots.ravel()
 
     @cached_property
     def starts(self) -> NDArray[np.int32]:
         """int32 [contexts, symbols]: the first slot of each symbol."""
         return (np.cumsum(self.widths, axis=1) - self.widths).astype(np.int32)
-
 
     def to_bytes(self) -> bytes:
         """The tables as a file: magic, version, length and CRC-32 of what follows, then the deflated arrays."""
@@ -90,9 +78,7 @@ class Tables:
         described = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
         head = json.dumps(described).encode()
         body = zlib.compress(len(head).to_bytes(4, "little") + head + b"".join(a.tobytes() for a in arrays.values()), 6)
-        return (
-            _MAGIC + VERSION.to_bytes(4, "little") + len(body).to_bytes(8, "little") + _crc(body) + body
-        )
+        return _MAGIC + VERSION.to_bytes(4, "little") + len(body).to_bytes(8, "little") + _crc(body) + body
 
     @classmethod
     def from_bytes(cls, data: bytes, *, path: Path) -> "Tables":
@@ -104,7 +90,9 @@ class Tables:
         if data[:8] != _MAGIC:
             raise ArtifactError(f"expected the tables of a target store in {path}, found another file")
         if (version := int.from_bytes(data[8:12], "little")) != VERSION:
-            raise ArtifactError(f"expected tables of version {VERSION} in {path}, found {version}; write the targets again")
+            raise ArtifactError(
+                f"expected tables of version {VERSION} in {path}, found {version}; write the targets again"
+            )
         body = data[24:]
         if len(body) != int.from_bytes(data[12:20], "little") or _crc(body) != data[20:24]:
             raise ArtifactError(f"the tables in {path} are cut short or damaged; copy the store again or write it anew")
@@ -118,9 +106,9 @@ class Tables:
         return cls(**arrays)
 
 
-def fingerprint(data: bytes) -> str:
-    """Hex digest that names a table file; every shard coded with it says so."""
-    return hashlib.blake2b(data, digest_size=12).hexdigest()
+def table_file(data: bytes) -> str:
+    """The file's name, which is a digest of its content; every shard coded with it says so."""
+    return f"tables-{hashlib.blake2b(data, digest_size=12).hexdigest()}.tables"
 
 
 def _crc(body: bytes) -> bytes:

@@ -33,7 +33,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory, make_run: MakeRun) -> ProxyM
 def test_targets_are_the_proxys_top_tokens_and_the_mass_of_all_others(
     corpus: Corpus, proxy: ProxyModel, make_run: MakeRun, tmp_path: Path
 ) -> None:
-    run = make_run(targets={"reduction": {"kind": "top_k", "k": 5}})
+    run = make_run(targets={"reduction": {"kind": "top_k", "k": 5}, "store": {"kind": "plain"}})
     targets = estimate_distributions(
         None, *corpus, proxy, run, output=tmp_path / "targets", scratch=tmp_path / "scratch"
     )
@@ -61,7 +61,9 @@ def test_a_temperature_is_applied_before_tokens_are_kept_and_told_to_the_student
 ) -> None:
     stores = []
     for temperature in (1.0, 3.0):
-        run = make_run(targets={"reduction": {"kind": "top_k", "k": 5}, "temperature": temperature})
+        run = make_run(
+            targets={"reduction": {"kind": "top_k", "k": 5}, "temperature": temperature, "store": {"kind": "plain"}}
+        )
         folder = tmp_path / str(temperature)
         stores.append(
             TargetReader(estimate_distributions(None, *corpus, proxy, run, output=folder, scratch=tmp_path).path)
@@ -104,7 +106,7 @@ def test_likelihoods_weights_and_statistics_belong_to_the_teachers_text(
 def test_without_weighting_all_weigh_one_and_the_whole_vocabulary_has_no_tail(
     corpus: Corpus, proxy: ProxyModel, make_run: MakeRun, tmp_path: Path
 ) -> None:
-    run = make_run(targets={"weighting": "none", "reduction": {"kind": "top_k", "k": 1024}})
+    run = make_run(targets={"weighting": "none", "reduction": {"kind": "top_k", "k": 1024}, "store": {"kind": "plain"}})
     targets = estimate_distributions(
         None, *corpus, proxy, run, output=tmp_path / "targets", scratch=tmp_path / "scratch"
     )

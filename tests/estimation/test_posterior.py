@@ -1,13 +1,16 @@
 """The Dirichlet step: its limits, coverage of its intervals, grouped evidence, cases by hand."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from proxykd.estimation.estimates import Estimate, SparseProbs, densify, draw_columns, merge_tokens
+from proxykd.config.estimation import PosteriorEstimatorSpec
+from proxykd.estimation.estimates import Estimate, PriorRows, SparseProbs, Uniforms, densify, draw_columns, merge_tokens
+from proxykd.estimation.estimators import PosteriorEstimator
 from proxykd.estimation.posterior import (
     Evidence,
     credible_interval,
@@ -181,6 +184,24 @@ def test_sparse_estimates_meet_evidence_about_tokens_they_do_not_have() -> None:
     found = probs_of(with_evidence(known, evidence([0.8], [5]), weight=10.0, vocab_size=VOCAB))
     assert pytest.approx({token: float(found[1, token]) for token in (7, 5)}) == {7: 0.6, 5: 0.4}
     np.testing.assert_allclose(found[0, [0, 3]], [0.5, 0.5])
+
+
+def test_the_prior_is_trusted_no_further_than_it_was_observed() -> None:
+    class Observed:
+        def rows_of(self, examples: object) -> PriorRows:
+            return PriorRows(PRIOR, torch.tensor([0, 1, 5, 100, 3]))
+
+    batch = SimpleNamespace(examples=[], device=torch.device("cpu"), lengths=[ROWS])
+    found = {
+        trust: PosteriorEstimator(
+            PosteriorEstimatorSpec(kappa=4, draws=0, trust=trust), Observed(), Uniforms(0, "draws")
+        )(batch).main.concentration  # type: ignore[arg-type]
+        for trust in ("observed", "fixed")
+    }
+    assert {trust: weights.tolist() for trust, weights in found.items()} == {
+        "observed": [1, 1, 4, 4, 3],
+        "fixed": [4] * ROWS,
+    }
 
 
 def test_merging_adds_up_repetitions_and_puts_padding_last() -> None:
