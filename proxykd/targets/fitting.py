@@ -32,7 +32,7 @@ from proxykd.targets.tables import Tables
 _KAPPA = 2.0
 _BOOST = 3
 _LISTS_FROM = 2048
-_LIST_LENGTHS = 4
+_LIST_LENGTHS = 2
 _BACKOFF = 4.0
 
 # Shares below are of rows: how likely a token is to stand in one.
