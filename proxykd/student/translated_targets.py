@@ -231,4 +231,4 @@ def _without_target(length: int, width: int) -> SparseTarget:
     """The target of a text that the proxy did not read."""
     no_ids, no_logprobs = np.full((length, width), -1, np.int32), np.full((length, width), -np.inf, np.float32)
     zeros = np.zeros(length, np.float32)
-    return SparseTarget(no_ids, no_logprobs, zeros, 0.0, zeros)
+    return SparseTarget(no_ids, no_logprobs, zeros, 0.0, position_weights=zeros)

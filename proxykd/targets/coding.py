@@ -50,10 +50,8 @@ class Scratch:
 
     def __init__(self, k: int, vocab_size: int, tables: Tables | None) -> None:
         room = k + (int(np.diff(tables.list_starts).max()) if tables is not None else 0) + 1
-        lists = tuple(np.zeros(room, np.int32) for _ in range(4)) + (
-            np.zeros(vocab_size, np.int32),
-            np.zeros(32, np.int32),
-        )
+        of_list = tuple(np.zeros(room, np.int32) for _ in range(4))
+        lists = (*of_list, np.zeros(vocab_size, np.int32), np.zeros(32, np.int32))
         self.arrays = (
             lists,
             np.zeros(k, np.int64),

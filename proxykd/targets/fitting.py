@@ -32,7 +32,7 @@ from proxykd.targets.tables import Tables
 _KAPPA = 2.0
 _BOOST = 3
 _LISTS_FROM = 2048
-_LIST_LENGTHS = 4
+_LIST_LENGTHS = 2
 _BACKOFF = 4.0
 
 # Shares below are of rows: how likely a token is to stand in one.
@@ -121,7 +121,8 @@ def _backed_off(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     overall = counts.sum((0, 1)) / max(counts.sum(), 1.0)
     groups = counts.sum(1) + overall
     groups /= np.maximum(groups.sum(-1, keepdims=True), 1e-9)
-    return counts + _BACKOFF * groups[:, None, :]
+    smoothed: NDArray[np.float64] = counts + _BACKOFF * groups[:, None, :]
+    return smoothed
 
 
 def _slots(counts: NDArray[np.float64]) -> NDArray[np.int32]:

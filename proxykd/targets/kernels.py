@@ -18,15 +18,13 @@ References:
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 SCALE_BITS = 12
 COARSE_BITS = 9
@@ -45,7 +43,7 @@ LEVELS = GAPS + (LIST_ZONES + RANK_ZONES) * LEFT_BUCKETS
 NUM_CONTEXTS = LEVELS + LEVEL_BUCKETS * LEVEL_ZONES
 
 
-def compiled(function: Function) -> Function:
+def compiled(function: Callable[..., Any]) -> Any:
     """``function`` compiled on first use; kept on disk where a folder for it can be written."""
     try:
         return numba.njit(cache=True, nogil=True)(function)
@@ -53,7 +51,15 @@ def compiled(function: Function) -> Function:
         return numba.njit(nogil=True)(function)
 
 
-@intrinsic  # type: ignore[misc]
+def inlined(function: Callable[..., Any]) -> Any:
+    """``compiled`` into its callers: a call with arrays costs more than these few lines do."""
+    try:
+        return numba.njit(cache=True, nogil=True, forceinline=True)(function)
+    except RuntimeError:
+        return numba.njit(nogil=True, forceinline=True)(function)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def _leading_zeros(typing_context: Any, value: Any) -> Any:
     """Zero bits before the highest one of an int64; 64 for zero."""
 
@@ -63,7 +69,7 @@ def _leading_zeros(typing_context: Any, value: Any) -> Any:
     return types.int64(types.int64), generate
 
 
-@compiled
+@inlined
 def bit_length(value: Any) -> Any:
     """Bits that a number >= 0 takes: 0 for 0."""
     return 64 - _leading_zeros(np.int64(value))
@@ -78,19 +84,19 @@ def symbol_of(value: Any) -> Any:
     return 16 + (exponent - 4) * 4 + ((value >> (exponent - 2)) & 3), exponent - 2, value & ((1 << (exponent - 2)) - 1)
 
 
-@compiled
+@inlined
 def mass_of(level: Any, power: Any) -> Any:
     """What a level counts for in the contexts: level ** power, an integer."""
     return level * level if power == 2 else level
 
 
-@compiled
+@inlined
 def weight_of(level: Any, power: Any) -> Any:
     """What a level stands for: the row's probabilities are its weights divided by their sum."""
     return NOTHING if level == 0 else float(mass_of(level, power))
 
 
-@compiled
+@inlined
 def level_context(mass_left: Any, reciprocal: Any, least_mass: Any, zone: Any) -> Any:
     """The context of a level: how much is left a token, and how likely the token is."""
     mean = ((mass_left * reciprocal) >> 16) - least_mass
@@ -101,7 +107,7 @@ def level_context(mass_left: Any, reciprocal: Any, least_mass: Any, zone: Any) -
     return LEVELS + bucket * LEVEL_ZONES + coarse
 
 
-@compiled
+@inlined
 def zone_of_rank(rank: Any) -> Any:
     """2 log2(rank + 1), rounded down to a half: two zones an octave."""
     value = np.int64(rank) + 1
@@ -111,7 +117,7 @@ def zone_of_rank(rank: Any) -> Any:
     return min(2 * exponent + ((value >> (exponent - 1)) & 1), RANK_ZONES - 1)
 
 
-@compiled
+@inlined
 def gap_context(zone: Any, num_left: Any) -> Any:
     """The context of a gap: how likely the candidates here are, and how many tokens are left."""
     bucket = bit_length(num_left) - 1

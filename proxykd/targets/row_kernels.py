@@ -26,6 +26,7 @@ from proxykd.targets.kernels import (
     build_candidates,
     compiled,
     gap_context,
+    inlined,
     level_context,
     mass_of,
     symbol_of,
@@ -255,7 +256,7 @@ def _pull_bits(state: Any, num_bits: Any, words: Any, at: Any, way: Any) -> Any:
     return value, state, at
 
 
-@compiled
+@inlined
 def pull(context: Any, state: Any, words: Any, at: Any, way: Any, symbol_at: Any, slots: Any) -> Any:
     """One number from a context, END as -1; ``words`` are taken from ``at``, ``way`` (1 or -1) onwards.
 
@@ -451,7 +452,7 @@ def guard_words(k: int) -> int:
     return 8 * k + 32
 
 
-@compiled
+@inlined
 def log_weight(level: Any, power: Any, log_weights: Any) -> Any:
     """Log of ``weight_of``."""
     return log_weights[level] if level < len(log_weights) else power * math.log(level)
