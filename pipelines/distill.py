@@ -62,7 +62,9 @@ def distill(
     drift = check_drift.check_drift(validation, baseline=baseline, **told(check_drift))
     splits = split.split(validated, validation, drift, **told(split))
     proxy = align_proxy.align_proxy(validated, splits, **told(align_proxy))
-    targets = estimate_distributions.estimate_distributions(validated, splits, proxy, **told(estimate_distributions))
+    targets = estimate_distributions.estimate_distributions(
+        completions, validated, splits, proxy, **told(estimate_distributions)
+    )
     sft, student = (
         distill_student.distill_student.with_options(cache_policy=policy)(
             validated, splits, targets, arm=arm, **told(distill_student), id=f"distill_student_{arm}"

@@ -14,7 +14,7 @@ Rooms:
     proxy        alignment of an open model to the teacher: warm-up, preference rounds, fidelity
     estimation   the teacher's next-token distributions, estimated through the proxy; sample weights
     targets      the sparse target store
-    student      the objective (NLL + alpha * weighted KL) and the training run
+    student      the objective (NLL + alpha * weighted divergence) and the training run
     evaluation   held-out NLL, exact KL, tasks, statistics, the promotion decision, the report
 
 The library never imports an orchestrator or a tracker: ZenML, MLflow and Great Expectations live in ``steps/``.

@@ -34,6 +34,13 @@ class FactoredLogits(NamedTuple):
     softcap: float | None = None
     vocab_size: int | None = None
 
+    def tempered(self, temperature: float) -> "FactoredLogits":
+        """The scores divided by a temperature > 0; a softcap divides with them."""
+        if temperature == 1.0:
+            return self
+        softcap = None if self.softcap is None else self.softcap / temperature
+        return self._replace(scale=self.scale / temperature, softcap=softcap)
+
     def dense(self) -> Tensor:
         """The logits, float [n, vocab], by plain differentiable operations: the reference of ``fused_loss``."""
         pairs = zip(self.inputs, map(gather_weight, self.weights), strict=True)

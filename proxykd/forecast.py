@@ -256,6 +256,6 @@ def _disk(run: RunSpec, sizes: dict[str, ModelSize], completion_tokens: float) -
     """Proxy; both arms and the untrained student for every seed; the copy that is registered; targets; texts thrice."""
     students = 3 * len(run.student.seeds) + 1
     entry = 8 if sizes["proxy"].vocab_size > 2**16 else 6
-    targets = completion_tokens * (run.targets.top_k * entry + 4)
+    targets = completion_tokens * (run.targets.reduction.max_tokens * entry + 4)
     texts = 3 * 4 * completion_tokens
     return round(sizes["proxy"].saved_bytes + students * sizes["student"].saved_bytes + targets + texts)

@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 from zenml import step
 
-from proxykd.artifacts import ProxyModel, SplitSet, Targets, ValidatedSet
+from proxykd.artifacts import CompletionSet, ProxyModel, SplitSet, Targets, ValidatedSet
 from proxykd.config import RunSpec
-from proxykd.estimation.targets_from_proxy import estimate_distributions as estimate
+from proxykd.estimation.estimating import estimate_distributions as estimate
 from steps.materializers.folder import FolderMaterializer
 from steps.settings import new_folder, scratch_folder
 
@@ -15,11 +15,17 @@ SECTIONS = ("seed", "split", "proxy", "targets")
 
 @step(output_materializers=FolderMaterializer)
 def estimate_distributions(
-    validated: ValidatedSet, splits: SplitSet, proxy: ProxyModel, settings: dict[str, Any], code: str
+    completions: CompletionSet,
+    validated: ValidatedSet,
+    splits: SplitSet,
+    proxy: ProxyModel,
+    settings: dict[str, Any],
+    code: str,
 ) -> Annotated[Targets, "targets"]:
     """Sparse targets for every position of the distillation side, and a weight for every sample.
 
     Args:
+        completions: The teacher's answers, with what its API told of its probabilities.
         validated: The teacher's texts.
         splits: Which stage sees which.
         proxy: The aligned proxy.
@@ -27,4 +33,5 @@ def estimate_distributions(
         code: Hash of the code that the step runs.
     """
     with new_folder("targets") as output, scratch_folder() as scratch:
-        return estimate(validated, splits, proxy, RunSpec.view(settings), output=output, scratch=scratch)
+        run = RunSpec.view(settings)
+        return estimate(completions, validated, splits, proxy, run, output=output, scratch=scratch)

@@ -154,7 +154,7 @@ def test_micro_batches_add_up_to_the_batch(problem: Any) -> None:
     gradients(whole, labels, targets, dense=False)
     own, head = leaves(hidden, weight, dtype=torch.float32)
     for rows in (slice(0, 5), slice(5, 6), slice(6, 13)):
-        part = TargetBatch(*(values[rows] for values in targets))
+        part = targets.rows(rows)
         totals = student_objective(FactoredLogits((own[rows],), (head,)), labels[rows], part, alpha=ALPHA)
         (totals.loss / len(labels)).backward()
     assert_close([own.grad, head.grad], [whole[0].grad, whole[1].grad], 1e-5)

@@ -4,6 +4,7 @@
 their bounds in their types. Imports neither torch nor transformers, so that a plan or a help text is instant.
 """
 
+from proxykd.config.estimation import TargetsSpec
 from proxykd.config.loading import load_specification
 from proxykd.config.specification import (
     DataSplitSpec,
@@ -11,7 +12,6 @@ from proxykd.config.specification import (
     QuerySpec,
     RegistrySpec,
     RunSpec,
-    TargetsSpec,
 )
 from proxykd.config.validation import ValidationSpec
 

@@ -13,6 +13,7 @@ from proxykd.exceptions import ConfigError
 
 _MAY_HOLD_SECRETS = ("api_key", "api_key_file", "base_url")
 _UNIONS = ("teacher", "prompts")
+_TARGET_UNIONS = ("estimator", "reduction")
 _SCALARS = (str, int, float, bool, type(None), Path)
 
 
@@ -149,9 +150,13 @@ def _location(item: Mapping[str, Any]) -> str:
 
 
 def _keys(item: Mapping[str, Any]) -> list[str]:
-    """The dotted key as a file has it: after ``teacher`` and ``prompts`` pydantic puts their kind, which is no key."""
+    """The dotted key as a file has it: after ``teacher``, say, pydantic puts its kind, which is no key."""
     parts = [str(part) for part in item["loc"]]
-    is_kind = [before in _UNIONS and (place == 1 or parts[0] == "staging") for place, before in enumerate(parts, 1)]
+    is_kind = [
+        (before in _UNIONS and (place == 1 or parts[0] == "staging"))
+        or (place == 2 and parts[0] == "targets" and before in _TARGET_UNIONS)
+        for place, before in enumerate(parts, 1)
+    ]
     return [part for part, leaves_out in zip(parts, [False, *is_kind], strict=False) if not leaves_out]
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from proxykd.config.base import Count, Fraction, ModelSource, PositiveFloat, Spec
+from proxykd.config.objective import ObjectiveSpec
 
 
 class LoraSpec(Spec):
@@ -109,8 +110,10 @@ class StudentSpec(Spec):
     steps: Count = 300
     """Optimiser steps, the same for every arm."""
     alpha: Annotated[float, Field(ge=0.0)] = 1.0
-    """Weight of the weighted KL against the NLL, both means over tokens (Eq. 11). The paper's 100 belongs to an
-    unstated normalisation; with means over tokens about 1 is right. 0 = hard labels only."""
+    """Weight of the weighted divergence against the NLL, both means over tokens (Eq. 11). The paper's 100 belongs to
+    an unstated normalisation; with means over tokens about 1 is right. 0 = hard labels only."""
+    objective: ObjectiveSpec = ObjectiveSpec()
+    """Which divergence it is, and the prior's term."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     """A student is trained for each; the first one is registered."""
 

@@ -7,6 +7,7 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from proxykd.config.base import Count, Fraction, PositiveFloat, Spec
 from proxykd.config.corrections import CorrectionsSpec
+from proxykd.config.estimation import LogprobsEstimatorSpec, TargetsSpec
 from proxykd.config.models import ModelSpec, PreferenceSpec, ProxySpec, StudentSpec
 from proxykd.config.prompts import EmbeddedPromptsSpec, OpenAIFinetuningPromptsSpec, PromptsSpec
 from proxykd.config.shielding import unshielded
@@ -46,16 +47,6 @@ class DataSplitSpec(Spec):
         if self.heldout + self.development >= 1.0:
             raise ValueError(f"heldout + development must be below 1, got {self.heldout} + {self.development}")
         return self
-
-
-class TargetsSpec(Spec):
-    """The proxy's distributions that the student learns from."""
-
-    top_k: Annotated[int, Field(ge=1, le=1024)] = 10
-    """Tokens kept at each position; the rest of the mass is kept as one tail bucket (Proxy-KD A.1 keeps 10)."""
-    weighting: Literal["mean", "sum", "none"] = "mean"
-    """Sample weight: sigmoid of the z-score of the proxy's log-likelihood of the teacher's text (Eq. 9), taken as the
-    mean over tokens or as their sum; none = every sample weighs 1."""
 
 
 class ExactMatchTaskSpec(Spec):
@@ -175,6 +166,26 @@ class RunSpec(QuerySpec):
         return self
 
     @model_validator(mode="after")
+    def _objective_fits_targets(self) -> Self:
+        objective, targets = self.student.objective, self.targets
+        terms = {"divergence": objective.divergence}
+        if objective.prior_alpha > 0.0:
+            terms["prior_divergence"] = objective.prior_divergence
+            if not getattr(targets.estimator, "keep_prior", False):
+                raise ValueError(
+                    "student.objective.prior_alpha needs the prior's own targets; set targets.estimator.keep_prior "
+                    f"with kind: posterior or logprobs; got kind={targets.estimator.kind!r}"
+                )
+        for name, term in terms.items():
+            if targets.reduction.is_unbiased and not term.is_linear:
+                raise ValueError(
+                    f"targets.reduction.kind={targets.reduction.kind} gives targets that are right on average, from "
+                    f"which the forward KL alone can learn; got student.objective.{name}.kind={term.kind!r}: take "
+                    "forward_kl, or targets.reduction.kind=top_k"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _sections_fit(self) -> Self:
         if self.corrections is not None and (self.verifier is None or not isinstance(self.teacher, ApiTeacherSpec)):
             raise ValueError(
@@ -183,6 +194,12 @@ class RunSpec(QuerySpec):
             )
         if self.evaluation.exact_kl and self.teacher.kind != "embedded":
             raise ValueError("evaluation.exact_kl needs teacher.kind=embedded: no other teacher tells its odds")
+        if isinstance(self.targets.estimator, LogprobsEstimatorSpec) and not _tells_logprobs(self.teacher):
+            raise ValueError(
+                f"targets.estimator.kind=logprobs needs an API that is asked for its probabilities; set "
+                f"teacher.sampling.top_logprobs (1 to 20), or another estimator; got teacher.kind={self.teacher.kind!r}"
+            )
+        self.student.objective.check_targets(self.targets, alpha=self.student.alpha)
         if self.proxy.model.max_seq_tokens < self.student.model.max_seq_tokens:
             raise ValueError(
                 f"the proxy must read all that the student learns; got proxy.model.max_seq_tokens="
@@ -200,7 +217,8 @@ class RunSpec(QuerySpec):
         """The specification in which each listed ablation has become ordinary settings and the list is empty."""
         proxy, targets, student = self.proxy, self.targets, self.student
         if "no_proxy" in self.ablations:
-            student = student.model_copy(update={"alpha": 0.0})
+            objective = student.objective.model_copy(update={"prior_alpha": 0.0})
+            student = student.model_copy(update={"alpha": 0.0, "objective": objective})
         if "unaligned_proxy" in self.ablations:
             proxy = proxy.model_copy(update={"warmup": None, "preference": None})
         if "no_preference" in self.ablations and proxy.preference is not None:
@@ -228,6 +246,10 @@ class RunSpec(QuerySpec):
     def models(self) -> dict[str, ModelSpec]:
         """The open models of the run by role."""
         return {"proxy": self.proxy.model, "student": self.student.model}
+
+
+def _tells_logprobs(teacher: TeacherSpec) -> bool:
+    return not isinstance(teacher, RecordedTeacherSpec) and teacher.sampling.top_logprobs > 0
 
 
 def _check_recorded(prompts: PromptsSpec, teacher: RecordedTeacherSpec) -> None:

@@ -76,7 +76,8 @@ class TokenizedCorpus(Sequence[Example]):
         completion_lengths: Tokens in each completion, eos included, int32 [num_examples].
         lengths: Tokens of both, int32 [num_examples].
         stages: Which teacher wrote each, int32 [num_examples].
-        num_skipped: Rows left out because their prompt leaves no room for a completion.
+        num_skipped: Rows left out: their prompt leaves no room for a completion, or their completion is empty.
+        num_empty: Those of them whose completion is empty.
         num_cut: Examples whose completion was cut to ``max_seq_tokens``.
     """
 
@@ -85,7 +86,8 @@ class TokenizedCorpus(Sequence[Example]):
         reader = _open_reader(path)
         self._batches = [_columns_of(reader.get_batch(idx)) for idx in range(reader.num_record_batches - 1)]
         counts = reader.get_batch_with_custom_metadata(reader.num_record_batches - 1).custom_metadata
-        self.num_skipped, self.num_cut = int(counts[b"num_skipped"]), int(counts[b"num_cut"])
+        names = (b"num_skipped", b"num_empty", b"num_cut")
+        self.num_skipped, self.num_empty, self.num_cut = (int(counts[name]) for name in names)
         self.prompt_lengths = _lengths([batch.prompt_starts for batch in self._batches])
         self.completion_lengths = _lengths([batch.completion_starts for batch in self._batches])
         self.lengths = self.prompt_lengths + self.completion_lengths
@@ -102,7 +104,7 @@ class TokenizedCorpus(Sequence[Example]):
             rows: In the order in which the examples will have.
             tokenizer: Must have an end-of-sequence token.
             max_seq_tokens: Longest prompt plus completion. Longer completions are cut and have no eos then; a prompt
-                that leaves fewer than ``MIN_COMPLETION_TOKENS`` is skipped and counted.
+                that leaves fewer than ``MIN_COMPLETION_TOKENS`` is skipped and counted, and so is an empty completion.
             path: File to write; complete or not there at all.
 
         Raises:
@@ -112,15 +114,16 @@ class TokenizedCorpus(Sequence[Example]):
             raise ModelError("expected a tokenizer with an end-of-sequence token, found none; set its eos_token")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.partial")
-        num_skipped = num_cut = 0
+        num_skipped = num_empty = num_cut = 0
         with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
             for batch in batched(rows, _BATCH_ROWS):
                 examples = list(_tokenize(batch, tokenizer, max_seq_tokens))
                 num_skipped += len(batch) - len(examples)
+                num_empty += sum(not row.text for row in batch)
                 num_cut += sum(int(example.completion_ids[-1]) != tokenizer.eos_token_id for example in examples)
                 if examples:
                     writer.write_batch(_record_batch(examples))
-            counts = {"num_skipped": str(num_skipped), "num_cut": str(num_cut)}
+            counts = {"num_skipped": str(num_skipped), "num_empty": str(num_empty), "num_cut": str(num_cut)}
             writer.write_batch(_record_batch([]), custom_metadata=counts)
         os.replace(partial, path)
         return cls(path)
@@ -202,7 +205,7 @@ def _tokenize(
         # A text that the teacher did not finish does not teach where to end.
         whole = completion if row.outcome == Outcome.TRUNCATED else [*completion, tokenizer.eos_token_id]
         room = max_seq_tokens - len(prompt)
-        if prompt and whole and room >= min(len(whole), MIN_COMPLETION_TOKENS):
+        if prompt and completion and room >= min(len(whole), MIN_COMPLETION_TOKENS):
             cut = np.asarray(whole[:room], np.int32)
             yield Example(row.prompt_id, row.sample_idx, np.asarray(prompt, np.int32), cut, row.stage)
 

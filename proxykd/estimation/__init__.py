@@ -1,5 +1,10 @@
-"""The teacher's next-token distributions, estimated through the aligned proxy; and how much each sample may teach.
+"""The teacher's next-token distributions, estimated from its texts; and how much each sample may teach.
 
-targets_from_proxy   the proxy, teacher-forced on the teacher's text -> a target store (Proxy-KD, Eq. 8)
-weights              the proxy's log-likelihood of each text -> its weight (Proxy-KD, Eq. 9)
+estimating       the step: texts, counts and proxy -> a store of sparse targets
+estimators       proxy, prior, posterior, logprobs: one interface
+posterior        the prior updated by draws from the proxy, and by what the API told
+evidence         what the API told, in the proxy's tokens
+sparse_targets   which tokens of an estimate are stored: top-k, sampled, threshold
+estimates        dense and sparse distributions of a batch, and draws from them
+weights          the proxy's log-likelihood of each text -> its weight (Proxy-KD, Eq. 9)
 """

@@ -6,7 +6,7 @@ differ in their examples and targets alone.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,6 +32,7 @@ _MICRO_BATCH_TOKENS = 2**14
 
 # Scores of one micro-batch where the head can only be called as a module: 256 MiB in float32, whatever the vocabulary.
 _MICRO_BATCH_SCORES = 2**26
+_TERMS = ("loss", "nll", "kl", "divergence", "prior_divergence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +43,13 @@ class TrainingData:
         corpus: Texts; those of an earlier stage are all learnt from before any of a later one.
         targets: Their distributions; None = hard labels only.
         pad_id: Any token id.
+        prior: The prior's own distributions of the same texts; None = no such term.
     """
 
     corpus: TokenizedCorpus
     targets: TargetReader | None
     pad_id: int
+    prior: TargetReader | None = None
 
     def targets_of(self, indices: list[int], device: torch.device) -> TargetBatch | None:
         """The targets of some examples, cut to their completions; None = hard labels only.
@@ -54,9 +57,21 @@ class TrainingData:
         Raises:
             ArtifactError: if an example has no target, or one that is shorter than its completion.
         """
-        if self.targets is None:
+        return self._collate(indices, self.targets, device)
+
+    def prior_of(self, indices: list[int], device: torch.device) -> TargetBatch | None:
+        """The same from the prior's store; None = no such term.
+
+        Raises:
+            ArtifactError: if an example has no target, or one that is shorter than its completion.
+        """
+        return self._collate(indices, self.prior, device)
+
+    def _collate(self, indices: list[int], reader: TargetReader | None, device: torch.device) -> TargetBatch | None:
+        if reader is None:
             return None
-        return collate_targets([self._target_of(index, self.targets) for index in indices], device=device)
+        targets, temperature = [self._target_of(index, reader) for index in indices], temperature_of(reader)
+        return collate_targets(targets, device=device, temperature=temperature)
 
     def _target_of(self, index: int, targets: TargetReader) -> SparseTarget:
         example = self.corpus[index]
@@ -69,11 +84,16 @@ class TrainingData:
         return target.cut(length)
 
 
+def temperature_of(reader: TargetReader) -> float:
+    """What the targets of a store were tempered with; 1 where it does not say."""
+    return float(reader.description.get("temperature", 1.0))
+
+
 class TrainingRun(NamedTuple):
     """How a run went.
 
     Attributes:
-        curve: One mapping a step: step (from 1), loss, nll, kl (nats a token, means over the batch), lr.
+        curve: One mapping a step: step (from 1), what ``train_step`` returns, lr.
         seconds: Wall time of the steps.
         num_tokens: Prompt and completion tokens trained on, padding left out.
     """
@@ -92,7 +112,7 @@ def train(
         model: On its device, adapters attached if any.
         data: Examples and targets.
         spec: Steps, optimiser and precision.
-        alpha: Weight of the weighted KL.
+        alpha: Weight of the weighted divergence.
         learning_rate: Peak learning rate.
         seed: Decides the order of the examples and the dropout; the global generator is left as it was.
     """
@@ -126,36 +146,49 @@ def train_step(
     """One optimiser step on some examples.
 
     Returns:
-        ``loss``, ``nll`` and ``kl`` (without weights), means over the batch's completion tokens, before the step.
+        ``loss``, ``nll`` and ``kl``, means over the batch's completion tokens, before the step; ``divergence`` where
+        it is another than the forward KL, ``prior_divergence`` where the prior is learnt from. All but the loss
+        without weights, in nats.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.zero_grad(set_to_none=True)
     lengths, completions = data.corpus.lengths, data.corpus.completion_lengths
     num_tokens = int(completions[batch].sum())
-    totals = torch.zeros(3, device=model.device)
+    totals = torch.zeros(len(_TERMS), device=model.device)
     vocab_size = model.config.get_text_config().vocab_size
     bound = _MICRO_BATCH_TOKENS if is_factored(model) else _MICRO_BATCH_SCORES // vocab_size
     for part in micro_batches(batch, lengths, completions, max_completion_tokens=bound):
-        totals += _backward(model, data, part, spec.model.precision, alpha=alpha, num_tokens=num_tokens)
+        totals += _backward(model, data, part, spec, alpha=alpha, num_tokens=num_tokens)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     torch.nn.utils.clip_grad_norm_(trainable, spec.optimizer.max_grad_norm)
     optimizer.step()
-    return dict(zip(("loss", "nll", "kl"), (totals / num_tokens).tolist(), strict=True))
+    means = dict(zip(_TERMS, (totals / num_tokens).tolist(), strict=True))
+    return {name: means[name] for name in _recorded(data, spec, alpha)}
+
+
+def _recorded(data: TrainingData, spec: StudentSpec, alpha: float) -> Iterator[str]:
+    yield from ("loss", "nll", "kl")
+    if data.targets is not None and alpha > 0.0 and spec.objective.divergence.kind != "forward_kl":
+        yield "divergence"
+    if data.prior is not None and spec.objective.prior_alpha > 0.0:
+        yield "prior_divergence"
 
 
 def _backward(
-    model: "PreTrainedModel", data: TrainingData, part: list[int], precision: str, *, alpha: float, num_tokens: int
+    model: "PreTrainedModel", data: TrainingData, part: list[int], spec: StudentSpec, *, alpha: float, num_tokens: int
 ) -> torch.Tensor:
     batch = collate([data.corpus[index] for index in part], pad_id=data.pad_id).to(model.device)
     targets = data.targets_of(part, model.device) if alpha > 0.0 else None
+    prior = data.prior_of(part, model.device) if spec.objective.prior_alpha > 0.0 else None
     labels = completion_labels(batch)
-    with autocast(precision):
+    settings: dict[str, Any] = {"alpha": alpha, "prior": prior, "objective": spec.objective, "scale": 1.0 / num_tokens}
+    with autocast(spec.model.precision):
         hidden = completion_hidden(model, batch)
         scores = factored_logits(model, hidden) if is_factored(model) else apply_head(model, hidden)
-        totals = student_objective(scores, labels, targets, alpha=alpha, scale=1.0 / num_tokens)
+        totals = student_objective(scores, labels, targets, **settings)
     (totals.loss / num_tokens).backward()  # type: ignore[no-untyped-call]
-    return torch.stack([totals.loss.detach(), totals.nll, totals.kl])
+    return torch.stack([getattr(totals, name).detach() for name in _TERMS])
 
 
 def _report(progress: Progress, means: Mapping[str, Any]) -> None:

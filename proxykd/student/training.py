@@ -1,8 +1,8 @@
 """All training runs of one arm: learning-rate search, seeds, record.
 
-The arms ``sft`` (plain fine-tuning on the teacher's texts) and ``proxy_kd`` (NLL + alpha * weighted KL) go through
-the same code with the same number of steps, the same sampler and the same search, so that what differs between them is
-the objective and the rows: ``sft`` sees every text that Proxy-KD spends on proxy and student together.
+The arms ``sft`` (plain fine-tuning on the teacher's texts) and ``proxy_kd`` (NLL + alpha * weighted divergence) go
+through the same code with the same number of steps, the same sampler and the same search, so that what differs between
+them is the objective and the rows: ``sft`` sees every text that Proxy-KD spends on proxy and student together.
 """
 
 import math
@@ -20,7 +20,7 @@ from proxykd.config import RunSpec
 from proxykd.config.models import StudentSpec
 from proxykd.data.splits import select_rows, sides_for
 from proxykd.data.tokenizing import TokenizedCorpus
-from proxykd.exceptions import ArtifactError, GateError, ModelError
+from proxykd.exceptions import ArtifactError, ConfigError, GateError, ModelError
 from proxykd.models.forward import score_corpus
 from proxykd.models.loading import attach_lora, load_model, load_tokenizer, save_model
 from proxykd.models.tokenizers import tokenizer_fingerprint
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Arm = Literal["sft", "proxy_kd"]
+PRIOR_FOLDER = "prior"
+"""Folder of a targets artifact that holds the prior's own targets, where the estimator keeps them."""
 
 
 def distill_student(
@@ -64,9 +66,11 @@ def distill_student(
         GateError: if there are no rows to train on, or none on which to choose a learning rate.
         ModelError: if every learning rate diverged.
         ArtifactError: if the targets belong to another tokenizer.
+        ConfigError: if the objective does not fit the targets.
     """
-    spec = run.student
-    alpha = spec.alpha if arm == "proxy_kd" and targets is not None else 0.0
+    spec, soft = run.student, targets if arm == "proxy_kd" else None
+    alpha = spec.alpha if soft is not None else 0.0
+    prior_alpha = spec.objective.prior_alpha if soft is not None else 0.0
     tokenizer = load_tokenizer(spec.model)
     rows = select_rows(validated, splits, sides_for("sft" if arm == "sft" else "distillation", run.split))
     corpus = _tokenize(rows, tokenizer, spec, scratch / f"{arm}.arrow")
@@ -75,11 +79,14 @@ def distill_student(
             f"expected rows for the arm {arm}, found none, and {corpus.num_skipped} whose prompt leaves no room within "
             f"student.model.max_seq_tokens={spec.model.max_seq_tokens}; raise it, change the split or add prompts"
         )
-    reader = _open_targets(targets, tokenizer, spec) if targets is not None and alpha > 0.0 else None
-    trainer = _ArmTrainer(spec, alpha, TrainingData(corpus, reader, tokenizer.pad_token_id), tokenizer, output)
+    reader = _open_targets(soft.path, tokenizer, spec) if soft is not None and alpha > 0.0 else None
+    prior = _open_prior(soft.path, tokenizer, spec) if soft is not None and prior_alpha > 0.0 else None
+    data = TrainingData(corpus, reader, tokenizer.pad_token_id, prior)
+    trainer = _ArmTrainer(spec, alpha, data, tokenizer, output)
     searched = {Side.DEVELOPMENT} if len(spec.learning_rates) > 1 else set()
     development = _tokenize(select_rows(validated, splits, searched), tokenizer, spec, scratch / "development.arrow")
-    record = {"arm": arm, "alpha": alpha, "corpus": _describe(corpus, spec), **trainer.train_all(development)}
+    weights = {"alpha": alpha, "prior_alpha": prior_alpha}
+    record = {"arm": arm, **weights, "corpus": _describe(corpus, spec), **trainer.train_all(development)}
     write_json(output / "training.json", {**record, "settings": spec.model_dump(mode="json")})
     student = StudentModel(output)
     made_from = {
@@ -175,8 +182,18 @@ def _tokenize(
     return TokenizedCorpus.build(rows, tokenizer, max_seq_tokens=spec.model.max_seq_tokens, path=path)
 
 
-def _open_targets(targets: Targets, tokenizer: "PreTrainedTokenizerBase", spec: StudentSpec) -> TargetReader:
-    reader = TargetReader(targets.path)
+def _open_prior(path: Path, tokenizer: "PreTrainedTokenizerBase", spec: StudentSpec) -> TargetReader:
+    if not (path / PRIOR_FOLDER).is_dir():
+        raise ConfigError(
+            f"expected the prior's own targets in {path / PRIOR_FOLDER}, as student.objective.prior_alpha="
+            f"{spec.objective.prior_alpha:g} asks for them, found none; set prior_alpha to 0, or choose an estimator "
+            "that keeps its prior and estimate the targets again"
+        )
+    return _open_targets(path / PRIOR_FOLDER, tokenizer, spec)
+
+
+def _open_targets(path: Path, tokenizer: "PreTrainedTokenizerBase", spec: StudentSpec) -> TargetReader:
+    reader = TargetReader(path)
     if (max_seq_tokens := reader.description["max_seq_tokens"]) < spec.model.max_seq_tokens:
         raise ArtifactError(
             f"expected targets for texts of up to student.model.max_seq_tokens={spec.model.max_seq_tokens}, found "
@@ -184,7 +201,7 @@ def _open_targets(targets: Targets, tokenizer: "PreTrainedTokenizerBase", spec: 
         )
     if reader.description["tokenizer"] != tokenizer_fingerprint(tokenizer):
         raise ArtifactError(
-            f"the targets in {targets.path} were made with another tokenizer than the student's; choose a proxy and a "
+            f"the targets in {path} were made with another tokenizer than the student's; choose a proxy and a "
             "student of one family, or estimate the targets again"
         )
     return reader

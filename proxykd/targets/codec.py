@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from proxykd.exceptions import ShapeError
 
 FORMAT = "plain-1"
+_UNUSED = 2**16 - 1  # -1 in 16 bits
 ARRAYS = ("token_ids", "logprobs", "tail_logprob")
 
 
@@ -20,7 +21,7 @@ class Positions(NamedTuple):
     """Sparse distributions at consecutive positions.
 
     Attributes:
-        token_ids: int32 [length, k], distinct within a row.
+        token_ids: int32 [length, k], distinct within a row; -1 = unused, always last.
         logprobs: float32 [length, k], nats, -inf allowed.
         tail_logprob: float32 [length], log of the mass outside the k tokens; -inf where there is none.
     """
@@ -42,10 +43,10 @@ def encode(positions: Positions, *, vocab_size: int) -> dict[str, NDArray[np.gen
             f"expected token_ids and logprobs [length, k] and tail_logprob [length], got {ids.shape}, "
             f"{positions.logprobs.shape} and {positions.tail_logprob.shape}"
         )
-    if ids.size and not 0 <= ids.min() <= ids.max() < vocab_size:
-        raise ShapeError(f"expected token ids in 0 .. {vocab_size - 1}, got {ids.min()} .. {ids.max()}")
+    if ids.size and not -1 <= ids.min() <= ids.max() < vocab_size:
+        raise ShapeError(f"expected token ids in -1 .. {vocab_size - 1}, got {ids.min()} .. {ids.max()}")
     return {
-        "token_ids": ids.astype(np.uint16 if vocab_size <= 2**16 else np.int32),
+        "token_ids": ids.astype(np.uint16 if vocab_size <= _UNUSED else np.int32),
         "logprobs": positions.logprobs.astype(np.float32),
         "tail_logprob": positions.tail_logprob.astype(np.float32),
     }
@@ -53,8 +54,9 @@ def encode(positions: Positions, *, vocab_size: int) -> dict[str, NDArray[np.gen
 
 def decode(arrays: dict[str, NDArray[np.generic]]) -> Positions:
     """The positions from rows of the arrays that ``encode`` made."""
+    ids = arrays["token_ids"].astype(np.int32)
     return Positions(
-        arrays["token_ids"].astype(np.int32),
+        np.where(ids == _UNUSED, -1, ids) if arrays["token_ids"].dtype == np.uint16 else ids,
         arrays["logprobs"].astype(np.float32),
         arrays["tail_logprob"].astype(np.float32),
     )

@@ -8,22 +8,24 @@ seed get the same text, whichever process asks and whenever.
 import argparse
 import asyncio
 import json
+import math
 import os
 import random
 import re
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from aiohttp import web
 
 from proxykd.exceptions import InputError
 from proxykd.records import hash_json
-from proxykd.teacher.problems import sample_completion
+from proxykd.teacher.problems import enumerate_completions, sample_completion
 
 MODEL = "embedded-word-problems-1"
-_PIECE = re.compile(r" ?[A-Za-z]+| ?\d+| ?[^\sA-Za-z\d]+|\s")
+_MAX_TOP = 20
+PIECE = re.compile(r" ?[A-Za-z]+| ?\d+| ?[^\sA-Za-z\d]+|\s")
 
 
 class _BadRequest(Exception):
@@ -64,11 +66,11 @@ class EmbeddedServer:
         question = body["messages"][-1]["content"]
         identity = hash_json({"seed": [self._seed, body.get("seed")], "messages": body["messages"]})
         try:
-            pieces = _PIECE.findall(sample_completion(question, random.Random(identity)))
+            pieces = PIECE.findall(sample_completion(question, random.Random(identity)))
         except InputError as error:
             raise _BadRequest(400, str(error)) from None
         limit = body.get("max_tokens") or len(pieces)
-        num_prompt_tokens = sum(len(_PIECE.findall(message["content"])) for message in body["messages"])
+        num_prompt_tokens = sum(len(PIECE.findall(message["content"])) for message in body["messages"])
         kept = pieces[:limit]
         return {
             "id": f"chatcmpl-{identity[:24]}",
@@ -79,6 +81,7 @@ class EmbeddedServer:
                 {
                     "index": 0,
                     "message": {"role": "assistant", "content": "".join(kept), "refusal": None},
+                    "logprobs": logprobs_of(question, kept, body["top_logprobs"]) if body.get("logprobs") else None,
                     "finish_reason": "length" if len(kept) < len(pieces) else "stop",
                 }
             ],
@@ -97,6 +100,32 @@ class EmbeddedServer:
         return web.json_response({"calls": self._counts["calls"], "answers": self._counts["answers"]})
 
 
+def logprobs_of(question: str, pieces: Sequence[str], num_top: int) -> dict[str, Any]:
+    """What could have stood at each position, as the API's schema has it.
+
+    Args:
+        question: One of the teacher's.
+        pieces: A text of its own, or the beginning of one, in its tokens (``PIECE``).
+        num_top: Likeliest tokens told at each position.
+    """
+    alive = [(PIECE.findall(text), odds) for text, odds in enumerate_completions(question)]
+    content = []
+    for position, piece in enumerate(pieces):
+        masses: Counter[str] = Counter()
+        for others, odds in alive:
+            # A text that ends here goes on with no piece at all.
+            masses[others[position] if position < len(others) else ""] += odds  # type: ignore[assignment]
+        total = math.fsum(masses.values())
+        top = [_token(one, mass / total) for one, mass in masses.most_common(num_top) if one]
+        content.append({**_token(piece, masses[piece] / total), "top_logprobs": top})
+        alive = [(others, odds) for others, odds in alive if others[position : position + 1] == [piece]]
+    return {"content": content}
+
+
+def _token(piece: str, prob: float) -> dict[str, Any]:
+    return {"token": piece, "bytes": list(piece.encode()), "logprob": math.log(prob)}
+
+
 def _read_body(text: str) -> dict[str, Any]:
     try:
         body = json.loads(text)
@@ -112,7 +141,10 @@ def _read_body(text: str) -> dict[str, Any]:
     limit = body.get("max_tokens")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise _BadRequest(400, f"expected max_tokens >= 1, got {limit!r}")
-    return body
+    num_top = body.get("top_logprobs", 0)
+    if not isinstance(num_top, int) or not 0 <= num_top <= _MAX_TOP or (num_top and not body.get("logprobs")):
+        raise _BadRequest(400, f"expected logprobs: true and top_logprobs in 0 .. {_MAX_TOP}, got {num_top!r}")
+    return {**body, "top_logprobs": num_top}
 
 
 def _are_messages(value: object) -> bool:

@@ -111,11 +111,11 @@ def test_unknown_keys_are_refused_with_the_nearest_known_one(tmp_path: Path) -> 
 
 
 def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
-    found = complaint(write(tmp_path, seed="many", student={}, targets={"top_k": 0}))
+    found = complaint(write(tmp_path, seed="many", student={}, targets={"reduction": {"kind": "top_k", "k": 0}}))
     assert "seed: Input should be a valid integer" in found
     assert "got 'many'" in found
     assert "student.model: missing" in found
-    assert "targets.top_k" in found
+    assert "targets.reduction.k: " in found
 
 
 @pytest.mark.parametrize("pasted", ["sk-verysecret", "$OPENAI_API_KEY", "${lower}", "${A}${B}"])

@@ -100,7 +100,7 @@ def test_each_ablation_becomes_ordinary_settings() -> None:
         for name in ("no_proxy", "unaligned_proxy", "no_preference", "no_weights")
     }
     assert all(run.ablations == () for run in applied.values())
-    assert applied["no_proxy"].student.alpha == 0.0
+    assert applied["no_proxy"].student.alpha == applied["no_proxy"].student.objective.prior_alpha == 0.0
     assert (applied["unaligned_proxy"].proxy.warmup, applied["unaligned_proxy"].proxy.preference) == (None, None)
     preference = applied["no_preference"].proxy.preference
     assert preference is not None
@@ -158,3 +158,53 @@ def test_a_secret_with_control_characters_is_refused_without_being_repeated(
     with pytest.raises(ConfigError, match="environment variable PROXYKD_TEST_KEY") as caught:
         read_secret("${PROXYKD_TEST_KEY}")
     assert not any(part in str(caught.value) for part in ("sk-first", "second"))
+
+
+POSTERIOR = {"kind": "posterior", "keep_prior": True}
+
+
+def student_with(**objective: Any) -> dict[str, Any]:
+    return {"model": {"source": "embedded:student"}, "objective": objective}
+
+
+@pytest.mark.parametrize(
+    ("objective", "targets", "message"),
+    [
+        ({"divergence": {"kind": "generalized_jsd"}}, {"reduction": {"kind": "sampled"}}, "kind=sampled .* forward KL"),
+        ({"divergence": {"kind": "skew_kl"}}, {"reduction": {"kind": "threshold"}}, "kind=threshold .* forward KL"),
+        ({"divergence": {"kind": "reverse_kl"}}, {"estimator": {"kind": "prior"}}, "allow every token"),
+        (
+            {"divergence": {"kind": "adaptive_kl"}},
+            {"estimator": {**POSTERIOR, "hits": "sampled"}},
+            "allow every token",
+        ),
+        ({"prior_alpha": 0.5}, {}, "prior_alpha=0.5 .*keep_prior"),
+        ({"prior_alpha": 0.5}, {"estimator": {"kind": "posterior"}}, "keep_prior"),
+        (
+            {"prior_alpha": 0.5, "prior_divergence": {"kind": "total_variation"}},
+            {"estimator": POSTERIOR, "reduction": {"kind": "sampled"}},
+            "prior_divergence.kind=total_variation",
+        ),
+        ({"prior_divergence": {"kind": "reverse_kl"}}, {}, "infinite where counts"),
+        ({"divergence": {"kind": "skew_kl", "skew": 1.0}}, {}, "less than 1"),
+    ],
+)
+def test_an_objective_that_its_targets_cannot_serve_is_refused(
+    objective: dict[str, Any], targets: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        make(student=student_with(**objective), targets=targets)
+
+
+def test_objectives_and_targets_that_fit_each_other() -> None:
+    both = student_with(divergence={"kind": "reverse_kl"}, prior_alpha=0.5)
+    run = make(student=both, targets={"estimator": POSTERIOR})
+    applied = run.model_copy(update={"ablations": ("no_proxy",)}).with_ablations_applied()
+    assert (applied.student.alpha, applied.student.objective.prior_alpha) == (0.0, 0.0)
+    assert applied.student.objective.divergence.kind == "reverse_kl"
+    make(student=student_with(), targets={"reduction": {"kind": "sampled"}})
+    # A term that is off cannot clash.
+    make(
+        student={**student_with(divergence={"kind": "reverse_kl"}), "alpha": 0.0},
+        targets={"estimator": {"kind": "prior"}},
+    )

@@ -32,7 +32,7 @@ def test_what_the_messages_api_lacks_is_refused(sampling: dict[str, Any], compla
         assert kind(model="m", sampling=SamplingSpec(**sampling))
 
 
-@pytest.mark.parametrize("sampling", [{"top_logprobs": 1}, {"json_schema": SCHEMA}, {"stop": ("x",)}])
+@pytest.mark.parametrize("sampling", [{"json_schema": SCHEMA}, {"stop": ("x",)}])
 def test_the_embedded_teacher_refuses_what_its_server_does_not_know(sampling: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="embedded teacher offers no"):
         EmbeddedTeacherSpec(sampling=SamplingSpec(**sampling))

@@ -15,13 +15,13 @@ from proxykd.artifacts import SplitSet, StudentModel, Targets, ValidatedSet, rea
 from proxykd.config import RunSpec
 from proxykd.data.splits import build_splits, select_rows, sides_for
 from proxykd.data.tokenizing import TokenizedCorpus
-from proxykd.exceptions import ArtifactError, GateError
+from proxykd.exceptions import ArtifactError, ConfigError, GateError
 from proxykd.models.forward import collate
 from proxykd.models.loading import load_saved, load_tokenizer
 from proxykd.models.tokenizers import tokenizer_fingerprint
 from proxykd.student import loop
 from proxykd.student.loop import TrainingData, train, train_step
-from proxykd.student.training import distill_student, load_student
+from proxykd.student.training import PRIOR_FOLDER, distill_student, load_student
 from proxykd.targets.codec import Positions
 from proxykd.targets.reader import TargetReader
 from proxykd.targets.writer import TargetWriter
@@ -38,18 +38,29 @@ def data(corpus: Corpus, make_run: MakeRun, tmp_path_factory: pytest.TempPathFac
     tokenizer = load_tokenizer(run.student.model)
     rows = select_rows(*corpus, sides_for("sft", run.split))
     texts = TokenizedCorpus.build(rows, tokenizer, max_seq_tokens=160, path=folder / "rows.arrow")
-    writer = TargetWriter(folder / "targets", scratch=folder, top_k=TOP_K, vocab_size=len(tokenizer))
-    rng = np.random.default_rng(0)
+    write_targets(texts, tokenizer, folder / "targets", seed=0)
+    seal(Targets(folder / "targets"))
+    return TrainingData(texts, TargetReader(folder / "targets"), tokenizer.pad_token_id)
+
+
+def write_targets(
+    texts: TokenizedCorpus, tokenizer: Any, folder: Path, *, seed: int, has_tail: bool = True, **more: Any
+) -> None:
+    """A store of random targets for the texts; ``more`` goes into its description."""
+    writer = TargetWriter(folder, scratch=folder, top_k=TOP_K, vocab_size=len(tokenizer))
+    rng = np.random.default_rng(seed)
     for example in texts:
         length = len(example.completion_ids)
         probs = rng.dirichlet(np.ones(TOP_K + 1), size=length).astype(np.float32)
         ids = np.stack([rng.choice(len(tokenizer), TOP_K, replace=False) for _ in range(length)]).astype(np.int32)
-        positions = Positions(ids, np.log(probs[:, :TOP_K]), np.log(probs[:, TOP_K]))
+        if has_tail:
+            positions = Positions(ids, np.log(probs[:, :TOP_K]), np.log(probs[:, TOP_K]))
+        else:
+            kept = probs[:, :TOP_K] / probs[:, :TOP_K].sum(axis=1, keepdims=True)
+            positions = Positions(ids, np.log(kept), np.full(length, -np.inf, np.float32))
         writer.add(example.prompt_id, example.sample_idx, positions, sequence_logprob=-1.0)
-    facts = {"tokenizer": tokenizer_fingerprint(tokenizer), "max_seq_tokens": 160}
+    facts = {"tokenizer": tokenizer_fingerprint(tokenizer), "max_seq_tokens": 160, **more}
     writer.finish(lambda logprobs, lengths: np.full(len(lengths), 0.5), lambda: facts)
-    seal(Targets(folder / "targets"))
-    return TrainingData(texts, TargetReader(folder / "targets"), tokenizer.pad_token_id)
 
 
 @pytest.fixture(scope="module")
@@ -283,3 +294,110 @@ def test_the_student_has_not_seen_a_later_teacher_before_its_steps_come(
 def test_a_run_with_one_teacher_says_nothing_of_stages(corpus: Corpus, make_run: MakeRun, tmp_path: Path) -> None:
     student = distill(corpus, None, make_run(), tmp_path, arm="sft")
     assert "stages" not in read_json(student.path / "training.json")["corpus"]
+
+
+KINDS = (
+    "forward_kl",
+    "reverse_kl",
+    "generalized_jsd",
+    "skew_kl",
+    "skew_reverse_kl",
+    "total_variation",
+    "adaptive_kl",
+)
+
+
+KEPT = {"estimator": {"kind": "posterior", "keep_prior": True}}
+
+
+def step_on(data: TrainingData, run: RunSpec, *, num_steps: int, alpha: float = 100.0) -> list[dict[str, float]]:
+    """What is reported of so many steps on one and the same batch."""
+    model = load_student(run.student, seed=0)
+    optimizer = torch.optim.AdamW(model.parameters())
+    batch = [0, 1, 2, 3]
+    return [
+        train_step(model, optimizer, data, batch, run.student, alpha=alpha, learning_rate=2e-3)
+        for _ in range(num_steps)
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_three_steps_on_a_batch_lower_the_loss_and_the_divergence_of_every_kind(
+    data: TrainingData, make_run: MakeRun, kind: str
+) -> None:
+    run = make_run(student={"objective": {"divergence": {"kind": kind}}})
+    before, *_, after = step_on(data, run, num_steps=4)
+    name = "kl" if kind == "forward_kl" else "divergence"
+    assert set(before) == {"loss", "nll", "kl", name}
+    assert after["loss"] < before["loss"]
+    assert after[name] < before[name]
+    assert before["loss"] == pytest.approx(before["nll"] + 100.0 * 0.5 * before[name], rel=1e-5)
+
+
+def test_the_prior_is_learnt_from_beside_the_posterior(data: TrainingData, make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(student={"objective": {"prior_alpha": 4.0}}, targets=KEPT)
+    write_targets(data.corpus, load_tokenizer(run.student.model), tmp_path / "prior", seed=1, has_tail=False)
+    both = replace(data, prior=TargetReader(tmp_path / "prior"))
+    before, *_, after = step_on(both, run, num_steps=4, alpha=1.0)
+    assert set(before) == {"loss", "nll", "kl", "prior_divergence"}
+    assert after["prior_divergence"] < before["prior_divergence"]
+    expected = before["nll"] + 0.5 * before["kl"] + 4.0 * 0.5 * before["prior_divergence"]
+    assert before["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_micro_batches_take_the_same_step_with_a_prior_and_another_divergence(
+    data: TrainingData, make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = {"divergence": {"kind": "generalized_jsd"}, "prior_alpha": 1.0}
+    student = {"objective": objective, "optimizer": {"batch_size": 4, "max_grad_norm": 1e9}}
+    run = make_run(student=student, targets=KEPT)
+    write_targets(data.corpus, load_tokenizer(run.student.model), tmp_path / "prior", seed=1, has_tail=False)
+    both = replace(data, prior=TargetReader(tmp_path / "prior"))
+    whole = step_gradients(both, run, [0, 1, 2, 3], alpha=1.0)
+    monkeypatch.setattr(loop, "_MICRO_BATCH_TOKENS", 1)
+    for name, gradient in step_gradients(both, run, [0, 1, 2, 3], alpha=1.0).items():
+        torch.testing.assert_close(gradient, whole[name], rtol=1e-3, atol=1e-6)
+
+
+def test_both_terms_and_their_weights_stand_in_the_record(
+    corpus: Corpus, data: TrainingData, make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run(student={"alpha": 0.0, "objective": {"prior_alpha": 2.0}}, targets=KEPT)
+    tokenizer, folder = load_tokenizer(run.student.model), tmp_path / "targets"
+    write_targets(data.corpus, tokenizer, folder, seed=0)
+    write_targets(data.corpus, tokenizer, folder / PRIOR_FOLDER, seed=1, has_tail=False)
+    seal(Targets(folder))
+    for arm, prior_alpha in (("proxy_kd", 2.0), ("sft", 0.0)):
+        record = read_json(distill(corpus, Targets(folder), run, tmp_path, arm=arm).path / "training.json")
+        assert (record["alpha"], record["prior_alpha"]) == (0.0, prior_alpha)
+        assert ("prior_divergence" in record["runs"][0]["curve"][0]) == (arm == "proxy_kd")
+
+
+def test_a_prior_that_was_not_kept_is_missed_by_the_name_of_its_key(
+    corpus: Corpus, targets: Targets, make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run(student={"objective": {"prior_alpha": 0.5}}, targets=KEPT)
+    with pytest.raises(ConfigError, match=r"student\.objective\.prior_alpha=0\.5"):
+        distill(corpus, targets, run, tmp_path, arm="proxy_kd")
+
+
+def test_targets_without_a_tail_are_refused_before_a_reverse_kl_would_be_infinite(
+    data: TrainingData, make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run(student={"objective": {"divergence": {"kind": "reverse_kl"}}})
+    write_targets(data.corpus, load_tokenizer(run.student.model), tmp_path / "targets", seed=0, has_tail=False)
+    with pytest.raises(ConfigError, match="reverse_kl"):
+        step_on(replace(data, targets=TargetReader(tmp_path / "targets")), run, num_steps=1)
+
+
+def test_the_stores_temperature_reaches_the_objective(data: TrainingData, make_run: MakeRun, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(make_run().student.model)
+    write_targets(data.corpus, tokenizer, tmp_path / "targets", seed=0, temperature=2.0)
+    tempered = replace(data, targets=TargetReader(tmp_path / "targets"))
+    batch = tempered.targets_of([0], torch.device("cpu"))
+    assert batch is not None
+    assert batch.temperature == 2.0
+    (plain,), (warm,) = (step_on(one, make_run(), num_steps=1) for one in (data, tempered))
+    assert warm["nll"] == pytest.approx(plain["nll"], rel=1e-6)
+    assert warm["loss"] == pytest.approx(warm["nll"] + 100.0 * 4.0 * 0.5 * warm["kl"], rel=1e-5)
+    assert warm["kl"] != plain["kl"]

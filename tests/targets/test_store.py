@@ -53,7 +53,7 @@ def test_any_sequence_of_samples_comes_back_in_any_order(
         assert found.weight == 1.0
 
 
-@pytest.mark.parametrize(("vocab_size", "dtype"), [(2**16, np.uint16), (2**16 + 1, np.int32)])
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(2**16 - 1, np.uint16), (2**16, np.int32)])
 def test_ids_take_two_bytes_where_the_vocabulary_allows(vocab_size: int, dtype: type) -> None:
     highest = Positions(
         np.array([[vocab_size - 1, 0]], np.int32), np.zeros((1, 2), np.float32), np.zeros(1, np.float32)

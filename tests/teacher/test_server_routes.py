@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import random
 from typing import Any
 
@@ -57,6 +58,8 @@ def test_a_cut_text_is_a_prefix_that_says_so() -> None:
         ("{", 400),
         ([], 400),
         (_body(messages=[{"role": "user"}]), 400),
+        (_body(logprobs=True, top_logprobs=21), 400),
+        (_body(top_logprobs=2), 400),
         (_body(messages=[{"role": "user", "content": "Hi"}]), 400),
         (_body(top_p=0.5), 400),
         (_body(max_tokens="many"), 400),
@@ -68,3 +71,20 @@ def test_a_bad_call_gets_an_error_body_and_counts_as_a_call(body: Any, status: i
     assert code == status
     assert answer["error"]["message"]
     assert stats == {"calls": 1, "answers": 0}
+
+
+def test_log_probabilities_are_those_of_the_pieces_and_add_up_to_the_texts_odds() -> None:
+    choice = asyncio.run(_post(_body(logprobs=True, top_logprobs=20)))[1]["choices"][0]
+    positions, text = choice["logprobs"]["content"], choice["message"]["content"]
+    assert b"".join(bytes(one["bytes"]) for one in positions) == text.encode()
+    # The chain rule; the text's end is certain once it is written.
+    total = sum(one["logprob"] for one in positions)
+    assert math.exp(total) == pytest.approx(dict(enumerate_completions(_QUESTION))[text])
+    assert all(sum(math.exp(top["logprob"]) for top in one["top_logprobs"]) == pytest.approx(1) for one in positions)
+    assert any(len(one["top_logprobs"]) > 1 for one in positions)
+
+
+def test_no_log_probabilities_unless_they_are_asked_for() -> None:
+    assert asyncio.run(_post(_body()))[1]["choices"][0]["logprobs"] is None
+    one = asyncio.run(_post(_body(logprobs=True, top_logprobs=1)))[1]["choices"][0]["logprobs"]["content"]
+    assert {len(position["top_logprobs"]) for position in one} == {1}

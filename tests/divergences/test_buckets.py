@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from proxykd.divergences import (
-    _CHUNK_SCORES_CPU,
     BucketedLogprobs,
     bucketed_forward_kl,
     bucketed_logprobs,
     forward_kl,
     sparse_forward_kl,
 )
+from proxykd.divergences.buckets import _CHUNK_SCORES_CPU
 from proxykd.exceptions import ShapeError
 
 NUM_ROWS, VOCAB = 7, 23

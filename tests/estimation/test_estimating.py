@@ -1,6 +1,7 @@
 """Targets of a tiny proxy against what plain transformers says about the same texts."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,9 @@ import torch
 
 from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet, read_json, seal
 from proxykd.config import RunSpec
-from proxykd.data.splits import select_rows, sides_for
+from proxykd.data.splits import build_splits, select_rows, sides_for
 from proxykd.data.tokenizing import TokenizedCorpus
-from proxykd.estimation.targets_from_proxy import estimate_distributions
+from proxykd.estimation.estimating import estimate_distributions
 from proxykd.exceptions import GateError, ModelError
 from proxykd.models.loading import load_model, load_saved, load_tokenizer, save_model
 from proxykd.targets.reader import TargetReader
@@ -32,8 +33,10 @@ def proxy(tmp_path_factory: pytest.TempPathFactory, make_run: MakeRun) -> ProxyM
 def test_targets_are_the_proxys_top_tokens_and_the_mass_of_all_others(
     corpus: Corpus, proxy: ProxyModel, make_run: MakeRun, tmp_path: Path
 ) -> None:
-    run = make_run(targets={"top_k": 5})
-    targets = estimate_distributions(*corpus, proxy, run, output=tmp_path / "targets", scratch=tmp_path / "scratch")
+    run = make_run(targets={"reduction": {"kind": "top_k", "k": 5}})
+    targets = estimate_distributions(
+        None, *corpus, proxy, run, output=tmp_path / "targets", scratch=tmp_path / "scratch"
+    )
     targets.verify()
     reader, (model, tokenizer) = TargetReader(targets.path), load_saved(proxy.path / "model")
     rows = select_rows(*corpus, sides_for("distillation", run.split))
@@ -53,11 +56,39 @@ def test_targets_are_the_proxys_top_tokens_and_the_mass_of_all_others(
         )
 
 
+def test_a_temperature_is_applied_before_tokens_are_kept_and_told_to_the_student(
+    corpus: Corpus, proxy: ProxyModel, make_run: MakeRun, tmp_path: Path
+) -> None:
+    stores = []
+    for temperature in (1.0, 3.0):
+        run = make_run(targets={"reduction": {"kind": "top_k", "k": 5}, "temperature": temperature})
+        folder = tmp_path / str(temperature)
+        stores.append(
+            TargetReader(estimate_distributions(None, *corpus, proxy, run, output=folder, scratch=tmp_path).path)
+        )
+    plain, warm = stores
+    assert (plain.description["temperature"], warm.description["temperature"]) == (1.0, 3.0)
+    row, (model, tokenizer) = (
+        next(select_rows(*corpus, sides_for("distillation", run.split))),
+        load_saved(proxy.path / "model"),
+    )
+    example = next(iter(TokenizedCorpus.build([row], tokenizer, max_seq_tokens=160, path=tmp_path / "row.arrow")))
+    ids = torch.tensor(np.concatenate([example.prompt_ids, example.completion_ids])[None]).long()
+    with torch.no_grad():
+        scores = model(ids).logits[0, len(example.prompt_ids) - 1 : -1].double()
+    expected = (scores / 3.0).log_softmax(-1).topk(5).values
+    found = warm.get(row.prompt_id, row.sample_idx)
+    np.testing.assert_allclose(np.sort(found.logprobs)[:, ::-1], expected.numpy(), atol=2e-2)
+    np.testing.assert_allclose(np.exp(found.tail_logprob), 1 - expected.exp().sum(-1).numpy(), atol=2e-2)
+    # The weight is the proxy's likelihood of the text, which has no temperature.
+    assert found.weight == plain.get(row.prompt_id, row.sample_idx).weight
+
+
 def test_likelihoods_weights_and_statistics_belong_to_the_teachers_text(
     corpus: Corpus, proxy: ProxyModel, make_run: MakeRun, tmp_path: Path
 ) -> None:
     targets = estimate_distributions(
-        *corpus, proxy, make_run(), output=tmp_path / "targets", scratch=tmp_path / "scratch"
+        None, *corpus, proxy, make_run(), output=tmp_path / "targets", scratch=tmp_path / "scratch"
     )
     description = read_json(targets.path / "targets.json")
     reader, statistics = TargetReader(targets.path), description["statistics"]
@@ -73,8 +104,10 @@ def test_likelihoods_weights_and_statistics_belong_to_the_teachers_text(
 def test_without_weighting_all_weigh_one_and_the_whole_vocabulary_has_no_tail(
     corpus: Corpus, proxy: ProxyModel, make_run: MakeRun, tmp_path: Path
 ) -> None:
-    run = make_run(targets={"weighting": "none", "top_k": 1024})
-    targets = estimate_distributions(*corpus, proxy, run, output=tmp_path / "targets", scratch=tmp_path / "scratch")
+    run = make_run(targets={"weighting": "none", "reduction": {"kind": "top_k", "k": 1024}})
+    targets = estimate_distributions(
+        None, *corpus, proxy, run, output=tmp_path / "targets", scratch=tmp_path / "scratch"
+    )
     reader = TargetReader(targets.path)
     row = next(select_rows(*corpus, sides_for("distillation", run.split)))
     found = reader.get(row.prompt_id, row.sample_idx)
@@ -89,7 +122,7 @@ def test_only_the_distillation_side_gets_targets(
 ) -> None:
     # Shared mode: all three training sides; development and held-out prompts never.
     targets = estimate_distributions(
-        *corpus, proxy, make_run(), output=tmp_path / "targets", scratch=tmp_path / "scratch"
+        None, *corpus, proxy, make_run(), output=tmp_path / "targets", scratch=tmp_path / "scratch"
     )
     training = list(select_rows(*corpus, sides_for("sft", make_run().split)))
     assert len(TargetReader(targets.path)) == len(training) < corpus[0].num_rows
@@ -101,7 +134,7 @@ def test_no_rows_close_the_gate(corpus: Corpus, proxy: ProxyModel, make_run: Mak
     seal(empty)
     with pytest.raises(GateError, match="distillation side"):
         estimate_distributions(
-            empty, corpus[1], proxy, make_run(), output=tmp_path / "targets", scratch=tmp_path / "scratch"
+            None, empty, corpus[1], proxy, make_run(), output=tmp_path / "targets", scratch=tmp_path / "scratch"
         )
 
 
@@ -112,11 +145,35 @@ def test_a_proxy_that_diverged_is_refused(corpus: Corpus, make_run: MakeRun, tmp
         model.get_output_embeddings().weight.fill_(torch.nan)
     save_model(model, load_tokenizer(spec), tmp_path / "proxy" / "model")
     seal(ProxyModel(tmp_path / "proxy"))
-    with pytest.raises(ModelError, match="diverged"):
+    with pytest.raises(ModelError, match=r"nan for a token of prompt [0-9a-f]{16}; its training diverged"):
         estimate_distributions(
+            None,
             *corpus,
             ProxyModel(tmp_path / "proxy"),
             make_run(),
             output=tmp_path / "targets",
             scratch=tmp_path / "scratch",
         )
+
+
+def test_what_cannot_teach_is_counted(proxy: ProxyModel, corpus: Corpus, make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(proxy={"model": {"source": "embedded:proxy", "num_layers": 1, "max_seq_tokens": 160}})
+    rows = list(corpus[0].rows())
+    changed = {0: "", 1: "word " * 400}
+    damaged = ValidatedSet(tmp_path / "validated")
+    damaged.write(replace(row, text=changed.get(place, row.text)) for place, row in enumerate(rows))
+    seal(damaged)
+    shared = run.split.model_copy(update={"heldout": 0.0, "development": 0.0})
+    splits = build_splits(damaged, shared, output=tmp_path / "splits")
+    targets = estimate_distributions(
+        None,
+        damaged,
+        splits,
+        proxy,
+        run.model_copy(update={"split": shared}),
+        output=tmp_path / "targets",
+        scratch=tmp_path / "scratch",
+    )
+    described = read_json(targets.path / "targets.json")
+    assert (described["num_empty"], described["num_skipped"], described["num_cut"]) == (1, 1, 1)
+    assert described["num_samples"] == len(rows) - 1

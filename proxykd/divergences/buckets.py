@@ -1,19 +1,10 @@
-"""Divergences between next-token distributions: un-reduced, in nats, computed in float32 (float64 stays float64).
+"""The student's side of every sparse divergence, and of the NLL: one pass over its scores, one gradient.
 
-Two forms of KL(teacher || student):
+``bucketed_logprobs`` takes the log-probabilities of k tokens, of everything else together, and of the label from the
+scores, so that all terms of a loss share one normaliser and one gradient buffer.
 
-    forward_kl          both distributions over the whole vocabulary
-    sparse_forward_kl   the teacher known at k tokens, the rest of its mass in one tail bucket
-
-The sparse form is the KL between the two distributions over k + 1 outcomes, "token 1", ..., "token k", "any other":
-
-    sum_k p_k (log p_k - log q_k) + p_tail (log p_tail - log q_tail),    q_tail = 1 - sum_k q_k
-
-By the data-processing inequality it never exceeds the dense KL, and equals it when k is the vocabulary. The student's
-side of it, ``bucketed_logprobs``, also yields the log-probability of the label, so that NLL and KL share one
-normaliser and one gradient buffer.
-
-This module knows tensors only: no padding (callers pass the positions that count), no reduction, no temperature.
+This module knows tensors only: no padding of sequences (callers pass the positions that count), no reduction, no
+temperature.
 """
 
 from collections.abc import Iterator
@@ -23,9 +14,6 @@ import torch
 from torch import Tensor
 
 from proxykd.exceptions import ShapeError
-
-# Below exp(-70) the student's tail no longer pulls: its gradient would otherwise overflow float32.
-_MIN_TAIL_LOGPROB = -70.0
 
 # Rows are taken in chunks of so many scores: on a CPU they stay in the cache, on a GPU they bound the extra memory.
 _CHUNK_SCORES_CPU = 2**19
@@ -44,55 +32,6 @@ class BucketedLogprobs(NamedTuple):
     token_logprobs: Tensor
     tail_logprob: Tensor
     label_logprobs: Tensor
-
-
-def forward_kl(student_logits: Tensor, teacher_logprobs: Tensor) -> Tensor:
-    """KL(teacher || student) per position over the whole vocabulary, in nats.
-
-    Args:
-        student_logits: Unnormalised scores, float [..., vocab]; -inf allowed.
-        teacher_logprobs: Log-probabilities, float [..., vocab]; -inf allowed (contributes 0).
-
-    Returns:
-        float32 [...], >= 0; 0 where the distributions coincide; inf where the student excludes a token that the
-        teacher allows. Not reduced.
-
-    Raises:
-        ShapeError: if the shapes differ.
-
-    References:
-        Chen et al., Knowledge Distillation of Black-Box Large Language Models, arXiv:2401.07013, Eq. (8).
-    """
-    if student_logits.shape != teacher_logprobs.shape:
-        raise ShapeError(
-            f"expected student_logits and teacher_logprobs of one shape, got {tuple(student_logits.shape)} and "
-            f"{tuple(teacher_logprobs.shape)}; use sparse_forward_kl for a teacher known at some tokens only"
-        )
-    student_logprobs = student_logits.to(_accumulate_dtype(student_logits)).log_softmax(dim=-1)
-    return _pointwise_kl(teacher_logprobs.to(student_logprobs.dtype), student_logprobs).sum(dim=-1)
-
-
-def sparse_forward_kl(
-    student_logits: Tensor, token_ids: Tensor, teacher_logprobs: Tensor, tail_logprob: Tensor
-) -> Tensor:
-    """KL(teacher || student) per position over k tokens and one tail bucket, in nats.
-
-    Args:
-        student_logits: Unnormalised scores, float [n, vocab], one of them finite in each row.
-        token_ids: The k tokens, int64 [n, k], distinct within a row; -1 marks an unused slot.
-        teacher_logprobs: Their log-probabilities, float [n, k]; -inf allowed (contributes 0).
-        tail_logprob: Log of the teacher's mass outside them, float [n]; -inf where there is none.
-
-    Returns:
-        float32 [n], >= 0; 0 where the bucketed distributions coincide. Its gradient is finite for every mass of
-        either tail, 0 included. Not reduced.
-
-    Raises:
-        ShapeError: if the shapes do not fit each other.
-    """
-    unused_labels = token_ids.new_zeros(token_ids.shape[0])
-    student = bucketed_logprobs(student_logits, token_ids, unused_labels)
-    return bucketed_forward_kl(student, teacher_logprobs, tail_logprob)
 
 
 def bucketed_logprobs(logits: Tensor, token_ids: Tensor, labels: Tensor) -> BucketedLogprobs:
@@ -122,38 +61,8 @@ def bucketed_logprobs(logits: Tensor, token_ids: Tensor, labels: Tensor) -> Buck
     return BucketedLogprobs(*_Bucketed.apply(logits, token_ids, labels))  # type: ignore[no-untyped-call]
 
 
-def bucketed_forward_kl(student: BucketedLogprobs, teacher_logprobs: Tensor, tail_logprob: Tensor) -> Tensor:
-    """KL(teacher || student) between two distributions over the same k tokens and one tail bucket, in nats.
-
-    Args:
-        student: As ``bucketed_logprobs`` returns it.
-        teacher_logprobs: float [n, k]; -inf allowed (contributes 0).
-        tail_logprob: float [n]; -inf where there is no tail.
-
-    Returns:
-        float [n], >= 0. A student's tail below exp(-70) counts as exp(-70).
-
-    Raises:
-        ShapeError: if the teacher's shapes are not the student's.
-    """
-    if teacher_logprobs.shape != student.token_logprobs.shape or tail_logprob.shape != student.tail_logprob.shape:
-        raise ShapeError(
-            f"expected teacher_logprobs {tuple(student.token_logprobs.shape)} and tail_logprob "
-            f"{tuple(student.tail_logprob.shape)}, got {tuple(teacher_logprobs.shape)} and {tuple(tail_logprob.shape)}"
-        )
-    dtype = student.token_logprobs.dtype
-    tokens = _pointwise_kl(teacher_logprobs.to(dtype), student.token_logprobs).sum(dim=-1)
-    return tokens + _pointwise_kl(tail_logprob.to(dtype), student.tail_logprob.clamp_min(_MIN_TAIL_LOGPROB))
-
-
-def _pointwise_kl(teacher_logprobs: Tensor, student_logprobs: Tensor) -> Tensor:
-    """``p (log p - log q)``, 0 where p is 0: both logs are replaced there, or 0 * inf would reach the gradient."""
-    is_zero = teacher_logprobs == -torch.inf
-    log_ratio = teacher_logprobs.masked_fill(is_zero, 0.0) - student_logprobs.masked_fill(is_zero, 0.0)
-    return teacher_logprobs.exp() * log_ratio
-
-
-def _accumulate_dtype(values: Tensor) -> torch.dtype:
+def accumulate_dtype(values: Tensor) -> torch.dtype:
+    """float64 for float64 values, else float32."""
     return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
@@ -180,7 +89,7 @@ class _Bucketed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, token_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        dtype = _accumulate_dtype(logits)
+        dtype = accumulate_dtype(logits)
         log_normalizer = logits.new_empty(len(logits), dtype=dtype)
         log_tail = torch.empty_like(log_normalizer)
         is_unused, slots = token_ids < 0, token_ids.clamp_min(0)

@@ -1,0 +1,324 @@
+"""How far each estimate is from the truth, on the teacher whose odds are known.
+
+    python benchmarks/estimation/truth.py                       about five minutes on two cores
+    python benchmarks/estimation/truth.py --sizes 250 --seeds 1
+
+For every corpus size and seed: the embedded teacher writes a corpus (one text a question), its embedded proxy is
+fine-tuned on it from random weights, and every estimator says what the next-token distributions at the positions of
+some of the corpus's own texts are, as in a run. Printed are means over positions, and over seeds +- their standard
+deviation:
+
+    KL      KL(truth || estimate) in nats, the estimate mixed with 0.1 % of a uniform one, without which a count that
+            never saw a possible token would make it infinite
+    TV      half the sum of absolute differences, in [0, 1]; no mixing
+    missed  the truth's mass on tokens that the estimate excludes
+
+The truth is asked for by this program alone; nothing is kept.
+"""
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proxykd.artifacts import CompletionSet
+from proxykd.config.estimation import EstimatorSpec, TargetsSpec
+from proxykd.config.models import ModelSpec, OptimizerSpec
+from proxykd.config.prior import PriorSpec
+from proxykd.data.tokenizing import TokenizedCorpus
+from proxykd.estimation.counted_prior import CountedPrior
+from proxykd.estimation.estimates import Estimate, SparseProbs, densify, draw_columns
+from proxykd.estimation.estimators import Proxy, TextBatch, build_estimator
+from proxykd.estimation.evidence import ApiEvidence
+from proxykd.estimation.posterior import credible_interval, sampled_posterior
+from proxykd.estimation.sparse_targets import sampled, threshold, top_k
+from proxykd.models.loading import load_model, load_tokenizer
+from proxykd.proxy.training import train_nll
+from proxykd.records import Completion, Outcome, ValidatedRow
+from proxykd.teacher.problems import generate_prompts, sample_completion
+from proxykd.teacher.server import PIECE, logprobs_of
+from proxykd.teacher.truth import TeacherTruth
+
+MODEL = ModelSpec(source="embedded:proxy", attention="eager", precision="bfloat16", max_seq_tokens=256)
+NUM_TEXTS = 120
+FLOOR = 1e-3
+TOP_LOGPROBS = 5
+
+
+class World(NamedTuple):
+    """A corpus, its proxy, and the truth about some of its texts."""
+
+    corpus: TokenizedCorpus
+    completions: CompletionSet
+    tokenizer: Any
+    batch: TextBatch
+    truth: Tensor
+    folder: Path
+
+
+def build_world(size: int, seed: int, steps: int, folder: Path) -> World:
+    """Write a corpus, train a proxy on it, ask for the truth about its first texts."""
+    rng, tokenizer = random.Random(seed), load_tokenizer(MODEL)
+    prompts = list(generate_prompts(size, seed))
+    texts = [sample_completion(prompt.messages[-1].content, rng) for prompt in prompts]
+    rows = [
+        ValidatedRow(prompt.prompt_id, 0, prompt.messages, text, "", None, Outcome.OK, "keep", "")
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
+    corpus = TokenizedCorpus.build(rows, tokenizer, max_seq_tokens=256, path=folder / "corpus.arrow")
+    completions = CompletionSet(folder / "completions")
+    completions.write(_told(prompt, text) for prompt, text in zip(prompts, texts, strict=True))
+    model = load_model(MODEL, seed=seed)
+    optimizer = OptimizerSpec(learning_rate=2e-3, batch_size=16)
+    order = [corpus[idx] for idx in _passes(len(corpus), steps * optimizer.batch_size, rng)]
+    train_nll(
+        model, tokenizer, order, optimizer, precision=MODEL.precision, seed=seed, scratch=folder, description="proxy"
+    )
+    model.eval()
+    proxy = Proxy(model, len(tokenizer), tokenizer.pad_token_id, MODEL.precision)
+    indices = list(range(min(NUM_TEXTS, size)))
+    batch = TextBatch(indices, [corpus[idx] for idx in indices], proxy)
+    questions = [prompts[idx].messages[-1].content for idx in indices]
+    return World(corpus, completions, tokenizer, batch, _truth(batch, questions, tokenizer), folder)
+
+
+def _passes(num: int, total: int, rng: random.Random) -> Iterator[int]:
+    """Indices of shuffled passes over ``num`` examples, ``total`` in all."""
+    given = 0
+    while given < total:
+        order = list(range(num))
+        rng.shuffle(order)
+        yield from order[: total - given]
+        given += min(num, total - given)
+
+
+def _told(prompt: Any, text: str) -> Completion:
+    """A completion with what the teacher's API tells about it."""
+
+    def plain(token: Mapping[str, Any]) -> dict[str, Any]:
+        return {"token": token["token"], "bytes": bytes(token["bytes"]), "logprob": token["logprob"]}
+
+    content = logprobs_of(prompt.messages[-1].content, PIECE.findall(text), TOP_LOGPROBS)["content"]
+    rows = [{**plain(one), "top": [plain(other) for other in one["top_logprobs"]]} for one in content]
+    return Completion(prompt.prompt_id, 0, Outcome.OK, "", text, "stop", 0, 0, 0.0, "", "", logprobs=rows)
+
+
+def _truth(batch: TextBatch, questions: Sequence[str], tokenizer: Any) -> Tensor:
+    """The teacher's own distributions, float64 [n, vocab]."""
+    knower, rows = TeacherTruth(tokenizer), []
+    for question, example in zip(questions, batch.examples, strict=True):
+        for token in knower.next_token_probs(question, example.completion_ids):
+            row = torch.zeros(batch.vocab_size, dtype=torch.float64)
+            row[torch.from_numpy(token.token_ids).long()] = torch.from_numpy(token.probs)
+            rows.append(row)
+    return torch.stack(rows)
+
+
+class Distance(NamedTuple):
+    """Means over positions."""
+
+    kl: float
+    tv: float
+    missed: float
+
+
+def distance(truth: Tensor, probs: Tensor) -> Distance:
+    """From the truth to an estimate, both float64 [n, vocab]."""
+    mixed = (1.0 - FLOOR) * probs + FLOOR / probs.shape[1]
+    kl = torch.special.xlogy(truth, truth) - torch.special.xlogy(truth, mixed)
+    missed = torch.where(probs > 0.0, 0.0, truth)
+    means = kl.sum(-1).mean(), (truth - probs).abs().sum(-1).mean() / 2, missed.sum(-1).mean()
+    return Distance(*(float(mean) for mean in means))
+
+
+class Bench:
+    """Asks estimators about one world; counts are made once for each order."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._counted: dict[int, Any] = {}
+
+    def measure(self, **estimator: Any) -> Distance:
+        """The distance of an estimator, given as in a specification."""
+        spec: EstimatorSpec = TargetsSpec.model_validate({"estimator": estimator}).estimator
+        prior = None if spec.prior is None else self.prior(spec.prior)
+        evidence = None
+        if spec.kind == "logprobs":
+            evidence = ApiEvidence.build(
+                self.world.completions, self.world.corpus, self.world.tokenizer, path=self.world.folder / "told.arrow"
+            )
+        found = build_estimator(spec, seed=0, prior=prior, evidence=evidence)(self.world.batch).main
+        return distance(self.world.truth, probs_of(found, self.world.batch.vocab_size))
+
+    def prior(self, spec: PriorSpec) -> CountedPrior:
+        """The prior of the whole corpus."""
+        if spec.order not in self._counted:
+            folder = self.world.folder / f"counts-{spec.order}"
+            self._counted[spec.order] = CountedPrior.build(self.world.corpus, spec, folder=folder).counts
+        return CountedPrior(self._counted[spec.order], spec)
+
+
+def probs_of(estimate: Estimate, vocab_size: int) -> Tensor:
+    """The distributions over the whole vocabulary, float64."""
+    return densify(estimate, vocab_size).double().softmax(-1)
+
+
+ESTIMATORS: dict[str, dict[str, Any]] = {
+    "hard label (plain SFT)": {"kind": "prior", "gamma": 1e9},
+    "prior, gamma 1": {"kind": "prior", "gamma": 1},
+    "prior, gamma 2": {"kind": "prior"},
+    "proxy": {"kind": "proxy"},
+    "posterior, trust fixed": {"kind": "posterior", "trust": "fixed"},
+    "posterior, trust observed": {"kind": "posterior"},
+    "posterior, 32 draws": {"kind": "posterior", "hits": "sampled"},
+    "logprobs, evidence 10": {"kind": "logprobs", "evidence": 10},
+    "logprobs, evidence 1000": {"kind": "logprobs"},
+}
+PRIORS: dict[str, dict[str, Any]] = {
+    f"n {order}, gamma {gamma:g}, {counts}": {"kind": "prior", "order": order, "gamma": gamma, "counts": counts}
+    for counts, orders in (("leave_out", (0, 1, 2, 3, 4, 6, 8)), ("keep", (2, 4, 8)))
+    for order in orders
+    for gamma in (1, 1.25, 2, 8)
+}
+POSTERIORS: dict[str, dict[str, Any]] = {
+    f"kappa {kappa:g}, N {draws}, {hits}": {"kind": "posterior", "kappa": kappa, "draws": draws, "hits": hits}
+    | {"prior": {"gamma": 1.25}}
+    for hits in ("expected", "sampled")
+    for kappa in (0.5, 2, 8, 32)
+    for draws in (8, 32, 128)
+}
+
+
+def reductions(world: World) -> dict[str, tuple[Tensor, float]]:
+    """What each reduction keeps of the proxy: the mean of its targets over draws, and tokens a position."""
+    estimate, num = Estimate(world.batch.logits, None), len(world.truth)
+    rng = torch.Generator().manual_seed(0)
+
+    def starts(columns: int = 1) -> Tensor:
+        return torch.rand(num, columns, generator=rng, dtype=torch.float64)
+
+    evenly = torch.arange(50) / 50
+    return {
+        "top-10 and tail": _kept([top_k(estimate, 10)], world),
+        "top-10 renormalised": _kept(
+            [top_k(estimate, 10)._replace(tail_logprob=torch.full((num,), -torch.inf))], world
+        ),
+        "sampled, 50 draws": _kept([sampled(estimate, starts(50), 50) for _ in range(50)], world),
+        "sampled, 50 evenly": _kept([sampled(estimate, starts() / 50 + evenly, 50) for _ in range(50)], world),
+        "threshold, 10 tokens": _kept([threshold(estimate, starts(), 10) for _ in range(50)], world),
+    }
+
+
+def _kept(runs: list[Any], world: World) -> tuple[Tensor, float]:
+    """Squared error of each run's targets and of their mean, against the proxy's own; tokens a position."""
+    exact = world.batch.logits.double().softmax(-1)
+    found = []
+    for rows in runs:
+        probs = torch.zeros(len(exact), exact.shape[1] + 1, dtype=torch.float64)
+        probs.scatter_(1, torch.where(rows.token_ids < 0, exact.shape[1], rows.token_ids), rows.logprobs.double().exp())
+        probs = probs[:, :-1]
+        # A tail bucket says nothing of its tokens: evenly shared among them.
+        others = (probs == 0.0).double()
+        probs = probs + others * (rows.tail_logprob.double().exp() / others.sum(-1).clamp_min(1))[:, None]
+        found.append(probs / probs.sum(-1, keepdim=True))
+    each = torch.stack([(probs - exact).square().sum(-1).mean() for probs in found]).mean()
+    mean = (torch.stack(found).mean(0) - exact).square().sum(-1).mean()
+    tokens = np.mean([float((rows.token_ids >= 0).sum(-1).double().mean()) for rows in runs])
+    return torch.stack([each, mean]), float(tokens)
+
+
+def coverage(bench: Bench, source: str, *, kappa: float, draws: int, level: float = 0.95) -> tuple[float, float]:
+    """Share of the positions at which the interval of the likeliest true token holds its probability; mean width.
+
+    Args:
+        bench: A world.
+        source: Where the draws come from: ``proxy`` or ``truth``.
+        kappa: Draws that the prior is worth.
+        draws: N.
+        level: Of the intervals.
+    """
+    world = bench.world
+    prior = bench.prior(PriorSpec(gamma=1.25)).rows_of(world.batch.examples).probs
+    logits = world.batch.logits if source == "proxy" else world.truth.log().float()
+    points = torch.rand(len(logits), draws, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    worth = torch.full((len(logits),), kappa, dtype=torch.float64)
+    found = sampled_posterior(SparseProbs(*prior), draw_columns(logits, points), kappa=worth)
+    probs, token = probs_of(found, world.batch.vocab_size), world.truth.argmax(-1, keepdim=True)
+    assert found.concentration is not None
+    low, high = credible_interval(probs.gather(1, token)[:, 0].numpy(), found.concentration.numpy(), level=level)
+    true = world.truth.gather(1, token)[:, 0].numpy()
+    # Certain positions are covered by any interval that reaches 1: they would flatter.
+    open_ = true < 0.999
+    return float(((low - 1e-9 <= true) & (true <= high + 1e-9))[open_].mean()), float((high - low)[open_].mean())
+
+
+def _spread(values: Sequence[float], digits: int = 4) -> str:
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.{digits}f} +-{deviation:.{digits}f}"
+
+
+def _table(title: str, rows: Mapping[str, Sequence[Distance]]) -> None:
+    print(f"\n{title}\n{'':34} {'KL, nats':>16} {'TV':>16} {'missed':>16}")
+    for name, found in rows.items():
+        print(f"{name:34} " + " ".join(f"{_spread([one[at] for one in found]):>16}" for at in range(3)))
+
+
+def main() -> None:
+    """Build the worlds, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[250, 1000, 4000], help="texts in the corpus")
+    parser.add_argument("--seeds", type=int, default=3, help="corpora and proxies for each size")
+    parser.add_argument("--steps", type=int, default=200, help="steps of the proxy's training, 16 texts each")
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="proxykd-truth-") as folder:
+        for size in given.sizes:
+            benches = []
+            for seed in range(given.seeds):
+                place = Path(folder) / f"{size}-{seed}"
+                place.mkdir()
+                benches.append(Bench(build_world(size, seed, given.steps, place)))
+            tables = {"estimators": ESTIMATORS}
+            if size == max(given.sizes):
+                tables |= {"prior": PRIORS, "posterior (prior of gamma 1.25)": POSTERIORS}
+            for title, settings in tables.items():
+                rows = {name: [bench.measure(**one) for bench in benches] for name, one in settings.items()}
+                _table(f"{title}: {size} texts, {given.seeds} seeds", rows)
+        _print_intervals(benches)
+        _print_reductions(benches)
+    print(f"\n{time.perf_counter() - began:.0f} s")
+
+
+def _print_intervals(benches: Sequence[Bench]) -> None:
+    print(
+        f"\n95 % intervals of the likeliest token where the truth is not certain, {len(benches[0].world.corpus)} texts"
+    )
+    print(f"{'':34} {'covered':>16} {'width':>16}")
+    for source in ("truth", "proxy"):
+        for kappa, draws in ((2, 8), (2, 32), (8, 32), (8, 128)):
+            found = [coverage(bench, source, kappa=kappa, draws=draws) for bench in benches]
+            cells = " ".join(f"{_spread([one[at] for one in found], 3):>16}" for at in range(2))
+            print(f"{f'draws from the {source}, kappa {kappa}, N {draws}':34} {cells}")
+
+
+def _print_reductions(benches: Sequence[Bench]) -> None:
+    print("\nwhat is kept of the proxy's distribution: squared error of a target, and of the mean of 50 of them")
+    print(f"{'':34} {'one target':>20} {'mean of 50':>20} {'tokens':>14}")
+    found = [reductions(bench.world) for bench in benches]
+    for name in found[0]:
+        errors = [" ".join(f"{_spread([float(one[name][0][at]) for one in found], 6):>20}" for at in range(2))]
+        print(f"{name:34} {errors[0]} {_spread([one[name][1] for one in found], 2):>14}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Positions <-> bytes, given the tables: the coded format of one sample.
+
+A sample is coded by itself, so that it can be read without its neighbours; the rows within it lean on each other.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from proxykd.exceptions import ArtifactError, ShapeError
+from proxykd.targets.codec import Positions
+from proxykd.targets.kernels import NOTHING
+from proxykd.targets.quantising import STEPS, quantise, step_sizes
+from proxykd.targets.row_kernels import pack, read_rows, write_rows
+from proxykd.targets.tables import Tables
+
+_LOG_LEVELS = 1 << 12
+
+
+class Levels(NamedTuple):
+    """A sample as whole numbers.
+
+    Attributes:
+        ids: int32 [length, k], -1 = no token, last in the row.
+        levels: int32 [length, k].
+        steps: int32 [length].
+        tails: int32 [length]: the tail's level + 1, 0 = none.
+        text: int32 [length]: the text's tokens; -1 = not known.
+        kls: float64 [length], what the levels lose, nats.
+    """
+
+    ids: NDArray[np.int32]
+    levels: NDArray[np.int32]
+    steps: NDArray[np.int32]
+    tails: NDArray[np.int32]
+    text: NDArray[np.int32]
+    kls: NDArray[np.float64]
+
+    def next_tokens(self) -> NDArray[np.int64]:
+        """The text's token at each position, the row's likeliest where the text is not known."""
+        best = np.take_along_axis(self.ids, self.levels.argmax(1)[:, None], 1)[:, 0].astype(np.int64)
+        return np.where(self.text >= 0, self.text, best)
+
+
+class Scratch:
+    """Arrays that the compiled loops work in, made once."""
+
+    def __init__(self, k: int, vocab_size: int, tables: Tables | None) -> None:
+        room = k + (int(np.diff(tables.list_starts).max()) if tables is not None else 0) + 1
+        lists = tuple(np.zeros(room, np.int32) for _ in range(4)) + (np.zeros(vocab_size, np.int32),)
+        self.arrays = (lists, np.zeros(k, np.int64), np.zeros(k, np.int32), np.zeros(k, np.int32))
+
+
+def symbolise(sample: Levels, tables: Tables, masses: NDArray[np.int64], power: int) -> NDArray[np.int32]:
+    """int32 [symbols, 4]: context, symbol, number of plain bits, plain bits."""
+    length, k = sample.ids.shape
+    out = np.empty((length * (3 * k + 8), 4), np.int32)
+    scratch = Scratch(k, tables.vocab_size, tables).arrays
+    n = write_rows(*sample[:5], masses, power, tables.model, scratch, out)
+    return out[:n]
+
+
+class Coder:
+    """Codes samples with some tables.
+
+    Args:
+        tables: Fitted.
+        k: Tokens a row, at most.
+        quantiser: How probabilities become levels.
+    """
+
+    def __init__(self, tables: Tables, k: int, quantiser: "Quantiser") -> None:
+        self._tables, self._k, self._quantiser = tables, k, quantiser
+        self._scratch = Scratch(k, tables.vocab_size, tables).arrays
+
+    def encode(self, sample: Levels) -> bytes:
+        """The sample's bytes."""
+        length = len(sample.ids)
+        out = np.empty((length * (3 * self._k + 8), 4), np.int32)
+        n = write_rows(
+            *sample[:5], self._quantiser.masses, self._quantiser.power, self._tables.model, self._scratch, out
+        )
+        words = np.empty(4 * n + 2, np.uint16)
+        count = pack(out, n, self._tables.starts, self._tables.widths, words)
+        return words[:count][::-1].tobytes()
+
+    def decode(self, data: bytes, length: int) -> tuple[Positions, NDArray[np.int32]]:
+        """The positions and the text's tokens.
+
+        Raises:
+            ArtifactError: if the bytes are not what ``encode`` makes.
+        """
+        words = np.frombuffer(data, np.uint16)
+        ids = np.empty((length, self._k), np.int32)
+        logprobs = np.empty((length, self._k), np.float32)
+        tail, text = np.empty(length, np.float32), np.empty(length, np.int32)
+        quantiser = self._quantiser
+        whole = len(words) >= 2 and read_rows(
+            words, quantiser.masses, quantiser.power, self._tables.model, self._tables.coder, self._scratch,
+            quantiser.log_weights, ids, logprobs, tail, text,
+        )
+        if not whole:
+            raise ArtifactError("expected a whole block of coded targets, found damage; copy the store again")
+        return Positions(ids, logprobs, tail), text
+
+
+class Quantiser:
+    """How probabilities become levels: by a bound on the KL, or as counts.
+
+    Args:
+        k: Tokens a row, at most.
+        max_kl: Bound on every row's KL(given || kept), nats; not used for counts.
+        num_draws: Rows are counts c_i / num_draws, kept exactly; None = they are probabilities.
+    """
+
+    def __init__(self, k: int, *, max_kl: float, num_draws: int | None) -> None:
+        self._max_kl, self._num_draws = max_kl, num_draws
+        self._sizes = step_sizes(k, max_kl)
+        numbers = np.arange(_LOG_LEVELS, dtype=np.float64)
+        if num_draws is None:
+            self.power, self.masses = 2, np.round(self._sizes**-2.0).astype(np.int64)
+        else:
+            self.power, self.masses = 1, np.full(STEPS, num_draws, np.int64)
+        numbers[0] = math.sqrt(NOTHING) if num_draws is None else NOTHING
+        self.log_weights = self.power * np.log(numbers)
+
+    def quantise(self, positions: Positions, text: NDArray[np.int32] | None) -> Levels:
+        """The sample as whole numbers.
+
+        Raises:
+            ShapeError: if a row cannot be kept: not counts, or the bound is too tight for it.
+        """
+        length, k = positions.token_ids.shape
+        known = np.full(length, -1, np.int32) if text is None else np.asarray(text, np.int32)
+        levels, steps = np.zeros((length, k), np.int32), np.zeros(length, np.int32)
+        tails, kls = np.zeros(length, np.int32), np.zeros(length)
+        if self._num_draws is not None:
+            levels = self._counts(positions)
+        else:
+            row = quantise(
+                positions.logprobs, positions.tail_logprob, self._sizes, self._max_kl, levels, steps, tails, kls
+            )
+            if row >= 0:
+                raise ShapeError(f"row {row} cannot be kept within max_kl={self._max_kl} nats; raise targets.store.max_kl")
+        return Levels(positions.token_ids, levels, steps, tails, known, kls)
+
+    def _counts(self, positions: Positions) -> NDArray[np.int32]:
+        draws = float(self._num_draws or 0)
+        exact = np.exp(positions.logprobs.astype(np.float64)) * draws
+        counts = np.round(exact)
+        if (
+            np.isfinite(positions.tail_logprob).any()
+            or (np.abs(exact - counts) > 1e-3).any()
+            or (counts.sum(1) != draws).any()
+        ):
+            raise ShapeError(
+                f"expected rows of counts c / {self._num_draws} that add up to 1 and have no tail, found others; leave "
+                "num_draws out for probabilities"
+            )
+        return counts.astype(np.int32)

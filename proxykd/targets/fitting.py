@@ -1,0 +1,135 @@
+"""Rows -> the tables that code rows like them shortest.
+
+    ranking   tokens by how often they stand in a row
+    lists     after text token c: the tokens whose share of c's rows is worth noting, as a share shrunk to the overall
+              one, (n_ci + kappa u_i) / (n_c + kappa)
+    widths    how often each symbol came in each context, over samples that the lists were not fitted on
+
+The lists are fitted twice: on three quarters, so that the symbols of the rest show how well lists do on rows that they
+have not seen, and then on everything.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from proxykd.targets.coding import Levels, symbolise
+from proxykd.targets.kernels import (
+    ESCAPE,
+    GAPS,
+    LEFT_BUCKETS,
+    LEVEL_ZONES,
+    LEVELS,
+    LIST_ZONES,
+    NUM_CONTEXTS,
+    NUM_SYMBOLS,
+    RANK_ZONES,
+    SCALE_BITS,
+)
+from proxykd.targets.tables import Tables
+
+_KAPPA = 2.0
+_BOOST = 3
+_LISTS_FROM = 2048
+_LIST_LENGTHS = 4
+_BACKOFF = 4.0
+
+
+def fit_tables(samples: list[Levels], *, vocab_size: int, masses: NDArray[np.int64], power: int) -> Tables:
+    """Fit on some samples.
+
+    Args:
+        samples: Levels of the first samples of the store.
+        vocab_size: Upper bound on token ids.
+        masses: As ``row_kernels.write_rows`` takes it.
+        power: Likewise.
+    """
+    counts = np.zeros(vocab_size, np.int64)
+    for sample in samples:
+        counts += np.bincount(sample.ids[sample.ids >= 0], minlength=vocab_size)
+    lengths = np.array([len(sample.ids) for sample in samples])
+    held = np.cumsum(lengths) > 0.75 * lengths.sum()
+    use_lists = lengths.sum() >= _LISTS_FROM
+    seen = [sample for sample, is_held in zip(samples, held, strict=True) if not is_held]
+    unseen = [sample for sample, is_held in zip(samples, held, strict=True) if is_held]
+    trial = _with_lists(counts, seen if use_lists else [], vocab_size)
+    widths = _widths(_histogram(trial, unseen if use_lists else samples, masses, power))
+    final = _with_lists(counts, samples if use_lists else [], vocab_size)
+    return Tables(**{**vars_of(final), "widths": widths})
+
+
+def vars_of(tables: Tables) -> dict[str, NDArray[np.generic]]:
+    return {name: getattr(tables, name) for name in Tables.__dataclass_fields__}
+
+
+def _with_lists(counts: NDArray[np.int64], samples: list[Levels], vocab_size: int) -> Tables:
+    num_rows = max(1, sum(len(sample.ids) for sample in samples))
+    share = (counts + 0.3) / (counts.sum() / max(counts.max(), 1) + 1.0)
+    share = np.minimum((counts + 0.3) / (num_rows + 1.0), 1.0)
+    order = np.lexsort((np.arange(vocab_size), -counts))
+    top = share[order]
+    ranks = np.minimum(2.0 ** (np.arange(RANK_ZONES) / 2.0), vocab_size).astype(np.int64) - 1
+    boost = np.clip(_zone(top[ranks]).astype(np.int64) - _BOOST, 0, LIST_ZONES - 1).astype(np.uint8)
+    starts, ids, zones = _lists(samples, share, vocab_size)
+    widths = np.zeros((NUM_CONTEXTS, NUM_SYMBOLS), np.int32)
+    return Tables(order.astype(np.int32), starts, ids, zones, boost, widths)
+
+
+def _zone(share: NDArray[np.float64]) -> NDArray[np.uint8]:
+    return np.clip(np.round(-2.0 * np.log2(share)), 0, LIST_ZONES - 1).astype(np.uint8)
+
+
+def _lists(
+    samples: list[Levels], share: NDArray[np.float64], vocab_size: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint8]]:
+    if not samples:
+        return np.zeros(vocab_size + 2, np.int64), np.zeros(0, np.int32), np.zeros(0, np.uint8)
+    last = np.concatenate([np.concatenate([[vocab_size], sample.next_tokens()[:-1]]) for sample in samples])
+    last = np.where(last < 0, vocab_size, last)
+    ids = np.concatenate([sample.ids for sample in samples]).astype(np.int64)
+    pairs = (last[:, None].astype(np.int64) * vocab_size + ids)[ids >= 0]
+    keys, n = np.unique(pairs, return_counts=True)
+    context, token = keys // vocab_size, keys % vocab_size
+    rows = np.bincount(last, minlength=vocab_size + 1)
+    found = (n + _KAPPA * share[token]) / (rows[context] + _KAPPA)
+    keep = (n >= 2) & (found > 2.0 ** (-LIST_ZONES / 2)) & (found > 1.4 * share[token])
+    context, token, found = context[keep], token[keep], found[keep]
+    order = np.lexsort((token, -found, context))
+    context, token, found = context[order], token[order], found[order]
+    starts = np.searchsorted(context, np.arange(vocab_size + 2))
+    short = np.arange(len(context)) - starts[context] < _LIST_LENGTHS * ids.shape[1]
+    context, token, found = context[short], token[short], found[short]
+    starts = np.searchsorted(context, np.arange(vocab_size + 2)).astype(np.int64)
+    return starts, token.astype(np.int32), _zone(found)
+
+
+def _histogram(tables: Tables, samples: list[Levels], masses: NDArray[np.int64], power: int) -> NDArray[np.float64]:
+    counts = np.zeros(NUM_CONTEXTS * NUM_SYMBOLS)
+    for sample in samples:
+        symbols = symbolise(sample, tables, masses, power)
+        counts += np.bincount(symbols[:, 0] * NUM_SYMBOLS + symbols[:, 1], minlength=len(counts))
+    return counts.reshape(NUM_CONTEXTS, NUM_SYMBOLS)
+
+
+def _widths(counts: NDArray[np.float64]) -> NDArray[np.int32]:
+    gaps = counts[GAPS:LEVELS].reshape(-1, LEFT_BUCKETS, NUM_SYMBOLS)
+    levels = counts[LEVELS:].reshape(-1, LEVEL_ZONES, NUM_SYMBOLS)
+    smooth = [counts[:GAPS], *(_backed_off(part).reshape(-1, NUM_SYMBOLS) for part in (gaps, levels))]
+    return np.stack([_slots(row) for row in np.concatenate(smooth)])
+
+
+def _backed_off(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Counts [groups, contexts, symbols] with a little of their group's and of all counts."""
+    overall = counts.sum((0, 1)) / max(counts.sum(), 1.0)
+    groups = counts.sum(1) + overall
+    groups /= np.maximum(groups.sum(-1, keepdims=True), 1e-9)
+    return counts + _BACKOFF * groups[:, None, :]
+
+
+def _slots(counts: NDArray[np.float64]) -> NDArray[np.int32]:
+    """2**SCALE_BITS slots shared out by counts; every symbol that came has one, ESCAPE always."""
+    total = 1 << SCALE_BITS
+    share = counts / max(counts.sum(), 1e-9) * total
+    slots = np.where(share >= 0.25, np.maximum(np.round(share), 1), 0).astype(np.int32)
+    slots[ESCAPE] = max(slots[ESCAPE], 1)
+    slots[np.argmax(slots)] += total - slots.sum()
+    return slots
