@@ -44,7 +44,8 @@ class FactoredLogits(NamedTuple):
     def dense(self) -> Tensor:
         """The logits, float [n, vocab], by plain differentiable operations: the reference of ``fused_loss``."""
         pairs = zip(self.inputs, map(gather_weight, self.weights), strict=True)
-        scores = sum(linear(rows, weight[: self.vocab_size]) for rows, weight in pairs)
+        products = [linear(rows, weight[: self.vocab_size]) for rows, weight in pairs]
+        scores = sum(products[1:], products[0])
         if self.bias is not None:
             scores = scores + gather_weight(self.bias)[: self.vocab_size]
         scores = scores * self.scale
@@ -62,7 +63,7 @@ def gather_weight(weight: Tensor) -> Tensor:
         return weight
     from torch.distributed.tensor import Partial
 
-    mesh = weight.device_mesh
+    mesh = weight.device_mesh  # type: ignore[attr-defined]
     gathered = weight.full_tensor(grad_placements=[Partial()] * mesh.ndim)
     return _ScaledGradient.apply(gathered, 1.0 / mesh.size())  # type: ignore[no-untyped-call, no-any-return]
 

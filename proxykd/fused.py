@@ -70,8 +70,8 @@ def fused_loss(
             be 0.
         labels: int64 [n].
         objective: Called once for each chunk.
-        scale: What the caller will multiply the loss by before the backward pass, 1 / number of tokens say. Gradients
-            are made ready for it, which saves a pass over them; any other factor is right too.
+        scale: What the caller will multiply the loss by before the backward pass, 1 / number of tokens say; not 0.
+            Gradients are made ready for it, which saves a pass over them; any other factor is right too.
         chunk_bytes: Size of the buffer of scores in the precision of the sums; None = 320 MiB on a CPU, 512 MiB on a
             GPU. A softcap needs a second one and the rows of a chunk are halved; products in lower precision add half
             of it again. At least one row is taken at a time.
@@ -118,8 +118,8 @@ class _Plan:
         row_bytes = self.vocab_size * dtype.itemsize * (1 if self.softcap is None else 2)
         num_rows = len(self.labels)
         num_chunks = -(-num_rows // max(1, chunk_bytes // row_bytes)) or 1
-        size = -(-num_rows // num_chunks)
-        return [slice(i * size, min((i + 1) * size, num_rows)) for i in range(num_chunks)]
+        size = max(1, -(-num_rows // num_chunks))
+        return [slice(start, min(start + size, num_rows)) for start in range(0, max(1, num_rows), size)]
 
 
 class _Fused(torch.autograd.Function):

@@ -57,7 +57,7 @@ def ours(problem: Problem) -> Callable[[int], Tensor]:
 
     def loss(count: int) -> Tensor:
         logits = FactoredLogits((problem.hidden[:count],), (problem.weight,))
-        part = TargetBatch(*(values[:count] for values in targets))
+        part = targets.rows(slice(count))
         return student_objective(logits, problem.labels[:count], part, alpha=1.0, scale=1 / count).loss / count
 
     return loss

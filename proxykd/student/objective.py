@@ -136,7 +136,7 @@ def student_objective(
         alpha: >= 0, weight of the weighted divergence against the NLL; 0 = hard labels only.
         prior: The prior's distributions at the same positions; None = no such term.
         objective: Which divergences, and the prior's weight; None = the forward KL alone.
-        scale: What the caller will multiply the loss by before the backward pass; saves time, changes nothing.
+        scale: What the caller will multiply the loss by before the backward pass, not 0; saves time, changes nothing.
 
     Raises:
         ShapeError: if the shapes do not fit each other.

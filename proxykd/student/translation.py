@@ -87,9 +87,7 @@ def translate(
     if is_unshared is not None:
         unshared = np.zeros((length, width), np.float32)
         unshared[known] = np.where(is_unshared & ~is_label, rows.probs, 0.0)
-    return SparseTarget(
-        token_ids, logprobs, tails, target.weight, position_weights=weights, unshared_probs=unshared
-    )
+    return SparseTarget(token_ids, logprobs, tails, target.weight, position_weights=weights, unshared_probs=unshared)
 
 
 def _map_tokens(
