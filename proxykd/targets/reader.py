@@ -50,9 +50,9 @@ class SparseTarget(NamedTuple):
     def cut(self, length: int) -> "SparseTarget":
         """The target of the first ``length`` positions."""
         ids, logprobs, tail = self.token_ids[:length], self.logprobs[:length], self.tail_logprob[:length]
-        text, weights, unshared = (
-            None if part is None else part[:length]
-            for part in (self.text_ids, self.position_weights, self.unshared_probs)
+        text = None if self.text_ids is None else self.text_ids[:length]
+        weights, unshared = (
+            None if part is None else part[:length] for part in (self.position_weights, self.unshared_probs)
         )
         return SparseTarget(ids, logprobs, tail, self.weight, text, weights, unshared)
 

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from proxykd.config.prior import PriorSpec
 from proxykd.data.tokenizing import Example
 from proxykd.estimation.ngrams import NgramCounts
 from proxykd.estimation.prior import SparseRows, prior_rows
+from proxykd.exceptions import InputError
 
 Counts = dict[tuple[int, ...], Counter[int]]
 
