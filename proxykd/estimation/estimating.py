@@ -34,13 +34,12 @@ from proxykd.models.tokenizers import tokenizer_fingerprint
 from proxykd.progress import stage
 from proxykd.records import hash_json
 from proxykd.targets.codec import Positions
+from proxykd.targets.summary import PRIOR_FOLDER
 from proxykd.targets.writer import TargetWriter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PRIOR = "prior"
-"""Folder, inside the artifact, of the second term's targets."""
 
 # Scores of one batch: 256 MiB in float32, whatever the vocabulary.
 _BATCH_SCORES = 2**26
@@ -217,7 +216,7 @@ class _StoreWriter:
         posterior = estimator if isinstance(estimator, PosteriorEstimatorSpec | LogprobsEstimatorSpec) else None
         self._main, self._prior = TargetWriter(output, scratch=scratch / "main", **shape), None
         if posterior is not None and posterior.keep_prior:
-            self._prior = TargetWriter(output / PRIOR, scratch=scratch / PRIOR, **shape)
+            self._prior = TargetWriter(output / PRIOR_FOLDER, scratch=scratch / PRIOR_FOLDER, **shape)
         self._statistics = _Statistics(None if posterior is None else posterior.credible_level)
 
     def add(self, batch: TextBatch, estimates: Estimates) -> None:

@@ -15,13 +15,10 @@ from proxykd.student.target_source import OpenTargets, TargetSource, open_target
 from proxykd.student.translated_targets import Rows
 from proxykd.student.unshared import UnsharedTerm
 from proxykd.targets.reader import SparseTarget
+from proxykd.targets.summary import PRIOR_FOLDER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-PRIOR_FOLDER = "prior"
-"""Folder of a targets artifact that holds the prior's own targets, where the estimator keeps them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from proxykd.records import canonical_json
 from proxykd.targets.codec import FORMATS
 
 DESCRIPTION = "targets.json"
+PRIOR_FOLDER = "prior"
+"""Folder of a targets artifact that holds the prior's own store, where the estimator keeps it."""
 
 
 def write_description(folder: Path, description: Mapping[str, Any]) -> None:

@@ -13,12 +13,13 @@ from proxykd.artifacts import CompletionSet, ProxyModel, SplitSet, Targets, Vali
 from proxykd.config import RunSpec
 from proxykd.data.splits import build_splits, select_rows, sides_for
 from proxykd.data.tokenizing import Example, TokenizedCorpus
-from proxykd.estimation.estimating import PRIOR, estimate_distributions
+from proxykd.estimation.estimating import estimate_distributions
 from proxykd.exceptions import ConfigError
 from proxykd.models.loading import load_model, load_tokenizer, save_model
 from proxykd.records import ValidatedRow
 from proxykd.student.training import distill_student
 from proxykd.targets.reader import SparseTarget, TargetReader
+from proxykd.targets.summary import PRIOR_FOLDER
 from proxykd.teacher.query import collect_prompts, query_teacher
 
 pytestmark = pytest.mark.integration
@@ -132,7 +133,7 @@ def test_the_closed_posterior_is_the_mixture_of_its_two_stores(estimate: Any, ex
     settings = {"kappa": 6.0, "draws": 18, "trust": "fixed"}
     both = estimate("both", estimator={"kind": "posterior", "keep_prior": True, **settings}, **EVERYTHING)
     proxy = estimate("proxy", estimator={"kind": "proxy"}, **EVERYTHING)
-    parts = zip(each(both, examples), each(both, examples, PRIOR), each(proxy, examples), strict=True)
+    parts = zip(each(both, examples), each(both, examples, PRIOR_FOLDER), each(proxy, examples), strict=True)
     for found, prior, of_proxy in parts:
         np.testing.assert_allclose(found, 0.25 * prior + 0.75 * of_proxy, atol=1e-6)
 

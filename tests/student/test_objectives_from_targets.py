@@ -8,9 +8,9 @@ import pytest
 
 from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet, read_json, seal
 from proxykd.config import RunSpec
-from proxykd.estimation.estimating import PRIOR, estimate_distributions
+from proxykd.estimation.estimating import estimate_distributions
 from proxykd.models.loading import load_model, load_tokenizer, save_model
-from proxykd.student.training import PRIOR_FOLDER, distill_student
+from proxykd.student.training import distill_student
 
 pytestmark = pytest.mark.integration
 
@@ -26,10 +26,6 @@ def proxy(tmp_path_factory: pytest.TempPathFactory, make_run: MakeRun) -> ProxyM
     save_model(load_model(spec, seed=0), load_tokenizer(spec), folder / "model")
     seal(ProxyModel(folder))
     return ProxyModel(folder)
-
-
-def test_both_stages_mean_the_same_folder() -> None:
-    assert PRIOR == PRIOR_FOLDER
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,13 @@ from proxykd.models.forward import collate
 from proxykd.models.loading import load_saved, load_student, load_tokenizer
 from proxykd.models.tokenizers import tokenizer_fingerprint
 from proxykd.student import module
-from proxykd.student.inputs import PRIOR_FOLDER, TrainingData
+from proxykd.student.inputs import TrainingData
 from proxykd.student.loop import train, train_step
 from proxykd.student.module import StudentModule
 from proxykd.student.training import distill_student
 from proxykd.targets.codec import Positions
 from proxykd.targets.reader import TargetReader
+from proxykd.targets.summary import PRIOR_FOLDER
 from proxykd.targets.writer import TargetWriter
 
 Corpus = tuple[ValidatedSet, SplitSet]
