@@ -185,8 +185,10 @@ def _write_targets(folder: Path, num_texts: int) -> None:
     rng, weights = np.random.default_rng(0), SampleWeights("mean")
     writer = TargetWriter(folder / "targets", scratch=folder / "scratch", top_k=TOP_K, vocab_size=VOCAB_SIZE)
     for idx in range(num_texts):
-        token_ids = rng.integers(VOCAB_SIZE, size=(TEXT_POSITIONS, TOP_K), dtype=np.int32)
-        logprobs = -rng.random((TEXT_POSITIONS, TOP_K + 1), dtype=np.float32)
+        first = rng.integers(VOCAB_SIZE, size=(TEXT_POSITIONS, 1), dtype=np.int32)
+        token_ids = (first + 7 * np.arange(TOP_K, dtype=np.int32)) % VOCAB_SIZE
+        probs = rng.random((TEXT_POSITIONS, TOP_K + 1), dtype=np.float32)
+        logprobs = np.log(probs / probs.sum(1, keepdims=True))
         logprob = float(logprobs[:, 0].sum())
         weights.observe(np.array([logprob]), np.array([TEXT_POSITIONS]))
         positions = Positions(token_ids, logprobs[:, 1:], logprobs[:, 0])

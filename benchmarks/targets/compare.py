@@ -48,7 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     versions = f"Python {platform.python_version()}, numpy {np.__version__}, numba {numba.__version__}"
     print(f"{versions}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print(f"{'distributions':<14}{'V':>8}{'rows':>8}  {'format':<22}{'bytes':>8}{'tables':>9}{'KL mean':>10}"
+    print(f"{'distributions':<14}{'V':>8}{'rows':>9}  {'format':<22}{'bytes':>8}{'tables':>9}{'KL mean':>10}"
           f"{'KL max':>10}{'encode/s':>11}{'decode/s':>11}{'load':>6}")  # fmt: skip
     for path in options.files or [None]:
         name, data = (path.stem, dict(np.load(path))) if path else ("synthetic", synthetic())
@@ -119,7 +119,7 @@ def report(name: str, rows: str, texts: list[Text], data: dict[str, Any], repeat
 
     def line(what: str, num_bytes: float, tables: int, kls: Any, encode: float, decode: float) -> None:
         load = os.getloadavg()[0]
-        print(f"{name:<14}{vocab_size:>8}{rows:>8}  {what:<22}{num_bytes / num:>8.2f}{tables:>9}{np.mean(kls):>10.1e}"
+        print(f"{name:<14}{vocab_size:>8}{rows:>9}  {what:<22}{num_bytes / num:>8.2f}{tables:>9}{np.mean(kls):>10.1e}"
               f"{np.max(kls):>10.1e}{num / encode:>11,.0f}{num / decode:>11,.0f}{load:>6.1f}", flush=True)  # fmt: skip
 
     for known in (True, False):

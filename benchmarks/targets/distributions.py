@@ -40,7 +40,8 @@ def collect(model_source: str, text: Path, out: Path, *, num_positions: int) -> 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = Path(model_source)
-    source = Source(str(path.parent), gguf_file=path.name) if path.suffix == ".gguf" else resolve_source(model_source)
+    is_file = path.suffix == ".gguf" and path.is_file()
+    source = Source(str(path.parent), gguf_file=path.name) if is_file else resolve_source(model_source)
     tokenizer = AutoTokenizer.from_pretrained(source.location, **source.arguments)
     model = AutoModelForCausalLM.from_pretrained(source.location, dtype=torch.float32, **source.arguments).eval()
     vocab_size = min(len(tokenizer), model.get_output_embeddings().weight.shape[0])

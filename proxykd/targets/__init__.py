@@ -2,7 +2,7 @@
 
 codec        what a target is, and the plain format
 quantising   probabilities -> whole levels within a bound on the KL
-kernels, row_kernels   the compiled loops of the coded format
+kernels, write_kernels, read_kernels   the compiled loops of the coded format
 tables, fitting        its model: what is likely where
 coding       positions <-> bytes, given the tables
 formats      both formats behind one interface

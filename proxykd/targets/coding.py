@@ -13,8 +13,9 @@ from proxykd.exceptions import ArtifactError, ShapeError
 from proxykd.targets.codec import Positions
 from proxykd.targets.kernels import NOTHING
 from proxykd.targets.quantising import STEPS, quantise, step_sizes
-from proxykd.targets.row_kernels import guard_words, pack, read_rows, write_rows
+from proxykd.targets.read_kernels import guard_words, read_rows
 from proxykd.targets.tables import Tables
+from proxykd.targets.write_kernels import pack, write_rows
 
 _LOG_LEVELS = 1 << 12
 _DAMAGED = "expected a whole block of coded targets, found damage; copy the store again"

@@ -44,7 +44,7 @@ def fit_tables(samples: list[Levels], *, vocab_size: int, masses: NDArray[np.int
     Args:
         samples: Levels of the first samples of the store.
         vocab_size: Upper bound on token ids.
-        masses: As ``row_kernels.write_rows`` takes it.
+        masses: As ``write_kernels.write_rows`` takes it.
         power: Likewise.
     """
     counts = np.zeros(vocab_size, np.int64)

@@ -54,14 +54,14 @@ class Tables:
 
     @cached_property
     def model(self) -> tuple[NDArray[Any], ...]:
-        """What ``row_kernels`` calls model."""
+        """What ``write_kernels`` calls model."""
         rank_of = np.empty_like(self.token_of)
         rank_of[self.token_of] = np.arange(self.vocab_size, dtype=np.int32)
         return self.list_starts, self.list_ids, self.list_zones, rank_of, self.token_of, self.boost
 
     @cached_property
     def coder(self) -> tuple[NDArray[Any], ...]:
-        """What ``row_kernels.read_rows`` calls coder: symbol at every slot, widths and starts."""
+        """What ``read_kernels.read_rows`` calls coder: symbol at every slot, widths and starts."""
         symbols = np.arange(NUM_SYMBOLS, dtype=np.uint8)
         symbol_at = np.stack([np.repeat(symbols, widths)[:: 1 << (SCALE_BITS - COARSE_BITS)] for widths in self.widths])
         slots = (self.widths.astype(np.uint32) << 16) | self.starts.astype(np.uint32)
