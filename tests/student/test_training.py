@@ -250,7 +250,7 @@ def test_targets_of_another_tokenizer_or_of_shorter_texts_are_refused(
 def test_a_target_shorter_than_its_text_is_refused(data: TrainingData, tmp_path: Path) -> None:
     example = data.corpus[0]
     writer = TargetWriter(tmp_path / "targets", scratch=tmp_path, top_k=1, vocab_size=50)
-    one = Positions(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32), np.zeros(1, np.float32))
+    one = Positions(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32), np.full(1, -np.inf, np.float32))
     writer.add(example.prompt_id, example.sample_idx, one, sequence_logprob=0.0)
     writer.finish(lambda logprobs, lengths: np.ones(len(lengths)), dict)
     short = replace(data, targets=TargetReader(tmp_path / "targets"))
