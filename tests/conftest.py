@@ -106,6 +106,7 @@ def run_spec(**sections: Any) -> RunSpec:
         "teacher": {"kind": "embedded"},
         "split": {"mode": "shared", "development": 0.2},
         "proxy": {"model": {"source": "embedded:proxy", "num_layers": 1, "max_seq_tokens": 160}},
+        "targets": {"store": {"kind": "plain"}},  # the coded one is compiled first
         "registry": {"model_name": "tiny"},
     }
     student["optimizer"] = {"batch_size": 4, "learning_rate": 1e-3}

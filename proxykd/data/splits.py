@@ -136,3 +136,8 @@ def select_rows(
             raise ArtifactError(f"expected the side of prompt {prompt_id} in {splits.path}, found {found}; split again")
         if split.side in sides:
             yield from (row for row in rows if row.verdict == "keep" and stage in (None, row.stage))
+
+
+def corpus_identity(validated: ValidatedSet, splits: SplitSet) -> str:
+    """Which texts stages learn from: what is made from others does not fit."""
+    return hash_json([validated.hash, splits.hash])

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from proxykd.artifacts import CompletionSet, ProxyModel, SplitSet, Targets, ValidatedSet, seal
 from proxykd.config import RunSpec, TargetsSpec
 from proxykd.config.estimation import LogprobsEstimatorSpec, PosteriorEstimatorSpec, SampledSpec
-from proxykd.data.splits import select_rows, sides_for
+from proxykd.data.splits import corpus_identity, select_rows, sides_for
 from proxykd.data.tokenizing import Example, TokenizedCorpus
 from proxykd.estimation.counted_prior import CountedPrior
 from proxykd.estimation.estimates import Estimate
@@ -92,6 +92,8 @@ def estimate_distributions(
     sources = _Sources(run, validated, splits, completions, tokenizer, corpus, scratch)
     estimator = sources.build()
     settings = {
+        "proxy": proxy.hash,
+        "corpus": corpus_identity(validated, splits),
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "precision": run.proxy.model.precision,
         "max_seq_tokens": limit,

@@ -51,6 +51,7 @@ class TrainingData:
         *,
         rows: Rows | None,
         scratch: Path,
+        expected: Mapping[str, Any] | None = None,
     ) -> "TrainingData":
         """Texts with those targets of an artifact that the objective gives a weight.
 
@@ -61,6 +62,7 @@ class TrainingData:
             spec: The student's.
             rows: What ``corpus`` was made from; None = it is not at hand, and targets of another tokenizer are refused.
             scratch: Folder for temporary files.
+            expected: Fields of ``targets.json`` that must have these values; None = not looked at.
 
         Raises:
             ArtifactError: if the targets belong to another tokenizer, which may not or cannot be aligned, or to shorter
@@ -68,11 +70,12 @@ class TrainingData:
             ConfigError: if the prior's are wanted and were not kept.
         """
         opened, prior = OpenTargets(None, None, None), None
+        shared: dict[str, Any] = {"corpus": corpus, "scratch": scratch, "expected": expected or {}}
         if targets is not None and spec.alpha > 0.0:
-            opened = open_targets(targets, tokenizer, spec, rows=rows, corpus=corpus, scratch=scratch)
+            opened = open_targets(targets, tokenizer, spec, rows=rows, **shared)
         if targets is not None and spec.objective.prior_alpha > 0.0:
             folder = _prior_folder(targets, spec)
-            prior = open_targets(folder, tokenizer, spec, rows=None, corpus=corpus, scratch=scratch).source
+            prior = open_targets(folder, tokenizer, spec, rows=None, **shared).source
         return cls(corpus, opened.source, tokenizer.pad_token_id, prior, opened.unshared, opened.facts)
 
     def targets_of(self, indices: list[int], device: torch.device) -> TargetBatch | None:

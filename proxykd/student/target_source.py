@@ -53,6 +53,7 @@ def open_targets(
     rows: Rows | None,
     corpus: TokenizedCorpus,
     scratch: Path,
+    expected: Mapping[str, Any],
 ) -> OpenTargets:
     """Open targets for a student; those of another tokenizer are translated if the specification allows it.
 
@@ -63,12 +64,13 @@ def open_targets(
         rows: The rows that ``corpus`` was made from; None = they are not at hand, and nothing is translated.
         corpus: Their tokens under the student's tokenizer.
         scratch: Folder for the alignment.
+        expected: Fields of ``targets.json`` that must have these values: the corpus, say.
 
     Raises:
         ArtifactError: if the targets are of shorter texts, or of another tokenizer that may not or cannot be aligned.
         ModelError: if a tokenizer cannot tell the bytes of its tokens.
     """
-    reader = TargetReader(targets)
+    reader = TargetReader(targets, expected)
     if (max_seq_tokens := reader.description["max_seq_tokens"]) < spec.model.max_seq_tokens:
         raise ArtifactError(
             f"expected targets for texts of up to student.model.max_seq_tokens={spec.model.max_seq_tokens}, found "

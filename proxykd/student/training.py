@@ -19,7 +19,7 @@ import numpy as np
 from proxykd.artifacts import SplitSet, StudentModel, Targets, ValidatedSet, seal, write_json
 from proxykd.config import RunSpec
 from proxykd.config.models import StudentSpec
-from proxykd.data.splits import select_rows, sides_for
+from proxykd.data.splits import corpus_identity, select_rows, sides_for
 from proxykd.data.tokenizing import TokenizedCorpus
 from proxykd.exceptions import GateError, ModelError
 from proxykd.models.forward import score_corpus
@@ -84,7 +84,8 @@ def distill_student(
             f"student.model.max_seq_tokens={spec.model.max_seq_tokens}; raise it, change the split or add prompts"
         )
     folder = None if soft is None else soft.path
-    data = TrainingData.open(corpus, folder, tokenizer, spec, rows=rows, scratch=scratch)
+    expected = {"corpus": corpus_identity(validated, splits)}
+    data = TrainingData.open(corpus, folder, tokenizer, spec, rows=rows, scratch=scratch, expected=expected)
     made_from = {
         "validated": validated.hash,
         "splits": splits.hash,

@@ -7,7 +7,7 @@ import pytest
 
 from proxykd.artifacts import SplitSet, Targets, ValidatedSet, seal
 from proxykd.config import RunSpec
-from proxykd.data.splits import select_rows, sides_for
+from proxykd.data.splits import corpus_identity, select_rows, sides_for
 from proxykd.data.tokenizing import TokenizedCorpus
 from proxykd.models.loading import load_tokenizer
 from proxykd.models.tokenizers import tokenizer_fingerprint
@@ -36,7 +36,7 @@ def training_data(corpus: Corpus, make_run: MakeRun, tmp_path_factory: pytest.Te
         ids = np.stack([rng.choice(len(tokenizer), _TOP_K, replace=False) for _ in range(length)]).astype(np.int32)
         positions = Positions(ids, np.log(probs[:, :_TOP_K]), np.log(probs[:, _TOP_K]))
         writer.add(example.prompt_id, example.sample_idx, positions, sequence_logprob=-1.0)
-    facts = {"tokenizer": tokenizer_fingerprint(tokenizer), "max_seq_tokens": 160}
+    facts = {"tokenizer": tokenizer_fingerprint(tokenizer), "max_seq_tokens": 160, "corpus": corpus_identity(*corpus)}
     writer.finish(lambda logprobs, lengths: np.full(len(lengths), 0.5), lambda: facts)
     seal(Targets(folder / "targets"))
     return TrainingData(texts, TargetReader(folder / "targets"), tokenizer.pad_token_id)

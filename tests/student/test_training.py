@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from proxykd.artifacts import SplitSet, StudentModel, Targets, ValidatedSet, read_json, seal
 from proxykd.config import RunSpec
-from proxykd.data.splits import build_splits, select_rows, sides_for
+from proxykd.data.splits import build_splits, corpus_identity, select_rows, sides_for
 from proxykd.data.tokenizing import TokenizedCorpus
 from proxykd.exceptions import ArtifactError, ConfigError, GateError
 from proxykd.models.forward import collate
@@ -233,12 +233,18 @@ def test_no_rows_close_the_gate(corpus: Corpus, make_run: MakeRun, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("fact", "message"), [({"tokenizer": "other"}, "another tokenizer"), ({"max_seq_tokens": 32}, "max_seq_tokens=160")]
+    ("fact", "message"),
+    [
+        ({"tokenizer": "other"}, "another tokenizer"),
+        ({"max_seq_tokens": 32}, "max_seq_tokens=160"),
+        ({"corpus": "other"}, "corpus"),
+    ],
 )
 def test_targets_of_another_tokenizer_or_of_shorter_texts_are_refused(
     corpus: Corpus, data: TrainingData, make_run: MakeRun, tmp_path: Path, fact: dict[str, Any], message: str
 ) -> None:
-    facts = {"tokenizer": data.targets.description["tokenizer"], "max_seq_tokens": 160} | fact  # type: ignore[union-attr]
+    told = data.targets.description  # type: ignore[union-attr]
+    facts = {name: told[name] for name in ("tokenizer", "corpus", "max_seq_tokens")} | fact
     writer = TargetWriter(tmp_path / "targets", scratch=tmp_path, top_k=TOP_K, vocab_size=50)
     writer.finish(lambda logprobs, lengths: np.ones(len(lengths)), lambda: facts)
     with pytest.raises(ArtifactError, match=message):
@@ -360,8 +366,10 @@ def test_both_terms_and_their_weights_stand_in_the_record(
 ) -> None:
     run = make_run(student={"alpha": 0.0, "objective": {"prior_alpha": 2.0}}, targets=KEPT)
     tokenizer, folder = load_tokenizer(run.student.model), tmp_path / "targets"
-    write_targets(data.corpus, tokenizer, folder, seed=0)
-    write_targets(data.corpus, tokenizer, folder / PRIOR_FOLDER, seed=1, has_tail=False)
+    write_targets(data.corpus, tokenizer, folder, seed=0, corpus=corpus_identity(*corpus))
+    write_targets(
+        data.corpus, tokenizer, folder / PRIOR_FOLDER, seed=1, has_tail=False, corpus=corpus_identity(*corpus)
+    )
     seal(Targets(folder))
     for arm, prior_alpha in (("proxy_kd", 2.0), ("sft", 0.0)):
         record = read_json(distill(corpus, Targets(folder), run, tmp_path, arm=arm).path / "training.json")
@@ -381,14 +389,23 @@ def test_targets_without_a_tail_are_refused_before_a_reverse_kl_would_be_infinit
     data: TrainingData, make_run: MakeRun, tmp_path: Path
 ) -> None:
     run = make_run(student={"objective": {"divergence": {"kind": "reverse_kl"}}})
-    write_targets(data.corpus, load_tokenizer(run.student.model), tmp_path / "targets", seed=0, has_tail=False)
+    write_targets(
+        data.corpus,
+        load_tokenizer(run.student.model),
+        tmp_path / "targets",
+        seed=0,
+        has_tail=False,
+        corpus=corpus_identity(*corpus),
+    )
     with pytest.raises(ConfigError, match="reverse_kl"):
         step_on(replace(data, targets=TargetReader(tmp_path / "targets")), run, num_steps=1)
 
 
 def test_the_stores_temperature_reaches_the_objective(data: TrainingData, make_run: MakeRun, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(make_run().student.model)
-    write_targets(data.corpus, tokenizer, tmp_path / "targets", seed=0, temperature=2.0)
+    write_targets(
+        data.corpus, tokenizer, tmp_path / "targets", seed=0, temperature=2.0, corpus=corpus_identity(*corpus)
+    )
     tempered = replace(data, targets=TargetReader(tmp_path / "targets"))
     batch = tempered.targets_of([0], torch.device("cpu"))
     assert batch is not None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,9 @@ def build(tmp_path: Path) -> Build:
         shorten: int = 0,
         rows_later: Sequence[ValidatedRow] | None = None,
     ) -> TranslatedTargets:
-        read = TokenizedCorpus.build(rows, proxy, max_seq_tokens=max_proxy, path=tmp_path / "read.arrow")
-        writer = TargetWriter(tmp_path / "targets", scratch=tmp_path, top_k=TOP_K, vocab_size=len(proxy))
+        folder = Path(mkdtemp(dir=tmp_path))
+        read = TokenizedCorpus.build(rows, proxy, max_seq_tokens=max_proxy, path=folder / "read.arrow")
+        writer = TargetWriter(folder / "targets", scratch=folder, top_k=TOP_K, vocab_size=len(proxy))
         rng = np.random.default_rng(0)
         for example in read:
             length = len(example.completion_ids) - shorten
@@ -58,10 +60,10 @@ def build(tmp_path: Path) -> Build:
             logprobs = np.log(rng.dirichlet(np.ones(TOP_K + 1), length)).astype(np.float32)
             writer.add(example.prompt_id, 0, Positions(ids, logprobs[:, :-1], logprobs[:, -1]), sequence_logprob=-1.0)
         writer.finish(lambda logprobs, lengths: np.full(len(lengths), 0.5), lambda: {"max_seq_tokens": max_proxy})
-        corpus = TokenizedCorpus.build(rows, student, max_seq_tokens=250, path=tmp_path / "corpus.arrow")
+        corpus = TokenizedCorpus.build(rows, student, max_seq_tokens=250, path=folder / "corpus.arrow")
         later = rows if rows_later is None else rows_later
         return TranslatedTargets.build(
-            TargetReader(tmp_path / "targets"), lambda: later, corpus, (proxy, student), SPEC, scratch=tmp_path
+            TargetReader(folder / "targets"), lambda: later, corpus, (proxy, student), SPEC, scratch=folder
         )
 
     return make

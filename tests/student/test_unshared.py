@@ -14,7 +14,9 @@ PROBS = torch.rand(6, 2, generator=torch.Generator().manual_seed(1)) * 0.3
 
 
 def batch(weights: torch.Tensor, probs: torch.Tensor | None = PROBS) -> TargetBatch:
-    return TargetBatch(torch.full((6, 2), -1), torch.full((6, 2), -torch.inf), torch.zeros(6), weights, probs)
+    return TargetBatch(
+        torch.full((6, 2), -1), torch.full((6, 2), -torch.inf), torch.zeros(6), weights, unshared_probs=probs
+    )
 
 
 def test_it_is_the_weighted_transport_of_the_named_tokens() -> None:
