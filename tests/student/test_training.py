@@ -395,7 +395,6 @@ def test_targets_without_a_tail_are_refused_before_a_reverse_kl_would_be_infinit
         tmp_path / "targets",
         seed=0,
         has_tail=False,
-        corpus=corpus_identity(*corpus),
     )
     with pytest.raises(ConfigError, match="reverse_kl"):
         step_on(replace(data, targets=TargetReader(tmp_path / "targets")), run, num_steps=1)
@@ -403,9 +402,7 @@ def test_targets_without_a_tail_are_refused_before_a_reverse_kl_would_be_infinit
 
 def test_the_stores_temperature_reaches_the_objective(data: TrainingData, make_run: MakeRun, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(make_run().student.model)
-    write_targets(
-        data.corpus, tokenizer, tmp_path / "targets", seed=0, temperature=2.0, corpus=corpus_identity(*corpus)
-    )
+    write_targets(data.corpus, tokenizer, tmp_path / "targets", seed=0, temperature=2.0)
     tempered = replace(data, targets=TargetReader(tmp_path / "targets"))
     batch = tempered.targets_of([0], torch.device("cpu"))
     assert batch is not None
