@@ -14,6 +14,8 @@ from proxykd.estimation.ngrams import NgramCounts
 from proxykd.estimation.prior import prior_rows
 from proxykd.exceptions import ArtifactError, InputError
 
+pytestmark = pytest.mark.integration  # what is tested is compiled first
+
 
 def example(prompt: list[int], completion: list[int], number: int = 0) -> Example:
     return Example(f"{number:016x}", 0, np.array(prompt, np.int32), np.array(completion, np.int32))

@@ -18,6 +18,8 @@ from proxykd.estimation.ngrams import NgramCounts
 from proxykd.estimation.prior import SparseRows, prior_rows
 from proxykd.exceptions import InputError
 
+pytestmark = pytest.mark.integration  # what is tested is compiled first
+
 Counts = dict[tuple[int, ...], Counter[int]]
 
 

@@ -148,6 +148,7 @@ def test_padded_rows_contribute_nothing(data: TrainingData, make_run: MakeRun) -
     assert distance(usual, other) < 1e-6
 
 
+@pytest.mark.integration
 def test_a_tiny_student_learns_its_texts_by_heart(data: TrainingData, make_run: MakeRun) -> None:
     run = make_run(student={"steps": 100, "optimizer": {"batch_size": 8, "schedule": "constant"}})
     model = load_student(run.student, seed=0)

@@ -14,6 +14,8 @@ from proxykd.targets.fitting import fit_tables
 from proxykd.targets.quantising import step_sizes
 from proxykd.targets.tables import Tables
 
+pytestmark = pytest.mark.integration  # what is tested is compiled first
+
 
 def rows(length: int, k: int, vocab_size: int, rng: np.random.Generator) -> Positions:
     """Zipfian ids, peaked and flat rows, with and without tails, ragged."""

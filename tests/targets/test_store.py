@@ -18,7 +18,8 @@ from proxykd.targets.writer import TargetWriter, Weigh, merge
 
 TOP_K, VOCAB = 4, 50
 CODED = TargetStoreSpec(kind="coded", fit_positions=256)
-KINDS = [TargetStoreSpec(kind="plain"), CODED]
+COMPILED = pytest.mark.integration  # the coded format is compiled first
+KINDS = [TargetStoreSpec(kind="plain"), pytest.param(CODED, marks=COMPILED)]
 
 
 def positions(length: int, seed: int) -> Positions:
@@ -85,6 +86,7 @@ def test_any_sample_comes_back_in_any_order(tmp_path: Path, store: TargetStoreSp
     assert verify(tmp_path / "store") == len(lengths)
 
 
+@COMPILED
 def test_another_process_reads_the_same(tmp_path: Path) -> None:
     write_store(tmp_path / "store", [5, 9], CODED)
     code = (
@@ -96,6 +98,7 @@ def test_another_process_reads_the_same(tmp_path: Path) -> None:
     assert found == read_targets(tmp_path / "store").get("0000000000000001", 1).logprobs.tobytes().hex()
 
 
+@COMPILED
 def test_weights_see_every_log_likelihood_and_length(tmp_path: Path) -> None:
     write_store(tmp_path / "store", [2, 4, 6], CODED, weigh=lambda logprobs, lengths: logprobs + lengths)
     reader = TargetReader(tmp_path / "store")
@@ -121,6 +124,7 @@ def test_an_empty_store_can_be_opened(tmp_path: Path, store: TargetStoreSpec) ->
     assert verify(tmp_path / "store") == 0
 
 
+@COMPILED
 def test_a_sample_without_a_target_is_named(tmp_path: Path) -> None:
     write_store(tmp_path / "store", [2], CODED)
     with pytest.raises(ArtifactError, match="prompt ffff, sample 3"):
@@ -145,6 +149,7 @@ def test_any_changed_byte_of_any_file_is_found(tmp_path: Path, store: TargetStor
     assert verify(tmp_path / "store") == 4
 
 
+@COMPILED
 @pytest.mark.parametrize("pattern", ["*.shard", "*.tables", "index.parquet", "targets.json"])
 @pytest.mark.parametrize("keep", [0, 0.5, None])
 def test_a_missing_or_truncated_file_is_named(tmp_path: Path, pattern: str, keep: float | None) -> None:
@@ -156,6 +161,7 @@ def test_a_missing_or_truncated_file_is_named(tmp_path: Path, pattern: str, keep
         verify(tmp_path / "store")
 
 
+@COMPILED
 def test_a_store_of_another_tokenizer_format_or_description_is_refused(tmp_path: Path) -> None:
     write_store(tmp_path / "store", [4], CODED)
     description = read_json(tmp_path / "store" / "targets.json")
@@ -187,6 +193,7 @@ def test_shards_of_another_store_are_refused(tmp_path: Path) -> None:
         TargetReader(tmp_path / "one").get("0" * 16, 0)
 
 
+@COMPILED
 def test_two_samples_with_one_key_are_refused(tmp_path: Path) -> None:
     writer = open_writer(tmp_path / "store", CODED)
     for _ in range(2):
@@ -196,6 +203,7 @@ def test_two_samples_with_one_key_are_refused(tmp_path: Path) -> None:
         TargetReader(tmp_path / "store")
 
 
+@COMPILED
 @pytest.mark.parametrize("shared", [False, True])
 def test_workers_write_side_by_side_and_are_merged(tmp_path: Path, shared: bool) -> None:
     first, tables = open_writer(tmp_path / "store", CODED), None
@@ -239,6 +247,7 @@ def test_a_killed_writer_goes_on_after_its_last_whole_block(tmp_path: Path, stor
         open_writer(tmp_path / "store", store, resume=True, top_k=TOP_K + 1)
 
 
+@COMPILED
 def test_targets_that_are_no_distributions_are_refused(tmp_path: Path) -> None:
     good = positions(2, 0)
     writer = open_writer(tmp_path / "store", CODED)
