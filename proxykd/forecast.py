@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from proxykd.config import RunSpec
+from proxykd.config.estimation import TargetsSpec
 from proxykd.config.models import ModelSpec, OptimizerSpec
 from proxykd.config.prices import price_list_date
 from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec, TeacherSpec
@@ -255,7 +256,17 @@ def _training(
 def _disk(run: RunSpec, sizes: dict[str, ModelSize], completion_tokens: float) -> int:
     """Proxy; both arms and the untrained student for every seed; the copy that is registered; targets; texts thrice."""
     students = 3 * len(run.student.seeds) + 1
-    entry = 8 if sizes["proxy"].vocab_size > 2**16 else 6
-    targets = completion_tokens * (run.targets.reduction.max_tokens * entry + 4)
+    targets = completion_tokens * _position_bytes(run.targets, sizes["proxy"].vocab_size)
     texts = 3 * 4 * completion_tokens
     return round(sizes["proxy"].saved_bytes + students * sizes["student"].saved_bytes + targets + texts)
+
+
+def _position_bytes(spec: TargetsSpec, vocab_size: int) -> float:
+    """A position of the target store: exact for the plain format, an upper estimate for the coded one.
+
+    ``benchmarks/targets/compare.py`` saw 33 bytes for 20 tokens and 166 for 128 (V = 49,152), 37 and 177 (V = 262,144).
+    """
+    tokens = spec.reduction.max_tokens
+    plain = tokens * (8 if vocab_size > 2**16 else 6) + 4
+    stored = plain if spec.store.kind == "plain" else min(plain, 12 + 1.4 * tokens)
+    return stored * (2 if getattr(spec.estimator, "keep_prior", False) else 1)
