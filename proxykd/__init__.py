@@ -12,10 +12,13 @@ Rooms:
     data         prompts in, chat rendering, tokenising, splits, quality verdicts
     models       loading, pruning, LoRA, batched forward passes and sampling of open models
     proxy        alignment of an open model to the teacher: warm-up, preference rounds, fidelity
-    estimation   the teacher's next-token distributions, estimated through the proxy; sample weights
+    estimation   the teacher's next-token distributions: proxy, n-gram prior, posterior, evidence; sample weights
     targets      the sparse target store
-    student      the objective (NLL + alpha * weighted divergence) and the training run
+    student      the objective (NLL + alpha * weighted divergence), other tokenizers, and the training run
     evaluation   held-out NLL, exact KL, tasks, statistics, the promotion decision, the report
+
+Pure maths: divergences, fused (loss and gradients without all logits), factored_logits, transport, reductions,
+logprobs, preferences. Use of a part alone: querying (the teacher engine), preview, plan.
 
 The library never imports an orchestrator or a tracker: ZenML, MLflow and Great Expectations live in ``steps/``.
 """
