@@ -7,8 +7,6 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Protocol, TypeVar
 
-import uvloop
-
 _TURN_S = 0.0005
 _OBJECTS_A_COLLECTION = 20_000
 
@@ -16,7 +14,7 @@ ResultT = TypeVar("ResultT")
 
 
 def run_loop(main: Coroutine[Any, Any, ResultT]) -> ResultT:
-    """``asyncio.run`` for many calls a second: uvloop's loop, short turns of the threads, rare collections of garbage.
+    """``asyncio.run`` for many calls a second: short turns of the threads, rare collections of garbage.
 
     The interpreter changes threads every 5 ms where one of them is always busy; a commit to the journal needs a few.
     """
@@ -24,7 +22,7 @@ def run_loop(main: Coroutine[Any, Any, ResultT]) -> ResultT:
     sys.setswitchinterval(_TURN_S)
     gc.set_threshold(max(thresholds[0], _OBJECTS_A_COLLECTION), *thresholds[1:])
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner() as runner:
             return runner.run(main)
     finally:
         sys.setswitchinterval(turn_s)
