@@ -27,8 +27,8 @@ from proxykd.teacher.live import LiveTeacher
 from proxykd.teacher.replies import Reply, Request
 
 _LONGEST_ERROR = 80
-_LOOKED_UP = 1024
-"""Requests that are looked up in the journal at once."""
+_LOOKED_UP = 256
+"""Requests that are looked up in the journal at once; meanwhile nothing is sent."""
 _SAID_EVERY_S = 0.1
 
 

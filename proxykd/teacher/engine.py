@@ -1,7 +1,8 @@
 """Asks a teacher many things at once: a fixed number of workers pull requests from one stream.
 
-No batches and so no barriers: a slow answer holds up one worker. A worker takes its next request only when the last
-answer is durable, so a kill at any moment loses at most ``concurrency`` answers, and memory does not grow with the
+No batches and so no barriers: a slow answer holds up one worker. A call keeps its place among the ``concurrency`` that
+may be in flight until what came of it is durable, so a kill at any moment loses at most so many answers; a worker that
+waits before it tries again has none, and one of a few more workers sends meanwhile. Memory does not grow with the
 stream. Clock and randomness come from outside.
 
 A request goes this way: ``Feed`` (claimed in the journal), ``Ledger`` (its worst case is reserved), ``Limiter`` (its

@@ -33,7 +33,7 @@ class Feed:
     then it is waited for, or taken over if its process is gone.
 
     Args:
-        stream: Requests, taken a block at a time; one may occur twice.
+        stream: Requests, taken a block at a time or less; one may occur twice.
         commits: Where claims are made.
         bound: The most that a call can be billed for; the claim keeps it.
         block: Most requests claimed at once; no more than twice as many are claimed and not settled at any moment.

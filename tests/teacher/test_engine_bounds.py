@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def test_no_more_requests_are_claimed_than_twice_the_calls_in_flight(tmp_path: P
 
 
 def test_others_are_sent_while_one_waits_to_be_tried_again(tmp_path: Path) -> None:
-    waiting, in_flight, most = asyncio.Event(), 0, 0
+    waits, four, in_flight, most = asyncio.Event(), asyncio.Event(), 0, 0
 
     class Waits:
         def now_s(self) -> float:
@@ -146,25 +147,25 @@ def test_others_are_sent_while_one_waits_to_be_tried_again(tmp_path: Path) -> No
             return 0.0
 
         async def sleep(self, seconds: float) -> None:
-            waiting.set()
-            while most < 4:
-                await asyncio.sleep(0.001)
+            waits.set()
+            await four.wait()
 
     class RefusesFirst:
         async def send(self, request: Request) -> HttpResponse:
             nonlocal in_flight, most
-            if not waiting.is_set() and request.key == "key-0":
+            if not waits.is_set() and request.key == "key-0":
                 return HttpResponse(503, {}, b"later")
-            await waiting.wait()
+            await waits.wait()
             in_flight += 1
             most = max(most, in_flight)
-            await asyncio.sleep(0.005)
+            if in_flight == 4:
+                four.set()
+            await four.wait()  # nobody ends before four are in flight, beside the one that waits
             in_flight -= 1
             return HttpResponse(200, {}, json.dumps(OK).encode())
 
     with Journal(tmp_path / "j.sqlite") as journal:
-        engine = _engine(journal, RefusesFirst(), 4)
-        engine = Engine(engine.endpoint, engine.transport, journal, engine.policy, 4, clock=Waits())
-        asyncio.run(asyncio.wait_for(engine.run(_requests(9), on_settled=lambda _: None), 20))
+        engine = replace(_engine(journal, RefusesFirst(), 4), clock=Waits())
+        asyncio.run(asyncio.wait_for(engine.run(_requests(9), on_settled=lambda _: None), 10))
         assert all(journal.has_final(request.key) for request in _requests(9))
     assert most == 4
