@@ -97,7 +97,7 @@ def _engine(journal: Journal, transport: Any, concurrency: int) -> Engine:
 @given(
     concurrency=st.sampled_from([1, 2, 4, 9, 16]),
     fault_rate=st.sampled_from([0.0, 0.2, 0.6]),
-    num_good=st.sampled_from([0, 1, 5, 10**9]),
+    num_good=st.sampled_from([0, 1, 2, 10**9]),
     delay_s=st.sampled_from([0.0, 0.004]),
     seed=st.integers(0, 99),
 )
