@@ -7,7 +7,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Protocol, TypeVar
 
-_TURN_S = 0.0001
+_TURN_S = 0.0002
 _OBJECTS_A_COLLECTION = 20_000
 
 ResultT = TypeVar("ResultT")

@@ -13,7 +13,7 @@ from proxykd.exceptions import StorageError
 from proxykd.teacher.entries import Attempt, Entry
 from proxykd.teacher.journal import Journal
 
-_GATHER_S = 0.0005
+_GATHER_S = 0.001
 """Seconds for which a commit waits for more: each costs a write to the disk, whatever is in it."""
 
 

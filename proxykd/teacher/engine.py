@@ -39,7 +39,7 @@ from proxykd.teacher.transport import HttpResponse, Transport
 _GRACE_S = 30.0
 """Seconds that a run which ends with an error waits for answers that are on their way."""
 _WORKERS_A_SPARE = 4
-"""Workers for each one more, which sends while others wait before they try again."""
+"""Workers for each one more, which asks while others wait before they try again."""
 _MOST_PAID_TRIES = 2
 """Tries of a request whose answers cannot be read: each of them may have been paid for."""
 
@@ -99,9 +99,13 @@ class _Answer(NamedTuple):
 
 @dataclass(slots=True)
 class _Worker:
-    """Whether a worker's call has left and its answer is not durable yet, for which it has a place of the limiter's."""
+    """Whether a worker's call has left and its answer is not durable yet, for which it has a place of the limiter's.
+
+    A spare worker asks once for each time that another one waits, and when another one has nothing left to do.
+    """
 
     has_sent: bool = False
+    is_spare: bool = False
 
     def land(self, limiter: Limiter) -> None:
         """Give the place back: a kill costs nothing any more."""
@@ -119,6 +123,7 @@ class _Run:
     on_settled: Callable[[Reply], None] = _ignore
     on_trouble: Callable[[str], None] = _ignore
     is_stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    spare: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))  # turns of the spare workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +228,8 @@ class Engine:
                 clock=self.clock,
                 on_known=on_known,
             )
-            workers = [_Worker() for _ in range(self.concurrency + self.concurrency // _WORKERS_A_SPARE)]
+            workers = [_Worker() for _ in range(self.concurrency)]
+            workers += [_Worker(is_spare=True) for _ in range(self.concurrency // _WORKERS_A_SPARE)]
             tasks = [asyncio.create_task(self._work(feed, run, worker)) for worker in workers]
             try:
                 await asyncio.gather(*tasks)
@@ -248,7 +254,7 @@ class Engine:
             yield _Run(commits, limiter, on_settled=on_settled, on_trouble=on_trouble)
 
     async def _work(self, feed: Feed, run: _Run, worker: _Worker) -> None:
-        while not run.is_stopping.is_set() and (claimed := await feed.take()) is not None:
+        while (claimed := await self._next(feed, run, worker)) is not None:
             settled = None
             try:
                 settled = await self._settle(claimed, run, worker)
@@ -256,7 +262,7 @@ class Engine:
                 if settled is None and not worker.has_sent:
                     feed.put_back(claimed)
             if settled is None:
-                return  # a cap is reached
+                break  # a cap is reached
             verdict, lost = settled
             await run.commits.put(_entry(claimed.request, verdict))
             if lost is not None:
@@ -268,6 +274,12 @@ class Engine:
             self.endpoint.stop_if_silent(
                 run.losses.num_in_a_row, run.losses.last_reason, most=self.max_unanswered_in_a_row
             )
+        run.spare.release()
+
+    async def _next(self, feed: Feed, run: _Run, worker: _Worker) -> Claimed | None:
+        if worker.is_spare:
+            await run.spare.acquire()
+        return None if run.is_stopping.is_set() else await feed.take()
 
     async def _settle(
         self, claimed: Claimed, run: _Run, worker: _Worker
@@ -294,6 +306,7 @@ class Engine:
                 await lost
             worker.land(run.limiter)
             run.on_trouble(verdict.reply.error)
+            run.spare.release()
             await self.clock.sleep(wait_s)
 
     async def _send(self, claimed: Claimed, run: _Run, worker: _Worker) -> _Answer | None:
@@ -309,7 +322,8 @@ class Engine:
             raise
         worker.has_sent = True
         response = await self._transmit(request, attempt, run)
-        verdict, retry_after_s = self.provider.judge(response.status, response.body), self._retry_after_s(response)
+        verdict = self.provider.judge(response.status, response.body)
+        retry_after_s = None if response.status == 200 else self._retry_after_s(response)
         unknown = self.ledger.settle(attempt, bound, response.status, verdict.reply)
         lost = None if unknown is None else run.commits.lose(unknown)
         used = Tokens(verdict.reply.prompt_tokens, verdict.reply.completion_tokens)

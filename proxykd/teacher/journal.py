@@ -216,11 +216,13 @@ class Journal:
             StorageError: if the disk is full, another run holds the file or it cannot be written; nothing of it is
                 kept then.
         """
-        rows = _rows_of(entries)
+        rows, opened, closed = _rows_of(entries), list(opened), list(closed)
         with self._transaction() as connection:
             insert_rows(connection, rows)
-            connection.executemany("INSERT INTO attempts VALUES (?, ?, ?, ?)", opened)
-            connection.executemany("DELETE FROM attempts WHERE attempt_id = ?", [(name,) for name in closed])
+            if opened:
+                connection.executemany("INSERT INTO attempts VALUES (?, ?, ?, ?)", opened)
+            if closed:
+                connection.executemany("DELETE FROM attempts WHERE attempt_id = ?", [(name,) for name in closed])
 
     def reserve_room(self) -> None:
         """Keep room on the disk for answers to calls that are in flight when it is full.
