@@ -277,7 +277,7 @@ class Engine:
         run.spare.release()
 
     async def _next(self, feed: Feed, run: _Run, worker: _Worker) -> Claimed | None:
-        if worker.is_spare:
+        if worker.is_spare and not run.is_stopping.is_set():
             await run.spare.acquire()
         return None if run.is_stopping.is_set() else await feed.take()
 
