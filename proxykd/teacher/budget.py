@@ -136,8 +136,11 @@ def worst_case(request: Request, provider: Provider = _OPENAI, *, attempt_id: st
 
 def is_within(caps: BudgetSpec, total: Cost) -> bool:
     """Whether no cap is exceeded."""
-    pairs = ((total.usd, caps.usd), (total.tokens, caps.tokens), (total.requests, caps.requests))
-    return all(cap is None or amount <= cap for amount, cap in pairs)
+    return (
+        (caps.usd is None or total.usd <= caps.usd)
+        and (caps.tokens is None or total.tokens <= caps.tokens)
+        and (caps.requests is None or total.requests <= caps.requests)
+    )
 
 
 def describe_caps(caps: BudgetSpec, spent: Cost) -> str:
@@ -234,9 +237,8 @@ class Ledger:
 
     def _with_surplus(self, bound: Attempt) -> tuple[Attempt, Cost]:
         prompt, completion = self._surplus
-        attempt = bound._replace(
-            prompt_tokens=bound.prompt_tokens + prompt, completion_tokens=bound.completion_tokens + completion
-        )
+        name, key, prompt_tokens, completion_tokens = bound
+        attempt = Attempt(name, key, prompt_tokens + prompt, completion_tokens + completion)
         return attempt, self._tariff.of_attempt(attempt)
 
     def settle(self, attempt: Attempt, bound: Attempt, status: int, reply: Reply) -> Attempt | None:

@@ -23,7 +23,7 @@ from proxykd.teacher.providers.base import Provider, request_about, seed_of
 from proxykd.teacher.replies import Request
 
 _TEMPLATES = 256
-_BLOCK = 1024
+_BLOCK = 512
 """Entries that are read at once."""
 CALLS_AT_ONCE = 4096
 """Calls whose keys are looked up together."""

@@ -1,29 +1,35 @@
 """Puts what many tasks want written into few commits, off the event loop."""
 
 import asyncio
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
+from queue import SimpleQueue
+from threading import Thread
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from proxykd.exceptions import StorageError
 from proxykd.teacher.entries import Attempt, Entry
 from proxykd.teacher.journal import Journal
 
-_GATHER_S = 0.0005
+_GATHER_S = 0.001
 """Seconds for which a commit waits for more: each costs a write to the disk, whatever is in it."""
 
 
-class _Changes(NamedTuple):
-    """What one task wants written."""
+class _Job(NamedTuple):
+    """What one task wants written: answers and calls of unknown price, which share a commit, or something else."""
 
-    entries: Sequence[Entry]
-    lost: Sequence[Attempt]
+    done: "asyncio.Future[Any]"
+    entries: Sequence[Entry] = ()
+    lost: Sequence[Attempt] = ()
+    apart: Callable[[], Any] | None = None
 
 
 class GroupCommits:
-    """Collects changes from many tasks and commits them together, off the event loop.
+    """Collects changes from many tasks and commits them together, in a thread of its own.
+
+    The thread begins the next commit when the last one is done, without a turn of the event loop, which may be busy.
 
     Args:
         journal: Where they go; nobody else may commit to this object meanwhile.
@@ -31,9 +37,7 @@ class GroupCommits:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._waiting: list[tuple[_Changes, asyncio.Future[None]]] = []
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        self._flush: asyncio.Task[None] | None = None
+        self._jobs = SimpleQueue[_Job | None]()
         self._has_failed = False
 
     async def __aenter__(self) -> Self:
@@ -43,30 +47,36 @@ class GroupCommits:
             StorageError: if the disk has no such room.
         """
         self._journal.reserve_room()
+        self._loop = asyncio.get_running_loop()
+        self._ended = self._loop.create_future()
+        Thread(target=self._write_all, name="journal", daemon=True).start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Commit what is still waiting."""
-        await self._finish()
-        self._thread.shutdown()
+        """Return when all that was handed in is written, however often the caller is cancelled meanwhile."""
+        self._jobs.put(None)
+        is_cancelled = False
+        while not self._ended.done():
+            try:
+                await asyncio.wait([self._ended])
+            except asyncio.CancelledError:
+                is_cancelled = True
+        if is_cancelled:
+            raise asyncio.CancelledError
 
-    async def put(self, entry: Entry, *, lost: Attempt | None = None) -> None:
-        """Return once ``entry`` is durable, and with it that the price of the call ``lost`` is not known.
+    def put(self, entry: Entry) -> "asyncio.Future[None]":
+        """Hand an answer in.
 
-        Raises:
-            StorageError: if it cannot be written.
+        Returns:
+            Done once it is durable; raises ``StorageError`` if it cannot be written. Nobody need wait for it.
         """
-        await self._add(_Changes([entry], () if lost is None else [lost]))
+        return self._hand_in(entries=[entry])
 
-    async def lose(self, attempt: Attempt) -> None:
-        """Return once it is durable that the price of a call is not known.
-
-        Raises:
-            StorageError: if it cannot be written.
-        """
-        await self._add(_Changes((), [attempt]))
+    def lose(self, attempt: Attempt) -> "asyncio.Future[None]":
+        """Hand in that the price of a call is not known; as ``put``."""
+        return self._hand_in(lost=[attempt])
 
     async def claim(self, wanted: Sequence[Attempt], *, settled: Sequence[str] = ()) -> dict[str, bool]:
         """As ``Journal.claim``.
@@ -74,11 +84,11 @@ class GroupCommits:
         Raises:
             StorageError: if it cannot be written.
         """
-        claim = partial(self._journal.claim, wanted, settled=settled)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, claim)
+        found: dict[str, bool] = await self._hand_in(apart=partial(self._journal.claim, wanted, settled=settled))
+        return found
 
     async def release(self, keys: Sequence[str], *, unsent: Sequence[str] = ()) -> None:
-        """As ``Journal.release``, once all that was handed in is written.
+        """As ``Journal.release``, once all that was handed in is written; cancelling does not prevent it.
 
         Args:
             keys: Of requests that may have been sent. Where something could not be written they stay claimed, because
@@ -88,55 +98,58 @@ class GroupCommits:
         Raises:
             StorageError: if it cannot be written.
         """
-        await self._finish()
-        free = [*unsent, *(() if self._has_failed else keys)]
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.release, free)
+        await self._hand_in(apart=partial(self._release, keys, unsent))
 
-    async def _finish(self) -> None:
-        """Return when all that was handed in is written, however often the caller is cancelled meanwhile."""
-        is_cancelled = False
-        while self._flush is not None and not self._flush.done():
-            try:
-                await asyncio.wait([self._flush])
-            except asyncio.CancelledError:
-                is_cancelled = True
-        if is_cancelled:
-            raise asyncio.CancelledError
+    def _hand_in(
+        self, entries: Sequence[Entry] = (), lost: Sequence[Attempt] = (), apart: Callable[[], Any] | None = None
+    ) -> "asyncio.Future[Any]":
+        done = self._loop.create_future()
+        self._jobs.put(_Job(done, entries, lost, apart))
+        return done
 
-    async def _add(self, changes: _Changes) -> None:
-        done = asyncio.get_running_loop().create_future()
-        self._waiting.append((changes, done))
-        if self._flush is None or self._flush.done():
-            self._flush = asyncio.create_task(self._commit_all())
-        await done
+    def _write_all(self) -> None:
+        is_open = True
+        while is_open:
+            jobs = [self._jobs.get()]
+            time.sleep(_GATHER_S)
+            jobs += [self._jobs.get_nowait() for _ in range(self._jobs.qsize())]
+            if together := [job for job in jobs if job and not job.apart]:
+                self._write(together, partial(self._commit, together))
+            for job in jobs:
+                if job and job.apart:
+                    self._write([job], job.apart)
+            is_open = None not in jobs
+        self._loop.call_soon_threadsafe(self._ended.set_result, None)
 
-    async def _commit_all(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            await asyncio.sleep(_GATHER_S)
-            batch, self._waiting = self._waiting, []
-            failure: Exception | None = None
-            try:
-                await loop.run_in_executor(self._thread, self._commit, [changes for changes, _ in batch])
-            except Exception as error:  # whatever it is, those who wait are to hear of it
-                failure, self._has_failed = error, True
-            for _, done in batch:
-                _settle(done, failure)
+    def _write(self, jobs: list[_Job], write: Callable[[], Any]) -> None:
+        result, failure = None, None
+        try:
+            result = write()
+        except Exception as error:  # whatever it is, those who wait are to hear of it
+            failure = error
+        self._loop.call_soon_threadsafe(_settle, jobs, result, failure)
 
-    def _commit(self, batch: list[_Changes]) -> None:
-        paid_for = [entry for changes in batch for entry in changes.entries]
-        lost = [attempt for changes in batch for attempt in changes.lost]
+    def _commit(self, jobs: list[_Job]) -> None:
+        paid_for = [entry for job in jobs for entry in job.entries]
+        lost = [attempt for job in jobs for attempt in job.lost]
         try:
             self._journal.commit(paid_for, opened=lost)
-        except StorageError:
-            self._journal.spill(paid_for, lost)
+        except Exception as error:
+            self._has_failed = True
+            if isinstance(error, StorageError):
+                self._journal.spill(paid_for, lost)
             raise
 
+    def _release(self, keys: Sequence[str], unsent: Sequence[str]) -> None:
+        self._journal.release([*unsent, *(() if self._has_failed else keys)])
 
-def _settle(done: "asyncio.Future[None]", failure: Exception | None) -> None:
-    if done.done():
-        return  # whoever waited was cancelled; the changes are written all the same
-    if failure is None:
-        done.set_result(None)
-    else:
-        done.set_exception(failure)
+
+def _settle(jobs: list[_Job], result: Any, failure: Exception | None) -> None:
+    for job in jobs:
+        if job.done.done():
+            continue  # whoever waited was cancelled; the changes are written all the same
+        if failure is None:
+            job.done.set_result(result)
+        else:
+            job.done.set_exception(failure)
+            job.done.exception()  # told, also where nobody waits for it

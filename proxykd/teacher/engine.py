@@ -1,7 +1,8 @@
 """Asks a teacher many things at once: a fixed number of workers pull requests from one stream.
 
-No batches and so no barriers: a slow answer holds up one worker. A worker takes its next request only when the last
-answer is durable, so a kill at any moment loses at most ``concurrency`` answers, and memory does not grow with the
+No batches and so no barriers: a slow answer holds up one worker. A call keeps its place among the ``concurrency`` that
+may be in flight until what came of it is durable, so a kill at any moment loses at most so many answers; a worker that
+waits before it tries again has none, and one of a few more workers sends meanwhile. Memory does not grow with the
 stream. Clock and randomness come from outside.
 
 A request goes this way: ``Feed`` (claimed in the journal), ``Ledger`` (its worst case is reserved), ``Limiter`` (its
@@ -37,6 +38,8 @@ from proxykd.teacher.transport import HttpResponse, Transport
 
 _GRACE_S = 30.0
 """Seconds that a run which ends with an error waits for answers that are on their way."""
+_WORKERS_A_SPARE = 4
+"""Workers for each one more, which asks while others wait before they try again."""
 _MOST_PAID_TRIES = 2
 """Tries of a request whose answers cannot be read: each of them may have been paid for."""
 
@@ -85,20 +88,29 @@ class _Answer(NamedTuple):
         response: As it came.
         verdict: What it means.
         retry_after_s: Seconds that the endpoint asked for; None = it did not.
-        lost: The call as it is to be remembered, because its price is not known; None = it is.
+        lost: Done once it is durable that the call's price is not known; None = it is known.
     """
 
     response: HttpResponse
     verdict: Verdict
     retry_after_s: float | None
-    lost: Attempt | None
+    lost: asyncio.Future[None] | None
 
 
 @dataclass(slots=True)
 class _Worker:
-    """Whether a worker's call has left and its answer is not durable yet."""
+    """Whether a worker's call has left and its answer is not durable yet, for which it has a place of the limiter's.
+
+    A spare worker asks once for each time that another one waits, and when another one has nothing left to do.
+    """
 
     has_sent: bool = False
+    is_spare: bool = False
+
+    def land(self, limiter: Limiter) -> None:
+        """Give the place back: a kill costs nothing any more."""
+        self.has_sent = False
+        limiter.ended()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +122,8 @@ class _Run:
     losses: _Losses = field(default_factory=_Losses)
     on_settled: Callable[[Reply], None] = _ignore
     on_trouble: Callable[[str], None] = _ignore
-    unknown: dict[str, Attempt] = field(default_factory=dict)  # calls of unknown price that are not durable yet
     is_stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    spare: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))  # turns of the spare workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +188,6 @@ class Engine:
                     f"expected a teacher at {self.endpoint.url}: {error}; check teacher.base_url and that it is running"
                 ) from None
             finally:
-                await self._remember(run)
                 await run.commits.release([request.key])
 
     async def run(
@@ -218,6 +229,7 @@ class Engine:
                 on_known=on_known,
             )
             workers = [_Worker() for _ in range(self.concurrency)]
+            workers += [_Worker(is_spare=True) for _ in range(self.concurrency // _WORKERS_A_SPARE)]
             tasks = [asyncio.create_task(self._work(feed, run, worker)) for worker in workers]
             try:
                 await asyncio.gather(*tasks)
@@ -229,23 +241,9 @@ class Engine:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                await self._leave(feed, run)
+                with suppress(StorageError):  # what ended the run is told, not what it leads to
+                    await feed.close()
         return Unanswered(run.losses.num_requests, run.losses.last_reason)
-
-    async def _leave(self, feed: Feed, run: _Run) -> None:
-        # What ended the run is told, not what it leads to.
-        try:
-            with suppress(StorageError):
-                await self._remember(run)
-        finally:
-            with suppress(StorageError):
-                await feed.close()
-
-    async def _remember(self, run: _Run) -> None:
-        """Keep the worst cases of calls whose price is not known; only then may their claims go."""
-        for attempt in list(run.unknown.values()):
-            await run.commits.lose(attempt)
-        run.unknown.clear()
 
     @asynccontextmanager
     async def _starting(
@@ -256,23 +254,36 @@ class Engine:
             yield _Run(commits, limiter, on_settled=on_settled, on_trouble=on_trouble)
 
     async def _work(self, feed: Feed, run: _Run, worker: _Worker) -> None:
-        while not run.is_stopping.is_set() and (claimed := await feed.take()) is not None:
-            settled = await self._settle(claimed, run, worker)
+        while (claimed := await self._next(feed, run, worker)) is not None:
+            settled = None
+            try:
+                settled = await self._settle(claimed, run, worker)
+            finally:
+                if settled is None and not worker.has_sent:
+                    feed.put_back(claimed)
             if settled is None:
-                return  # a cap is reached
+                break  # a cap is reached
             verdict, lost = settled
-            await run.commits.put(_entry(claimed.request, verdict), lost=lost)
+            await run.commits.put(_entry(claimed.request, verdict))
             if lost is not None:
-                del run.unknown[lost.attempt_id]
-            worker.has_sent = False
+                await lost
+            worker.land(run.limiter)
             feed.done(claimed.request)
             run.on_settled(verdict.reply)
             run.losses.add(verdict)
             self.endpoint.stop_if_silent(
                 run.losses.num_in_a_row, run.losses.last_reason, most=self.max_unanswered_in_a_row
             )
+        run.spare.release()
 
-    async def _settle(self, claimed: Claimed, run: _Run, worker: _Worker) -> tuple[Verdict, Attempt | None] | None:
+    async def _next(self, feed: Feed, run: _Run, worker: _Worker) -> Claimed | None:
+        if worker.is_spare and not run.is_stopping.is_set():
+            await run.spare.acquire()
+        return None if run.is_stopping.is_set() else await feed.take()
+
+    async def _settle(
+        self, claimed: Claimed, run: _Run, worker: _Worker
+    ) -> tuple[Verdict, asyncio.Future[None] | None] | None:
         num_attempts = 0
         while True:
             num_attempts += 1
@@ -292,10 +303,10 @@ class Engine:
             if wait_s is None or run.is_stopping.is_set():
                 return verdict, lost
             if lost is not None:
-                await run.commits.lose(lost)
-                del run.unknown[lost.attempt_id]
-            worker.has_sent = False
+                await lost
+            worker.land(run.limiter)
             run.on_trouble(verdict.reply.error)
+            run.spare.release()
             await self.clock.sleep(wait_s)
 
     async def _send(self, claimed: Claimed, run: _Run, worker: _Worker) -> _Answer | None:
@@ -309,16 +320,14 @@ class Engine:
         except BaseException:
             self.ledger.free(attempt)
             raise
-        try:
-            worker.has_sent = True
-            response = await self._transmit(request, attempt, run)
-            verdict, retry_after_s = self.provider.judge(response.status, response.body), self._retry_after_s(response)
-            if (lost := self.ledger.settle(attempt, bound, response.status, verdict.reply)) is not None:
-                run.unknown[lost.attempt_id] = lost
-            used = Tokens(verdict.reply.prompt_tokens, verdict.reply.completion_tokens)
-            run.limiter.answered(leave, response.status, response.headers, used=used, retry_after_s=retry_after_s)
-        finally:
-            run.limiter.ended()
+        worker.has_sent = True
+        response = await self._transmit(request, attempt, run)
+        verdict = self.provider.judge(response.status, response.body)
+        retry_after_s = None if response.status == 200 else self._retry_after_s(response)
+        unknown = self.ledger.settle(attempt, bound, response.status, verdict.reply)
+        lost = None if unknown is None else run.commits.lose(unknown)
+        used = Tokens(verdict.reply.prompt_tokens, verdict.reply.completion_tokens)
+        run.limiter.answered(leave, response.status, response.headers, used=used, retry_after_s=retry_after_s)
         return _Answer(response, verdict, retry_after_s, lost)
 
     async def _transmit(self, request: Request, attempt: Attempt, run: _Run) -> HttpResponse:
@@ -327,11 +336,10 @@ class Engine:
         except BaseException as error:
             if isinstance(error, TeacherUnreachableError) and not error.was_sent:
                 self.ledger.free(attempt)
-            elif (lost := self.ledger.lose(attempt)) is not None:
-                run.unknown[lost.attempt_id] = lost
+            elif (unknown := self.ledger.lose(attempt)) is not None:
+                lost = run.commits.lose(unknown)
                 if isinstance(error, TeacherUnreachableError):
-                    await run.commits.lose(lost)
-                    del run.unknown[lost.attempt_id]
+                    await lost
             raise
 
     def _retry_after_s(self, response: HttpResponse) -> float | None:

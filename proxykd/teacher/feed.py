@@ -33,10 +33,10 @@ class Feed:
     then it is waited for, or taken over if its process is gone.
 
     Args:
-        stream: Requests, taken a block at a time; one may occur twice.
+        stream: Requests, taken a block at a time or less; one may occur twice.
         commits: Where claims are made.
         bound: The most that a call can be billed for; the claim keeps it.
-        block: Requests claimed at once.
+        block: Most requests claimed at once; no more than twice as many are claimed and not settled at any moment.
         clock: Time.
         on_known: Called for a request that was put aside and has been answered meanwhile.
     """
@@ -71,7 +71,7 @@ class Feed:
                 return None
             await asyncio.shield(self._refill())
         claimed = self._ready.popleft()
-        if len(self._ready) < self._block // 2 and not self._is_exhausted and self._failure is None:
+        if len(self._ready) < self._block // 4 and not self._is_exhausted and self._failure is None:
             self._refill()  # ahead of need, so that nobody waits for a claim
         return claimed
 
@@ -79,6 +79,10 @@ class Feed:
         """A request that was taken is settled."""
         self._mine.discard(request.key)
         self._settled.append(request.key)
+
+    def put_back(self, claimed: Claimed) -> None:
+        """A request that was taken and not sent is the next to be taken."""
+        self._ready.appendleft(claimed)
 
     async def close(self) -> None:
         """Give back what was claimed and not settled, so that others may ask it.
@@ -108,7 +112,7 @@ class Feed:
             self._failure = error
 
     async def _claim_block(self) -> None:
-        block = list(islice(self._stream, self._block))
+        block = list(islice(self._stream, max(1, min(self._block, 2 * self._block - len(self._mine)))))
         self._is_exhausted = self._is_exhausted or not block
         was_aside = not block
         if was_aside:

@@ -27,9 +27,11 @@ from proxykd.exceptions import BusyError, ProxykdError, StorageError
 from proxykd.teacher.entries import Attempt, Entry, Row, checksum_of, dump_reply
 from proxykd.teacher.journal_sql import (
     ALL_AMONG,
+    CLAIM,
     CLAIMED_AMONG,
     FINAL_AMONG,
     FORGET,
+    FORGET_AMONG,
     LATEST,
     LOSE_CLAIM,
     OPEN,
@@ -213,11 +215,13 @@ class Journal:
             StorageError: if the disk is full, another run holds the file or it cannot be written; nothing of it is
                 kept then.
         """
-        rows = _rows_of(entries)
+        rows, opened, closed = _rows_of(entries), list(opened), list(closed)
         with self._transaction() as connection:
             insert_rows(connection, rows)
-            connection.executemany("INSERT INTO attempts VALUES (?, ?, ?, ?)", opened)
-            connection.executemany("DELETE FROM attempts WHERE attempt_id = ?", [(name,) for name in closed])
+            if opened:
+                connection.executemany("INSERT INTO attempts VALUES (?, ?, ?, ?)", opened)
+            if closed:
+                connection.executemany("DELETE FROM attempts WHERE attempt_id = ?", [(name,) for name in closed])
 
     def reserve_room(self) -> None:
         """Keep room on the disk for answers to calls that are in flight when it is full.
@@ -271,7 +275,7 @@ class Journal:
             self._take_in_spills()
         with self._transaction() as connection:
             mine, keys = self._owner.enter(), json.dumps(list(bounds))
-            connection.executemany(FORGET, [(key, mine) for key in settled])
+            connection.execute(FORGET_AMONG, (json.dumps(list(settled)), mine))
             final = {key for (key,) in connection.execute(FINAL_AMONG, (keys,))}
             owners = dict(connection.execute(CLAIMED_AMONG, (keys,)))
             alive = {name: name == mine or self._owner.is_alive(name) for name in set(owners.values())}
@@ -280,8 +284,8 @@ class Journal:
             connection.executemany("DELETE FROM claims WHERE key = ?", void)
             found = {key: owners.get(key, mine) == mine or not alive[owners[key]] for key in bounds if key not in final}
             new = [call for key, call in bounds.items() if found.get(key) and owners.get(key) != mine]
-            rows = [(call.key, mine, call.prompt_tokens, call.completion_tokens) for call in new]
-            connection.executemany("INSERT INTO claims VALUES (?, ?, ?, ?)", rows)
+            rows = [(call.key, call.prompt_tokens, call.completion_tokens) for call in new]
+            connection.execute(CLAIM, (mine, json.dumps(rows)))
         return found
 
     def release(self, keys: Iterable[str]) -> None:
@@ -290,9 +294,8 @@ class Journal:
         Raises:
             StorageError: as ``commit``.
         """
-        pairs = [(key, self._owner.name) for key in keys]
         with self._transaction() as connection:
-            connection.executemany(FORGET, pairs)
+            connection.execute(FORGET_AMONG, (json.dumps(list(keys)), self._owner.name))
 
     def drop(self, rows: Iterable[Row]) -> None:
         """Remove rows: what they answered is asked again, and what it cost stays counted as far as they tell it.

@@ -57,6 +57,11 @@ FINAL_AMONG = f"SELECT key FROM answers WHERE is_final = 1 AND key {_AMONG}"
 ALL_AMONG = f"SELECT * FROM answers WHERE key {_AMONG} ORDER BY key, is_final, seq"
 CLAIMED_AMONG = f"SELECT key, owner FROM claims WHERE key {_AMONG}"
 FORGET = "DELETE FROM claims WHERE key = ? AND owner = ?"
+FORGET_AMONG = f"DELETE FROM claims WHERE key {_AMONG} AND owner = ?"
+CLAIM = """
+INSERT INTO claims
+SELECT json_extract(value, '$[0]'), ?, json_extract(value, '$[1]'), json_extract(value, '$[2]') FROM json_each(?)
+"""
 LOSE_CLAIM = """
 INSERT INTO attempts SELECT 'void ' || owner || key, key, prompt_tokens, completion_tokens FROM claims
 WHERE key = ? AND completion_tokens > 0

@@ -78,7 +78,7 @@ class Limiter:
         return leave
 
     def ended(self) -> None:
-        """A call is no longer in flight."""
+        """A call is no longer in flight, and what came of it is durable where that matters."""
         self._in_flight -= 1
         while self._waiting and self._in_flight < int(self.window):
             waiter = self._waiting.popleft()

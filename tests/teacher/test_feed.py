@@ -134,3 +134,18 @@ def test_a_stream_that_breaks_is_told_to_who_takes(tmp_path: Path) -> None:
                     await _work(feed, commits, [])
 
     asyncio.run(main())
+
+
+def test_what_is_put_back_is_taken_next_and_given_back_at_the_end(tmp_path: Path) -> None:
+    async def main() -> None:
+        with Journal(tmp_path / "j.sqlite") as journal, Journal(tmp_path / "j.sqlite") as other:
+            async with _feed(journal, "abcd", []) as (feed, commits):
+                first = await feed.take()
+                assert first is not None
+                feed.put_back(first)
+                assert await feed.take() == first
+                feed.put_back(first)
+                await commits.release([])
+            assert other.claim([Attempt("", "a", 0, 0)]) == {"a": True}
+
+    asyncio.run(main())

@@ -77,7 +77,7 @@ def test_answers_that_arrive_during_a_commit_share_the_next(tmp_path: Path) -> N
 def test_a_cancelled_waiter_does_not_lose_its_entry(tmp_path: Path) -> None:
     async def put_and_cancel(journal: Journal) -> None:
         async with GroupCommits(journal) as commits:
-            waiter = asyncio.create_task(commits.put(Entry("k", Reply(text="x"), True)))
+            waiter = asyncio.ensure_future(commits.put(Entry("k", Reply(text="x"), True)))
             await asyncio.sleep(0)
             waiter.cancel()
             await asyncio.gather(waiter, return_exceptions=True)
