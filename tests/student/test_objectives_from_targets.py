@@ -10,7 +10,8 @@ from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet, read_json, sea
 from proxykd.config import RunSpec
 from proxykd.estimation.estimating import PRIOR, estimate_distributions
 from proxykd.models.loading import load_model, load_tokenizer, save_model
-from proxykd.student.training import PRIOR_FOLDER, distill_student
+from proxykd.student.inputs import PRIOR_FOLDER
+from proxykd.student.training import distill_student
 
 pytestmark = pytest.mark.integration
 
