@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from proxykd.estimation.targets_from_proxy import estimate_distributions
 
 from proxykd.artifacts import ProxyModel, SplitSet, StudentModel, Targets, ValidatedSet, read_json, seal
 from proxykd.config import RunSpec
+from proxykd.estimation.estimating import estimate_distributions
 from proxykd.exceptions import ArtifactError
 from proxykd.student.training import distill_student
 from tests.support.tokenizer_pairs import byte_level, save_tiny_model, sentence_piece
@@ -41,7 +41,7 @@ def run(sources: dict[str, str], make_run: MakeRun) -> RunSpec:
             "optimizer": {"batch_size": 8, "learning_rate": 5e-3, "schedule": "constant"},
             "cross_tokenizer": {},
         },
-        targets={"top_k": 12, "weighting": "none"},
+        targets={"reduction": {"kind": "top_k", "k": 12}, "weighting": "none"},
     )
 
 
@@ -56,7 +56,7 @@ def targets(corpus: Corpus, run: RunSpec, tmp_path_factory: pytest.TempPathFacto
     shutil.copytree(trained.path / "seed-0", folder / "proxy")
     proxy = ProxyModel(folder / "proxy")
     seal(proxy)
-    return estimate_distributions(*corpus, proxy, run, output=folder / "targets", scratch=folder / "scratch")
+    return estimate_distributions(None, *corpus, proxy, run, output=folder / "targets", scratch=folder / "scratch")
 
 
 def distill(corpus: Corpus, targets: Targets, run: RunSpec, folder: Path) -> StudentModel:
