@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet, read_json
+from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet, read_json, seal
 from proxykd.config import RunSpec
 from proxykd.exceptions import ArtifactError, ConfigError
 from proxykd.models.forward import collate, completion_labels, completion_logits
-from proxykd.models.loading import load_student, load_tokenizer
+from proxykd.models.loading import load_student, load_tokenizer, save_model
 from proxykd.student import dense_pass, living, loop
 from proxykd.student.checkpoints import Checkpoints
+from proxykd.student.dense_pass import ModelPair
 from proxykd.student.inputs import TrainingData
 from proxykd.student.living import LivingModule, LivingProxy
 from proxykd.student.loop import TrainingRun, train, train_step
@@ -105,6 +106,61 @@ def test_chunks_and_micro_batches_take_the_same_step_as_the_whole_batch(
     assert whole.keys() == parts.keys()
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, rtol=2e-3, atol=1e-6)
+
+
+def slow_minillm_gradients(data: TrainingData, run: RunSpec, *, discount: float, teacher_mix: float) -> State:
+    """The policy gradient text by text and token by token, on the texts that the step wrote."""
+    assert data.living is not None
+    assert run.student.living_teacher is not None
+    model, proxy = load_student(run.student, seed=0), data.living.load(precision="float32", seed=0)
+    examples = [data.corpus[index] for index in range(4)]
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        seed = int(torch.randint(2**62, ()))
+    own = living.write_own_texts(
+        ModelPair(model, proxy, "float32"),
+        data.living.tokenizer,
+        run.student.living_teacher,  # type: ignore[arg-type]
+        examples,
+        vocab_size=len(data.living.tokenizer),
+        max_seq_tokens=160,
+        seed=seed,
+    )
+    total = torch.zeros(())
+    for text in own:
+        batch = collate([text], pad_id=data.pad_id)
+        logprobs = completion_logits(model, batch).log_softmax(dim=-1)
+        with torch.no_grad():
+            proxy_logprobs = completion_logits(proxy, batch).log_softmax(dim=-1)
+        tokens, length = completion_labels(batch).tolist(), len(text.completion_ids)
+        assert len(tokens) == length
+        log_q = torch.stack([logprobs[place, token] for place, token in enumerate(tokens)])
+        log_p = torch.stack([proxy_logprobs[place, token] for place, token in enumerate(tokens)])
+        rewards = (log_p - log_q).tolist()
+        for place in range(length):
+            later = range(place + 1, length)
+            coef = sum(discount ** (other - place) * rewards[other] for other in later) / max(1, len(later))
+            q, p = log_q[place].exp().detach(), log_p[place].exp()
+            weight = q / ((1 - teacher_mix) * q + teacher_mix * p)
+            exact = (logprobs[place].exp() * (logprobs[place] - proxy_logprobs[place])).sum()
+            total = total - weight * coef * log_q[place] + exact
+    nll = collate(examples, pad_id=data.pad_id)
+    labels = completion_labels(nll)
+    teacher = completion_logits(model, nll).log_softmax(dim=-1).gather(1, labels[:, None])
+    (total / sum(len(text.completion_ids) for text in own) - teacher.mean()).backward()
+    return {f"student.model.{name}": one.grad for name, one in model.named_parameters() if one.grad is not None}
+
+
+def test_a_policy_gradient_step_is_that_of_a_slow_loop_over_its_texts(
+    training_data: TrainingData, proxy_artifact: ProxyModel, student_run: MakeRun
+) -> None:
+    run = specify(student_run, KINDS[1] | {"discount": 0.9, "teacher_mix": 0.3})
+    data = taught(training_data, proxy_artifact, run)
+    ours, _ = step_gradients(data, run, alpha=1.0)
+    oracle = slow_minillm_gradients(data, run, discount=0.9, teacher_mix=0.3)
+    assert ours.keys() == oracle.keys()
+    for name, value in oracle.items():
+        torch.testing.assert_close(ours[name], value, rtol=2e-3, atol=1e-6)
 
 
 def train_with(
@@ -215,9 +271,6 @@ def test_without_an_anchor_the_proxys_own_nll_has_no_say(
 def test_a_student_that_is_the_proxy_has_nothing_to_learn_from_it(
     training_data: TrainingData, make_run: MakeRun, student_run: MakeRun, tmp_path: Path, teacher: dict[str, Any]
 ) -> None:
-    from proxykd.artifacts import seal
-    from proxykd.models.loading import save_model
-
     run = specify(student_run, teacher | {"on_policy": 1.0} if teacher["kind"] == "gkd" else teacher)
     save_model(load_student(run.student, seed=0), load_tokenizer(run.student.model), tmp_path / "model")
     seal(ProxyModel(tmp_path))
