@@ -24,6 +24,9 @@ class GkdSpec(Spec):
     the proxy's whole distributions, 1 = its own in every step. 0.5 is the paper's mixture."""
     divergence: DivergenceSpec = GeneralizedJsdSpec()
     """How far the student is from the proxy, at each position; a symmetric Jensen-Shannon divergence unless told."""
+    own_divergence: DivergenceSpec | None = None
+    """Another divergence for the texts that the student writes; None = the same. ``skew_kl`` above and
+    ``skew_reverse_kl`` here are the pair of DistiLLM-2 (arXiv:2503.07067)."""
     temperature: PositiveFloat = 1.0
     """Divides both models' scores in the divergence, which is then multiplied by its square (by itself for the total
     variation), so that its gradient keeps its size."""

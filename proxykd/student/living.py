@@ -15,7 +15,7 @@ References:
     arXiv:2409.12512; docs/methods/living-teacher.md.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ from proxykd.models.sources import Source
 from proxykd.models.tokenizers import load_tokenizer_from, tokenizer_fingerprint
 from proxykd.policy_gradient import token_coefs
 from proxykd.student.dense_pass import HiddenPair, ModelPair, Scores
-from proxykd.student.living_terms import living_term
+from proxykd.student.living_terms import LivingTerm, living_term
 from proxykd.student.module import StudentModule
 from proxykd.student.optimizer import build_optimizer
 from proxykd.student.order import micro_batches
@@ -144,11 +144,11 @@ class LivingModule(nn.Module):
         own = self._own_texts(examples)
         scale = 1.0 / _num_tokens(examples)
         if own is None:
-            sums = self._learn(examples, nll_scale=scale)
+            sums = self._learn(examples, nll_scale=scale, is_own=False)
             nll, *others = (sums * scale).tolist()
         else:
             nll = self._learn_nll(examples, scale=scale)
-            _, *others = (self._learn(own, nll_scale=0.0) / _num_tokens(own)).tolist()
+            _, *others = (self._learn(own, nll_scale=0.0, is_own=True) / _num_tokens(own)).tolist()
         value, divergence, kl, proxy_nll = others
         anchor = self._living.anchor if isinstance(self._living, OkdSpec) else 0.0
         means = {"loss": nll + self._alpha * value + anchor * proxy_nll, "nll": nll, "kl": kl}
@@ -173,22 +173,29 @@ class LivingModule(nn.Module):
             seed=seed,
         )
 
-    def _learn(self, texts: Sequence[Example], *, nll_scale: float) -> Tensor:
+    def _learn(self, texts: Sequence[Example], *, nll_scale: float, is_own: bool) -> Tensor:
         """Gradients of the proxy's term on some texts, and of their NLL; sums over tokens, float [5]."""
         scale = self._alpha / _num_tokens(texts)
         totals = torch.zeros(5, device=self.student.device)
         for part in _parts(texts):
             hidden = self._models.hidden(self._collate(part))
-            loss_of = partial(self._loss_of, coefs=self._coefs_of(hidden, part), scale=scale, nll_scale=nll_scale)
-            totals += hidden.backward(loss_of)
+            term_of = partial(living_term, self._living, is_own=is_own)
+            coefs = self._coefs_of(hidden, part)
+            totals += hidden.backward(partial(self._loss_of, term_of, coefs=coefs, scale=scale, nll_scale=nll_scale))
         return totals
 
     def _loss_of(
-        self, scores: Scores, *, coefs: Tensor | None, scale: float, nll_scale: float
+        self,
+        term_of: Callable[..., LivingTerm],
+        scores: Scores,
+        *,
+        coefs: Tensor | None,
+        scale: float,
+        nll_scale: float,
     ) -> tuple[Tensor, Tensor]:
         student, proxy = (side[:, : self._vocab_size] for side in (scores.student, scores.proxy))
         rows = None if coefs is None else coefs[scores.rows]
-        term = living_term(self._living, student, proxy, labels=scores.labels, coefs=rows)
+        term = term_of(student, proxy, labels=scores.labels, coefs=rows)
         nll = -token_logprobs(scores.student, scores.labels).sum()
         proxy_nll = -token_logprobs(proxy, scores.labels).sum()
         loss = scale * term.loss.sum() + (nll_scale * nll if nll_scale > 0.0 else 0.0)
@@ -204,7 +211,7 @@ class LivingModule(nn.Module):
             return None
         lengths = [len(example.completion_ids) for example in part]
         student, proxy = (
-            pad_sequence(list(side.split(lengths)), batch_first=True)
+            pad_sequence(list(torch.split_with_sizes(side, lengths)), batch_first=True)
             for side in hidden.label_logprobs(self._vocab_size)
         )
         sizes = torch.tensor(lengths, device=student.device)

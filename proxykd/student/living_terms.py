@@ -37,7 +37,13 @@ class LivingTerm(NamedTuple):
 
 
 def living_term(
-    spec: LivingTeacherSpec, student: Tensor, proxy: Tensor, *, labels: Tensor, coefs: Tensor | None
+    spec: LivingTeacherSpec,
+    student: Tensor,
+    proxy: Tensor,
+    *,
+    labels: Tensor,
+    is_own: bool = False,
+    coefs: Tensor | None = None,
 ) -> LivingTerm:
     """The term of a specification.
 
@@ -46,6 +52,7 @@ def living_term(
         student: Scores, float [n, vocab].
         proxy: Scores over the same tokens, float [n, vocab]; gradients reach them too, where they carry any.
         labels: The tokens that stand there, long [n].
+        is_own: Whether the student wrote the texts; ``gkd`` may have another divergence there.
         coefs: What multiplies each token's ``-grad log q``, float [n]; ``minillm`` alone reads it.
     """
     logprobs = proxy.to(torch.promote_types(proxy.dtype, torch.float32)).log_softmax(dim=-1)
@@ -53,9 +60,10 @@ def living_term(
         kl = dense_divergence(student, logprobs, outcomes.forward_kl)
     match spec:
         case GkdSpec():
-            divergence = build_divergence(spec.divergence, has_tail_bucket=False)
+            chosen = spec.own_divergence if is_own and spec.own_divergence is not None else spec.divergence
+            divergence = build_divergence(chosen, has_tail_bucket=False)
             values = dense_divergence(student, logprobs, divergence, temperature=spec.temperature)
-            loss = values * spec.temperature ** (1 if spec.divergence.kind == "total_variation" else 2)
+            loss = values * spec.temperature ** (1 if chosen.kind == "total_variation" else 2)
             return LivingTerm(loss, loss.detach(), values.detach(), kl)
         case MiniLlmSpec():
             assert coefs is not None

@@ -171,6 +171,22 @@ def train_with(
     return {name: value.clone() for name, value in model.state_dict().items()}, result
 
 
+def test_the_students_own_texts_may_have_a_divergence_of_their_own(
+    training_data: TrainingData, proxy_artifact: ProxyModel, student_run: MakeRun
+) -> None:
+    pair = {"divergence": {"kind": "skew_kl"}, "own_divergence": {"kind": "skew_reverse_kl"}}
+    for on_policy, kind in ((0.0, "skew_kl"), (1.0, "skew_reverse_kl")):
+        found, expected = (
+            step_gradients(taught(training_data, proxy_artifact, run), run, alpha=1.0)
+            for run in (
+                specify(student_run, {**KINDS[0], "on_policy": on_policy, **one})
+                for one in (pair, {"divergence": {"kind": kind}})
+            )
+        )
+        assert found[1] == expected[1]
+        assert all(torch.equal(found[0][name], one) for name, one in expected[0].items())
+
+
 class Killed(Exception):
     """The process was killed."""
 
