@@ -171,6 +171,34 @@ def train_with(
     return {name: value.clone() for name, value in model.state_dict().items()}, result
 
 
+@pytest.mark.parametrize("teacher", KINDS)
+def test_saving_activation_memory_changes_no_bit_worth_mentioning(
+    training_data: TrainingData, proxy_artifact: ProxyModel, student_run: MakeRun, teacher: dict[str, Any]
+) -> None:
+    run = specify(student_run, teacher, steps=2)
+    data = taught(training_data, proxy_artifact, run)
+    (whole, result), (saved, again) = (
+        train_with(data, one) for one in (run, specify(student_run, teacher, steps=2, gradient_checkpointing=True))
+    )
+    assert [step["own_tokens"] for step in again.curve if "own_tokens" in step] == [
+        step["own_tokens"] for step in result.curve if "own_tokens" in step
+    ]
+    for name, value in whole.items():
+        torch.testing.assert_close(saved[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("teacher", KINDS)
+def test_a_student_with_adapters_learns_by_them_alone(
+    training_data: TrainingData, proxy_artifact: ProxyModel, student_run: MakeRun, teacher: dict[str, Any]
+) -> None:
+    run = specify(student_run, teacher, steps=2, model={"lora": {"rank": 2, "dropout": 0.1}})
+    start = load_student(run.student, seed=0).state_dict()
+    learnt, _ = train_with(taught(training_data, proxy_artifact, run), run)
+    changed = {name for name, value in learnt.items() if not torch.equal(value, start[name])}
+    assert changed
+    assert all("lora_" in name for name in changed)
+
+
 def test_the_students_own_texts_may_have_a_divergence_of_their_own(
     training_data: TrainingData, proxy_artifact: ProxyModel, student_run: MakeRun
 ) -> None:
