@@ -22,8 +22,12 @@ from steps import (
 )
 from steps.settings import code_hash, settings_for
 
-WITHOUT_TARGETS = CachePolicy(ignored_inputs=["targets"])
-"""The SFT arm does not open the targets: other targets do not train it again."""
+WITHOUT_TARGETS = CachePolicy(ignored_inputs=["targets", "proxy"])
+"""The SFT arm opens neither targets nor proxy: others do not train it again."""
+FROM_TARGETS = CachePolicy(ignored_inputs=["proxy"])
+"""The distilled arm opens the targets, which are the proxy's."""
+FROM_PROXY = CachePolicy(ignored_inputs=["targets"])
+"""The distilled arm with a living teacher opens the proxy alone."""
 
 
 @pipeline(enable_cache=True, enable_step_logs=False)
@@ -65,11 +69,12 @@ def distill(
     targets = estimate_distributions.estimate_distributions(
         completions, validated, splits, proxy, **told(estimate_distributions)
     )
+    soft = FROM_TARGETS if run.student.living_teacher is None else FROM_PROXY
     sft, student = (
         distill_student.distill_student.with_options(cache_policy=policy)(
-            validated, splits, targets, arm=arm, **told(distill_student), id=f"distill_student_{arm}"
+            validated, splits, targets, proxy, arm=arm, **told(distill_student), id=f"distill_student_{arm}"
         )
-        for arm, policy in (("sft", WITHOUT_TARGETS), ("proxy_kd", CachePolicy.default()))
+        for arm, policy in (("sft", WITHOUT_TARGETS), ("proxy_kd", soft))
     )
     evaluation = evaluate_student.evaluate_student(
         completions, validation, validated, splits, proxy, targets, sft, student, **told(evaluate_student)

@@ -69,6 +69,11 @@ def heed_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
+class _Silence:
+    def advance(self, count: int = 1, **facts: float | str) -> None:
+        _Interrupts.heed()
+
+
 class _Bar:
     def __init__(self, bar: "tqdm[Any]") -> None:
         self._bar = bar
@@ -116,17 +121,20 @@ class _Line:
 
 @contextmanager
 def stage(
-    description: str, *, total: int | None = None, unit: str = "row", clock: Callable[[], float] = time.monotonic
+    description: str | None, *, total: int | None = None, unit: str = "row", clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Progress]:
     """A stage of ``total`` units; the bar shows its rate and the time left.
 
     Args:
-        description: What is being done, a few words.
+        description: What is being done, a few words; None = nothing is said: it is a part of a stage that speaks.
         total: Number of units; None = not known.
         unit: Singular name of a unit.
         clock: Seconds from any start; decides when a line is due.
     """
     _Interrupts.heed()
+    if description is None:
+        yield _Silence()
+        return
     if _mode() == "bar":
         bar: tqdm[Any]
         # disable=False: the environment may have switched off the bars of everybody else.

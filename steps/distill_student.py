@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from zenml import step
 
-from proxykd.artifacts import SplitSet, StudentModel, Targets, ValidatedSet
+from proxykd.artifacts import ProxyModel, SplitSet, StudentModel, Targets, ValidatedSet
 from proxykd.config import RunSpec
 from proxykd.student.training import distill_student as distill
 from steps.materializers.folder import FolderMaterializer
@@ -19,6 +19,7 @@ def distill_student(
     validated: ValidatedSet,
     splits: SplitSet,
     targets: Targets,
+    proxy: ProxyModel,
     arm: Literal["sft", "proxy_kd"],
     settings: dict[str, Any],
     models: dict[str, str],
@@ -30,6 +31,7 @@ def distill_student(
         validated: The teacher's texts.
         splits: Which stage sees which.
         targets: The estimated distributions; the arm ``sft`` does not open them.
+        proxy: The proxy itself, which the arm ``proxy_kd`` asks where ``student.living_teacher`` is set.
         arm: ``proxy_kd`` or ``sft``.
         settings: The sections named in ``SECTIONS``.
         models: Identity of the student's model, so that another one behind the same source is used.
@@ -46,4 +48,5 @@ def distill_student(
             output=output,
             scratch=scratch,
             checkpoints=checkpoint_folder(models, code),
+            proxy=proxy if arm == "proxy_kd" else None,
         )

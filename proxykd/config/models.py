@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from proxykd.config.base import Count, Fraction, ModelSource, PositiveFloat, Spec
 from proxykd.config.cross_tokenizer import CrossTokenizerSpec
+from proxykd.config.living import LivingTeacherSpec
 from proxykd.config.objective import ObjectiveSpec
 
 
@@ -127,6 +128,9 @@ class StudentSpec(Spec):
     cross_tokenizer: CrossTokenizerSpec | None = None
     """How targets of another tokenizer are aligned and translated, {} = as usual; None = the proxy must have the
     student's tokenizer. Where it has, this changes nothing."""
+    living_teacher: LivingTeacherSpec | None = None
+    """The proxy itself teaches while the student learns, and the stored targets are not read by it: ``gkd``,
+    ``minillm`` or ``okd``; ``alpha`` is the weight of its term. None = the student learns from the stored targets."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     """A student is trained for each; the first one is registered."""
 
@@ -136,6 +140,25 @@ class StudentSpec(Spec):
             raise ValueError(
                 f"cross_tokenizer translates one set of targets for one process; got processes={self.processes}, "
                 f"objective.prior_alpha={self.objective.prior_alpha:g}: set them to 1 and 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _living_teacher_fits(self) -> Self:
+        if self.living_teacher is None:
+            return self
+        unfit = {
+            "processes": self.processes > 1,
+            "packing": self.packing,
+            "cross_tokenizer": self.cross_tokenizer is not None,
+            "alpha": self.alpha == 0.0,
+            "objective": self.objective != ObjectiveSpec(),
+        }
+        if found := [name for name, is_unfit in unfit.items() if is_unfit]:
+            raise ValueError(
+                f"living_teacher={self.living_teacher.kind} holds student and proxy in one process, one text a row, "
+                "with one tokenizer, a weight above 0 and a divergence of its own (gkd's divergence); got other "
+                f"settings of {', '.join(found)}: leave them as they are by default, or living_teacher out"
             )
         return self
 

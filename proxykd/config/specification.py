@@ -179,7 +179,8 @@ class RunSpec(QuerySpec):
                 f"targets.estimator.kind=logprobs needs an API that is asked for its probabilities; set "
                 f"teacher.sampling.top_logprobs (1 to 20), or another estimator; got teacher.kind={self.teacher.kind!r}"
             )
-        self.student.objective.check_targets(self.targets, alpha=self.student.alpha)
+        if self.student.living_teacher is None:
+            self.student.objective.check_targets(self.targets, alpha=self.student.alpha)
         if self.proxy.model.max_seq_tokens < self.student.model.max_seq_tokens:
             raise ValueError(
                 f"the proxy must read all that the student learns; got proxy.model.max_seq_tokens="
@@ -198,7 +199,7 @@ class RunSpec(QuerySpec):
         proxy, targets, student = self.proxy, self.targets, self.student
         if "no_proxy" in self.ablations:
             objective = student.objective.model_copy(update={"prior_alpha": 0.0})
-            student = student.model_copy(update={"alpha": 0.0, "objective": objective})
+            student = student.model_copy(update={"alpha": 0.0, "objective": objective, "living_teacher": None})
         if "unaligned_proxy" in self.ablations:
             proxy = proxy.model_copy(update={"warmup": None, "preference": None})
         if "no_preference" in self.ablations and proxy.preference is not None:

@@ -6,7 +6,7 @@ greedy decoding alone, and for the tiny models the per-step overhead of the gene
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from proxykd.progress import stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from proxykd.data.tokenizing import Example
 
 SAMPLING_BATCH_TOKENS = 16_384
 
@@ -42,6 +44,18 @@ class CompletionSampler(Protocol):
         """
 
 
+class Mixture(NamedTuple):
+    """A second model with a say in every token.
+
+    Attributes:
+        model: In evaluation mode, with the first model's tokens.
+        weight: Its share a in the distribution (1 - a) q + a p that each token is drawn from.
+    """
+
+    model: "PreTrainedModel"
+    weight: float
+
+
 class TransformersSampler:
     """Samples from a transformers model in this process.
 
@@ -50,7 +64,9 @@ class TransformersSampler:
         tokenizer: Its tokenizer: end token and padding.
         precision: Arithmetic, as in ``ModelSpec.precision``.
         max_tokens: Bound on rows * (prompt + new tokens) of a batch.
-        description: What the progress line says.
+        description: What the progress line says; None = there is none.
+        mixture: A second model that every token is drawn from with it; None = the model alone.
+        vocab_size: Draw from so many tokens, the first ones, alone; None = from all that the model has.
     """
 
     def __init__(
@@ -60,8 +76,11 @@ class TransformersSampler:
         *,
         precision: str = "float32",
         max_tokens: int = SAMPLING_BATCH_TOKENS,
-        description: str = "sampling",
+        description: str | None = "sampling",
+        mixture: Mixture | None = None,
+        vocab_size: int | None = None,
     ) -> None:
+        self._mixture, self._vocab_size = mixture, vocab_size
         self._model = copy.deepcopy(model).to(torch.bfloat16) if precision == "bfloat16" else model
         self._eos_id: int = tokenizer.eos_token_id
         self._max_tokens = max_tokens
@@ -92,24 +111,35 @@ class TransformersSampler:
         self._model.train(was_training)
         return completions
 
+    @property
+    def _models(self) -> "list[PreTrainedModel]":
+        return [self._model] if self._mixture is None else [self._model, self._mixture.model]
+
+    @property
+    def _weights(self) -> list[float]:
+        return [1.0] if self._mixture is None else [1.0 - self._mixture.weight, self._mixture.weight]
+
     def _sample_batch(
         self, prompts: list[Sequence[int]], max_new_tokens: int, temperature: float, generator: torch.Generator
     ) -> list[list[int]]:
         """Continue one batch; rows that have ended leave it, so that the last long ones run alone."""
         completions: list[list[int]] = [[] for _ in prompts]
         input_ids, mask = (part.to(self._model.device) for part in _pad_left(prompts))
-        cache, rows = DynamicCache(), torch.arange(len(prompts))
+        caches, rows = [DynamicCache() for _ in self._models], torch.arange(len(prompts))
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
         for _ in range(max_new_tokens):
-            logits = self._model(
-                input_ids=input_ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
-            tokens = _choose(logits, temperature, generator)
+            logits = [
+                model(
+                    input_ids=input_ids,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                ).logits[:, -1, : self._vocab_size]
+                for model, cache in zip(self._models, caches, strict=True)
+            ]
+            tokens = _choose(logits, self._weights, temperature, generator)
             for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
                 completions[row].append(token)
             is_open = (tokens != self._eos_id).nonzero().squeeze(1)
@@ -117,12 +147,47 @@ class TransformersSampler:
                 break
             positions = positions[:, -1:] + 1
             if len(is_open) < len(tokens):
-                cache.batch_select_indices(is_open)
+                for cache in caches:
+                    cache.batch_select_indices(is_open)
                 rows, tokens = rows[is_open.cpu()], tokens[is_open]
                 mask, positions = mask[is_open], positions[is_open]
             input_ids = tokens.unsqueeze(1)
             mask = torch.cat([mask, mask.new_ones(len(tokens), 1)], dim=1)
         return completions
+
+
+def sample_examples(
+    examples: "Sequence[Example]",
+    sampler: CompletionSampler,
+    *,
+    max_new_tokens: int,
+    max_seq_tokens: int,
+    temperature: float,
+    seed: int,
+) -> "list[Example]":
+    """The model's own completion for the prompt of every example.
+
+    Args:
+        examples: The teacher's texts.
+        sampler: Of the model as it is now.
+        max_new_tokens: Longest completion.
+        max_seq_tokens: Longest prompt plus completion; a longer completion is cut.
+        temperature: Of the sampling.
+        seed: Same model, prompts and seed: same completions.
+
+    Returns:
+        One example for each; its completion has at least one token and ends with eos unless it was cut.
+    """
+    completions = sampler.sample(
+        [example.prompt_ids.tolist() for example in examples],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    return [
+        example._replace(completion_ids=np.asarray(completion[: max_seq_tokens - len(example.prompt_ids)], np.int32))
+        for example, completion in zip(examples, completions, strict=True)
+    ]
 
 
 def _pad_left(prompts: list[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -136,9 +201,15 @@ def _pad_left(prompts: list[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(input_ids), torch.from_numpy(mask)
 
 
-def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """One token for each row, long [batch]."""
+def _choose(
+    logits: Sequence[Tensor], weights: Sequence[float], temperature: float, generator: torch.Generator
+) -> Tensor:
+    """One token for each row, long [batch], from a mixture of the distributions of several models."""
+    if temperature == 0.0 and len(logits) == 1:
+        return logits[0].argmax(dim=-1)
+    divisor = temperature or 1.0
+    parts = [weight * (one.float() / divisor).softmax(dim=-1) for one, weight in zip(logits, weights, strict=True)]
+    probs = torch.stack(parts).sum(dim=0) if len(parts) > 1 else parts[0]
     if temperature == 0.0:
-        return logits.argmax(dim=-1)
-    probs = (logits.float() / temperature).softmax(dim=-1)
+        return probs.argmax(dim=-1)
     return torch.multinomial(probs, num_samples=1, generator=generator).squeeze(1)

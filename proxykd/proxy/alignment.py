@@ -27,9 +27,9 @@ from proxykd.data.splits import select_rows, sides_for
 from proxykd.data.tokenizing import Example, TokenizedCorpus
 from proxykd.exceptions import ConfigError, GateError
 from proxykd.models.loading import attach_lora, load_model, load_tokenizer, save_model
-from proxykd.models.sampling import TransformersSampler
+from proxykd.models.sampling import TransformersSampler, sample_examples
 from proxykd.proxy.fidelity import FIDELITY_EXAMPLES, measure_fidelity, measure_preference, sequence_scores
-from proxykd.proxy.rounds import PairSet, ReferenceLogprobs, round_indices, sample_rejected
+from proxykd.proxy.rounds import PairSet, ReferenceLogprobs, round_indices
 from proxykd.records import Side, hash_json
 
 
@@ -149,7 +149,7 @@ class _Alignment:
         self, name: str, chosen: list[Example], preference: PreferenceSpec, clock: "_Clock", *, seed: int
     ) -> PairSet:
         """Sample the present proxy, the reference of this round, and score both sides under it."""
-        rejected = sample_rejected(
+        rejected = sample_examples(
             chosen,
             TransformersSampler(
                 self.model, self.tokenizer, precision=self._spec.precision, description=f"sampling for {name}"

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from proxykd.data.tokenizing import Example
-from proxykd.models.sampling import CompletionSampler
 
 
 class ReferenceLogprobs(NamedTuple):
@@ -85,37 +84,3 @@ def round_indices(num_examples: int, *, epochs: float, rounds: int, seed: int) -
     wanted = math.ceil(num_examples * epochs)
     passes = (rng.permutation(num_examples).tolist() for _ in count())
     return np.array_split(np.fromiter(islice(chain.from_iterable(passes), wanted), np.int64, wanted), rounds)
-
-
-def sample_rejected(
-    chosen: Sequence[Example],
-    sampler: CompletionSampler,
-    *,
-    max_new_tokens: int,
-    max_seq_tokens: int,
-    temperature: float,
-    seed: int,
-) -> list[Example]:
-    """The proxy's own completion for the prompt of every example.
-
-    Args:
-        chosen: The teacher's texts.
-        sampler: Of the present proxy.
-        max_new_tokens: Longest completion.
-        max_seq_tokens: Longest prompt plus completion; a longer completion is cut.
-        temperature: Of the sampling.
-        seed: Same proxy, prompts and seed: same completions.
-
-    Returns:
-        One example for each; its completion has at least one token and ends with eos unless it was cut.
-    """
-    completions = sampler.sample(
-        [example.prompt_ids.tolist() for example in chosen],
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-    )
-    return [
-        example._replace(completion_ids=np.asarray(completion[: max_seq_tokens - len(example.prompt_ids)], np.int32))
-        for example, completion in zip(chosen, completions, strict=True)
-    ]

@@ -10,6 +10,7 @@ import torch
 from proxykd.config.models import StudentSpec
 from proxykd.data.tokenizing import TokenizedCorpus
 from proxykd.exceptions import ArtifactError, ConfigError
+from proxykd.student.living import LivingProxy
 from proxykd.student.objective import TargetBatch, collate_targets
 from proxykd.student.target_source import OpenTargets, TargetSource, open_targets
 from proxykd.student.translated_targets import Rows
@@ -32,6 +33,7 @@ class TrainingData:
         prior: The prior's own distributions of the same texts; None = no such term.
         unshared: How tokens that only the proxy has are compared with those that only the student has; None = not.
         alignment: How targets of another tokenizer are aligned; None = they are of the student's.
+        living: The proxy that teaches in person, in place of targets; None = it does not.
     """
 
     corpus: TokenizedCorpus
@@ -40,6 +42,7 @@ class TrainingData:
     prior: TargetSource | None = None
     unshared: UnsharedTerm | None = None
     alignment: Mapping[str, Any] | None = None
+    living: LivingProxy | None = None
 
     @classmethod
     def open(

@@ -17,6 +17,7 @@ from proxykd.models.forward import Batch, collate, collate_packed
 from proxykd.progress import Progress, stage
 from proxykd.student.checkpoints import Checkpoints, Reached
 from proxykd.student.inputs import TrainingData
+from proxykd.student.living import LivingModule
 from proxykd.student.module import TERMS, StudentModule, check_packing, save_activation_memory
 from proxykd.student.optimizer import build_optimizer, learning_rate_factor
 from proxykd.student.order import micro_batches, pack_rows, share_out, staged_batches
@@ -64,8 +65,7 @@ def train(
     Raises:
         ModelError: if texts are to be packed and the model would let them see each other.
     """
-    module = _prepare(model, data, spec, alpha)
-    optimizer = build_optimizer(module, spec.optimizer, learning_rate=learning_rate)
+    module, optimizer = _prepare(model, data, spec, alpha=alpha, learning_rate=learning_rate, seed=seed)
     curve, num_tokens, seconds = (checkpoints and checkpoints.load(module, optimizer)) or Reached([], 0, 0.0)
     batches = staged_batches(data.corpus.stages, num_steps=spec.steps, batch_size=spec.optimizer.batch_size, seed=seed)
     start = time.perf_counter() - seconds
@@ -74,7 +74,7 @@ def train(
         progress.advance(len(curve))
         for step, batch in islice(enumerate(batches), len(curve), None):
             rate = learning_rate * learning_rate_factor(step, num_steps=spec.steps, spec=spec.optimizer)
-            _seed_dropout(seed, step)
+            _seed_step(seed, step)
             means = train_step(module, optimizer, data, batch, spec, learning_rate=rate)
             curve.append({"step": step + 1, **means, "lr": rate})
             num_tokens += int(data.corpus.lengths[batch].sum())
@@ -87,24 +87,29 @@ def train(
     return run
 
 
-def _prepare(model: "PreTrainedModel", data: TrainingData, spec: StudentSpec, alpha: float) -> StudentModule:
+def _prepare(
+    model: "PreTrainedModel", data: TrainingData, spec: StudentSpec, *, alpha: float, learning_rate: float, seed: int
+) -> tuple[StudentModule | LivingModule, torch.optim.Optimizer]:
     if spec.packing:
         check_packing(model)
     if spec.gradient_checkpointing:
         save_activation_memory(model)
+    if data.living is not None and alpha > 0.0:
+        living = LivingModule(model, data.living, spec, alpha=alpha, seed=seed).train()
+        return living, living.build_optimizer(learning_rate=learning_rate)
     module = StudentModule(model, spec, alpha=alpha, unshared=data.unshared)
     shard(module, module.layers)
-    return module.train()
+    return module.train(), build_optimizer(module, spec.optimizer, learning_rate=learning_rate)
 
 
-def _seed_dropout(seed: int, step: int) -> None:
-    """A generator for each step of each process, so that a run that goes on drops what it would have dropped."""
+def _seed_step(seed: int, step: int) -> None:
+    """A generator for each step of each process, so that a run that goes on draws what it would have drawn."""
     world = current_world()
     torch.manual_seed((seed * 1_000_003 + step) * world.size + world.rank)
 
 
 def train_step(
-    module: StudentModule,
+    module: StudentModule | LivingModule,
     optimizer: torch.optim.Optimizer,
     data: TrainingData,
     batch: list[int],
@@ -117,20 +122,29 @@ def train_step(
     Returns:
         ``loss``, ``nll`` and ``kl``, means over the batch's completion tokens, before the step; ``divergence`` where
         it is another than the forward KL, ``prior_divergence`` where the prior is learnt from. All but the loss
-        without weights, in nats.
+        without weights, in nats. With a living teacher, what ``LivingModule.accumulate`` returns.
     """
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("lr_factor", 1.0)
     optimizer.zero_grad(set_to_none=True)
+    if isinstance(module, LivingModule):
+        means = module.accumulate([data.corpus[index] for index in batch])
+    else:
+        means = _accumulate(module, data, batch, spec)
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    torch.nn.utils.clip_grad_norm_(trainable, spec.optimizer.max_grad_norm)
+    optimizer.step()
+    return means
+
+
+def _accumulate(module: StudentModule, data: TrainingData, batch: list[int], spec: StudentSpec) -> dict[str, float]:
+    """Leave the gradients of a batch at the weights; the means that are reported of it."""
     num_tokens = int(data.corpus.completion_lengths[batch].sum())
     parts = _own_parts(module, data, batch, spec)
     totals = torch.zeros(len(TERMS), device=module.device)
     for number, part in enumerate(parts, start=1):
         sync_gradients(module, is_last=number == len(parts))
         totals += _backward(module, data, part, spec, num_tokens=num_tokens, stand_in=batch[0])
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    torch.nn.utils.clip_grad_norm_(trainable, spec.optimizer.max_grad_norm)
-    optimizer.step()
     means = dict(zip(TERMS, (total(totals) / num_tokens).tolist(), strict=True))
     return {name: means[name] for name in _recorded(module, data)}
 

@@ -181,8 +181,13 @@ def divergence_totals(student: BucketedLogprobs, targets: TargetBatch, spec: Div
     return TermTotals(weighted if scale == 1.0 else weighted * scale, detached.sum(), kl.sum())
 
 
-def build_divergence(spec: DivergenceSpec) -> Divergence:
-    """The function that a specification names, its parameters bound, for k tokens and a tail bucket."""
+def build_divergence(spec: DivergenceSpec, *, has_tail_bucket: bool = True) -> Divergence:
+    """The function that a specification names, its parameters bound.
+
+    Args:
+        spec: Which divergence.
+        has_tail_bucket: For k tokens and a tail bucket; False = for the whole vocabulary.
+    """
     match spec:
         case ForwardKlSpec():
             return outcomes.forward_kl
@@ -197,7 +202,7 @@ def build_divergence(spec: DivergenceSpec) -> Divergence:
         case TotalVariationSpec():
             return outcomes.total_variation
         case AdaptiveKlSpec():
-            return partial(outcomes.adaptive_kl, tail_mass=spec.tail_mass, has_tail_bucket=True)
+            return partial(outcomes.adaptive_kl, tail_mass=spec.tail_mass, has_tail_bucket=has_tail_bucket)
         case _:
             assert_never(spec)
 

@@ -9,19 +9,19 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from proxykd.artifacts import SplitSet, StudentModel, Targets, ValidatedSet, seal, write_json
+from proxykd.artifacts import ProxyModel, SplitSet, StudentModel, Targets, ValidatedSet, seal, write_json
 from proxykd.config import RunSpec
 from proxykd.config.models import StudentSpec
 from proxykd.data.splits import corpus_identity, select_rows, sides_for
 from proxykd.data.tokenizing import TokenizedCorpus
-from proxykd.exceptions import GateError, ModelError
+from proxykd.exceptions import ConfigError, GateError, ModelError
 from proxykd.models.forward import score_corpus
 from proxykd.models.loading import load_saved, load_student, load_tokenizer, save_model
 from proxykd.progress import report, track
@@ -29,6 +29,7 @@ from proxykd.records import Side, ValidatedRow, hash_json
 from proxykd.student.checkpoints import Checkpoints
 from proxykd.student.inputs import TrainingData
 from proxykd.student.launch import MODEL, Job, launch
+from proxykd.student.living import LivingProxy
 from proxykd.student.loop import TrainingRun, train
 from proxykd.student.order import stage_steps
 
@@ -48,6 +49,7 @@ def distill_student(
     output: Path,
     scratch: Path,
     checkpoints: Path | None = None,
+    proxy: ProxyModel | None = None,
 ) -> StudentModel:
     """Train a student for every seed: ``seed-<seed>/model/`` each, and ``training.json``.
 
@@ -64,15 +66,20 @@ def distill_student(
         scratch: Folder for temporary files.
         checkpoints: Folder that outlives a kill: the same call goes on from what it finds there, and removes it at the
             end; None = a killed call begins anew.
+        proxy: The proxy itself, which the arm ``proxy_kd`` asks where ``student.living_teacher`` is set; the targets
+            are not opened then.
 
     Raises:
         GateError: if there are no rows to train on, or none on which to choose a learning rate.
         ModelError: if every learning rate diverged.
-        ArtifactError: if the targets belong to another tokenizer and ``student.cross_tokenizer`` is not set.
-        ConfigError: if the objective does not fit the targets.
+        ArtifactError: if the targets belong to another tokenizer and ``student.cross_tokenizer`` is not set, or a
+            living teacher does.
+        ConfigError: if the objective does not fit the targets, or the living teacher is missing.
     """
-    spec, soft = run.student, targets if arm == "proxy_kd" else None
-    alpha = spec.alpha if soft is not None else 0.0
+    spec = run.student
+    living = _living_teacher(spec, proxy) if arm == "proxy_kd" else None
+    soft = targets if arm == "proxy_kd" and living is None else None
+    alpha = spec.alpha if soft is not None or living is not None else 0.0
     prior_alpha = spec.objective.prior_alpha if soft is not None else 0.0
     tokenizer = load_tokenizer(spec.model)
     sides = sides_for("sft" if arm == "sft" else "distillation", run.split)
@@ -86,11 +93,14 @@ def distill_student(
     folder = None if soft is None else soft.path
     expected = {"corpus": corpus_identity(validated, splits)}
     data = TrainingData.open(corpus, folder, tokenizer, spec, rows=rows, scratch=scratch, expected=expected)
+    if living is not None and spec.living_teacher is not None:
+        data = replace(data, living=LivingProxy.open(living, spec.living_teacher, tokenizer))
     made_from = {
         "validated": validated.hash,
         "splits": splits.hash,
         "student": hash_json([arm, spec.model_dump(mode="json")]),
-        **({} if targets is None else {"targets": targets.hash}),
+        **({} if targets is None or living is not None else {"targets": targets.hash}),
+        **({} if living is None else {"proxy": living.hash}),
     }
     own = None if checkpoints is None else checkpoints / hash_json(made_from)
     trainer = _ArmTrainer(spec, alpha, data, tokenizer, folder, output, own)
@@ -105,6 +115,18 @@ def distill_student(
     if own is not None:
         shutil.rmtree(own, ignore_errors=True)
     return student
+
+
+def _living_teacher(spec: StudentSpec, proxy: ProxyModel | None) -> ProxyModel | None:
+    """The proxy, where it is asked in person."""
+    if spec.living_teacher is None or spec.alpha == 0.0:
+        return None
+    if proxy is None:
+        raise ConfigError(
+            f"expected the proxy, as student.living_teacher={spec.living_teacher.kind} asks it while the student "
+            "learns, got none; give distill_student the proxy's artifact, or leave living_teacher out"
+        )
+    return proxy
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from proxykd.teacher.replies import Request
 _TEMPLATES = 256
 _BLOCK = 512
 """Entries that are read at once."""
-CALLS_AT_ONCE = 4096
+CALLS_AT_ONCE = 1024
 """Calls whose keys are looked up together."""
 
 

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from scipy.stats import chisquare
 
 from proxykd.config.models import LoraSpec
 from proxykd.exceptions import ShapeError
 from proxykd.models.loading import attach_lora, prune_layers
-from proxykd.models.sampling import TransformersSampler
+from proxykd.models.sampling import Mixture, TransformersSampler
 from tests.models.tiny import EOS, VOCAB, TinyTokenizer, tiny_llama
 
 PROMPTS = [[5, 6, 7], [9], [3, 4, 5, 6, 7, 8, 9], [2, 2], [11, 12, 13, 14]]
@@ -84,3 +85,47 @@ def test_bfloat16_samples_a_copy():
 def test_an_empty_prompt_cannot_be_continued():
     with pytest.raises(ShapeError, match="at least one token"):
         TransformersSampler(tiny_llama(), TinyTokenizer).sample([[]], max_new_tokens=1, temperature=0.0, seed=0)
+
+
+def test_a_mixture_draws_first_and_second_tokens_from_both_models():
+    first, second, weight, count = tiny_llama(seed=1), ending_llama(), 0.3, 6000
+    sampler = TransformersSampler(first, TinyTokenizer, mixture=Mixture(second, weight))
+    sampled = sampler.sample([PROMPTS[0]] * count, max_new_tokens=2, temperature=1.0, seed=0)
+
+    def mixed(prompts):
+        ids = torch.tensor(prompts)
+        with torch.no_grad():
+            probs = [model(input_ids=ids).logits[:, -1].double().softmax(-1) for model in (first, second)]
+        return (1 - weight) * probs[0] + weight * probs[1]
+
+    start = mixed([PROMPTS[0]])[0]
+    start = start / start.sum()
+    assert chisquare([[one[0] for one in sampled].count(v) for v in range(VOCAB)], start * count).pvalue > 1e-4
+    goes_on = start.clone()
+    goes_on[EOS] = 0.0
+    then = goes_on @ mixed([[*PROMPTS[0], token] for token in range(VOCAB)])
+    seconds = [one[1] for one in sampled if len(one) == 2]
+    expected = then / then.sum() * len(seconds)
+    assert chisquare([seconds.count(v) for v in range(VOCAB)], expected).pvalue > 1e-4
+    alone = TransformersSampler(first, TinyTokenizer).sample(
+        [PROMPTS[0]] * count, max_new_tokens=1, temperature=1.0, seed=0
+    )
+    assert chisquare([[one[0] for one in alone].count(v) for v in range(VOCAB)], start * count).pvalue < 1e-9
+
+
+def test_a_mixture_of_a_model_with_itself_is_the_model():
+    model = tiny_llama()
+    mixture = Mixture(tiny_llama(), 0.5)
+    plain, mixed = (
+        TransformersSampler(model, TinyTokenizer, mixture=one).sample(
+            PROMPTS, max_new_tokens=8, temperature=0.0, seed=0
+        )
+        for one in (None, mixture)
+    )
+    assert plain == mixed
+
+
+def test_tokens_outside_the_shared_vocabulary_are_never_drawn():
+    sampler = TransformersSampler(tiny_llama(), TinyTokenizer, vocab_size=7)
+    sampled = sampler.sample(PROMPTS * 20, max_new_tokens=5, temperature=5.0, seed=0)
+    assert {token for completion in sampled for token in completion} == set(range(7))

@@ -66,7 +66,7 @@ def test_alignment_lowers_development_nll_and_repeats_to_the_digit(corpus, tmp_p
 
 @pytest.mark.integration
 def test_without_the_preference_term_nothing_is_sampled(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr("proxykd.proxy.alignment.sample_rejected", None)
+    monkeypatch.setattr("proxykd.proxy.alignment.sample_examples", None)
     run = specify(preference={**PROXY["preference"], "preference_coef": 0.0})
     _, stages = align(corpus, tmp_path, run)
     assert [stage["stage"] for stage in stages] == ["unaligned", "warmup", "round 1 of 2", "round 2 of 2"]

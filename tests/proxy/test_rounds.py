@@ -7,7 +7,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxykd.proxy.rounds import PairSet, ReferenceLogprobs, round_indices, sample_rejected
+from proxykd.models.sampling import sample_examples
+from proxykd.proxy.rounds import PairSet, ReferenceLogprobs, round_indices
 from tests.models.tiny import EOS, random_examples
 
 
@@ -38,7 +39,7 @@ def test_rounds_lay_the_passes_end_to_end(num_examples, epochs, rounds, seed):
 
 def test_samples_keep_their_prompt_and_are_cut_to_the_room():
     chosen, sampler = random_examples([(3, 2), (6, 2)]), ScriptedSampler([5, 6, 7, EOS])
-    rejected = sample_rejected(chosen, sampler, max_new_tokens=9, max_seq_tokens=8, temperature=0.7, seed=4)
+    rejected = sample_examples(chosen, sampler, max_new_tokens=9, max_seq_tokens=8, temperature=0.7, seed=4)
     assert sampler.asked == [(9, 0.7, 4)]
     assert [example.completion_ids.tolist() for example in rejected] == [[5, 6, 7, EOS], [5, 6]]
     for one, two in zip(chosen, rejected, strict=True):

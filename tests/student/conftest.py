@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from proxykd.artifacts import SplitSet, Targets, ValidatedSet, seal
+from proxykd.artifacts import ProxyModel, SplitSet, Targets, ValidatedSet, seal
 from proxykd.config import RunSpec
 from proxykd.data.splits import corpus_identity, select_rows, sides_for
 from proxykd.data.tokenizing import TokenizedCorpus
-from proxykd.models.loading import load_tokenizer
+from proxykd.models.loading import load_model, load_tokenizer, save_model
 from proxykd.models.tokenizers import tokenizer_fingerprint
 from proxykd.student.inputs import TrainingData
 from proxykd.targets.codec import Positions
@@ -53,3 +53,12 @@ def student_run(make_run: MakeRun) -> MakeRun:
         return make_run(student={**student, "model": tiny | model})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def proxy_artifact(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> ProxyModel:
+    """A saved proxy with random weights."""
+    folder, spec = tmp_path_factory.mktemp("proxy"), make_run().proxy.model
+    save_model(load_model(spec, seed=7), load_tokenizer(spec), folder / "model")
+    seal(ProxyModel(folder))
+    return ProxyModel(folder)

@@ -56,7 +56,7 @@ def targets(corpus: Corpus, run: RunSpec, tmp_path_factory: pytest.TempPathFacto
     shutil.copytree(trained.path / "seed-0", folder / "proxy")
     proxy = ProxyModel(folder / "proxy")
     seal(proxy)
-    return estimate_distributions(*corpus, proxy, run, output=folder / "targets", scratch=folder / "scratch")
+    return estimate_distributions(None, *corpus, proxy, run, output=folder / "targets", scratch=folder / "scratch")
 
 
 def distill(corpus: Corpus, targets: Targets, run: RunSpec, folder: Path) -> StudentModel:
