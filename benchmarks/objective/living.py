@@ -5,18 +5,14 @@
 
 Each kind takes its step on the same batch, in turn so that a slow moment of the machine hits all alike; a step ends
 with its gradients (no optimiser). Student and proxy have random weights and one shape, so that a forward pass of the
-proxy costs what one of the student does. Printed are medians, the ratio to plain fine-tuning, and the highest resident
-memory of a process of its own that takes one step of that kind.
+proxy costs what one of the student does. Printed are medians and their ratio to plain fine-tuning.
 """
 
 import argparse
-import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +66,8 @@ def build(arguments: argparse.Namespace, seed: int) -> PreTrainedModel:
     return LlamaForCausalLM(config)
 
 
-def steps(arguments: argparse.Namespace, folder: Path, only: str | None = None) -> dict[str, Callable[[], object]]:
-    """Name -> one step's gradients; ``only`` = that one's alone."""
+def steps(arguments: argparse.Namespace, folder: Path) -> dict[str, Callable[[], object]]:
+    """Name -> one step's gradients."""
     rng = np.random.default_rng(0)
     examples = [
         Example(
@@ -83,8 +79,7 @@ def steps(arguments: argparse.Namespace, folder: Path, only: str | None = None) 
         for index in range(arguments.batch_size)
     ]
     student = build(arguments, 0)
-    if not (folder / "config.json").is_file():
-        save_model(build(arguments, 1), load_tokenizer(ModelSpec(source="embedded:proxy")), folder)
+    save_model(build(arguments, 1), load_tokenizer(ModelSpec(source="embedded:proxy")), folder)
     spec = StudentSpec(model=ModelSpec(source="none", max_seq_tokens=PROMPT_TOKENS + arguments.tokens))
     plain = StudentModule(student, spec, alpha=0.0)
     num_tokens = arguments.batch_size * arguments.tokens
@@ -94,8 +89,6 @@ def steps(arguments: argparse.Namespace, folder: Path, only: str | None = None) 
 
     found: dict[str, Callable[[], object]] = {"fine-tuning": fine_tune}
     for name, kind in KINDS.items():
-        if only not in (None, name):
-            continue
         text = {} if kind["kind"] == "okd" else {"max_new_tokens": arguments.tokens}
         teacher: Any = TypeAdapter(LivingTeacherSpec).validate_python({**kind, **text})
         proxy = LivingProxy(folder, teacher, Tokenizer(arguments.vocab_size))  # type: ignore[arg-type]
@@ -104,17 +97,11 @@ def steps(arguments: argparse.Namespace, folder: Path, only: str | None = None) 
     return found
 
 
-def peak_gib(arguments: argparse.Namespace, folder: Path, name: str) -> float:
-    """Highest resident memory of this process after one step of a kind."""
-    steps(arguments, folder, name)[name]()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in {
-        "vocab-size": 49_152, "hidden": 576, "layers": 4, "batch-size": 4, "tokens": 48, "repeats": 5
+        "vocab-size": 49_152, "hidden": 576, "layers": 2, "batch-size": 4, "tokens": 16, "repeats": 3
     }.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)
     arguments = parser.parse_args()
@@ -128,13 +115,10 @@ def main() -> None:
                 step()
                 if repeat:
                     seconds[kind].append(time.perf_counter() - start)
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
-            peaks = {kind: pool.submit(peak_gib, arguments, folder, kind).result() for kind in kinds}
     base = statistics.median(seconds["fine-tuning"])
-    print(f"{'step':26} {'seconds':>8} {'ratio':>6} {'peak GiB':>9}")
+    print(f"{'step':26} {'seconds':>8} {'ratio':>6}")
     for name, values in seconds.items():
-        print(f"{name:26} {statistics.median(values):8.3f} {statistics.median(values) / base:6.2f} {peaks[name]:9.2f}")
+        print(f"{name:26} {statistics.median(values):8.3f} {statistics.median(values) / base:6.2f}")
 
 
 if __name__ == "__main__":
