@@ -22,6 +22,7 @@ def specification(task: Task) -> RunSpec:
         "model": "stub",
         "concurrency": task.concurrency,
         "max_attempts": 10,
+        "retry_wait_s": 0.01,  # the floor tries again at once
         "price": {"input_usd_per_million": 0.15, "output_usd_per_million": 0.60},
         "budget": BUDGET,
         "limits": LIMITS,
@@ -59,6 +60,6 @@ if __name__ == "__main__":
     given = parse_task()
     questions = write_prompts(given)
     with asking(
-        given, packages=["proxykd", "aiohttp"], settings="journal, three caps and two rate limits on; waits as shipped"
+        given, packages=["proxykd", "aiohttp"], settings="journal, three caps and two rate limits on; tries again after 10 ms at most, then twice that, and so on"
     ) as result:
         result["delivered"] = ask_all(given, questions)
