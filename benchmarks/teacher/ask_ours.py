@@ -60,6 +60,8 @@ if __name__ == "__main__":
     given = parse_task()
     questions = write_prompts(given)
     with asking(
-        given, packages=["proxykd", "aiohttp"], settings="journal, three caps and two rate limits on; tries again after 10 ms at most, then twice that, and so on"
+        given,
+        packages=["proxykd", "aiohttp"],
+        settings="journal, three caps and two rate limits on; tries again after 10 ms at most, then twice that, and so on",
     ) as result:
         result["delivered"] = ask_all(given, questions)
