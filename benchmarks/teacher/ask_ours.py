@@ -62,6 +62,6 @@ if __name__ == "__main__":
     with asking(
         given,
         packages=["proxykd", "aiohttp"],
-        settings="journal, three caps and two rate limits on; tries again after 10 ms at most, then twice that, and so on",
+        settings="journal, three caps and two rate limits on; tries again after 10 ms at most, then 20, and so on",
     ) as result:
         result["delivered"] = ask_all(given, questions)

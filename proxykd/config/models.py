@@ -131,7 +131,7 @@ class StudentSpec(Spec):
     living_teacher: LivingTeacherSpec | None = None
     """The proxy itself teaches while the student learns, and the stored targets are not read by it: ``gkd``,
     ``minillm`` or ``okd``; ``alpha`` is the weight of its term. None = the student learns from the stored targets."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] = (0,)
     """A student is trained for each; the first one is registered."""
 
     @model_validator(mode="after")
@@ -140,6 +140,15 @@ class StudentSpec(Spec):
             raise ValueError(
                 f"cross_tokenizer translates one set of targets for one process; got processes={self.processes}, "
                 f"objective.prior_alpha={self.objective.prior_alpha:g}: set them to 1 and 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _packing_fits(self) -> Self:
+        if self.packing and self.model.attention == "flash_attention_2":
+            raise ValueError(
+                "packing lays texts into rows that model.attention=flash_attention_2 would let see each other; set "
+                "packing=false or another attention (sdpa, flex_attention)"
             )
         return self
 

@@ -181,6 +181,11 @@ class RunSpec(QuerySpec):
             )
         if self.student.living_teacher is None:
             self.student.objective.check_targets(self.targets, alpha=self.student.alpha)
+        elif "no_weights" in self.ablations or self.targets.temperature != 1.0:
+            raise ValueError(
+                "student.living_teacher weighs every sample alike and tempers nothing: leave out the ablation "
+                "no_weights and targets.temperature"
+            )
         if self.proxy.model.max_seq_tokens < self.student.model.max_seq_tokens:
             raise ValueError(
                 f"the proxy must read all that the student learns; got proxy.model.max_seq_tokens="

@@ -82,7 +82,8 @@ def train(
             if checkpoints and step + 1 < spec.steps:
                 checkpoints.save_if_due(module, optimizer, Reached(curve, num_tokens, time.perf_counter() - start))
     run = TrainingRun(curve, time.perf_counter() - start, num_tokens)
-    if checkpoints and checkpoints.path.is_file():
+    has_more_runs = len(spec.seeds) > 1 or len(spec.learning_rates) > 1
+    if checkpoints and (has_more_runs or checkpoints.path.is_file()):
         checkpoints.save(module, None, Reached(curve, num_tokens, run.seconds))
     return run
 

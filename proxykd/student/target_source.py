@@ -8,7 +8,7 @@ import torch
 
 from proxykd.config.models import StudentSpec
 from proxykd.data.tokenizing import TokenizedCorpus
-from proxykd.exceptions import ArtifactError
+from proxykd.exceptions import ArtifactError, ConfigError
 from proxykd.models.sources import Source
 from proxykd.models.tokenizers import load_tokenizer_from, tokenizer_fingerprint
 from proxykd.progress import report
@@ -68,6 +68,7 @@ def open_targets(
 
     Raises:
         ArtifactError: if the targets are of shorter texts, or of another tokenizer that may not or cannot be aligned.
+        ConfigError: if they cannot be translated: they are drawn, or at a temperature.
         ModelError: if a tokenizer cannot tell the bytes of its tokens.
     """
     reader = TargetReader(targets, expected)
@@ -83,6 +84,7 @@ def open_targets(
             f"the targets in {targets} were made with another tokenizer than the student's; set "
             "student.cross_tokenizer: {} to have them aligned, or choose a proxy and a student of one family"
         )
+    _check_translatable(reader)
     pair = _proxy_tokenizer(targets, reader), tokenizer
     translated = TranslatedTargets.build(reader, rows, corpus, pair, cross, scratch=scratch)
     report(describe_alignment(translated.facts))
@@ -90,6 +92,17 @@ def open_targets(
     if cross.unshared == "transport" and cross.uld_weight > 0.0:
         unshared = UnsharedTerm(torch.from_numpy(translated.vocabulary.student_unshared).long(), cross.uld_weight)
     return OpenTargets(translated, unshared, translated.facts)
+
+
+def _check_translatable(reader: TargetReader) -> None:
+    """Translation moves what a group of tokens does not tell into the tail, which only top-k targets at T = 1 bear."""
+    kind = (reader.description.get("reduction") or {}).get("kind", "top_k")
+    temperature = float(reader.description.get("temperature", 1.0))
+    if kind != "top_k" or temperature != 1.0:
+        raise ConfigError(
+            f"targets of another tokenizer are translated from targets.reduction.kind=top_k at targets.temperature=1 "
+            f"alone; got {kind} at {temperature:g}: change them, or choose a proxy and a student of one family"
+        )
 
 
 def describe_alignment(facts: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 
 from proxykd.artifacts import ProxyModel, SplitSet, StudentModel, Targets, ValidatedSet, seal, write_json
 from proxykd.config import RunSpec
@@ -77,6 +78,7 @@ def distill_student(
         ConfigError: if the objective does not fit the targets, or the living teacher is missing.
     """
     spec = run.student
+    _check_processes(spec)
     living = _living_teacher(spec, proxy) if arm == "proxy_kd" else None
     soft = targets if arm == "proxy_kd" and living is None else None
     alpha = spec.alpha if soft is not None or living is not None else 0.0
@@ -98,11 +100,10 @@ def distill_student(
     made_from = {
         "validated": validated.hash,
         "splits": splits.hash,
-        "student": hash_json([arm, spec.model_dump(mode="json")]),
         **({} if targets is None or living is not None else {"targets": targets.hash}),
         **({} if living is None else {"proxy": living.hash}),
     }
-    own = None if checkpoints is None else checkpoints / hash_json(made_from)
+    own = None if checkpoints is None else checkpoints / hash_json([made_from, _resumable(arm, spec)])
     trainer = _ArmTrainer(spec, alpha, data, tokenizer, folder, output, own)
     searched = {Side.DEVELOPMENT} if len(spec.learning_rates) > 1 else set()
     development = _tokenize(select_rows(validated, splits, searched), tokenizer, spec, scratch / "development.arrow")
@@ -111,7 +112,7 @@ def distill_student(
     record |= {} if data.alignment is None else {"alignment": data.alignment}
     write_json(output / "training.json", {**record, "settings": spec.model_dump(mode="json")})
     student = StudentModel(output)
-    seal(student, made_from)
+    seal(student, {**made_from, "student": hash_json([arm, spec.model_dump(mode="json")])})
     if own is not None:
         shutil.rmtree(own, ignore_errors=True)
     return student
@@ -127,6 +128,23 @@ def _living_teacher(spec: StudentSpec, proxy: ProxyModel | None) -> ProxyModel |
             "learns, got none; give distill_student the proxy's artifact, or leave living_teacher out"
         )
     return proxy
+
+
+_NOT_OF_A_RUN = {"processes", "checkpoint_s", "seeds", "learning_rates"}
+
+
+def _resumable(arm: Arm, spec: StudentSpec) -> list[Any]:
+    """What a checkpoint must agree with; seed and learning rate are in its name."""
+    return [arm, spec.model_dump(mode="json", exclude=_NOT_OF_A_RUN)]
+
+
+def _check_processes(spec: StudentSpec) -> None:
+    if spec.processes > 1 and torch.accelerator.is_available():
+        found = torch.accelerator.device_count()
+        if found < spec.processes:
+            raise ConfigError(
+                f"expected an accelerator for each of student.processes={spec.processes}, found {found}; lower it"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from proxykd.exceptions import StorageError
 from proxykd.teacher.entries import Attempt, Entry
 from proxykd.teacher.journal import Journal
 
@@ -49,7 +49,8 @@ class GroupCommits:
         self._journal.reserve_room()
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
-        Thread(target=self._write_all, name="journal", daemon=True).start()
+        self._thread = Thread(target=self._write_all, name="journal")
+        self._thread.start()
         return self
 
     async def __aexit__(
@@ -58,11 +59,14 @@ class GroupCommits:
         """Return when all that was handed in is written, however often the caller is cancelled meanwhile."""
         self._jobs.put(None)
         is_cancelled = False
-        while not self._ended.done():
-            try:
-                await asyncio.wait([self._ended])
-            except asyncio.CancelledError:
-                is_cancelled = True
+        try:
+            while not self._ended.done():
+                try:
+                    await asyncio.wait([self._ended])
+                except asyncio.CancelledError:
+                    is_cancelled = True
+        finally:  # a second interrupt closes the loop: the journal must not be closed before all is written
+            self._thread.join()
         if is_cancelled:
             raise asyncio.CancelledError
 
@@ -119,7 +123,11 @@ class GroupCommits:
                 if job and job.apart:
                     self._write([job], job.apart)
             is_open = None not in jobs
-        self._loop.call_soon_threadsafe(self._ended.set_result, None)
+        self._tell(self._ended.set_result, None)
+
+    def _tell(self, callback: Callable[..., None], *told: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed, nobody waits any more; the rest is written all the same
+            self._loop.call_soon_threadsafe(callback, *told)
 
     def _write(self, jobs: list[_Job], write: Callable[[], Any]) -> None:
         result, failure = None, None
@@ -127,17 +135,16 @@ class GroupCommits:
             result = write()
         except Exception as error:  # whatever it is, those who wait are to hear of it
             failure = error
-        self._loop.call_soon_threadsafe(_settle, jobs, result, failure)
+        self._tell(_settle, jobs, result, failure)
 
     def _commit(self, jobs: list[_Job]) -> None:
         paid_for = [entry for job in jobs for entry in job.entries]
         lost = [attempt for job in jobs for attempt in job.lost]
         try:
             self._journal.commit(paid_for, opened=lost)
-        except Exception as error:
+        except Exception:
             self._has_failed = True
-            if isinstance(error, StorageError):
-                self._journal.spill(paid_for, lost)
+            self._journal.spill(paid_for, lost)
             raise
 
     def _release(self, keys: Sequence[str], unsent: Sequence[str]) -> None:

@@ -172,11 +172,12 @@ class Engine:
                 know a parameter of ours.
         """
         async with self._starting(_ignore, _ignore) as run:
-            claimed = Claimed(request, self.ledger.bound(request))
-            if not (await run.commits.claim([claimed.bound])).get(request.key):
-                return
+            claimed, worker, is_mine = Claimed(request, self.ledger.bound(request)), _Worker(), True
             try:
-                answer = await self._send(claimed, run, _Worker())
+                is_mine = bool((await run.commits.claim([claimed.bound])).get(request.key))
+                if not is_mine:
+                    return
+                answer = await self._send(claimed, run, worker)
                 if answer is None:
                     raise BudgetError(f"expected room for one more call, but {self.ledger}; raise the cap; {KEPT}")
                 self.endpoint.stop_if_hopeless(answer.response, answer.verdict)
@@ -188,7 +189,9 @@ class Engine:
                     f"expected a teacher at {self.endpoint.url}: {error}; check teacher.base_url and that it is running"
                 ) from None
             finally:
-                await run.commits.release([request.key])
+                if is_mine:
+                    sent, unsent = ([request.key], []) if worker.has_sent else ([], [request.key])
+                    await run.commits.release(sent, unsent=unsent)
 
     async def run(
         self,
@@ -324,10 +327,15 @@ class Engine:
         response = await self._transmit(request, attempt, run)
         verdict = self.provider.judge(response.status, response.body)
         retry_after_s = None if response.status == 200 else self._retry_after_s(response)
+        used = Tokens(verdict.reply.prompt_tokens, verdict.reply.completion_tokens)
+        try:
+            run.limiter.answered(leave, response.status, response.headers, used=used, retry_after_s=retry_after_s)
+        except BaseException:  # its file cannot be used: the answer is lost, its price must not be
+            if (unknown := self.ledger.lose(attempt)) is not None:
+                run.commits.lose(unknown)
+            raise
         unknown = self.ledger.settle(attempt, bound, response.status, verdict.reply)
         lost = None if unknown is None else run.commits.lose(unknown)
-        used = Tokens(verdict.reply.prompt_tokens, verdict.reply.completion_tokens)
-        run.limiter.answered(leave, response.status, response.headers, used=used, retry_after_s=retry_after_s)
         return _Answer(response, verdict, retry_after_s, lost)
 
     async def _transmit(self, request: Request, attempt: Attempt, run: _Run) -> HttpResponse:

@@ -46,3 +46,23 @@ def test_the_ablation_without_proxy_has_no_living_teacher(make_run: MakeRun) -> 
     run = make_run(student={"living_teacher": GKD}, ablations=["no_proxy"]).with_ablations_applied()
     assert run.student.living_teacher is None
     assert RunSpec.model_validate(run.model_dump()).student.alpha == 0.0
+
+
+@pytest.mark.parametrize(
+    "section", [{"ablations": ["no_weights"]}, {"targets": {"temperature": 2.0, "store": {"kind": "plain"}}}]
+)
+def test_what_a_living_teacher_would_not_heed_is_refused(make_run: MakeRun, section: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="no_weights"):
+        make_run(student={"living_teacher": GKD}, **section)
+
+
+def test_packing_needs_an_attention_that_keeps_texts_apart(make_run: MakeRun) -> None:
+    model = {"source": "embedded:student", "attention": "flash_attention_2"}
+    with pytest.raises(ValidationError, match="packing=false"):
+        make_run(student={"model": model, "packing": True})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31])
+def test_seeds_that_no_generator_takes_are_refused(make_run: MakeRun, seed: int) -> None:
+    with pytest.raises(ValidationError, match="seeds"):
+        make_run(student={"seeds": [seed]})

@@ -87,6 +87,24 @@ def test_a_cancelled_waiter_does_not_lose_its_entry(tmp_path: Path) -> None:
         assert journal.has_final("k")
 
 
+def test_answers_that_were_handed_in_are_written_though_the_loop_is_gone(tmp_path: Path) -> None:
+    async def put_and_wait(commits: GroupCommits) -> None:
+        async with commits:
+            for number in range(5):
+                commits.put(Entry(f"k{number}", Reply(text="x"), True))
+            await asyncio.sleep(60)
+
+    with Journal(tmp_path / "j.sqlite") as journal:
+        loop, asking = asyncio.new_event_loop(), put_and_wait(GroupCommits(journal))
+        task = loop.create_task(asking)
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()  # as a second interrupt does
+        with pytest.raises(RuntimeError):  # the coroutine cannot wait any more; its thread is waited for all the same
+            asking.close()
+        assert all(journal.has_final(f"k{number}") for number in range(5))
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
 def _fill(path: Path, prefix: str) -> None:
     with Journal(path) as journal:
         for number in range(50):
