@@ -11,7 +11,7 @@ import pytest
 from proxykd.artifacts import ProxyModel, SplitSet, StudentModel, Targets, ValidatedSet, read_json, seal
 from proxykd.config import RunSpec
 from proxykd.estimation.estimating import estimate_distributions
-from proxykd.exceptions import ArtifactError
+from proxykd.exceptions import ArtifactError, ConfigError
 from proxykd.student.training import distill_student
 from tests.support.tokenizer_pairs import byte_level, save_tiny_model, sentence_piece
 
@@ -89,3 +89,18 @@ def test_without_the_setting_targets_of_another_tokenizer_are_refused(
 ) -> None:
     with pytest.raises(ArtifactError, match=r"student\.cross_tokenizer: \{\}"):
         distill(corpus, targets, with_cross(run, None), tmp_path)
+
+
+@pytest.mark.parametrize("changed", [{"reduction": {"kind": "sampled", "draws": 8}}, {"temperature": 2.0}])
+def test_drawn_and_tempered_targets_are_not_translated(
+    corpus: Corpus, targets: Targets, run: RunSpec, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    values = run.model_dump(mode="json")
+    values["targets"] |= changed
+    other = RunSpec.model_validate(values)
+    proxy = ProxyModel(targets.path.parent / "proxy")
+    made = estimate_distributions(
+        None, *corpus, proxy, other, output=tmp_path / "targets", scratch=tmp_path / "scratch"
+    )
+    with pytest.raises(ConfigError, match=r"targets\.reduction\.kind=top_k"):
+        distill(corpus, made, other, tmp_path)
