@@ -133,10 +133,7 @@ def skew_reverse_kl(student_logprobs: Tensor, teacher_logprobs: Tensor, *, skew:
     References:
         Ko et al., DistiLLM, arXiv:2402.03898, section 3.1; DistiLLM-2, arXiv:2503.07067.
     """
-    _check_skew(skew)
-    if skew == 0.0:
-        return reverse_kl(student_logprobs, teacher_logprobs)
-    return _relative_entropy(student_logprobs, _log_mixture(student_logprobs, teacher_logprobs, weight=skew))
+    return skew_kl(teacher_logprobs, student_logprobs, skew=skew)
 
 
 def total_variation(student_logprobs: Tensor, teacher_logprobs: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ def _lines(script: str, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("requirements-*.txt")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(FOLDER.parent.glob("*/requirements-*.txt")), ids=lambda path: path.stem)
 def test_a_peer_is_pinned_exactly_and_comes_from_no_address(path: Path) -> None:
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
     assert lines
