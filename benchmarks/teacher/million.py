@@ -47,10 +47,10 @@ def plan(task: Task) -> dict[str, Any]:
     from ask_ours import specification
 
     from proxykd.artifacts import PromptSet
-    from proxykd.teacher.query import look_ahead
+    from proxykd.teacher.query import look_ahead_all
 
     start_s = time.perf_counter()
-    outlook = look_ahead(
+    *_, outlook = look_ahead_all(
         PromptSet(task.folder / "prompts"), specification(task), journal_path=task.folder / "journal.sqlite"
     )
     assert outlook.first_unknown is None, f"expected nothing left to ask, got {outlook}"

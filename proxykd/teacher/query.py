@@ -156,12 +156,6 @@ def look_ahead_all(prompts: PromptSet, run: QuerySpec, *, journal_path: Path) ->
     return tuple(_look_ahead(prompts, stage, journal_path) for stage in stages_of(run))
 
 
-def look_ahead(prompts: PromptSet, run: QuerySpec, *, journal_path: Path) -> Outlook:
-    """As ``look_ahead_all``, for the main teacher alone; nothing is asked of a recorded one."""
-    found = look_ahead_all(prompts, run, journal_path=journal_path)
-    return found[-1] if found else Outlook(0, 0, None)
-
-
 def _look_ahead(prompts: PromptSet, stage: TeacherStage, journal_path: Path) -> Outlook:
     teacher, num_known, first_unknown = stage.teacher, 0, None
     if not journal_path.exists():

@@ -23,7 +23,7 @@ from proxykd.teacher.budget import Cost, Ledger, Tariff, spent_on, worst_case
 from proxykd.teacher.endpoint import Endpoint
 from proxykd.teacher.engine import Engine
 from proxykd.teacher.journal import Journal
-from proxykd.teacher.query import collect_prompts, look_ahead, query_teacher
+from proxykd.teacher.query import collect_prompts, look_ahead_all, query_teacher
 from proxykd.teacher.replies import Reply, Request
 from proxykd.teacher.retry import RetryPolicy
 from proxykd.teacher.transport import HttpResponse
@@ -218,7 +218,7 @@ def ask(endpoint: ScriptedEndpoint, make_run: MakeRun, tmp_path: Path) -> Callab
         prompts = collect_prompts(run.prompts, seed=0, output=tmp_path / f"prompts-{cap}")
         output, journal = tmp_path / f"completions-{cap}", tmp_path / "journal.sqlite"
         found = query_teacher(prompts, run, journal_path=journal, output=output)
-        assert look_ahead(prompts, run, journal_path=journal).spent.requests == len(endpoint.asked)
+        assert look_ahead_all(prompts, run, journal_path=journal)[-1].spent.requests == len(endpoint.asked)
         return {row.prompt_id: row.outcome for row in found.rows()}
 
     return call

@@ -23,7 +23,7 @@ from proxykd.teacher.query import (
     check_inputs,
     collect_prompts,
     inputs_of,
-    look_ahead,
+    look_ahead_all,
     probe_teacher,
     query_teacher,
 )
@@ -222,15 +222,15 @@ def test_looking_ahead_counts_what_the_journal_has_and_asks_nothing(
     run, journal = make_run(_openai(endpoint), _ROWS), tmp_path / "journal.sqlite"
     prompts = collect_prompts(run.prompts, seed=run.seed, output=tmp_path / "prompts")
     first = next(iter(prompts.rows()))
-    outlook = look_ahead(prompts, run, journal_path=journal)
+    outlook = look_ahead_all(prompts, run, journal_path=journal)[-1]
     assert (outlook.num_requests, outlook.num_known, outlook.first_unknown) == (12, 0, (first, 0))
     assert (endpoint.asked.total(), journal.exists()) == (0, False)
     probe_teacher(run, journal_path=journal, prompt=first)
-    outlook = look_ahead(prompts, run, journal_path=journal)
+    outlook = look_ahead_all(prompts, run, journal_path=journal)[-1]
     assert (outlook.num_known, outlook.first_unknown and outlook.first_unknown[0]) == (1, list(prompts.rows())[1])
     query_teacher(prompts, run, journal_path=journal, output=tmp_path / "completions")
     assert endpoint.asked.total() == 12
-    assert look_ahead(prompts, run, journal_path=journal)[1:3] == (12, None)
+    assert look_ahead_all(prompts, run, journal_path=journal)[-1][1:3] == (12, None)
 
 
 def test_a_recorded_teacher_makes_no_calls(make_run: Make, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from proxykd.config.specification import RunSpec
 from proxykd.config.teacher import OpenAITeacherSpec
 from proxykd.forecast import TextLengths, price_of_calls, tokens_of_call
 from proxykd.records import Completion, Outcome
-from proxykd.teacher.query import SUMMARY, collect_prompts, look_ahead, query_teacher
+from proxykd.teacher.query import SUMMARY, collect_prompts, look_ahead_all, query_teacher
 from proxykd.teacher.replies import Reply
 from proxykd.teacher.truncation import GO_ON, join
 
@@ -116,7 +116,7 @@ def test_a_further_call_counts_under_the_caps(
     teacher = {"kind": "openai", "base_url": endpoint.url, "model": "gpt", "sampling": {"max_tokens": 4}, **fields}
     run = make_run({**teacher, "budget": {"requests": 3}}, [{"prompt": "short"}, {"prompt": "long"}])
     prompts = collect_prompts(run.prompts, seed=0, output=tmp_path / "again")
-    assert look_ahead(prompts, run, journal_path=tmp_path / "journal.sqlite").spent.requests == 3
+    assert look_ahead_all(prompts, run, journal_path=tmp_path / "journal.sqlite")[-1].spent.requests == 3
 
 
 def test_tokens_of_both_calls_are_kept_whatever_comes_of_the_second() -> None:
