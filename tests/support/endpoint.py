@@ -20,6 +20,7 @@ class ScriptedEndpoint:
         self.headers: dict[str, str] = {}
         self.answer: Callable[[str], tuple[int, Any]] = lambda question: (200, self.chat(question.upper()))
         self.url = ""
+        self._counting = threading.Lock()  # requests arrive on a thread each, and ``+= 1`` is two steps
 
     @staticmethod
     def chat(text: str | None, finish_reason: str = "stop", refusal: str | None = None) -> dict[str, Any]:
@@ -30,8 +31,9 @@ class ScriptedEndpoint:
 
     def respond(self, body: dict[str, Any]) -> tuple[int, Any]:
         question = body["messages"][-1]["content"] if "messages" in body else body["contents"][-1]["parts"][0]["text"]
-        self.asked[question] += 1
-        self.bodies.append(body)
+        with self._counting:
+            self.asked[question] += 1
+            self.bodies.append(body)
         return self.answer(question)
 
 
