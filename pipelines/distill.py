@@ -36,6 +36,7 @@ def distill(
     inputs: str,
     models: dict[str, str],
     files: str,
+    trajectories: str,
     baseline: dict[str, Any] | None,
 ) -> None:
     """Wire the steps.
@@ -45,6 +46,7 @@ def distill(
         inputs: Hash of the prompts' file.
         models: Role -> identity of the model behind its source.
         files: Hash of the files that the validation reads.
+        trajectories: Identity of the trajectories that the students learn from; "" = there are none.
         baseline: What the last accepted runs measured, as ``proxykd.data.accepted`` keeps it; None = there is none.
     """
     run = RunSpec.model_validate(unshielded(specification))
@@ -66,13 +68,22 @@ def distill(
     drift = check_drift.check_drift(validation, baseline=baseline, **told(check_drift))
     splits = split.split(validated, validation, drift, **told(split))
     proxy = align_proxy.align_proxy(validated, splits, **told(align_proxy))
-    targets = estimate_distributions.estimate_distributions(
-        completions, validated, splits, proxy, **told(estimate_distributions)
-    )
+    targets = None
+    if run.student.reads_targets:
+        targets = estimate_distributions.estimate_distributions(
+            completions, validated, splits, proxy, **told(estimate_distributions)
+        )
     soft = FROM_TARGETS if run.student.living_teacher is None else FROM_PROXY
     sft, student = (
         distill_student.distill_student.with_options(cache_policy=policy)(
-            validated, splits, targets, proxy, arm=arm, **told(distill_student), id=f"distill_student_{arm}"
+            validated,
+            splits,
+            targets,
+            proxy,
+            arm=arm,
+            trajectories=trajectories,
+            **told(distill_student),
+            id=f"distill_student_{arm}",
         )
         for arm, policy in (("sft", WITHOUT_TARGETS), ("proxy_kd", soft))
     )

@@ -17,6 +17,7 @@ from proxykd.artifacts import Evaluation, Promotion, ValidationResult, read_json
 from proxykd.config import RunSpec
 from proxykd.config.shielding import shielded
 from proxykd.data.accepted import accept, hash_files, read_baseline
+from proxykd.data.trajectory_rows import trajectories_identity
 from proxykd.workspace import Workspace
 
 CHECKOUT = Path(proxykd.__file__).parents[1]
@@ -61,6 +62,7 @@ def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str]) ->
             inputs=inputs,
             models=dict(models),
             files=hash_files(run.validation.files()),
+            trajectories=trajectories_identity(run.student.trajectories),
             baseline=read_baseline(accepted),
         )
     except RunInterruptedException as interruption:

@@ -48,7 +48,7 @@ class Trajectory(Record):
     Attributes:
         prompt_id: 16 hex digits.
         attempt_idx: 0, 1, ...: which attempt at the prompt.
-        messages: The prompt's chat turns.
+        messages: The prompt's chat turns, without examples that were shown to the teacher alone.
         task: Name of the task; "" if none.
         reference: Reference answer; None where there is none.
         segments: An attempt, then feedback and update by turns.

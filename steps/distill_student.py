@@ -6,6 +6,7 @@ from zenml import step
 
 from proxykd.artifacts import ProxyModel, SplitSet, StudentModel, Targets, ValidatedSet
 from proxykd.config import RunSpec
+from proxykd.data.trajectory_rows import check_trajectories
 from proxykd.student.training import distill_student as distill
 from steps.materializers.folder import FolderMaterializer
 from steps.settings import checkpoint_folder, new_folder, scratch_folder
@@ -18,9 +19,10 @@ MODELS = ("student",)
 def distill_student(
     validated: ValidatedSet,
     splits: SplitSet,
-    targets: Targets,
+    targets: Targets | None,
     proxy: ProxyModel,
     arm: Literal["sft", "proxy_kd"],
+    trajectories: str,
     settings: dict[str, Any],
     models: dict[str, str],
     code: str,
@@ -30,14 +32,19 @@ def distill_student(
     Args:
         validated: The teacher's texts.
         splits: Which stage sees which.
-        targets: The estimated distributions; the arm ``sft`` does not open them.
+        targets: The estimated distributions; the arm ``sft`` does not open them. None = no arm learns from any.
         proxy: The proxy itself, which the arm ``proxy_kd`` asks where ``student.living_teacher`` is set.
         arm: ``proxy_kd`` or ``sft``.
+        trajectories: Identity of the trajectories that the run was planned with; "" = there are none.
         settings: The sections named in ``SECTIONS``.
         models: Identity of the student's model, so that another one behind the same source is used.
         code: Hash of the code that the step runs.
+
+    Raises:
+        InputError: if the trajectories changed after the plan.
     """
     run, soft = RunSpec.view(settings), targets if arm == "proxy_kd" else None
+    check_trajectories(run.student.trajectories, trajectories)
     with new_folder(arm) as output, scratch_folder() as scratch:
         return distill(
             validated,

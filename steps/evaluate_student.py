@@ -32,7 +32,7 @@ def evaluate_student(
     validated: ValidatedSet,
     splits: SplitSet,
     proxy: ProxyModel,
-    targets: Targets,
+    targets: Targets | None,
     sft: StudentModel,
     student: StudentModel,
     settings: dict[str, Any],
@@ -47,7 +47,7 @@ def evaluate_student(
         validated: The teacher's texts.
         splits: Which prompts are held out.
         proxy: The aligned proxy, an arm of its own.
-        targets: The estimated distributions, for their statistics.
+        targets: The estimated distributions, for their statistics; None = the students learnt from none.
         sft: The baseline.
         student: The distilled student.
         settings: The sections named in ``SECTIONS``.

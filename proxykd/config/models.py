@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from proxykd.config.base import Count, Fraction, ModelSource, PositiveFloat, Spec
+from proxykd.config.base import Count, Fraction, InputPath, ModelSource, PositiveFloat, Spec
 from proxykd.config.cross_tokenizer import CrossTokenizerSpec
 from proxykd.config.living import LivingTeacherSpec
 from proxykd.config.objective import ObjectiveSpec
@@ -131,8 +131,17 @@ class StudentSpec(Spec):
     living_teacher: LivingTeacherSpec | None = None
     """The proxy itself teaches while the student learns, and the stored targets are not read by it: ``gkd``,
     ``minillm`` or ``okd``; ``alpha`` is the weight of its term. None = the student learns from the stored targets."""
+    trajectories: tuple[InputPath, ...] = ()
+    """Folders that `proxykd correct` wrote: what teaches in them is learnt beside the teacher's answers, by both arms,
+    each part with the weight that it was given there. By NLL alone: no distributions are estimated for them. Empty =
+    there are none."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] = (0,)
     """A student is trained for each; the first one is registered."""
+
+    @property
+    def reads_targets(self) -> bool:
+        """Whether it learns from stored distributions: they have a weight, and no living teacher takes their place."""
+        return self.living_teacher is None and (self.alpha > 0.0 or self.objective.prior_alpha > 0.0)
 
     @model_validator(mode="after")
     def _alignment_fits(self) -> Self:

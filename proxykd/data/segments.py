@@ -5,15 +5,17 @@ arXiv 2310.13522); the headings weigh what their segments weigh. A weighted loss
 
     loss = sum_t w_t * nll_t / sum_t w_t
 
-and the sums belong to the trainer; here every token gets exactly one weight.
+and the sums belong to the trainer (``student.objective``); here every token gets exactly one weight.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from proxykd.records import ValidatedRow
 from proxykd.trajectories import SegmentKind, Trajectory
 
 HEADINGS = {
@@ -35,6 +37,17 @@ class Span(NamedTuple):
     start: int
     end: int
     weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedRow(ValidatedRow):
+    """A row of which some parts count more in the loss than others.
+
+    Attributes:
+        spans: They cover ``text`` without gaps, in order.
+    """
+
+    spans: tuple[Span, ...] = ()
 
 
 def render_trajectory(trajectory: Trajectory) -> str:

@@ -4,6 +4,9 @@ Prompt and completion are tokenised separately and concatenated, so that the bou
 the completion's first characters; the completion is plain text (a special token spelled out in it stays spelled
 out) and ends with the end-of-sequence token unless it was cut. Reading an example copies nothing.
 
+A row whose parts count differently in the loss (``WeightedRow``) becomes an example with a weight a token: that of the
+part in which the token's first character lies, whatever tokenizer cuts the text, and wherever it is cut off.
+
 This module does not know batches, padding or labels.
 """
 
@@ -18,6 +21,7 @@ from numpy.typing import NDArray
 
 from proxykd.artifacts import batched
 from proxykd.data.chat import render_prompt
+from proxykd.data.segments import WeightedRow, token_weights
 from proxykd.exceptions import ArtifactError, ModelError
 from proxykd.records import Outcome, ValidatedRow
 
@@ -35,8 +39,11 @@ _SCHEMA = pa.schema(
         ("prompt_ids", pa.list_(pa.int32())),
         ("completion_ids", pa.list_(pa.int32())),
         ("stage", pa.int32()),
+        ("weights", pa.list_(pa.float32())),
     ]
 )
+_NOWHERE = (0, 0)
+_COUNTS = ("num_skipped", "num_empty", "num_cut", "num_weightless")
 
 
 class Example(NamedTuple):
@@ -44,10 +51,12 @@ class Example(NamedTuple):
 
     Attributes:
         prompt_id: 16 hex digits.
-        sample_idx: Of the completion.
+        sample_idx: Of the completion; negative = it is none of the teacher's completions but a trajectory.
         prompt_ids: int32 [num_prompt_tokens], read-only.
         completion_ids: int32 [num_completion_tokens], read-only; ends with eos unless it was cut.
         stage: Which teacher wrote it; 0 = the first one that the student learns from.
+        weights: Weight of each completion token in the NLL, float32 [num_completion_tokens], >= 0 and not all 0,
+            read-only; None = each weighs 1.
     """
 
     prompt_id: str
@@ -55,6 +64,7 @@ class Example(NamedTuple):
     prompt_ids: NDArray[np.int32]
     completion_ids: NDArray[np.int32]
     stage: int = 0
+    weights: NDArray[np.float32] | None = None
 
 
 class _Columns(NamedTuple):
@@ -65,6 +75,8 @@ class _Columns(NamedTuple):
     completion_starts: NDArray[np.int32]
     completion_values: NDArray[np.int32]
     stages: NDArray[np.int32]
+    weight_starts: NDArray[np.int32]
+    weight_values: NDArray[np.float32]
 
 
 class TokenizedCorpus(Sequence[Example]):
@@ -76,8 +88,12 @@ class TokenizedCorpus(Sequence[Example]):
         completion_lengths: Tokens in each completion, eos included, int32 [num_examples].
         lengths: Tokens of both, int32 [num_examples].
         stages: Which teacher wrote each, int32 [num_examples].
-        num_skipped: Rows left out: their prompt leaves no room for a completion, or their completion is empty.
+        is_weighted: Whether the tokens of each have weights of their own, bool [num_examples].
+        weight_sums: Weights of all completion tokens of each, float64 [num_examples]; their number where each weighs 1.
+        num_skipped: Rows left out: their prompt leaves no room for a completion, or their completion is empty, or none
+            of its tokens has a weight.
         num_empty: Those of them whose completion is empty.
+        num_weightless: Those of them none of whose tokens, as far as there is room for them, has a weight.
         num_cut: Examples whose completion was cut to ``max_seq_tokens``.
     """
 
@@ -86,12 +102,15 @@ class TokenizedCorpus(Sequence[Example]):
         reader = _open_reader(path)
         self._batches = [_columns_of(reader.get_batch(idx)) for idx in range(reader.num_record_batches - 1)]
         counts = reader.get_batch_with_custom_metadata(reader.num_record_batches - 1).custom_metadata
-        names = (b"num_skipped", b"num_empty", b"num_cut")
-        self.num_skipped, self.num_empty, self.num_cut = (int(counts[name]) for name in names)
+        self.num_skipped, self.num_empty, self.num_cut, self.num_weightless = (
+            int(counts[name.encode()]) for name in _COUNTS
+        )
         self.prompt_lengths = _lengths([batch.prompt_starts for batch in self._batches])
         self.completion_lengths = _lengths([batch.completion_starts for batch in self._batches])
         self.lengths = self.prompt_lengths + self.completion_lengths
         self.stages = np.concatenate([np.zeros(0, np.int32), *(batch.stages for batch in self._batches)])
+        self.is_weighted, sums = _weights_of(self._batches)
+        self.weight_sums = np.where(self.is_weighted, sums, self.completion_lengths)
         self._ends = np.cumsum([len(batch.sample_idx) for batch in self._batches], dtype=np.int64)
 
     @classmethod
@@ -102,29 +121,33 @@ class TokenizedCorpus(Sequence[Example]):
 
         Args:
             rows: In the order in which the examples will have.
-            tokenizer: Must have an end-of-sequence token.
+            tokenizer: Must have an end-of-sequence token; for rows with weights, a fast one.
             max_seq_tokens: Longest prompt plus completion. Longer completions are cut and have no eos then; a prompt
-                that leaves fewer than ``MIN_COMPLETION_TOKENS`` is skipped and counted, and so is an empty completion.
+                that leaves fewer than ``MIN_COMPLETION_TOKENS`` is skipped and counted, and so is an empty completion,
+                or one of which no token that is left has a weight.
             path: File to write; complete or not there at all.
 
         Raises:
-            ModelError: if the tokenizer has no end-of-sequence token.
+            ModelError: if the tokenizer has no end-of-sequence token, or cannot tell where a token with a weight of
+                its own stands.
         """
         if tokenizer.eos_token_id is None:
             raise ModelError("expected a tokenizer with an end-of-sequence token, found none; set its eos_token")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.partial")
-        num_skipped = num_empty = num_cut = 0
+        counts = dict.fromkeys(_COUNTS, 0)
         with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
             for batch in batched(rows, _BATCH_ROWS):
-                examples = list(_tokenize(batch, tokenizer, max_seq_tokens))
-                num_skipped += len(batch) - len(examples)
-                num_empty += sum(not row.text for row in batch)
-                num_cut += sum(int(example.completion_ids[-1]) != tokenizer.eos_token_id for example in examples)
+                found = list(_tokenize(batch, tokenizer, max_seq_tokens))
+                examples = [example for example in found if example.weights is None or example.weights.any()]
+                counts["num_weightless"] += len(found) - len(examples)
+                counts["num_skipped"] += len(batch) - len(examples)
+                counts["num_empty"] += sum(not row.text for row in batch)
+                counts["num_cut"] += sum(int(one.completion_ids[-1]) != tokenizer.eos_token_id for one in examples)
                 if examples:
                     writer.write_batch(_record_batch(examples))
-            counts = {"num_skipped": str(num_skipped), "num_empty": str(num_empty), "num_cut": str(num_cut)}
-            writer.write_batch(_record_batch([]), custom_metadata=counts)
+            told = {name: str(count) for name, count in counts.items()}
+            writer.write_batch(_record_batch([]), custom_metadata=told)
         os.replace(partial, path)
         return cls(path)
 
@@ -165,7 +188,7 @@ def _open_reader(path: Path) -> pa.ipc.RecordBatchFileReader:
 
 
 def _columns_of(batch: pa.RecordBatch) -> _Columns:
-    prompts, completions = batch.column("prompt_ids"), batch.column("completion_ids")
+    prompts, completions, weights = (batch.column(name) for name in ("prompt_ids", "completion_ids", "weights"))
     return _Columns(
         batch.column("prompt_id"),
         batch.column("sample_idx"),
@@ -174,6 +197,8 @@ def _columns_of(batch: pa.RecordBatch) -> _Columns:
         completions.offsets.to_numpy(),
         completions.values.to_numpy(),
         batch.column("stage").to_numpy(),
+        weights.offsets.to_numpy(),
+        weights.values.to_numpy(),
     )
 
 
@@ -181,15 +206,27 @@ def _lengths(starts: list[NDArray[np.int32]]) -> NDArray[np.int32]:
     return np.concatenate([np.zeros(0, np.int32), *(np.diff(offsets) for offsets in starts)]).astype(np.int32)
 
 
+def _weights_of(batches: list[_Columns]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Whether each example has weights, and their sum."""
+    is_weighted, sums = [np.zeros(0, np.bool_)], [np.zeros(0)]
+    for batch in batches:
+        totals = np.concatenate([np.zeros(1), np.cumsum(batch.weight_values, dtype=np.float64)])
+        is_weighted.append(np.diff(batch.weight_starts) > 0)
+        sums.append(np.diff(totals[batch.weight_starts]))
+    return np.concatenate(is_weighted), np.concatenate(sums)
+
+
 def _example(batch: _Columns, row: int) -> Example:
     prompt = slice(batch.prompt_starts[row], batch.prompt_starts[row + 1])
     completion = slice(batch.completion_starts[row], batch.completion_starts[row + 1])
+    weights = batch.weight_values[batch.weight_starts[row] : batch.weight_starts[row + 1]]
     return Example(
         batch.prompt_id[row].as_py(),
         batch.sample_idx[row].as_py(),
         batch.prompt_values[prompt],
         batch.completion_values[completion],
         int(batch.stages[row]),
+        weights if len(weights) else None,
     )
 
 
@@ -198,16 +235,29 @@ def _tokenize(
 ) -> Iterator[Example]:
     prompts = [render_prompt(tokenizer, row.messages) for row in rows]
     prompt_ids = tokenizer(prompts, add_special_tokens=False).input_ids
-    completion_ids = tokenizer(
-        [row.text for row in rows], add_special_tokens=False, split_special_tokens=True
-    ).input_ids
-    for row, prompt, completion in zip(rows, prompt_ids, completion_ids, strict=True):
+    needs_offsets = any(isinstance(row, WeightedRow) for row in rows)
+    if needs_offsets and not tokenizer.is_fast:
+        raise ModelError(
+            f"expected a fast tokenizer, which can tell where the tokens of a trajectory stand, got "
+            f"{type(tokenizer).__name__}; give the model a tokenizer.json, or leave out student.trajectories"
+        )
+    completions = tokenizer(
+        [row.text for row in rows],
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=needs_offsets,
+    )
+    for idx, (row, prompt, completion) in enumerate(zip(rows, prompt_ids, completions.input_ids, strict=True)):
         # A text that the teacher did not finish does not teach where to end.
         whole = completion if row.outcome == Outcome.TRUNCATED else [*completion, tokenizer.eos_token_id]
         room = max_seq_tokens - len(prompt)
         if prompt and completion and room >= min(len(whole), MIN_COMPLETION_TOKENS):
             cut = np.asarray(whole[:room], np.int32)
-            yield Example(row.prompt_id, row.sample_idx, np.asarray(prompt, np.int32), cut, row.stage)
+            weights = None
+            if isinstance(row, WeightedRow):
+                offsets = [*completions.offset_mapping[idx], _NOWHERE][: len(cut)]
+                weights = token_weights(offsets, row.spans)
+            yield Example(row.prompt_id, row.sample_idx, np.asarray(prompt, np.int32), cut, row.stage, weights)
 
 
 def _record_batch(examples: Sequence[Example]) -> pa.RecordBatch:

@@ -18,7 +18,7 @@ def collect_facts(
     completions: CompletionSet,
     validation: ValidationResult,
     proxy: ProxyModel,
-    targets: Targets,
+    targets: Targets | None,
     sft: StudentModel,
     student: StudentModel,
 ) -> dict[str, Any]:
@@ -28,18 +28,18 @@ def collect_facts(
         completions: What the teacher said and cost.
         validation: Verdicts and the gate.
         proxy: The aligned proxy.
-        targets: The estimated distributions.
+        targets: The estimated distributions; None = the students learnt from none.
         sft: The baseline.
         student: The distilled student.
     """
     arms = {"sft": read_json(sft.path / "training.json"), "proxy_kd": read_json(student.path / "training.json")}
-    described = read_json(targets.path / "targets.json")
+    described = None if targets is None else read_json(targets.path / "targets.json")
     checked = read_json(validation.path / "result.json")
     artifacts: dict[str, Artifact] = {
         "completions": completions,
         "validation": validation,
         "proxy": proxy,
-        "targets": targets,
+        **({} if targets is None else {"targets": targets}),
         "sft": sft,
         "student": student,
     }
@@ -47,7 +47,7 @@ def collect_facts(
         "spend": collect_spend(completions),
         "validation": {name: checked[name] for name in VALIDATION_FACTS if name in checked},
         "fidelity": read_json(proxy.path / "fidelity.json")["stages"],
-        "targets": {name: value for name, value in described.items() if name != "shards"},
+        **({} if described is None else {"targets": _without_shards(described)}),
         "training": {arm: _training(record) for arm, record in arms.items()},
         "curves": {
             f"{arm}/seed-{one['seed']}": thin(one["curve"]) for arm, record in arms.items() for one in record["runs"]
@@ -86,6 +86,10 @@ def thin(points: list[dict[str, float]]) -> list[dict[str, float]]:
     """At most ``MAX_CURVE_POINTS`` of ``points``, evenly spaced, the last one among them."""
     every = -(-len(points) // MAX_CURVE_POINTS) if points else 1
     return points[::-1][::every][::-1]
+
+
+def _without_shards(described: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in described.items() if name != "shards"}
 
 
 def _training(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,19 +36,21 @@ class Batch:
         loss_mask: bool [batch, seq], true at the completion's tokens.
         position_ids: long [batch, seq], from 0 in each sequence, which tells models where one begins; None where every
             row holds one.
+        weights: Of the completion's tokens in the NLL, float32 [batch, seq]; None = each weighs 1.
     """
 
     input_ids: Tensor
     attention_mask: Tensor | None
     loss_mask: Tensor
     position_ids: Tensor | None = None
+    weights: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on ``device``."""
-        mask, positions = (
-            part if part is None else part.to(device) for part in (self.attention_mask, self.position_ids)
+        mask, positions, weights = (
+            part if part is None else part.to(device) for part in (self.attention_mask, self.position_ids, self.weights)
         )
-        return Batch(self.input_ids.to(device), mask, self.loss_mask.to(device), positions)
+        return Batch(self.input_ids.to(device), mask, self.loss_mask.to(device), positions, weights)
 
 
 class ExampleScores(NamedTuple):
@@ -82,7 +84,8 @@ def collate(examples: "Sequence[Example]", *, pad_id: int) -> Batch:
         input_ids[row, prompt : prompt + completion] = example.completion_ids
         attention_mask[row, : prompt + completion] = 1
         loss_mask[row, prompt : prompt + completion] = True
-    return Batch(*(torch.from_numpy(array) for array in (input_ids, attention_mask, loss_mask)))
+    ids, attended, learnt = (torch.from_numpy(array) for array in (input_ids, attention_mask, loss_mask))
+    return Batch(ids, attended, learnt, weights=_weights_at(learnt, examples))
 
 
 def collate_packed(rows: "Sequence[Sequence[Example]]", *, pad_id: int) -> Batch:
@@ -108,7 +111,20 @@ def collate_packed(rows: "Sequence[Sequence[Example]]", *, pad_id: int) -> Batch
         input_ids[idx, :num_tokens], loss_mask[idx, :num_tokens] = np.concatenate(texts), np.concatenate(learnt)
         position_ids[idx] = np.concatenate([np.arange(length) for length in (*lengths, shape[1] - num_tokens)])
     ids, mask, positions = (torch.from_numpy(array) for array in (input_ids, loss_mask, position_ids))
-    return Batch(ids, None, mask, positions)
+    return Batch(ids, None, mask, positions, _weights_at(mask, [example for row in rows for example in row]))
+
+
+def _weights_at(mask: Tensor, examples: "Sequence[Example]") -> Tensor | None:
+    """Weights of the completions' tokens where the mask has them, row after row; None = no example has any."""
+    if all(example.weights is None for example in examples):
+        return None
+    parts = [
+        np.ones(len(example.completion_ids), np.float32) if example.weights is None else example.weights
+        for example in examples
+    ]
+    weights = torch.zeros(mask.shape)
+    weights[mask] = torch.from_numpy(np.concatenate(parts))
+    return weights
 
 
 def completion_logits(model: "PreTrainedModel", batch: Batch) -> Tensor:
@@ -144,6 +160,11 @@ def completion_hidden(model: "PreTrainedModel", batch: Batch) -> Tensor:
 def completion_labels(batch: Batch) -> Tensor:
     """Token ids of all completions, row after row, long [num_completion_tokens]."""
     return batch.input_ids[:, 1:][batch.loss_mask[:, 1:]]
+
+
+def completion_weights(batch: Batch) -> Tensor | None:
+    """Weights in the NLL of the same tokens, float32 [num_completion_tokens]; None = each weighs 1."""
+    return None if batch.weights is None else batch.weights[:, 1:][batch.loss_mask[:, 1:]]
 
 
 def length_batches(lengths: Iterable[int], *, max_tokens: int) -> list[list[int]]:

@@ -185,7 +185,9 @@ def sample_examples(
         seed=seed,
     )
     return [
-        example._replace(completion_ids=np.asarray(completion[: max_seq_tokens - len(example.prompt_ids)], np.int32))
+        example._replace(
+            completion_ids=np.asarray(completion[: max_seq_tokens - len(example.prompt_ids)], np.int32), weights=None
+        )
         for example, completion in zip(examples, completions, strict=True)
     ]
 

@@ -13,7 +13,7 @@ from proxykd.exceptions import ArtifactError, ConfigError
 from proxykd.student.living import LivingProxy
 from proxykd.student.objective import TargetBatch, collate_targets
 from proxykd.student.target_source import OpenTargets, TargetSource, open_targets
-from proxykd.student.translated_targets import Rows
+from proxykd.student.translated_targets import Rows, no_target
 from proxykd.student.unshared import UnsharedTerm
 from proxykd.targets.reader import SparseTarget
 from proxykd.targets.summary import PRIOR_FOLDER
@@ -28,7 +28,7 @@ class TrainingData:
 
     Attributes:
         corpus: Texts; those of an earlier stage are all learnt from before any of a later one.
-        targets: Their distributions; None = hard labels only.
+        targets: Their distributions, but for texts whose tokens have weights: those have none. None = hard labels only.
         pad_id: Any token id.
         prior: The prior's own distributions of the same texts; None = no such term.
         unshared: How tokens that only the proxy has are compared with those that only the student has; None = not.
@@ -63,7 +63,8 @@ class TrainingData:
             targets: Folder of the artifact; None = hard labels only.
             tokenizer: The student's.
             spec: The student's.
-            rows: What ``corpus`` was made from; None = it is not at hand, and targets of another tokenizer are refused.
+            rows: What ``corpus`` was made from, but for texts with weights; None = it is not at hand, and targets of
+                another tokenizer are refused.
             scratch: Folder for temporary files.
             expected: Fields of ``targets.json`` that must have these values; None = not looked at.
 
@@ -105,6 +106,8 @@ class TrainingData:
 
     def _target_of(self, index: int, targets: TargetSource) -> SparseTarget:
         example = self.corpus[index]
+        if example.weights is not None:
+            return no_target(len(example.completion_ids), 1)
         target, length = targets.get(example.prompt_id, example.sample_idx), len(example.completion_ids)
         if len(target.tail_logprob) < length:
             raise ArtifactError(

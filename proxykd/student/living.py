@@ -4,8 +4,10 @@
 
 The NLL is always that of the teacher's texts y, N tokens of a batch. D is taken on texts y' of M tokens, with the same
 prompts: the teacher's, or those that the student (``minillm``: the student and the proxy together) has just written.
-The last term holds the proxy's adapters (``okd``) to the teacher's texts. Nothing is stored, so that the whole
-vocabulary counts; every step costs a forward pass of the proxy, and an on-policy step a text for each prompt as well.
+Trajectories (``student.trajectories``) are among the y of the NLL, weighted as in ``student.objective``, and not among
+the y' that the teacher wrote. The last term holds the proxy's adapters (``okd``) to the teacher's texts. Nothing is
+stored, so that the whole vocabulary counts; every step costs a forward pass of the proxy, and an on-policy step a text
+for each prompt as well.
 
 All that is drawn (texts, and whether a step is on-policy) comes from torch's global generator, which the training loop
 seeds for each step: a run that goes on draws what it would have drawn.
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _MICRO_BATCH_TOKENS = 2**14
+_NUM_SUMS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,11 @@ class LivingModule(nn.Module):
         self.proxy.eval()
         return self
 
+    @property
+    def models(self) -> list[nn.Module]:
+        """The student, and the proxy, of which the adapters alone are trained: each has a gradient norm of its own."""
+        return [self.student, self.proxy]
+
     def build_optimizer(self, *, learning_rate: float) -> torch.optim.AdamW:
         """The student's AdamW; the proxy's adapters, if any, at a rate of their own on the same schedule."""
         optimizer = build_optimizer(self.student, self._spec.optimizer, learning_rate=learning_rate)
@@ -134,21 +142,24 @@ class LivingModule(nn.Module):
         """Leave the gradients of one batch at the weights.
 
         Args:
-            examples: The teacher's texts.
+            examples: The teacher's texts, and trajectories, which have an NLL alone.
 
         Returns:
-            Means over tokens, before the step: ``loss``; ``nll`` of the teacher's texts; ``kl``, the proxy's forward
-            KL on whatever texts the divergence was taken; ``divergence``, where it is another; ``proxy_nll`` of the
-            proxy with its adapters; ``own_tokens``, how many tokens the student wrote.
+            Means over tokens, before the step: ``loss``; ``nll`` of the teacher's texts and the trajectories; ``kl``,
+            the proxy's forward KL on whatever texts the divergence was taken; ``divergence``, where it is another;
+            ``proxy_nll`` of the proxy with its adapters; ``own_tokens``, how many tokens the student wrote.
         """
         own = self._own_texts(examples)
-        scale = 1.0 / _num_tokens(examples)
+        scale = 1.0 / sum(map(_weight, examples))
         if own is None:
-            sums = self._learn(examples, nll_scale=scale, is_own=False)
-            nll, *others = (sums * scale).tolist()
+            taught = [example for example in examples if example.weights is None]
+            sums = self._learn(taught, nll_scale=scale, is_own=False) if taught else torch.zeros(_NUM_SUMS)
+            nll, num_tokens = float(sums[0]) * scale, _num_tokens(taught)
+            nll += self._learn_nll([example for example in examples if example.weights is not None], scale=scale)
         else:
-            nll = self._learn_nll(examples, scale=scale)
-            _, *others = (self._learn(own, nll_scale=0.0, is_own=True) / _num_tokens(own)).tolist()
+            nll, num_tokens = self._learn_nll(examples, scale=scale), _num_tokens(own)
+            sums = self._learn(own, nll_scale=0.0, is_own=True)
+        others = (sums[1:] / max(num_tokens, 1)).tolist()
         value, divergence, kl, proxy_nll = others
         anchor = self._living.anchor if isinstance(self._living, OkdSpec) else 0.0
         means = {"loss": nll + self._alpha * value + anchor * proxy_nll, "nll": nll, "kl": kl}
@@ -174,9 +185,9 @@ class LivingModule(nn.Module):
         )
 
     def _learn(self, texts: Sequence[Example], *, nll_scale: float, is_own: bool) -> Tensor:
-        """Gradients of the proxy's term on some texts, and of their NLL; sums over tokens, float [5]."""
-        scale = self._alpha / _num_tokens(texts)
-        totals = torch.zeros(5, device=self.student.device)
+        """Gradients of the proxy's term on some texts, and of their NLL; sums over tokens, float [_NUM_SUMS]."""
+        scale = 1.0 / _num_tokens(texts)
+        totals = torch.zeros(_NUM_SUMS, device=self.student.device)
         for part in _parts(texts):
             hidden = self._models.hidden(self._collate(part))
             term_of = partial(living_term, self._living, is_own=is_own)
@@ -198,9 +209,9 @@ class LivingModule(nn.Module):
         term = term_of(student, proxy, labels=scores.labels, coefs=rows)
         nll = -token_logprobs(scores.student, scores.labels).sum()
         proxy_nll = -token_logprobs(proxy, scores.labels).sum()
-        loss = scale * term.loss.sum() + (nll_scale * nll if nll_scale > 0.0 else 0.0)
+        loss = self._alpha * scale * term.loss.sum() + (nll_scale * nll if nll_scale > 0.0 else 0.0)
         if isinstance(self._living, OkdSpec):
-            loss = loss + nll_scale * self._living.anchor * proxy_nll
+            loss = loss + scale * self._living.anchor * proxy_nll
         sums = [nll, *(part.sum() for part in (term.value, term.divergence, term.kl)), proxy_nll]
         return loss, torch.stack([part.detach().float() for part in sums])
 
@@ -220,7 +231,7 @@ class LivingModule(nn.Module):
         return token_coefs(student, proxy, mask, **chosen)[mask]
 
     def _learn_nll(self, examples: Sequence[Example], *, scale: float) -> float:
-        """Gradients of the teacher's texts' NLL; its mean."""
+        """Gradients of the NLL of teacher's texts and trajectories; its mean."""
         total = 0.0
         for part in _parts(examples):
             totals = self.student(self._collate(part), None, scale=scale)
@@ -230,6 +241,10 @@ class LivingModule(nn.Module):
 
     def _collate(self, part: Sequence[Example]) -> Batch:
         return collate(part, pad_id=self._tokenizer.pad_token_id).to(self.student.device)
+
+
+def _weight(example: Example) -> float:
+    return len(example.completion_ids) if example.weights is None else float(example.weights.sum(dtype=np.float64))
 
 
 def _num_tokens(examples: Sequence[Example]) -> int:

@@ -2,7 +2,8 @@
 
 A batch of texts of unlike length, or one whose scores would not fit, is worked off in micro-batches, and under
 ``torchrun`` by several processes; the loss is divided by the token count of the whole batch, so that the step is the
-same. Both arms run through this loop; they differ in their examples and targets alone.
+same. Where parts of a text have weights (trajectories), the sum of the weights takes the token count's place.
+Both arms run through this loop; they differ in their examples and targets alone.
 """
 
 import time
@@ -121,9 +122,10 @@ def train_step(
     """One optimiser step on some examples.
 
     Returns:
-        ``loss``, ``nll`` and ``kl``, means over the batch's completion tokens, before the step; ``divergence`` where
-        it is another than the forward KL, ``prior_divergence`` where the prior is learnt from. All but the loss
-        without weights, in nats. With a living teacher, what ``LivingModule.accumulate`` returns.
+        ``loss`` and ``nll``, means over the batch's completion tokens, before the step; ``kl`` where targets are
+        learnt from, ``divergence`` where it is another than the forward KL, ``prior_divergence`` where the prior is
+        learnt from. Divergences are without their weights. All in nats. With a living teacher, what
+        ``LivingModule.accumulate`` returns.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group.get("lr_factor", 1.0)
@@ -132,15 +134,17 @@ def train_step(
         means = module.accumulate([data.corpus[index] for index in batch])
     else:
         means = _accumulate(module, data, batch, spec)
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    torch.nn.utils.clip_grad_norm_(trainable, spec.optimizer.max_grad_norm)
+    # Each model on its own: a living proxy's adapters, if any, leave the student's step as long as it is.
+    for part in module.models:
+        trainable = [parameter for parameter in part.parameters() if parameter.requires_grad]
+        torch.nn.utils.clip_grad_norm_(trainable, spec.optimizer.max_grad_norm)
     optimizer.step()
     return means
 
 
 def _accumulate(module: StudentModule, data: TrainingData, batch: list[int], spec: StudentSpec) -> dict[str, float]:
     """Leave the gradients of a batch at the weights; the means that are reported of it."""
-    num_tokens = int(data.corpus.completion_lengths[batch].sum())
+    num_tokens = float(data.corpus.weight_sums[batch].sum())
     parts = _own_parts(module, data, batch, spec)
     totals = torch.zeros(len(TERMS), device=module.device)
     for number, part in enumerate(parts, start=1):
@@ -151,9 +155,11 @@ def _accumulate(module: StudentModule, data: TrainingData, batch: list[int], spe
 
 
 def _recorded(module: StudentModule, data: TrainingData) -> Iterator[str]:
-    yield from ("loss", "nll", "kl")
-    if data.targets is not None and module.alpha > 0.0 and module.objective.divergence.kind != "forward_kl":
-        yield "divergence"
+    yield from ("loss", "nll")
+    if data.targets is not None and module.alpha > 0.0:
+        yield "kl"
+        if module.objective.divergence.kind != "forward_kl":
+            yield "divergence"
     if data.prior is not None and module.objective.prior_alpha > 0.0:
         yield "prior_divergence"
 
@@ -177,7 +183,7 @@ def _own_parts(module: StudentModule, data: TrainingData, batch: list[int], spec
 
 
 def _backward(
-    module: StudentModule, data: TrainingData, part: list[int], spec: StudentSpec, *, num_tokens: int, stand_in: int
+    module: StudentModule, data: TrainingData, part: list[int], spec: StudentSpec, *, num_tokens: float, stand_in: int
 ) -> torch.Tensor:
     """Gradients of a micro-batch; an empty one, which others wait for, is an example that counts nothing."""
     examples = part or [stand_in]
@@ -202,4 +208,4 @@ def _collate(data: TrainingData, part: list[int], *, is_packed: bool) -> tuple[B
 
 
 def _report(progress: Progress, means: Mapping[str, Any]) -> None:
-    progress.advance(1, loss=means["loss"], nll=means["nll"], kl=means["kl"])
+    progress.advance(1, **{name: means[name] for name in ("loss", "nll", "kl") if name in means})

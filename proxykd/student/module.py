@@ -11,7 +11,7 @@ from torch import nn
 
 from proxykd.config.models import StudentSpec
 from proxykd.exceptions import ModelError
-from proxykd.models.forward import Batch, completion_hidden, completion_labels
+from proxykd.models.forward import Batch, completion_hidden, completion_labels, completion_weights
 from proxykd.models.heads import apply_head, factored_logits, is_factored
 from proxykd.models.loading import autocast
 from proxykd.student.objective import ObjectiveTotals, TargetBatch, student_objective
@@ -64,7 +64,14 @@ class StudentModule(nn.Module):
             hidden = completion_hidden(self.model, batch)
             scores = factored_logits(self.model, hidden) if self._is_lazy else apply_head(self.model, hidden)
             totals = student_objective(
-                scores, labels, targets, alpha=self.alpha, prior=prior, objective=self.objective, scale=scale
+                scores,
+                labels,
+                targets,
+                alpha=self.alpha,
+                prior=prior,
+                objective=self.objective,
+                weights=completion_weights(batch),
+                scale=scale,
             )
         if self._unshared is None or targets is None:
             return totals
@@ -82,6 +89,11 @@ class StudentModule(nn.Module):
         if self._is_lazy:
             return _MICRO_BATCH_TOKENS
         return _MICRO_BATCH_SCORES // int(self.model.config.get_text_config().vocab_size)
+
+    @property
+    def models(self) -> list[nn.Module]:
+        """What is trained: each has a gradient norm of its own."""
+        return [self]
 
     @property
     def device(self) -> torch.device:

@@ -1,8 +1,10 @@
 """What the student minimises: the NLL of the teacher's text plus weighted divergences from the targets.
 
-    L = 1/N sum_(x,y) sum_t [ -log q(y_t) + alpha w D(p_t, q_t) + prior_alpha w' D'(p'_t, q_t) ]
+    L = 1/N sum_(x,y) sum_t [ -v_t log q(y_t) + alpha w D(p_t, q_t) + prior_alpha w' D'(p'_t, q_t) ]
 
-N is the number of completion tokens in the batch, so that all terms are means over tokens; p_t is the stored
+v_t is 1 at every token of the teacher's texts, and what the corrections gave it at a token of a trajectory
+(``data.segments``), which has no D. N = sum v_t over the batch: the number of its completion tokens where there are no
+trajectories, so that all terms are means over tokens; p_t is the stored
 distribution over k tokens and a tail, q_t the student's, both given x and the teacher's y_<t; p'_t is the prior's,
 where the estimator keeps it beside the posterior's. With D = KL(p || q) and no prior it is Eq. (11) of Proxy-KD; with
 alpha = 0 or without targets, plain supervised fine-tuning, number for number.
@@ -82,7 +84,7 @@ class ObjectiveTotals(NamedTuple):
 
     Attributes:
         loss: The weighted terms together; carries the gradient.
-        nll: Sum of -log q(y_t), nats; detached.
+        nll: Sum of -v_t log q(y_t), nats; detached.
         kl: Sum of KL(p_t || q_t) without weights, nats, whatever the divergence is; detached; 0 without targets.
         divergence: Sum of D(p_t, q_t) without weights; detached; 0 without targets.
         weighted_divergence: Sum of w D(p_t, q_t), times T^2 (T); detached; 0 without targets.
@@ -121,6 +123,7 @@ def student_objective(
     alpha: float,
     prior: TargetBatch | None = None,
     objective: ObjectiveSpec | None = None,
+    weights: Tensor | None = None,
     scale: float = 1.0,
 ) -> ObjectiveTotals:
     """The student's loss and its parts, summed over tokens.
@@ -136,6 +139,7 @@ def student_objective(
         alpha: >= 0, weight of the weighted divergence against the NLL; 0 = hard labels only.
         prior: The prior's distributions at the same positions; None = no such term.
         objective: Which divergences, and the prior's weight; None = the forward KL alone.
+        weights: Of each token in the NLL, float32 [n], >= 0; None = each weighs 1. The targets have their own.
         scale: What the caller will multiply the loss by before the backward pass, not 0; saves time, changes nothing.
 
     Raises:
@@ -153,7 +157,8 @@ def student_objective(
         if term.spec.needs_full_support:
             _check_support(term.targets, term.spec.kind, _vocab_size(logits))
         passes.setdefault(term.targets.temperature, []).append(term)
-    parts = [_one_pass(logits, labels, temperature, group, scale) for temperature, group in passes.items()]
+    text = _Text(labels, weights)
+    parts = [_one_pass(logits, text, temperature, group, scale) for temperature, group in passes.items()]
     loss = torch.stack([loss for loss, _ in parts]).sum()
     nll, kl, divergence, weighted, prior_divergence = torch.stack([sums for _, sums in parts]).sum(dim=0)
     num_tokens = torch.tensor(len(labels), device=labels.device)
@@ -238,6 +243,19 @@ def collate_targets(targets: Sequence[SparseTarget], *, device: torch.device, te
     )
 
 
+class _Text(NamedTuple):
+    labels: Tensor
+    weights: Tensor | None
+
+    def nll(self, student: BucketedLogprobs, rows: slice) -> Tensor:
+        """Weighted sum over some of the rows; a token that weighs 0 counts nothing, whatever its score is."""
+        values = -student.label_logprobs
+        if self.weights is None:
+            return masked_total(values).weighted_sum
+        weights = self.weights[rows]
+        return masked_total(values, weights > 0.0, weights=weights).weighted_sum
+
+
 class _Term(NamedTuple):
     targets: TargetBatch
     coef: float
@@ -250,13 +268,14 @@ class _Term(NamedTuple):
 
 
 def _one_pass(
-    logits: Tensor | FactoredLogits, labels: Tensor, temperature: float, terms: list[_Term], scale: float
+    logits: Tensor | FactoredLogits, text: _Text, temperature: float, terms: list[_Term], scale: float
 ) -> tuple[Tensor, Tensor]:
     """Loss and sums (nll, kl, divergence, weighted_divergence, prior_divergence) of the terms at one temperature."""
+    labels = text.labels
     token_ids = [term.targets.token_ids for term in terms] or [labels.new_empty(len(labels), 0)]
 
     def sum_up(students: tuple[BucketedLogprobs, ...], rows: slice) -> tuple[Tensor, Tensor]:
-        nll = masked_total(-students[0].label_logprobs).weighted_sum
+        nll = text.nll(students[0], rows)
         loss = nll if temperature == 1.0 else torch.zeros_like(nll)
         sums = [loss.detach(), *torch.zeros(4, dtype=nll.dtype, device=nll.device)]
         for student, term in zip(students, terms, strict=False):

@@ -61,7 +61,8 @@ def open_targets(
         targets: Folder of the artifact.
         tokenizer: The student's.
         spec: ``cross_tokenizer`` and the longest text are read.
-        rows: The rows that ``corpus`` was made from; None = they are not at hand, and nothing is translated.
+        rows: The rows that ``corpus`` was made from, but for those with weights; None = they are not at hand, and
+            nothing is translated.
         corpus: Their tokens under the student's tokenizer.
         scratch: Folder for the alignment.
         expected: Fields of ``targets.json`` that must have these values: the corpus, say.

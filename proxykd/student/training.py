@@ -22,6 +22,7 @@ from proxykd.config import RunSpec
 from proxykd.config.models import StudentSpec
 from proxykd.data.splits import corpus_identity, select_rows, sides_for
 from proxykd.data.tokenizing import TokenizedCorpus
+from proxykd.data.trajectory_rows import TrajectoryRows, open_trajectories
 from proxykd.exceptions import ConfigError, GateError, ModelError
 from proxykd.models.forward import score_corpus
 from proxykd.models.loading import load_saved, load_student, load_tokenizer, save_model
@@ -61,7 +62,7 @@ def distill_student(
         validated: Rows with verdicts.
         splits: Side of each prompt.
         targets: The proxy's distributions; None = hard labels only. The arm ``sft`` does not open them.
-        run: Its sections ``student`` and ``split`` are read.
+        run: Its sections ``student`` and ``split`` are read; both arms learn from ``student.trajectories`` too.
         arm: ``sft`` = hard labels on all training sides; ``proxy_kd`` = the distillation side with targets.
         output: Folder of the new artifact.
         scratch: Folder for temporary files.
@@ -73,8 +74,9 @@ def distill_student(
     Raises:
         GateError: if there are no rows to train on, or none on which to choose a learning rate.
         ModelError: if every learning rate diverged.
+        InputError: if a folder of ``student.trajectories`` holds none.
         ArtifactError: if the targets belong to another tokenizer and ``student.cross_tokenizer`` is not set, or a
-            living teacher does.
+            living teacher does, or trajectories were changed after they were written.
         ConfigError: if the objective does not fit the targets, or the living teacher is missing.
     """
     spec = run.student
@@ -86,7 +88,9 @@ def distill_student(
     tokenizer = load_tokenizer(spec.model)
     sides = sides_for("sft" if arm == "sft" else "distillation", run.split)
     rows = partial(select_rows, validated, splits, sides)
-    corpus = _tokenize(rows(), tokenizer, spec, scratch / f"{arm}.arrow")
+    found = open_trajectories(spec.trajectories)
+    trajectories = TrajectoryRows(found, validated, splits, sides)
+    corpus = _tokenize(trajectories.after(rows()), tokenizer, spec, scratch / f"{arm}.arrow")
     if not len(corpus):
         raise GateError(
             f"expected rows for the arm {arm}, found none, and {corpus.num_skipped} whose prompt leaves no room within "
@@ -102,6 +106,7 @@ def distill_student(
         "splits": splits.hash,
         **({} if targets is None or living is not None else {"targets": targets.hash}),
         **({} if living is None else {"proxy": living.hash}),
+        **({f"trajectories-{number}": one.hash for number, one in enumerate(found)}),
     }
     own = None if checkpoints is None else checkpoints / hash_json([made_from, _resumable(arm, spec)])
     trainer = _ArmTrainer(spec, alpha, data, tokenizer, folder, output, own)
@@ -110,6 +115,7 @@ def distill_student(
     weights = {"alpha": alpha, "prior_alpha": prior_alpha}
     record = {"arm": arm, **weights, "corpus": _describe(corpus, spec), **trainer.train_all(development)}
     record |= {} if data.alignment is None else {"alignment": data.alignment}
+    record |= {"trajectories": _describe_trajectories(corpus, trajectories)} if found else {}
     write_json(output / "training.json", {**record, "settings": spec.model_dump(mode="json")})
     student = StudentModel(output)
     seal(student, {**made_from, "student": hash_json([arm, spec.model_dump(mode="json")])})
@@ -264,6 +270,19 @@ def _describe(corpus: TokenizedCorpus, spec: StudentSpec) -> dict[str, Any]:
         "num_cut": corpus.num_cut,
         "num_skipped": corpus.num_skipped,
         **_describe_stages(corpus, spec),
+    }
+
+
+def _describe_trajectories(corpus: TokenizedCorpus, rows: TrajectoryRows) -> dict[str, int | float]:
+    """What was learnt of the trajectories, all of it by NLL alone, and why the others were not."""
+    counts = rows.counts._asdict()
+    taught, places = counts.pop("taught"), corpus.is_weighted
+    return {
+        "num_examples": int(places.sum()),
+        "completion_tokens": int(corpus.completion_lengths[places].sum()),
+        "weight_sum": round(float(corpus.weight_sums[places].sum()), 3),
+        "without_room_or_weight": taught - int(places.sum()),
+        **counts,
     }
 
 

@@ -74,7 +74,7 @@ class TranslatedTargets:
 
         Args:
             reader: The store.
-            rows: The rows that ``corpus`` was made from.
+            rows: The rows that ``corpus`` was made from, but for those with weights, which have no targets.
             corpus: Their tokens under the student's tokenizer.
             tokenizers: The proxy's, with which the store was made, and the student's.
             spec: What becomes of tokens without a twin.
@@ -88,14 +88,14 @@ class TranslatedTargets:
         max_tokens = int(reader.description["max_seq_tokens"])
         read = TokenizedCorpus.build(rows(), tokenizers[0], max_seq_tokens=max_tokens, path=scratch / "proxy.arrow")
         writer = _IndexWriter(scratch / "alignment.bin")
-        pairs = _pair_up(rows(), iter(read), iter(corpus))
+        pairs = _pair_up(rows(), iter(read), _aimed(corpus))
         coverage = NO_COVERAGE
         with writer.path.open("wb") as file:
             for batch in batched(pairs, _BATCH_ROWS):
                 coverage = coverage.plus(_align_batch(batch, proxy, student, writer, file))
-        if len(writer.keys) != len(corpus):
+        if len(writer.keys) != (expected := int((~corpus.is_weighted).sum())):
             raise ArtifactError(
-                f"expected the rows of {len(corpus)} tokenised texts, found those of {len(writer.keys)}; tokenise "
+                f"expected the rows of {expected} tokenised texts, found those of {len(writer.keys)}; tokenise "
                 "the rows again"
             )
         targets = cls(reader, writer.finish(), VocabularyMap.build(proxy, student), spec)
@@ -116,7 +116,7 @@ class TranslatedTargets:
         """
         alignment = self._index.get(prompt_id, sample_idx)
         if not len(alignment.proxy_ids):
-            return _without_target(len(alignment.student_ids), int(self.description["top_k"]))
+            return no_target(len(alignment.student_ids), int(self.description["top_k"]))
         return translate(self._stored(prompt_id, sample_idx, alignment), alignment, self.vocabulary, self._spec)
 
     def _stored(self, prompt_id: str, sample_idx: int, alignment: SampleAlignment) -> SparseTarget:
@@ -140,7 +140,7 @@ class TranslatedTargets:
     def _shared_mass(self, corpus: TokenizedCorpus) -> float | None:
         """Share of the listed probability that is on shared tokens; None where the first texts have no targets."""
         shared = listed = 0.0
-        for example in islice(corpus, _SAMPLED_TARGETS):
+        for example in islice(_aimed(corpus), _SAMPLED_TARGETS):
             alignment = self._index.get(example.prompt_id, example.sample_idx)
             if len(alignment.proxy_ids):
                 target = self._stored(example.prompt_id, example.sample_idx, alignment)
@@ -196,6 +196,11 @@ class _IndexWriter:
         return _Index(self.path, np.array(self.keys, np.int64), places)
 
 
+def _aimed(corpus: TokenizedCorpus) -> Iterator[Example]:
+    """The examples that have targets."""
+    return (example for example in corpus if example.weights is None)
+
+
 def _pair_up(rows: Iterable[ValidatedRow], proxy: Iterator[Example], student: Iterator[Example]) -> Iterator[_Pair]:
     """The rows that the student learns from; all three are in one order, and either corpus may have left rows out."""
     next_proxy, next_student = next(proxy, None), next(student, None)
@@ -227,8 +232,13 @@ def _align_batch(
     return measure_coverage(found_proxy, found_student, groups, texts)
 
 
-def _without_target(length: int, width: int) -> SparseTarget:
-    """The target of a text that the proxy did not read."""
+def no_target(length: int, width: int) -> SparseTarget:
+    """The target of a text that the proxy did not read: weighs nothing at any position.
+
+    Args:
+        length: Tokens of the text.
+        width: Slots a token.
+    """
     no_ids, no_logprobs = np.full((length, width), -1, np.int32), np.full((length, width), -np.inf, np.float32)
     zeros = np.zeros(length, np.float32)
     return SparseTarget(no_ids, no_logprobs, zeros, 0.0, position_weights=zeros)

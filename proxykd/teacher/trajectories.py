@@ -285,7 +285,7 @@ def _trajectory(item: Item, spec: CorrectionsSpec) -> Trajectory:
     return Trajectory(
         prompt.prompt_id,
         item.attempt_idx,
-        prompt.messages,
+        prompt.taught_messages,
         prompt.task,
         prompt.reference,
         segments,

@@ -361,7 +361,7 @@ def test_every_kind_lowers_its_own_loss(
 def test_the_baseline_does_not_open_the_proxy(corpus: Corpus, student_run: MakeRun, tmp_path: Path) -> None:
     run = specify(student_run, KINDS[0])
     student = distill_student(*corpus, None, run, arm="sft", output=tmp_path / "out", scratch=tmp_path / "scratch")
-    assert set(read_json(student.path / "training.json")["runs"][0]["curve"][0]) == {"step", "loss", "nll", "kl", "lr"}
+    assert set(read_json(student.path / "training.json")["runs"][0]["curve"][0]) == {"step", "loss", "nll", "lr"}
     assert "proxy" not in student.manifest["made_from"]
 
 

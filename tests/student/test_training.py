@@ -187,7 +187,7 @@ def test_both_arms_leave_a_model_a_seed_and_a_record(
         assert (record["arm"], record["seeds"], record["search"]) == (arm, [3, 5], [])
         assert [len(result["curve"]) for result in record["runs"]] == [3, 3]
         assert record["alpha"] == (0.0 if arm == "sft" else 1.0)
-        assert (record["runs"][0]["curve"][0]["kl"] > 0.0) == (arm == "proxy_kd")
+        assert ("kl" in record["runs"][0]["curve"][0]) == (arm == "proxy_kd")
         models = [load_file(student.path / f"seed-{seed}" / "model" / "model.safetensors") for seed in (3, 5)]
         assert distance(*models) > 0.0
     assert "targets" in student.manifest["made_from"]
