@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from proxykd.config import RunSpec
 from proxykd.config.estimation import TargetsSpec
+from proxykd.config.living import GkdSpec, MiniLlmSpec, OkdSpec
 from proxykd.config.models import ModelSpec, OptimizerSpec
 from proxykd.config.prices import price_list_date
 from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec, TeacherSpec
@@ -19,6 +20,12 @@ _LIBRARIES_BYTES = int(1.1 * GIB)
 """Interpreter, torch, transformers, ZenML, MLflow and Great Expectations together (measured)."""
 _LOGITS_COPIES = 3
 """Scores, their log-probabilities and their gradient, float32 each."""
+_BACKWARD = 2
+"""Arithmetic of a backward pass, in forward passes."""
+WRITTEN_TOGETHER = 16_384
+"""Tokens of the texts that a student writes side by side: ``models.sampling.SAMPLING_BATCH_TOKENS``, without torch."""
+_DENSE_BYTES = 10 * 2**26
+"""Scores of a chunk of positions of both models, and a divergence of them (``student.dense_pass``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,21 @@ class TeacherForecast:
     is_listed: bool
 
 
+class LivingForecast(NamedTuple):
+    """What a living teacher adds to the distilled arm, over all its seeds and learning rates.
+
+    Attributes:
+        own_tokens: Tokens that the students write themselves, at most; 0 = they write none.
+        own_passes: Forward passes that this takes one after another, at most: a token of every text of a batch each.
+        arithmetic: Of a step, against one of plain fine-tuning; time grows by more, because texts are written token by
+            token and distributions compared over the whole vocabulary.
+    """
+
+    own_tokens: int
+    own_passes: int
+    arithmetic: float
+
+
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """What a run will take.
@@ -91,6 +113,8 @@ class Forecast:
         student_steps: Optimiser steps of all of them.
         memory_bytes: Estimated peak memory.
         disk_bytes: Estimated size of the artifacts.
+        has_targets: Whether distributions are estimated and stored.
+        living: What a living teacher adds; None = there is none.
     """
 
     sides: dict[Side, int]
@@ -102,6 +126,8 @@ class Forecast:
     student_steps: int
     memory_bytes: int
     disk_bytes: int
+    has_targets: bool = True
+    living: LivingForecast | None = None
 
     @property
     def calls(self) -> int:
@@ -154,6 +180,34 @@ def forecast_run(
         student_steps=run.student.steps * student_runs,
         memory_bytes=_memory(run, sizes, widest),
         disk_bytes=_disk(run, sizes, sum(one.completion_tokens for one in teachers)),
+        has_targets=run.student.reads_targets,
+        living=_living(run, sizes, lengths, runs=student_runs // 2),
+    )
+
+
+def _living(run: RunSpec, sizes: Mapping[str, ModelSize], lengths: TextLengths, *, runs: int) -> LivingForecast | None:
+    """Matrix products alone are counted: of a model's pass over n tokens as often as it has weights, n times."""
+    student, spec = run.student, run.student.living_teacher
+    if spec is None:
+        return None
+    limit, num_texts = student.model.max_seq_tokens, student.optimizer.batch_size
+    own, proxy = sizes["student"].num_parameters, sizes["proxy"].num_parameters
+    length = min(lengths.prompt + lengths.completion, limit)
+    learning = (1 + _BACKWARD) * own
+    if isinstance(spec, OkdSpec):
+        return LivingForecast(0, 0, (learning + (1 + _BACKWARD) * proxy) / learning)
+    share = spec.on_policy if isinstance(spec, GkdSpec) else 1.0
+    written = max(1.0, min(spec.max_new_tokens, limit - min(lengths.prompt, limit)))
+    helped = proxy if isinstance(spec, MiniLlmSpec) and spec.teacher_mix > 0.0 else 0
+    own_length = min(lengths.prompt, limit) + written
+    on_policy = learning * length + (own + helped + learning + proxy) * own_length
+    off_policy = (learning + proxy) * length
+    steps = runs * student.steps * share
+    batches = math.ceil(num_texts * own_length / WRITTEN_TOGETHER)
+    return LivingForecast(
+        round(steps * num_texts * written),
+        round(steps * batches * written),
+        (share * on_policy + (1.0 - share) * off_policy) / (learning * length),
     )
 
 
@@ -233,13 +287,22 @@ def _proxy_steps(run: RunSpec, sides: Mapping[Side, int]) -> int:
 def _memory(run: RunSpec, sizes: dict[str, ModelSize], lengths: TextLengths) -> int:
     """The libraries and the stage that needs most; stages follow each other and free what they held."""
     warmup, preference = run.proxy.warmup, run.proxy.preference
-    stages = [_training(run.student.model, sizes["student"], run.student.optimizer, lengths)]
+    stages = [_training(run.student.model, sizes["student"], run.student.optimizer, lengths) + _guest(run, sizes)]
     if warmup is not None:
         stages.append(_training(run.proxy.model, sizes["proxy"], warmup.optimizer, lengths))
     if preference is not None:
         # Chosen and rejected go through the model together.
         stages.append(_training(run.proxy.model, sizes["proxy"], preference.optimizer, lengths, texts_a_row=2))
     return _LIBRARIES_BYTES + max(stages)
+
+
+def _guest(run: RunSpec, sizes: Mapping[str, ModelSize]) -> int:
+    """A living teacher beside the student."""
+    spec = run.student.living_teacher
+    if spec is None:
+        return 0
+    is_halved = run.student.model.precision == "bfloat16" and not isinstance(spec, OkdSpec)
+    return sizes["proxy"].num_parameters * (2 if is_halved else 4) + _DENSE_BYTES
 
 
 def _training(
@@ -256,7 +319,8 @@ def _training(
 def _disk(run: RunSpec, sizes: dict[str, ModelSize], completion_tokens: float) -> int:
     """Proxy; both arms and the untrained student for every seed; the copy that is registered; targets; texts thrice."""
     students = 3 * len(run.student.seeds) + 1
-    targets = completion_tokens * _position_bytes(run.targets, sizes["proxy"].vocab_size)
+    stored = completion_tokens if run.student.reads_targets else 0.0
+    targets = stored * _position_bytes(run.targets, sizes["proxy"].vocab_size)
     texts = 3 * 4 * completion_tokens
     return round(sizes["proxy"].saved_bytes + students * sizes["student"].saved_bytes + targets + texts)
 

@@ -21,8 +21,9 @@ from proxykd.data.chat import render_prompt
 from proxykd.data.prompts import iter_recorded
 from proxykd.data.release import check_files
 from proxykd.data.splits import side_of, sides_for, split_keys_of
+from proxykd.data.trajectory_rows import count_kept, open_trajectories
 from proxykd.exceptions import ConfigError, InputError, StorageError
-from proxykd.forecast import GIB, Asked, Forecast, TextLengths, forecast_run
+from proxykd.forecast import GIB, Asked, Forecast, LivingForecast, TextLengths, forecast_run
 from proxykd.models.sizes import model_size
 from proxykd.models.source_files import source_identity
 from proxykd.models.sources import resolve_source
@@ -57,6 +58,7 @@ class Plan:
         outlooks: What each teacher has answered already; none for recorded texts.
         budget: The caps and what is spent of each; "" = there are none.
         tokenizers: How the proxy's targets become the student's.
+        num_trajectories: Trajectories that may teach; those at prompts that must not are not counted out.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Plan:
     outlooks: tuple[Outlook, ...] = ()
     budget: str = ""
     tokenizers: str = ""
+    num_trajectories: int = 0
 
 
 def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
@@ -84,6 +87,7 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     if run.student.cross_tokenizer is None:
         check_same_tokenizer(run.proxy.model, run.student.model)
     check_files(run.validation)
+    num_trajectories = _count_trajectories(run)
     _check_writable(workspace.root)
     with workspace.temporary_folder("plan") as folder:
         prompts = collect_prompts(run.prompts, seed=run.seed, output=folder / "prompts")
@@ -98,8 +102,26 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     _check_machine(forecast, workspace.root)
     models = {role: source_identity(resolve_source(spec.source)) for role, spec in run.models().items()}
     return Plan(
-        run.name, inputs_hash, models, forecast, outlooks, _describe_budgets(run, outlooks), describe_pair(pair)
+        run.name,
+        inputs_hash,
+        models,
+        forecast,
+        outlooks,
+        _describe_budgets(run, outlooks),
+        describe_pair(pair),
+        num_trajectories,
     )
+
+
+def _count_trajectories(run: RunSpec) -> int:
+    """How many the corrections kept, of all folders."""
+    count = count_kept(open_trajectories(run.student.trajectories))
+    if run.student.trajectories and not count:
+        raise InputError(
+            "expected trajectories that teach in student.trajectories, found none; let `proxykd correct` work on more "
+            "attempts, or leave the folders out"
+        )
+    return count
 
 
 def _describe_budgets(run: RunSpec, outlooks: Sequence[Outlook]) -> str:
@@ -128,9 +150,12 @@ def plan_table(plan: Plan) -> "Table":
         "completion tokens": f"{bound} {found.completion_tokens:,}{'' if live else how}",
         "USD": _price_text(found),
         **({"hard caps": plan.budget} if plan.budget else {}),
-        **({"tokenizers": plan.tokenizers} if plan.tokenizers else {}),
+        **({"tokenizers": plan.tokenizers} if plan.tokenizers and found.has_targets else {}),
+        **({"trajectories": f"{plan.num_trajectories:,} beside the answers"} if plan.num_trajectories else {}),
         "proxy steps": f"{found.proxy_steps:,}",
+        **({} if found.has_targets else {"targets": "none are estimated: the student learns from none"}),
         "student steps": f"{found.student_steps:,} ({found.student_runs} runs: both arms, seeds, learning rates)",
+        **_living_rows(found.living),
         "memory": f"{bound} {found.memory_bytes / GIB:.1f} GiB",
         "disk": f"about {found.disk_bytes / GIB:.2f} GiB",
     }
@@ -138,6 +163,17 @@ def plan_table(plan: Plan) -> "Table":
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _living_rows(living: LivingForecast | None) -> dict[str, str]:
+    """What a living teacher adds; nothing where there is none."""
+    if living is None:
+        return {}
+    written = f"at most {living.own_tokens:,} tokens, in {living.own_passes:,} passes one after another"
+    return {
+        **({"students' own texts": written} if living.own_tokens else {}),
+        "living teacher": f"about {living.arithmetic:.1f} times the SFT arm's arithmetic in its arm, more in time",
+    }
 
 
 def _stage_rows(forecast: Forecast) -> dict[str, str]:

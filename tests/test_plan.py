@@ -140,3 +140,66 @@ def test_every_teacher_of_a_staged_run_is_counted_by_itself() -> None:
     cells = [str(cell) for column in plan_table(Plan("run", "0" * 64, {}, found)).columns for cell in column.cells]
     assert "- from cheap" in cells
     assert any("150 of 350 calls on 350 prompts" in cell and "at most 1.50 USD" in cell for cell in cells)
+
+
+STUDENT = {"model": {"source": "embedded:student", "max_seq_tokens": 200}, "steps": 10, "optimizer": {"batch_size": 4}}
+
+
+@pytest.mark.parametrize(
+    ("teacher", "own_tokens", "own_passes", "arithmetic"),
+    [
+        # A text of 120 tokens is learnt at 3 passes of the student a token; the proxy is as large as the student.
+        ({"kind": "okd"}, 0, 0, 2.0),
+        ({"kind": "gkd", "on_policy": 0.0}, 0, 0, 4 / 3),
+        # 10 steps of 4 texts of 30 tokens behind prompts of 20; written in 1 pass a token, learnt in 3, read in 1.
+        ({"kind": "gkd", "on_policy": 1.0, "max_new_tokens": 30}, 1200, 300, (360 + 5 * 50) / 360),
+        ({"kind": "gkd", "on_policy": 0.5, "max_new_tokens": 30}, 600, 150, (0.5 * 610 + 0.5 * 480) / 360),
+        ({"kind": "minillm", "max_new_tokens": 30}, 1200, 300, (360 + 6 * 50) / 360),
+        ({"kind": "minillm", "max_new_tokens": 30, "teacher_mix": 0.0}, 1200, 300, (360 + 5 * 50) / 360),
+        # No more than fits behind the prompt: 180 tokens.
+        ({"kind": "minillm", "max_new_tokens": 500, "teacher_mix": 0.0}, 7200, 1800, (360 + 5 * 200) / 360),
+    ],
+)
+def test_a_living_teacher_costs_what_it_writes_and_reads(
+    teacher: dict[str, Any], own_tokens: int, own_passes: int, arithmetic: float
+) -> None:
+    found = forecast(make_run(student={**STUDENT, "living_teacher": teacher}))
+    assert (found.living.own_tokens, found.living.own_passes) == (own_tokens, own_passes)
+    assert found.living.arithmetic == pytest.approx(arithmetic)
+    assert not found.has_targets
+    assert found.disk_bytes < forecast(make_run(student=STUDENT)).disk_bytes
+    assert found.memory_bytes > forecast(make_run(student=STUDENT)).memory_bytes
+
+
+def test_seeds_and_rates_write_texts_of_their_own_and_large_batches_are_written_in_parts() -> None:
+    living = {"kind": "minillm", "max_new_tokens": 30}
+    one = forecast(make_run(student={**STUDENT, "living_teacher": living})).living
+    several = {**STUDENT, "living_teacher": living, "seeds": [0, 1], "learning_rates": [1e-3, 1e-4]}
+    assert forecast(make_run(student=several)).living.own_tokens == 3 * one.own_tokens
+    large = {**STUDENT, "living_teacher": living, "optimizer": {"batch_size": 400}}  # 400 * 50 tokens: two parts
+    assert forecast(make_run(student=large)).living.own_passes == 2 * one.own_passes
+
+
+def test_texts_are_forecast_to_be_written_as_they_are() -> None:
+    from proxykd.forecast import WRITTEN_TOGETHER
+    from proxykd.models.sampling import SAMPLING_BATCH_TOKENS
+
+    assert WRITTEN_TOGETHER == SAMPLING_BATCH_TOKENS
+
+
+def rows_of(run: RunSpec, **more: Any) -> dict[str, str]:
+    columns = plan_table(Plan("run", "0" * 64, {}, forecast(run), **more)).columns
+    names, values = (list(map(str, column.cells)) for column in columns)
+    return dict(zip(names, values, strict=True))
+
+
+def test_the_table_says_what_is_not_estimated_written_and_learnt_beside() -> None:
+    plain = rows_of(make_run(student=STUDENT))
+    assert not {"targets", "living teacher", "students' own texts", "trajectories"} & plain.keys()
+    living = rows_of(make_run(student={**STUDENT, "living_teacher": {"kind": "minillm", "max_new_tokens": 30}}))
+    assert "none" in living["targets"]
+    assert "1,200 tokens" in living["students' own texts"]
+    assert "300 passes" in living["students' own texts"]
+    assert "1.8 times" in living["living teacher"]
+    assert "none" in rows_of(make_run(student={**STUDENT, "alpha": 0.0}))["targets"]
+    assert rows_of(make_run(student=STUDENT), num_trajectories=12)["trajectories"].startswith("12 ")

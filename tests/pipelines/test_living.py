@@ -1,4 +1,4 @@
-"""A living teacher through the pipeline: who learns again when the targets or the proxy change."""
+"""A living teacher through the pipeline: nothing is estimated, and who learns again when the proxy changes."""
 
 from pathlib import Path
 
@@ -21,12 +21,15 @@ def redone(home: Home, *arguments: str) -> set[str]:
 def test_the_distilled_arm_depends_on_the_proxy_and_the_baseline_on_neither(tmp_path: Path) -> None:
     home = Home.create(tmp_path)
     assert {"distill_student_sft", "distill_student_proxy_kd"} <= redone(home)
-    fewer = ("--set", "targets.reduction={kind: top_k, k: 5}")
-    assert redone(home, *fewer) == {"estimate_distributions", "evaluate_student"}
+    assert "estimate_distributions" not in home.statuses()
     other_proxy = ("--set", "proxy.warmup.epochs=0.5")
-    assert redone(home, *other_proxy) == {
-        "align_proxy",
-        "estimate_distributions",
-        "distill_student_proxy_kd",
-        "evaluate_student",
-    }
+    assert redone(home, *other_proxy) == {"align_proxy", "distill_student_proxy_kd", "evaluate_student"}
+
+
+def test_hard_labels_need_no_estimate(tmp_path: Path) -> None:
+    home = Home.create(tmp_path)
+    finished = home.run("--set", "ablations=[no_proxy]")
+    assert finished.status == 0, finished.stderr
+    assert "estimate_distributions" not in home.statuses()
+    assert "targets" not in finished.report["facts"]
+    assert "kl" not in finished.report["facts"]["curves"]["proxy_kd/seed-0"][0]

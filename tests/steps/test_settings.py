@@ -70,6 +70,18 @@ def test_data_files_beside_the_code_count(checkout: Path) -> None:
     assert {"align_proxy", "distill_student"} <= changed(checkout, "proxykd/models/embedded/tokenizer.json")
 
 
+def test_what_a_compiler_leaves_beside_the_code_does_not_count(checkout: Path) -> None:
+    before, left = code_hash("steps.estimate_distributions"), checkout / "proxykd" / "targets" / "__pycache__"
+    left.mkdir()
+    try:
+        for name in ("kernels.mass_of-87.py311.nbi", "kernels.mass_of-87.py311.1.nbc", "kernels.cpython-311.pyc"):
+            (left / name).write_bytes(b"machine code")
+        forget()
+        assert code_hash("steps.estimate_distributions") == before
+    finally:
+        shutil.rmtree(left)
+
+
 def test_what_all_share_reaches_every_step(checkout: Path) -> None:
     assert len(changed(checkout, "proxykd/artifacts.py")) == 9
 

@@ -286,6 +286,20 @@ def test_okd_moves_the_proxys_adapters_and_never_its_weights(
     assert curve[0]["loss"] == pytest.approx(curve[0]["nll"] + curve[0]["kl"] + curve[0]["proxy_nll"], rel=1e-5)
 
 
+def test_steep_adapters_leave_the_students_step_as_long_as_it_is(
+    training_data: TrainingData, proxy_artifact: ProxyModel, student_run: MakeRun
+) -> None:
+    norms = []
+    for anchor in (1.0, 1e4):
+        run = specify(student_run, {"kind": "okd", "rank": 2, "anchor": anchor}, optimizer={"max_grad_norm": 0.1})
+        data = taught(training_data, proxy_artifact, run)
+        found, _ = step_gradients(data, run, alpha=1.0)
+        parts = ([one for name, one in found.items() if name.startswith(side)] for side in ("student.", "proxy."))
+        norms.append([float(torch.cat([one.flatten() for one in part]).norm()) for part in parts])
+    assert norms[0] == pytest.approx([0.1, 0.1], rel=1e-3)
+    assert norms[1] == pytest.approx([0.1, 0.1], rel=1e-3)
+
+
 def test_okd_moves_the_proxy_towards_a_student_that_stands_still(
     training_data: TrainingData, proxy_artifact: ProxyModel, student_run: MakeRun
 ) -> None:

@@ -14,6 +14,7 @@ from proxykd.estimation.estimating import estimate_distributions
 from proxykd.exceptions import ArtifactError, ConfigError
 from proxykd.student.training import distill_student
 from tests.support.tokenizer_pairs import byte_level, save_tiny_model, sentence_piece
+from tests.support.trajectories import correct_all
 
 pytestmark = pytest.mark.integration
 Corpus = tuple[ValidatedSet, SplitSet]
@@ -82,6 +83,21 @@ def test_a_student_with_another_tokenizer_learns_the_proxys_distributions(
     assert facts["one_to_one"] + facts["grouped"] == pytest.approx(1.0, abs=1e-6)
     assert 0.3 < facts["position_share"] < 1.0
     assert facts["texts_rewritten"] == facts["texts_without_target"] == 0
+
+
+def test_trajectories_are_weighed_and_not_aligned(
+    corpus: Corpus, targets: Targets, run: RunSpec, tmp_path: Path
+) -> None:
+    values = run.model_dump(mode="json")
+    values["student"] |= {"trajectories": [str(correct_all(corpus[0], tmp_path).path)], "steps": 3}
+    student = distill(corpus, targets, RunSpec.model_validate(values), tmp_path)
+    record = read_json(student.path / "training.json")
+    told, facts = record["trajectories"], record["alignment"]
+    assert told["num_examples"] > 0
+    assert facts["one_to_one"] + facts["grouped"] == pytest.approx(1.0, abs=1e-6)
+    assert facts["texts_without_target"] == 0
+    # Attempt, feedback and update weigh 0, 1.5 and 0.5: all of it is there, and less of it counts.
+    assert 0.0 < told["weight_sum"] < told["completion_tokens"]
 
 
 def test_without_the_setting_targets_of_another_tokenizer_are_refused(

@@ -337,6 +337,17 @@ def test_three_steps_on_a_batch_lower_the_loss_and_the_divergence_of_every_kind(
     assert before["loss"] == pytest.approx(before["nll"] + 100.0 * 0.5 * before[name], rel=1e-5)
 
 
+def test_a_divergence_that_is_not_measured_is_not_recorded(
+    data: TrainingData, make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run(student={"objective": {"prior_alpha": 1.0}}, targets=KEPT)
+    write_targets(data.corpus, load_tokenizer(run.student.model), tmp_path / "prior", seed=1, has_tail=False)
+    prior_alone = replace(data, targets=None, prior=TargetReader(tmp_path / "prior"))
+    found, *_ = step_on(prior_alone, run, num_steps=1, alpha=0.0)
+    assert set(found) == {"loss", "nll", "prior_divergence"}
+    assert set(step_on(data, make_run(), num_steps=1, alpha=0.0)[0]) == {"loss", "nll"}
+
+
 def test_the_prior_is_learnt_from_beside_the_posterior(data: TrainingData, make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(student={"objective": {"prior_alpha": 4.0}}, targets=KEPT)
     write_targets(data.corpus, load_tokenizer(run.student.model), tmp_path / "prior", seed=1, has_tail=False)
