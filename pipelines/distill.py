@@ -73,17 +73,11 @@ def distill(
         targets = estimate_distributions.estimate_distributions(
             completions, validated, splits, proxy, **told(estimate_distributions)
         )
+    both = {**told(distill_student), "trajectories": trajectories}
     soft = FROM_TARGETS if run.student.living_teacher is None else FROM_PROXY
     sft, student = (
         distill_student.distill_student.with_options(cache_policy=policy)(
-            validated,
-            splits,
-            targets,
-            proxy,
-            arm=arm,
-            trajectories=trajectories,
-            **told(distill_student),
-            id=f"distill_student_{arm}",
+            validated, splits, targets, proxy, arm=arm, **both, id=f"distill_student_{arm}"
         )
         for arm, policy in (("sft", WITHOUT_TARGETS), ("proxy_kd", soft))
     )

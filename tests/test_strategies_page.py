@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 import proxykd
 from proxykd.config import DataSplitSpec
 from proxykd.config.corrections import CorrectionsSpec
+from proxykd.config.models import StudentSpec
 from proxykd.config.staging import StagingSpec
 from proxykd.config.teacher import TeacherSpec
 from proxykd.config.verifiers import VerifierSpec
@@ -25,6 +26,7 @@ SECTIONS: dict[str, TypeAdapter[Any]] = {
     "split": TypeAdapter(DataSplitSpec),
     "verifier": TypeAdapter(VerifierSpec),
     "corrections": TypeAdapter(CorrectionsSpec),
+    "student": TypeAdapter(StudentSpec),
 }
 
 
