@@ -8,7 +8,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec
 from proxykd.data.chat import render_prompt
 from proxykd.data.prompts import iter_recorded
 from proxykd.data.release import check_files
+from proxykd.data.segments import render_trajectory
 from proxykd.data.splits import side_of, sides_for, split_keys_of
 from proxykd.data.trajectory_rows import count_kept, open_trajectories
 from proxykd.exceptions import ConfigError, InputError, StorageError
@@ -91,7 +92,7 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     _check_writable(workspace.root)
     with workspace.temporary_folder("plan") as folder:
         prompts = collect_prompts(run.prompts, seed=run.seed, output=folder / "prompts")
-        lengths = measure_lengths(run, prompts)
+        lengths = _with_trajectories(measure_lengths(run, prompts), run)
         pair = measure_pair(run.proxy.model, run.student.model, _sample_texts(run, prompts))
         sides, sides_asked = _count_sides(run, prompts)
         outlooks = look_ahead_all(prompts, run, journal_path=workspace.journal)
@@ -281,6 +282,17 @@ def measure_lengths(run: RunSpec, prompts: PromptSet) -> TextLengths:
     return TextLengths(
         sum(sampled) / len(sampled), sum(completions) / len(completions), longest, counter.backend is not None
     )
+
+
+def _with_trajectories(lengths: TextLengths, run: RunSpec) -> TextLengths:
+    """The lengths with the longest text of a sample of the trajectories among them."""
+    found = open_trajectories(run.student.trajectories)
+    sampled = list(islice((one for folder in found for one in folder.rows() if one.is_kept), SAMPLED_PROMPTS))
+    if not sampled:
+        return lengths
+    counter = TokenCounter.of(run)
+    longest = max(counter.count_prompt(one.messages) + counter.count(render_trajectory(one)) for one in sampled)
+    return replace(lengths, longest=max(lengths.longest, longest))
 
 
 def _sample_texts(run: RunSpec, prompts: PromptSet) -> list[str]:

@@ -1,15 +1,20 @@
 """The forecast, by hand: steps, prices and sizes follow from the specification and the number of prompts."""
 
+import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from proxykd.artifacts import ValidatedSet
 from proxykd.config import RunSpec
 from proxykd.config.teacher import BatchSpec
 from proxykd.forecast import GIB, Asked, TextLengths, forecast_run
 from proxykd.models.sizes import ModelSize
 from proxykd.plan import Plan, plan_table
 from proxykd.records import Side
+from tests.support.trajectories import corrected, write_trajectories
 
 SIDES = {Side.WARMUP: 100, Side.ALIGNMENT: 450, Side.DISTILLATION: 450, Side.DEVELOPMENT: 50, Side.HELDOUT: 100}
 SIZES = {role: ModelSize(1_000_000, 1_000_000, 1000, 10_000) for role in ("proxy", "student")}
@@ -203,3 +208,33 @@ def test_the_table_says_what_is_not_estimated_written_and_learnt_beside() -> Non
     assert "1.8 times" in living["living teacher"]
     assert "none" in rows_of(make_run(student={**STUDENT, "alpha": 0.0}))["targets"]
     assert rows_of(make_run(student=STUDENT), num_trajectories=12)["trajectories"].startswith("12 ")
+
+
+def test_folders_of_trajectories_are_looked_at_before_anything_is_spent(
+    proxykd: Any, write: Any, validated: ValidatedSet, tmp_path: Path
+) -> None:
+    ended = proxykd("plan", write(student__trajectories=["nothing"]), "-q")
+    assert ended.status == 2
+    assert f"trajectories/manifest.json in {tmp_path / 'nothing'}" in ended.err
+    rows = list(validated.rows())
+    kept = [replace(corrected(row), is_kept=number < 7) for number, row in enumerate(rows)]
+    write_trajectories(kept, tmp_path / "some")
+    assert re.search(r"trajectories +│ 7 beside", proxykd("plan", write(student__trajectories=["some"]), "-q").out)
+    write_trajectories(kept[7:], tmp_path / "none")
+    ended = proxykd("plan", write(student__trajectories=["none"]), "-q")
+    assert ended.status == 2
+    assert "trajectories that teach" in ended.err
+
+
+def test_the_longest_trajectory_counts_for_the_memory(
+    proxykd: Any, write: Any, validated: ValidatedSet, tmp_path: Path
+) -> None:
+    row = next(validated.rows())
+    write_trajectories([corrected(replace(row, text="2 and 3 are 5. " * 2000))], tmp_path / "long")
+    peaks = []
+    for folders in ([], ["long"]):
+        ended = proxykd("plan", write(student__trajectories=folders), "-q")
+        found = re.search(r"memory +│ (?:at most|about) ([\d.]+) GiB", ended.out)
+        assert found is not None, ended
+        peaks.append(float(found[1]))
+    assert peaks[0] < peaks[1]

@@ -1,8 +1,9 @@
 """Open models and how they are trained: the proxy and the student."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from proxykd.config.base import Count, Fraction, InputPath, ModelSource, PositiveFloat, Spec
 from proxykd.config.cross_tokenizer import CrossTokenizerSpec
@@ -180,9 +181,9 @@ class StudentSpec(Spec):
             )
         return self
 
-    @field_validator("seeds")
+    @field_validator("seeds", "trajectories")
     @classmethod
-    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+    def _distinct(cls, value: tuple[int | Path, ...], info: ValidationInfo) -> tuple[int | Path, ...]:
         if len(set(value)) != len(value):
-            raise ValueError(f"expected distinct seeds, got {value}")
+            raise ValueError(f"expected distinct {info.field_name}, got ({', '.join(map(str, value))})")
         return value

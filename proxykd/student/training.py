@@ -8,7 +8,7 @@ them is the objective and the rows: ``sft`` sees every text that Proxy-KD spends
 import math
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -72,7 +72,8 @@ def distill_student(
             are not opened then.
 
     Raises:
-        GateError: if there are no rows to train on, or none on which to choose a learning rate.
+        GateError: if there are no rows to train on, or none on which to choose a learning rate, or none of the
+            trajectories that are asked for may teach.
         ModelError: if every learning rate diverged.
         InputError: if a folder of ``student.trajectories`` holds none.
         ArtifactError: if the targets belong to another tokenizer and ``student.cross_tokenizer`` is not set, or a
@@ -91,11 +92,7 @@ def distill_student(
     found = open_trajectories(spec.trajectories)
     trajectories = TrajectoryRows(found, validated, splits, sides)
     corpus = _tokenize(trajectories.after(rows()), tokenizer, spec, scratch / f"{arm}.arrow")
-    if not len(corpus):
-        raise GateError(
-            f"expected rows for the arm {arm}, found none, and {corpus.num_skipped} whose prompt leaves no room within "
-            f"student.model.max_seq_tokens={spec.model.max_seq_tokens}; raise it, change the split or add prompts"
-        )
+    _check_rows(corpus, arm, spec, trajectories)
     folder = None if soft is None else soft.path
     expected = {"corpus": corpus_identity(validated, splits)}
     data = TrainingData.open(corpus, folder, tokenizer, spec, rows=rows, scratch=scratch, expected=expected)
@@ -122,6 +119,31 @@ def distill_student(
     if own is not None:
         shutil.rmtree(own, ignore_errors=True)
     return student
+
+
+def _check_rows(corpus: TokenizedCorpus, arm: Arm, spec: StudentSpec, trajectories: TrajectoryRows) -> None:
+    """There is something to learn from, and something among the trajectories, if any are named."""
+    limit = f"student.model.max_seq_tokens={spec.model.max_seq_tokens}"
+    if not len(corpus):
+        raise GateError(
+            f"expected rows for the arm {arm}, found none, and {corpus.num_skipped} whose prompt leaves no room within "
+            f"{limit}; raise it, change the split or add prompts"
+        )
+    if not spec.trajectories:
+        return
+    found = _describe_trajectories(corpus, trajectories)
+    if not (num_examples := found.pop("num_examples")):
+        raise GateError(
+            f"expected trajectories for the arm {arm} in student.trajectories, found none that may teach "
+            f"({_reasons(found)}); correct attempts at prompts of this run's training sides, or leave the folders out"
+        )
+    report(f"{arm}: learning from {num_examples} trajectories too, others passed over: {_reasons(found)}")
+
+
+def _reasons(found: Mapping[str, int | float]) -> str:
+    """Why trajectories do not teach, each with its number."""
+    names = ("other_side", "barred", "unknown", "without_room_or_weight")
+    return ", ".join(f"{name} {found[name]}" for name in names)
 
 
 def _living_teacher(spec: StudentSpec, proxy: ProxyModel | None) -> ProxyModel | None:

@@ -97,6 +97,7 @@ def test_overridden_paths_are_relative_to_the_current_folder(tmp_path: Path, mon
         (f"name={'[' * 3000}", "the value of 'name' is nested too deeply"),
         ("student.steps=0", "student.steps: Input should be greater than or equal to 1, got 0"),
         ("student.seeds=[1, 1]", "expected distinct seeds, got (1, 1)"),
+        ("student.trajectories=[/a, /b, /a]", "expected distinct trajectories, got (/a, /b, /a)"),
     ],
 )
 def test_overrides_that_cannot_be_used(tmp_path: Path, override: str, message: str) -> None:

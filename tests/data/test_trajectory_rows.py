@@ -10,7 +10,7 @@ import pytest
 from proxykd.artifacts import SplitSet, TrajectorySet, ValidatedSet, seal
 from proxykd.config import RunSpec
 from proxykd.data.segments import WeightedRow
-from proxykd.data.splits import TRAINING_SIDES, build_splits
+from proxykd.data.splits import TRAINING_SIDES, build_splits, side_of
 from proxykd.data.trajectory_rows import (
     TrajectoryRows,
     check_trajectories,
@@ -75,6 +75,22 @@ def test_a_prompt_that_the_run_does_not_have_is_passed_over(
     rows, read = rows_of(found, corpus, set(Side))
     assert [row.prompt_id for row in rows] == [known.prompt_id]
     assert read.counts.unknown == 1
+
+
+def test_a_question_asked_in_several_ways_is_held_out_in_all_of_them(
+    validated: ValidatedSet, make_run: Callable[..., RunSpec], tmp_path: Path
+) -> None:
+    split = make_run().split
+    names = (f"question-{number}" for number in range(100))
+    examined = next(name for name in names if side_of(name, split) is Side.HELDOUT)
+    grouped = ValidatedSet(tmp_path / "validated")
+    grouped.write(replace(row, group=examined) for row in validated.rows())
+    seal(grouped)
+    splits = build_splits(grouped, split, output=tmp_path / "splits")
+    found = correct_all(grouped, tmp_path)
+    rows, read = rows_of(found, (grouped, splits))
+    assert not rows
+    assert read.counts.other_side == found.num_rows
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import ByT5Tokenizer
 
 from proxykd.artifacts import SplitSet, StudentModel, Targets, TrajectorySet, ValidatedSet, read_json
 from proxykd.config import RunSpec
@@ -17,6 +18,7 @@ from proxykd.data.splits import TRAINING_SIDES, select_rows
 from proxykd.data.tokenizing import TokenizedCorpus
 from proxykd.data.trajectory_rows import TrajectoryRows
 from proxykd.divergences import bucketed_logprobs
+from proxykd.exceptions import GateError, ModelError
 from proxykd.factored_logits import FactoredLogits
 from proxykd.models.forward import collate, completion_labels, completion_logits
 from proxykd.models.loading import load_student, load_tokenizer
@@ -31,7 +33,7 @@ from proxykd.student.module import StudentModule
 from proxykd.student.objective import divergence_totals, student_objective
 from proxykd.student.training import distill_student
 from tests.support.tokenizer_pairs import byte_level, sentence_piece
-from tests.support.trajectories import correct_all, corrected
+from tests.support.trajectories import correct_all, corrected, write_trajectories
 
 Corpus = tuple[ValidatedSet, SplitSet]
 MakeRun = Callable[..., RunSpec]
@@ -277,6 +279,23 @@ def test_the_prompts_of_the_examination_are_never_learnt(
     training = {row.prompt_id for row in corpus[1].rows() if row.side in TRAINING_SIDES}
     assert {example.prompt_id for example in mixed.corpus} == training
     assert {row.prompt_id for row in found.rows()} - training
+
+
+def test_trajectories_of_which_none_may_teach_close_the_gate(corpus: Corpus, make_run: MakeRun, tmp_path: Path) -> None:
+    examined = {row.prompt_id for row in corpus[1].rows() if row.side not in TRAINING_SIDES}
+    rows = (row for row in corpus[0].rows() if row.prompt_id in examined)
+    write_trajectories(map(corrected, rows), tmp_path)
+    with pytest.raises(GateError, match=f"other_side {len(examined)}"):
+        distill(corpus, None, make_run(student={"trajectories": [str(tmp_path)]}), tmp_path, arm="sft")
+
+
+def test_a_tokenizer_that_cannot_tell_where_its_tokens_stand_is_refused(
+    validated: ValidatedSet, tmp_path: Path
+) -> None:
+    row, slow = next(validated.rows()), ByT5Tokenizer()
+    assert len(TokenizedCorpus.build([row], slow, max_seq_tokens=LIMIT, path=tmp_path / "plain.arrow")) == 1
+    with pytest.raises(ModelError, match="fast tokenizer"):
+        TokenizedCorpus.build([weigh(row, 1.0)], slow, max_seq_tokens=LIMIT, path=tmp_path / "weighed.arrow")
 
 
 @pytest.mark.parametrize(
