@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import ByT5Tokenizer
 
-from proxykd.artifacts import SplitSet, StudentModel, Targets, TrajectorySet, ValidatedSet, read_json
+from proxykd.artifacts import ProxyModel, SplitSet, StudentModel, Targets, TrajectorySet, ValidatedSet, read_json
 from proxykd.config import RunSpec
 from proxykd.data.segments import Span, WeightedRow, render_trajectory, segment_spans, token_weights
 from proxykd.data.splits import TRAINING_SIDES, select_rows
@@ -28,6 +28,7 @@ from proxykd.student import module as student_module
 from proxykd.student.checkpoints import Checkpoints
 from proxykd.student.inputs import TrainingData
 from proxykd.student.launch import Job, launch
+from proxykd.student.living import LivingModule, LivingProxy
 from proxykd.student.loop import train, train_step
 from proxykd.student.module import StudentModule
 from proxykd.student.objective import divergence_totals, student_objective
@@ -321,6 +322,35 @@ def test_a_living_teacher_has_no_say_in_trajectories_but_in_the_students_own_tex
     has_kl = [point["kl"] > 0.0 for point in curve]
     # One text a batch: where it is a trajectory, there is nothing that the proxy could teach on.
     assert all(has_kl) if teacher["kind"] == "minillm" or teacher.get("on_policy") else len(set(has_kl)) == 2
+
+
+def test_a_step_beside_a_living_teacher_is_the_formula(
+    mixed: TrainingData, proxy_artifact: ProxyModel, student_run: MakeRun
+) -> None:
+    # The weighted mean of the NLL over all, and the mean of the divergence over the teacher's tokens alone.
+    teacher = {"kind": "gkd", "on_policy": 0.0, "divergence": {"kind": "forward_kl"}}
+    run = student_run(living_teacher=teacher, optimizer={"batch_size": 4, "max_grad_norm": 1e9})
+    assert run.student.living_teacher is not None
+    tokenizer = load_tokenizer(run.student.model)
+    living = LivingProxy.open(proxy_artifact, run.student.living_teacher, tokenizer)
+    batch = [0, 5, *np.flatnonzero(mixed.corpus.is_weighted)[:2].tolist()]
+    loss, model = slow_loss(mixed, run, batch, alpha=0.0)
+    proxy, divergence = living.load(precision="float32", seed=0), torch.zeros(())
+    for index in batch[:2]:
+        one = collate([mixed.corpus[index]], pad_id=mixed.pad_id)
+        with torch.no_grad():
+            truth = completion_logits(proxy, one).log_softmax(dim=-1)
+        own = completion_logits(model, one).log_softmax(dim=-1)  # type: ignore[arg-type]
+        divergence = divergence + (truth.exp() * (truth - own)).sum()
+    (loss + 2.0 * divergence / int(mixed.corpus.completion_lengths[batch[:2]].sum())).backward()
+    module = LivingModule(load_student(run.student, seed=0), living, run.student, alpha=2.0, seed=0).train()
+    optimizer = torch.optim.SGD(module.student.parameters(), lr=0.0)
+    data = replace(mixed, targets=None, living=living)
+    means = train_step(module, optimizer, data, batch, run.student, learning_rate=0.0)
+    assert means["nll"] == pytest.approx(loss.item(), rel=1e-5)
+    found = dict(module.student.model.named_parameters())
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name].grad, parameter.grad, rtol=2e-3, atol=1e-6)
 
 
 @pytest.mark.integration
