@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from proxykd.exceptions import ArtifactError, ShapeError
 from proxykd.targets.codec import Positions
-from proxykd.targets.kernels import NOTHING
+from proxykd.targets.kernels import LARGEST, NOTHING
 from proxykd.targets.quantising import STEPS, quantise, step_sizes
 from proxykd.targets.read_kernels import guard_words, read_rows
 from proxykd.targets.tables import Tables
@@ -89,8 +89,8 @@ class Coder:
         """The sample's bytes."""
         tables, quantiser = self._tables, self._quantiser
         symbols = symbolise(sample, tables, quantiser.masses, quantiser.power, self._scratch)
-        words = np.empty((2, 2 * len(symbols) + 4), np.uint32)
-        count = pack(symbols, len(symbols), tables.table_of, tables.starts, tables.widths, words)
+        words = np.empty((2, len(symbols) + 4), np.uint32)
+        count = pack(symbols, len(symbols), *tables.coder, words)
         return words[0, :count].tobytes()
 
     def decode(self, data: bytes, length: int) -> tuple[Positions, NDArray[np.int32]]:
@@ -166,6 +166,11 @@ class Quantiser:
                 raise ShapeError(
                     f"row {row} cannot be kept within max_kl={self._max_kl} nats; raise targets.store.max_kl"
                 )
+        if max(levels.max(initial=0), tails.max(initial=0)) > LARGEST:
+            raise ShapeError(
+                f"expected levels up to {LARGEST}, max_kl={self._max_kl} nats takes larger ones; raise it "
+                "(targets.store.max_kl)"
+            )
         return Levels(positions.token_ids, levels, steps, tails, known, kls)
 
     def _counts(self, positions: Positions) -> NDArray[np.int32]:

@@ -14,11 +14,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from proxykd.exceptions import ShapeError
 from proxykd.targets.coding import Levels, Scratch, symbolise
 from proxykd.targets.kernels import (
     ESCAPE,
     GAP_TABLES,
     GAPS,
+    LARGEST,
     LEVELS,
     LIST_ZONES,
     NUM_CONTEXTS,
@@ -29,7 +31,7 @@ from proxykd.targets.tables import Tables
 
 _KAPPA = 2.0
 _LISTS_FROM = 2048
-_LIST_LENGTHS = 4
+_LIST_LENGTHS = 16
 _BACKOFF = 4.0
 
 # Shares below are of rows: how likely a token is to stand in one.
@@ -43,7 +45,14 @@ def fit_tables(samples: list[Levels], *, vocab_size: int, masses: NDArray[np.int
         vocab_size: Upper bound on token ids.
         masses: As ``write_kernels.write_rows`` takes it.
         power: Likewise.
+
+    Raises:
+        ShapeError: if the vocabulary has more tokens than a symbol can tell apart.
     """
+    if vocab_size > LARGEST:
+        raise ShapeError(
+            f"expected a vocabulary of at most {LARGEST} tokens, got {vocab_size}; store.kind: plain has no bound"
+        )
     counts = np.zeros(vocab_size, np.int64)
     for sample in samples:
         counts += np.bincount(sample.ids[sample.ids >= 0], minlength=vocab_size)

@@ -11,7 +11,8 @@ exponent and two further bits. Symbols are coded with static tables in an asymme
 state and 32-bit words: a number and its plain bits take 31 bits at most, so that one word a number is always enough.
 Everything that steers the decoder is an integer, so that a store reads the same on every machine.
 
-numba compiles this module when it is first used; nothing else imports it at start-up.
+numba compiles this module when it is first used; nothing else imports it at start-up. What it keeps on disk it renews
+when the file changes that a function stands in, and no other: whoever changes this one removes ``__pycache__``.
 
 References:
     Duda, Asymmetric numeral systems, arXiv:1311.2540.

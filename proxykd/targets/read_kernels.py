@@ -179,5 +179,8 @@ def _to_logprobs(
 
 
 def guard_words(k: int) -> int:
-    """Words that one row can take from a stream at most: one a number; k + 1 gaps and a few more."""
-    return k + 16
+    """Words that one row can take from a stream at most: one a number; two numbers a token and a few more.
+
+    Sound rows say END once; damaged ones might before every gap.
+    """
+    return 2 * k + 16

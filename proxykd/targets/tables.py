@@ -20,11 +20,15 @@ from proxykd.exceptions import ArtifactError
 from proxykd.targets.kernels import (
     END,
     END_VALUE,
+    ESCAPE,
     ESCAPE_BITS,
     ESCAPED,
+    GAP_TABLES,
     GAPS,
+    LARGEST,
     LEFT_BUCKETS,
     LIST_ZONES,
+    NUM_CONTEXTS,
     NUM_SYMBOLS,
     RANK_ZONES,
     SCALE_BITS,
@@ -94,14 +98,18 @@ class Tables:
         base = np.where(symbol < 16, symbol, (4 + (symbol & 3)) << num_bits)
         num_bits[END:], base[END:] = (0, ESCAPE_BITS), (END_VALUE, ESCAPED)
         whole = np.stack([np.repeat(symbol, widths) for widths in self.widths])
-        within = np.arange(1 << SCALE_BITS) - np.take_along_axis(self.starts, whole, 1)
+        within = np.arange(1 << SCALE_BITS) - np.take_along_axis(self._starts, whole, 1)
         widths = np.take_along_axis(self.widths, whole, 1).astype(np.int64)
         slots = widths | (within.astype(np.int64) << 11) | (num_bits[whole] << 21) | (base[whole] << 26)
         return entries, list_starts, slots.ravel()
 
     @cached_property
-    def starts(self) -> NDArray[np.int32]:
-        """int32 [tables, symbols]: the first slot of each symbol."""
+    def coder(self) -> tuple[NDArray[Any], ...]:
+        """What ``write_kernels.pack`` takes: the table of each context, starts and widths of the symbols' slots."""
+        return self.table_of.copy(), self._starts, self.widths.copy()
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int32]:
         return (np.cumsum(self.widths, axis=1) - self.widths).astype(np.int32)
 
     def to_bytes(self) -> bytes:
@@ -135,7 +143,32 @@ class Tables:
             size = int(np.prod(shape)) * np.dtype(dtype).itemsize
             arrays[name] = np.frombuffer(raw[end : end + size], dtype).reshape(shape)
             end += size
-        return cls(**arrays)
+        tables = cls(**arrays)
+        tables._check(path)
+        return tables
+
+    def _check(self, path: Path) -> None:
+        """The compiled loops index by these numbers without looking: none may lead outside."""
+        size, entries = self.vocab_size, len(self.list_ids)
+        ends = self.list_starts[[0, -1]].tolist() if len(self.list_starts) == size + 2 else None
+        sound = (
+            0 < size <= LARGEST
+            and ends == [0, entries]
+            and bool((np.diff(self.list_starts) >= 0).all())
+            and np.array_equal(np.sort(self.token_of), np.arange(size))
+            and len(self.list_zones) == entries
+            and int(self.list_ids.min(initial=0)) >= 0
+            and int(self.list_ids.max(initial=0)) < size
+            and int(self.list_zones.max(initial=0)) < LIST_ZONES
+            and self.table_of.shape == (NUM_CONTEXTS,)
+            and self.widths.shape == (GAPS + GAP_TABLES, NUM_SYMBOLS)
+            and int(self.table_of.max()) < len(self.widths)
+            and int(self.widths.min()) >= 0
+            and bool((self.widths.sum(1) == 1 << SCALE_BITS).all())
+            and bool((self.widths[:, ESCAPE] > 0).all())
+        )
+        if not sound:
+            raise ArtifactError(f"the tables in {path} contradict themselves; write the targets again")
 
 
 def rank_zones(ranks: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -40,7 +40,8 @@ def put(value: Any, context: Any, out: Any, n: Any) -> Any:
 
 @compiled
 def write_rows(
-    ids: Any, levels: Any, steps: Any, tails: Any, text: Any, masses: Any, power: Any, model: Any, scratch: Any, out: Any
+    ids: Any, levels: Any, steps: Any, tails: Any, text: Any, masses: Any, power: Any, model: Any, scratch: Any,
+    out: Any,
 ) -> Any:  # fmt: skip
     """Symbols of consecutive rows.
 
@@ -95,9 +96,7 @@ def _least(levels: Any, m: Any) -> Any:
 
 
 @compiled
-def sort_row(
-    ids: Any, levels: Any, begin: Any, end: Any, tokens: Any, rank_of: Any, place_of: Any, order: Any
-) -> Any:
+def sort_row(ids: Any, levels: Any, begin: Any, end: Any, tokens: Any, rank_of: Any, place_of: Any, order: Any) -> Any:
     """Fill ``order`` with candidate << 32 | column of a row's tokens, sorted; returns how many there are.
 
     Candidates are counted through the list of the context, which lies at ``begin`` .. ``end`` of the entries, and then
