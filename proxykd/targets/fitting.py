@@ -158,7 +158,9 @@ def _grouped(counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[
 def _code_lengths(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """Nats that counts [..., symbols] take, coded by themselves."""
     totals = counts.sum(-1)
-    return totals * np.log(np.maximum(totals, 1.0)) - (counts * np.log(np.maximum(counts, 1.0))).sum(-1)
+    nats: NDArray[np.float64] = totals * np.log(np.maximum(totals, 1.0))
+    nats -= (counts * np.log(np.maximum(counts, 1.0))).sum(-1)
+    return nats
 
 
 def _slots(counts: NDArray[np.float64]) -> NDArray[np.int32]:

@@ -118,7 +118,7 @@ def _put_tokens(
     reciprocals: Any, out: Any, n: Any,
 ) -> Any:  # fmt: skip
     """The tokens as gaps, each with its level; returns the number of symbols and which token is the likeliest."""
-    best, best_level, num_listed, listing = 0, -1, end - begin, True
+    best, best_level, num_listed, listing = 0, np.int64(-1), end - begin, True
     least_mass, at = mass_of(np.int64(least), power), begin
     for j in range(m):
         candidate, level = order[j] >> 32, np.int64(levels[j])
