@@ -3,7 +3,7 @@
 Format ``plain-2``, one block a sample: token ids, uint16 where the vocabulary has fewer than 65,536 tokens and else
 int32; ``logprobs`` and ``tail_logprob`` float32. What is read equals what was written, bit for bit. A position takes
 ``k (2 + 4) + 4`` bytes with a small vocabulary, ``k (4 + 4) + 4`` with a large one. The other format,
-``coded-1``, is in ``coding``.
+``coded-2``, is in ``coding``.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from proxykd.exceptions import ArtifactError, ShapeError
 
 PLAIN = "plain-2"
-CODED = "coded-1"
+CODED = "coded-2"
 FORMATS = (PLAIN, CODED)
 MASS_TOLERANCE = 1e-3
 

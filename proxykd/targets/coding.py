@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from proxykd.exceptions import ArtifactError, ShapeError
 from proxykd.targets.codec import Positions
-from proxykd.targets.kernels import NOTHING
+from proxykd.targets.kernels import LARGEST, NOTHING
 from proxykd.targets.quantising import STEPS, quantise, step_sizes
 from proxykd.targets.read_kernels import guard_words, read_rows
 from proxykd.targets.tables import Tables
@@ -49,25 +49,25 @@ class Levels(NamedTuple):
 class Scratch:
     """Arrays that the compiled loops work in, made once."""
 
-    def __init__(self, k: int, vocab_size: int, tables: Tables | None) -> None:
-        room = k + (int(np.diff(tables.list_starts).max()) if tables is not None else 0) + 1
-        of_list = tuple(np.zeros(room, np.int32) for _ in range(4))
-        lists = (*of_list, np.zeros(vocab_size, np.int32), np.zeros(32, np.int32))
-        self.arrays = (
-            lists,
+    def __init__(self, k: int, vocab_size: int) -> None:
+        reciprocals = 65536 // np.maximum(np.arange(k + 1), 1)
+        self.reading = np.zeros(k), reciprocals
+        self.writing = (
             np.zeros(k, np.int64),
             np.zeros(k, np.int32),
             np.zeros(k, np.int32),
-            65536 // np.maximum(np.arange(k + 1), 1),
+            reciprocals,
+            np.zeros(vocab_size, np.int64),
         )
 
 
-def symbolise(sample: Levels, tables: Tables, masses: NDArray[np.int64], power: int) -> NDArray[np.int32]:
+def symbolise(
+    sample: Levels, tables: Tables, masses: NDArray[np.int64], power: int, scratch: Scratch
+) -> NDArray[np.int32]:
     """int32 [symbols, 4]: context, symbol, number of plain bits, plain bits."""
     length, k = sample.ids.shape
-    out = np.empty((length * (3 * k + 8), 4), np.int32)
-    scratch = Scratch(k, tables.vocab_size, tables).arrays
-    n = write_rows(*sample[:5], masses, power, tables.model, scratch, out)
+    out = np.empty((length * (2 * k + 8), 4), np.int32)
+    n = write_rows(*sample[:5], masses, power, tables.model, scratch.writing, out)
     return out[:n]
 
 
@@ -82,18 +82,15 @@ class Coder:
 
     def __init__(self, tables: Tables, k: int, quantiser: "Quantiser") -> None:
         self._tables, self._k, self._quantiser = tables, k, quantiser
-        self._scratch = Scratch(k, tables.vocab_size, tables).arrays
+        self._scratch = Scratch(k, tables.vocab_size)
         self._guard = guard_words(k)
 
     def encode(self, sample: Levels) -> bytes:
         """The sample's bytes."""
-        length = len(sample.ids)
-        out = np.empty((length * (3 * self._k + 8), 4), np.int32)
-        n = write_rows(
-            *sample[:5], self._quantiser.masses, self._quantiser.power, self._tables.model, self._scratch, out
-        )
-        words = np.empty((2, 3 * n + 4), np.uint16)
-        count = pack(out, n, self._tables.starts, self._tables.widths, words)
+        tables, quantiser = self._tables, self._quantiser
+        symbols = symbolise(sample, tables, quantiser.masses, quantiser.power, self._scratch)
+        words = np.empty((2, len(symbols) + 4), np.uint32)
+        count = pack(symbols, len(symbols), *tables.coder, words)
         return words[0, :count].tobytes()
 
     def decode(self, data: bytes, length: int) -> tuple[Positions, NDArray[np.int32]]:
@@ -102,28 +99,16 @@ class Coder:
         Raises:
             ArtifactError: if the bytes are not what ``encode`` makes.
         """
-        if len(data) < 8 or len(data) % 2:
+        if len(data) < 16 or len(data) % 4:
             raise ArtifactError(_DAMAGED)
-        guard = bytes(2 * self._guard)
-        words = np.frombuffer(guard + data + guard, np.uint16)
-        ids = np.empty((length, self._k), np.int32)
-        logprobs = np.empty((length, self._k), np.float32)
+        guard, quantiser = bytes(4 * self._guard), self._quantiser
+        words = np.frombuffer(guard + data + guard, np.uint32)
+        ids, logprobs = np.empty((length, self._k), np.int32), np.empty((length, self._k), np.float32)
         tail, text = np.empty(length, np.float32), np.empty(length, np.int32)
-        quantiser = self._quantiser
         whole = read_rows(
-            words,
-            self._guard,
-            quantiser.masses,
-            quantiser.power,
-            self._tables.model,
-            *self._tables.coder,
-            self._scratch,
-            quantiser.log_weights,
-            ids,
-            logprobs,
-            tail,
-            text,
-        )
+            words, self._guard, quantiser.masses, quantiser.power, self._tables.reader, self._scratch.reading,
+            quantiser.log_weights, ids, logprobs, tail, text,
+        )  # fmt: skip
         if not whole:
             raise ArtifactError(_DAMAGED)
         return Positions(ids, logprobs, tail), text
@@ -181,6 +166,11 @@ class Quantiser:
                 raise ShapeError(
                     f"row {row} cannot be kept within max_kl={self._max_kl} nats; raise targets.store.max_kl"
                 )
+        if max(levels.max(initial=0), tails.max(initial=0)) > LARGEST:
+            raise ShapeError(
+                f"expected levels up to {LARGEST}, max_kl={self._max_kl} nats takes larger ones; raise it "
+                "(targets.store.max_kl)"
+            )
         return Levels(positions.token_ids, levels, steps, tails, known, kls)
 
     def _counts(self, positions: Positions) -> NDArray[np.int32]:

@@ -1,6 +1,6 @@
 """The two formats behind one interface: samples in, payloads out, and back.
 
-``plain-2`` writes every sample as it comes. ``coded-1`` holds the first samples back until there are enough to fit its
+``plain-2`` writes every sample as it comes. ``coded-2`` holds the first samples back until there are enough to fit its
 tables on. Importing this module compiles nothing; the coded format does when it is first used.
 """
 
@@ -72,7 +72,7 @@ class PlainEncoder:
 
 
 class CodedEncoder:
-    """``coded-1``: entropy-coded with tables fitted on the first samples, or with those of another worker.
+    """``coded-2``: entropy-coded with tables fitted on the first samples, or with those of another worker.
 
     Args:
         folder: Where the tables go.

@@ -1,17 +1,18 @@
-"""The compiled loops of the coded format: rows -> symbols -> a range-coded byte string, and back.
+"""What writer and reader of the coded format share: how numbers become symbols, and by which context.
 
 A row is a set of m tokens with a level each (``quantising``). It is written as: k - m, the step, the tail's level, the
-least level, then the tokens in the order of a list of candidates that both sides can build, as gaps in that list, each
-followed by its level, and last which of them the text goes on with. The list begins with the tokens that the model
-(``tables``) expects after the text's last token and those of the previous row, likeliest first, and goes on with the
-whole vocabulary by frequency.
+least level, then the tokens in the order of a list of candidates, as gaps in that list, each followed by its level, and
+last which of them the text goes on with. The candidates are the tokens fitted to follow the text's last token,
+likeliest first; after them, which the symbol END says, the whole vocabulary by frequency. Both lie in one array of
+entries (``tables``), the vocabulary first, so that a gap is added to a place in that array whichever part it is in.
 
 Every number v is a symbol and perhaps some plain bits: v < 16 is itself; beyond that the symbol holds the binary
-exponent and two further bits. Symbols are coded with static tables, chosen by a context, in an asymmetric numeral
-system with a 32-bit state and 16-bit words (rANS). Everything that steers the decoder is an integer, so that a store
-reads the same on every machine.
+exponent and two further bits. Symbols are coded with static tables in an asymmetric numeral system (rANS) with a 64-bit
+state and 32-bit words: a number and its plain bits take 31 bits at most, so that one word a number is always enough.
+Everything that steers the decoder is an integer, so that a store reads the same on every machine.
 
-numba compiles this module when it is first used; nothing else imports it at start-up.
+numba compiles this module when it is first used; nothing else imports it at start-up. What it keeps on disk it renews
+when the file changes that a function stands in, and no other: whoever changes this one removes ``__pycache__``.
 
 References:
     Duda, Asymmetric numeral systems, arXiv:1311.2540.
@@ -26,21 +27,26 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-SCALE_BITS = 12
-COARSE_BITS = 9
+SCALE_BITS = 10
+LOWER = 1 << 31  # a state is in LOWER .. LOWER * 2**32 - 1
 NUM_SYMBOLS = 96
 END = 94
 ESCAPE = 95
+ESCAPE_BITS = 21
+LARGEST = (1 << ESCAPE_BITS) - 2  # number that can be coded
+ESCAPED = 1 << 30  # what ESCAPE adds to a number, so that one comparison finds all that is out of the ordinary
+END_VALUE = ESCAPED + LARGEST + 1
 NOTHING = 0.09  # what level 0 stands for: between nothing and the 0.25 at which level 1 begins
 
-# Contexts: fields of a row, then gaps (zone x how many are left), then levels (mean left x zone).
+# Contexts: fields of a row, then levels (mean left a token), then gaps (how likely the candidates here are, how many
+# are left in the list). Contexts of gaps that do alike share a table.
 FIELD_MISSING, FIELD_STEP, FIELD_TAIL, FIELD_LEAST, FIELD_NEXT, FIELD_OTHER = 0, 1, 2, 10, 18, 19
-NUM_FIELDS = 24
+LEVELS, LEVEL_BUCKETS = 20, 28
+GAPS = LEVELS + LEVEL_BUCKETS
 LIST_ZONES, RANK_ZONES, LEFT_BUCKETS = 24, 36, 8
-LEVEL_BUCKETS, LEVEL_ZONES = 28, 8
-GAPS = NUM_FIELDS
-LEVELS = GAPS + (LIST_ZONES + RANK_ZONES) * LEFT_BUCKETS
-NUM_CONTEXTS = LEVELS + LEVEL_BUCKETS * LEVEL_ZONES
+NUM_CONTEXTS = GAPS + (LIST_ZONES + RANK_ZONES) * LEFT_BUCKETS
+GAP_TABLES = 24
+TABLE_SHIFT = 25  # an entry is a token and, above it, the table of a gap that begins there
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -97,76 +103,7 @@ def weight_of(level: Any, power: Any) -> Any:
 
 
 @inlined
-def level_context(mass_left: Any, reciprocal: Any, least_mass: Any, zone: Any) -> Any:
-    """The context of a level: how much is left a token, and how likely the token is."""
-    mean = ((mass_left * reciprocal) >> 16) - least_mass
-    bucket = bit_length(mean) if mean > 0 else 0
-    if bucket >= LEVEL_BUCKETS:
-        bucket = LEVEL_BUCKETS - 1
-    coarse = 4 + min((zone - LIST_ZONES) // 8, 3) if zone >= LIST_ZONES else min(zone // 4, 3)
-    return LEVELS + bucket * LEVEL_ZONES + coarse
-
-
-@inlined
-def zone_of_rank(rank: Any) -> Any:
-    """2 log2(rank + 1), rounded down to a half: two zones an octave."""
-    value = np.int64(rank) + 1
-    exponent = bit_length(value) - 1
-    if exponent == 0:
-        return np.int64(0)
-    return min(2 * exponent + ((value >> (exponent - 1)) & 1), RANK_ZONES - 1)
-
-
-@inlined
-def gap_context(zone: Any, num_left: Any) -> Any:
-    """The context of a gap: how likely the candidates here are, and how many tokens are left."""
-    bucket = bit_length(num_left) - 1
-    if bucket >= LEFT_BUCKETS:
-        bucket = LEFT_BUCKETS - 1
-    return GAPS + zone * LEFT_BUCKETS + bucket
-
-
-@compiled
-def build_candidates(
-    last: Any,
-    previous: Any,
-    num_previous: Any,
-    starts: Any,
-    list_ids: Any,
-    list_zones: Any,
-    rank_of: Any,
-    boost: Any,
-    scratch: Any,
-) -> Any:
-    """Candidates for a row, likeliest first, into ``scratch.ids`` and ``scratch.zones``; their number."""
-    ids, zones, unsorted, unsorted_zone, slot, count = scratch
-    n = 0
-    for entry in range(starts[last], starts[last + 1]):
-        token = list_ids[entry]
-        unsorted[n], unsorted_zone[n] = token, list_zones[entry]
-        slot[token] = n
-        n += 1
-    for place in range(num_previous):
-        token = previous[place]
-        at = slot[token]
-        if at < n and unsorted[at] == token:
-            zone = unsorted_zone[at] - 1
-            unsorted_zone[at] = zone if zone > 0 else 0
-        else:
-            zone = boost[zone_of_rank(rank_of[token])]
-            unsorted[n], unsorted_zone[n] = token, zone
-            slot[token] = n
-            n += 1
-    for zone in range(LIST_ZONES + 1):
-        count[zone] = 0
-    for at in range(n):
-        count[unsorted_zone[at] + 1] += 1
-    for zone in range(LIST_ZONES):
-        count[zone + 1] += count[zone]
-    for at in range(n):
-        zone = unsorted_zone[at]
-        place = count[zone]
-        count[zone] = place + 1
-        ids[place], zones[place] = unsorted[at], zone
-        slot[unsorted[at]] = place
-    return n
+def level_context(left: Any, reciprocal: Any) -> Any:
+    """The context of a level: the mean of what is left a token, above the least."""
+    mean = (left * reciprocal) >> 16
+    return LEVELS + min(bit_length(mean & ~(mean >> 63)), LEVEL_BUCKETS - 1)

@@ -11,26 +11,23 @@ import numpy as np
 from proxykd.targets.kernels import (
     END,
     ESCAPE,
+    ESCAPE_BITS,
     FIELD_LEAST,
     FIELD_MISSING,
     FIELD_NEXT,
     FIELD_OTHER,
     FIELD_STEP,
     FIELD_TAIL,
+    GAPS,
+    LARGEST,
     LEVELS,
-    LIST_ZONES,
+    LOWER,
     SCALE_BITS,
-    build_candidates,
     compiled,
-    gap_context,
     level_context,
     mass_of,
     symbol_of,
-    zone_of_rank,
 )
-
-_LOWER = 1 << 16
-_SLOTS = 1 << SCALE_BITS
 
 
 @compiled
@@ -43,17 +40,9 @@ def put(value: Any, context: Any, out: Any, n: Any) -> Any:
 
 @compiled
 def write_rows(
-    ids: Any,
-    levels: Any,
-    steps: Any,
-    tails: Any,
-    text: Any,
-    masses: Any,
-    power: Any,
-    model: Any,
-    scratch: Any,
+    ids: Any, levels: Any, steps: Any, tails: Any, text: Any, masses: Any, power: Any, model: Any, scratch: Any,
     out: Any,
-) -> Any:
+) -> Any:  # fmt: skip
     """Symbols of consecutive rows.
 
     Args:
@@ -64,19 +53,23 @@ def write_rows(
         text: int32 [length], the text's token at each position, or -1: take the row's likeliest.
         masses: int64 [steps], what the masses of a row of that step add up to, about.
         power: The mass of a level n is n ** power.
-        model: (starts, list_ids, list_zones, rank_of, token_of, boost).
-        scratch: ``coding.Scratch``: candidates, order, levels, ids of the previous row, reciprocals.
+        model: ``Tables.model``: entries' tokens, their contexts, where lists begin, ranks.
+        scratch: ``coding.Scratch``: order, ids, levels, reciprocals, where a token stands in the list.
         out: int32 [room, 4], filled with (context, symbol, number of plain bits, plain bits).
 
     Returns:
         Number of symbols.
     """
-    starts, list_ids, list_zones, rank_of, _, boost = model
-    lists, order, row_levels, previous, reciprocals = scratch
-    n, last, m = 0, len(starts) - 2, 0
+    tokens, contexts, list_starts, rank_of = model
+    order, row_ids, row_levels, reciprocals, place_of = scratch
+    n, last = 0, len(list_starts) - 1
     for row in range(len(ids)):
-        num_candidates = build_candidates(last, previous, m, starts, list_ids, list_zones, rank_of, boost, lists)
-        m = sort_row(ids[row], levels[row], num_candidates, lists, rank_of, order)
+        begin = list_starts[last]
+        end = begin
+        while contexts[end] != GAPS:
+            place_of[tokens[end]] = end
+            end += 1
+        m = sort_row(ids[row], levels[row], begin, end, tokens, rank_of, place_of, order)
         step, tail = steps[row], tails[row]
         least = _least(levels[row], m)
         n = put(ids.shape[1] - m, FIELD_MISSING, out, n)
@@ -85,10 +78,12 @@ def write_rows(
         n = put(least, FIELD_LEAST + min(step // 4, 7), out, n)
         for j in range(m):
             column = order[j] & 0xFFFFFFFF
-            previous[j], row_levels[j] = ids[row, column], levels[row, column]
-        left = masses[step] - mass_of(tail - 1, power) if tail else masses[step]
-        n, best = _put_tokens(order, row_levels, m, least, left, power, num_candidates, lists[1], reciprocals, out, n)
-        n, last = _put_next(text[row], previous, m, best, rank_of, out, n)
+            row_ids[j], row_levels[j] = ids[row, column], levels[row, column]
+        left = masses[step] - m * mass_of(np.int64(least), power)
+        if tail:
+            left -= mass_of(np.int64(tail - 1), power)
+        n, best = _put_tokens(order, row_levels, m, least, left, power, begin, end, contexts, reciprocals, out, n)
+        n, last = _put_next(text[row], row_ids, m, best, rank_of, out, n)
     return n
 
 
@@ -101,13 +96,17 @@ def _least(levels: Any, m: Any) -> Any:
 
 
 @compiled
-def sort_row(ids: Any, levels: Any, num_candidates: Any, lists: Any, rank_of: Any, order: Any) -> Any:
-    """Fill ``order`` with place << 32 | column of a row's tokens, sorted; returns how many there are."""
+def sort_row(ids: Any, levels: Any, begin: Any, end: Any, tokens: Any, rank_of: Any, place_of: Any, order: Any) -> Any:
+    """Fill ``order`` with candidate << 32 | column of a row's tokens, sorted; returns how many there are.
+
+    Candidates are counted through the list of the context, which lies at ``begin`` .. ``end`` of the entries, and then
+    through the vocabulary.
+    """
     m = 0
     while m < len(ids) and ids[m] >= 0:
-        at = lists[4][ids[m]]
-        place = at if at < num_candidates and lists[0][at] == ids[m] else num_candidates + rank_of[ids[m]]
-        order[m] = (np.int64(place) << 32) | m
+        at = place_of[ids[m]]
+        listed = begin <= at < end and tokens[at] == ids[m]
+        order[m] = (np.int64(at - begin if listed else end - begin + rank_of[ids[m]]) << 32) | m
         m += 1
     order[:m].sort()
     return m
@@ -115,32 +114,23 @@ def sort_row(ids: Any, levels: Any, num_candidates: Any, lists: Any, rank_of: An
 
 @compiled
 def _put_tokens(
-    order: Any,
-    levels: Any,
-    m: Any,
-    least: Any,
-    left: Any,
-    power: Any,
-    num_candidates: Any,
-    zones: Any,
-    reciprocals: Any,
-    out: Any,
-    n: Any,
-) -> Any:
+    order: Any, levels: Any, m: Any, least: Any, left: Any, power: Any, begin: Any, end: Any, contexts: Any,
+    reciprocals: Any, out: Any, n: Any,
+) -> Any:  # fmt: skip
     """The tokens as gaps, each with its level; returns the number of symbols and which token is the likeliest."""
-    begin, best, best_level, least_mass = 0, 0, -1, mass_of(least, power)
+    best, best_level, num_listed, listing = 0, np.int64(-1), end - begin, True
+    least_mass, at = mass_of(np.int64(least), power), begin
     for j in range(m):
-        place, level = order[j] >> 32, levels[j]
-        if begin < num_candidates <= place:
-            out[n, 0], out[n, 1] = gap_context(zones[begin], m - j), END
+        candidate, level = order[j] >> 32, np.int64(levels[j])
+        if listing and candidate >= num_listed:
+            out[n, 0], out[n, 1] = contexts[at], END
             out[n, 2], out[n, 3] = 0, 0
-            n, begin = n + 1, num_candidates
-        zone = zones[begin] if begin < num_candidates else LIST_ZONES + zone_of_rank(begin - num_candidates)
-        n = put(place - begin, gap_context(zone, m - j), out, n)
-        begin = place + 1
-        zone = zones[place] if place < num_candidates else LIST_ZONES + zone_of_rank(place - num_candidates)
-        n = put(level - least, level_context(left, reciprocals[m - j], least_mass, zone), out, n)
-        left -= mass_of(level, power)
+            n, at, listing = n + 1, 0, False
+        place = begin + candidate if listing else candidate - num_listed
+        n = put(place - at, contexts[at], out, n)
+        at = place + 1
+        n = put(level - least, level_context(left, reciprocals[m - j]), out, n)
+        left -= mass_of(level, power) - least_mass
         if level > best_level:
             best, best_level = j, level
     return n, best
@@ -169,11 +159,11 @@ def token_of_nothing(rank_of: Any) -> Any:
 @compiled
 def is_second(context: Any) -> Any:
     """Whether a context's symbols go to the second of the two streams: levels and what is said of them."""
-    return context >= LEVELS or FIELD_STEP <= context < FIELD_NEXT
+    return LEVELS <= context < GAPS or FIELD_STEP <= context < FIELD_NEXT
 
 
 @compiled
-def pack(symbols: Any, n: Any, starts: Any, widths: Any, words: Any) -> Any:
+def pack(symbols: Any, n: Any, table_of: Any, starts: Any, widths: Any, words: Any) -> Any:
     """RANS over symbols, last first, in two streams of their own; returns the number of words in ``words``.
 
     Two streams, because a processor can then decode a gap and a level at the same time. The words of the first are to
@@ -182,33 +172,28 @@ def pack(symbols: Any, n: Any, starts: Any, widths: Any, words: Any) -> Any:
     Args:
         symbols: int32 [n, 4] from ``write_rows``.
         n: Number of symbols.
-        starts: int32 [contexts, symbols], where a symbol's slots begin.
-        widths: int32 [contexts, symbols], how many it has; a symbol with none is written as ESCAPE and itself.
-        words: uint16 [2, room].
+        table_of: uint8 [contexts], the table of each.
+        starts: int32 [tables, symbols], where a symbol's slots begin.
+        widths: int32 [tables, symbols], how many it has; a symbol with none is written as ESCAPE and the number.
+        words: uint32 [2, room].
     """
-    states = np.full(2, _LOWER, np.uint64)
-    ends = np.zeros(2, np.int64)
+    states, ends = np.full(2, LOWER, np.int64), np.zeros(2, np.int64)
     for index in range(n - 1, -1, -1):
         context, symbol, num_bits, bits = symbols[index]
         stream = 1 if is_second(context) else 0
-        state, out = _push_bits(states[stream], bits, num_bits, words[stream], ends[stream])
-        width = widths[context, symbol]
-        if width == 0:
-            state, out = _push_bits(state, symbol, 7, words[stream], out)
-            symbol = ESCAPE
-            width = widths[context, symbol]
-        if state >= np.uint64(width) << np.uint64(32 - SCALE_BITS):
-            words[stream, out] = state & np.uint64(0xFFFF)
-            state >>= np.uint64(16)
-            out += 1
-        width64 = np.uint64(width)
-        states[stream] = (
-            ((state // width64) << np.uint64(SCALE_BITS)) + state % width64 + np.uint64(starts[context, symbol])
-        )
-        ends[stream] = out
+        table = table_of[context]
+        if widths[table, symbol] == 0:
+            symbol, num_bits, bits = ESCAPE, ESCAPE_BITS, _number(symbol, num_bits, bits)
+        width, state = np.int64(widths[table, symbol]), states[stream]
+        if state >= width << (63 - SCALE_BITS - num_bits):
+            words[stream, ends[stream]] = state & 0xFFFFFFFF
+            state >>= 32
+            ends[stream] += 1
+        state = (state << num_bits) | bits
+        states[stream] = ((state // width) << SCALE_BITS) + state % width + starts[table, symbol]
     for stream in range(2):
-        words[stream, ends[stream]] = states[stream] & np.uint64(0xFFFF)
-        words[stream, ends[stream] + 1] = states[stream] >> np.uint64(16)
+        words[stream, ends[stream]] = states[stream] & 0xFFFFFFFF
+        words[stream, ends[stream] + 1] = states[stream] >> 32
     first, second = ends[0] + 2, ends[1] + 2
     words[0, :first] = words[0, :first][::-1].copy()
     words[0, first : first + second] = words[1, :second]
@@ -216,20 +201,10 @@ def pack(symbols: Any, n: Any, starts: Any, widths: Any, words: Any) -> Any:
 
 
 @compiled
-def _push_bits(state: Any, bits: Any, num_bits: Any, words: Any, out: Any) -> Any:
-    high = num_bits - 12
-    if high > 0:
-        state, out = _push_few_bits(state, bits >> 12, high, words, out)
-        bits, num_bits = bits & 0xFFF, 12
-    if num_bits > 0:
-        state, out = _push_few_bits(state, bits, num_bits, words, out)
-    return state, out
-
-
-@compiled
-def _push_few_bits(state: Any, bits: Any, num_bits: Any, words: Any, out: Any) -> Any:
-    if state >= np.uint64(1) << np.uint64(32 - num_bits):
-        words[out] = state & np.uint64(0xFFFF)
-        state >>= np.uint64(16)
-        out += 1
-    return (state << np.uint64(num_bits)) | np.uint64(bits), out
+def _number(symbol: Any, num_bits: Any, bits: Any) -> Any:
+    """The number that a symbol and its plain bits stand for; one too large for any for END."""
+    if symbol == END:
+        return np.int64(LARGEST + 1)
+    if symbol < 16:
+        return np.int64(symbol)
+    return (np.int64(4 + (symbol & 3)) << num_bits) | np.int64(bits)

@@ -1,5 +1,9 @@
 """The coded format: any rows come back, to the bound, for any tables; counts come back exactly."""
 
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,7 @@ from proxykd.exceptions import ArtifactError, ShapeError
 from proxykd.targets.codec import Positions
 from proxykd.targets.coding import Coder, Levels, Quantiser, without_impossible
 from proxykd.targets.fitting import fit_tables
+from proxykd.targets.kernels import GAP_TABLES, GAPS, NUM_CONTEXTS, NUM_SYMBOLS
 from proxykd.targets.quantising import step_sizes
 from proxykd.targets.tables import Tables
 
@@ -117,25 +122,38 @@ def test_lists_of_the_text_make_rows_shorter() -> None:
     assert 0.54 < lengths[True] < 0.6 * lengths[False]
 
 
-def test_damaged_words_are_noticed_or_at_least_survived() -> None:
-    """The checksum keeps damage out; even without it the decoder stays inside its arrays."""
+def survive_damage() -> int:
+    """Decode 2,000 damaged samples; returns how many were noticed."""
     rng = np.random.default_rng(2)
-    quantiser = Quantiser(5, max_kl=1e-4, num_draws=None)
-    levels = quantiser.quantise(rows(40, 5, 300, rng), None)
-    coder = coder_for([levels], 5, 300, quantiser)
-    data = coder.encode(levels)
     caught = 0
-    for _ in range(300):
-        damaged = bytearray(data)
-        damaged[rng.integers(len(data))] ^= int(rng.integers(1, 256))
-        try:
-            coder.decode(bytes(damaged), 40)
-        except ArtifactError:
-            caught += 1
-    assert caught > 250
-    for length in (0, 7, 8, len(data) // 2):
-        with pytest.raises(ArtifactError):
-            coder.decode(data[:length], 40)
+    for k, vocab_size in ((5, 300), (40, 3000)):
+        quantiser = Quantiser(k, max_kl=1e-4, num_draws=None)
+        levels = [quantiser.quantise(rows(60, k, vocab_size, rng), None) for _ in range(40)]
+        coder = coder_for(levels, k, vocab_size, quantiser)
+        data = coder.encode(levels[0])
+        for attempt in range(1000):
+            damaged = bytearray(data)
+            for _ in range(1 + attempt % 3):
+                damaged[rng.integers(len(data))] ^= int(rng.integers(1, 256))
+            if attempt % 4 == 3:
+                damaged = bytearray(rng.bytes(4 * int(rng.integers(4, 100))))
+            try:
+                coder.decode(bytes(damaged), 60)
+            except ArtifactError:
+                caught += 1
+        for length in (0, 15, 16, len(data) // 8 * 4):
+            with pytest.raises(ArtifactError):
+                coder.decode(data[:length], 60)
+    return caught
+
+
+def test_damaged_words_are_noticed_and_lead_nowhere(tmp_path: Path) -> None:
+    """The checksum keeps damage out; even without it every index stays inside its array, which numba checks here."""
+    environment = os.environ | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    code = f"import runpy; print(runpy.run_path({__file__!r})['survive_damage']())"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 1950
 
 
 def test_impossible_tokens_become_unused_slots() -> None:
@@ -157,11 +175,67 @@ def test_tables_come_back_from_their_bytes() -> None:
     quantiser = Quantiser(5, max_kl=1e-4, num_draws=None)
     levels = quantiser.quantise(rows(40, 5, 300, rng), None)
     tables = fit_tables([levels], vocab_size=300, masses=quantiser.masses, power=quantiser.power)
-    assert (tables.widths.sum(1) == 4096).all()
+    assert (tables.widths.sum(1) == 1024).all()
     again = Tables.from_bytes(tables.to_bytes(), path=Path("x"))
     for name in Tables.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(again, name), getattr(tables, name))
     data = bytearray(tables.to_bytes())
     data[8] = 9
-    with pytest.raises(ArtifactError, match="version 1"):
+    with pytest.raises(ArtifactError, match="version 2"):
         Tables.from_bytes(bytes(data), path=Path("x"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"list_ids": np.array([300], np.int32)},
+        {"list_ids": np.array([-1], np.int32)},
+        {"token_of": np.zeros(300, np.int32)},
+        {"list_starts": np.full(302, 7, np.int64)},
+        {"table_of": np.full(NUM_CONTEXTS, 255, np.uint8)},
+        {"widths": np.zeros((GAPS + GAP_TABLES, NUM_SYMBOLS), np.int32)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_tables_that_would_lead_outside_are_refused(change: dict[str, np.ndarray]) -> None:  # type: ignore[type-arg]
+    quantiser = Quantiser(5, max_kl=1e-4, num_draws=None)
+    levels = quantiser.quantise(rows(40, 5, 300, np.random.default_rng(4)), None)
+    tables = fit_tables([levels], vocab_size=300, masses=quantiser.masses, power=quantiser.power)
+    one = replace(
+        tables,
+        list_ids=np.array([299], np.int32),
+        list_zones=np.zeros(1, np.uint8),
+        list_starts=np.minimum(np.arange(302), 1).astype(np.int64),
+    )
+    assert Tables.from_bytes(one.to_bytes(), path=Path("x")).list_ids.tolist() == [299]
+    with pytest.raises(ArtifactError, match="contradict"):
+        Tables.from_bytes(replace(one, **change).to_bytes(), path=Path("x"))
+
+
+def test_numbers_that_no_symbol_was_fitted_for_are_escaped() -> None:
+    """Tables of rows {0, 1}, flat, code rows of far tokens, peaked, to the bound: 31 bits a number at most."""
+    quantiser = Quantiser(2, max_kl=1e-4, num_draws=None)
+    near = Positions(
+        np.array([[0, 1]] * 9, np.int32), np.full((9, 2), np.log(0.5), np.float32), np.full(9, -np.inf, "f4")
+    )
+    probs = np.array([0.001, 0.9, 0.099])
+    far = Positions(
+        np.array([[262_143, 200_000]], np.int32), np.log(probs[None, :2]).astype("f4"), np.log(probs[2:]).astype("f4")
+    )
+    coder = coder_for([quantiser.quantise(near, None)], 2, 262_144, quantiser)
+    data = coder.encode(quantiser.quantise(far, np.array([131_071], np.int32)))
+    kept, text = coder.decode(data, 1)
+    assert (kl_rows(far, kept) <= 1e-4 + 1e-5).all()
+    assert text.tolist() == [131_071]
+    assert len(data) <= 16 + 4 * 10
+
+
+def test_what_the_symbols_cannot_say_is_refused() -> None:
+    with pytest.raises(ShapeError, match="max_kl"):
+        Quantiser(1, max_kl=1e-16, num_draws=None).quantise(
+            Positions(np.zeros((1, 1), np.int32), np.full((1, 1), np.log(0.7), "f4"), np.full(1, np.log(0.3), "f4")),
+            None,
+        )
+    quantiser = Quantiser(1, max_kl=1e-4, num_draws=None)
+    with pytest.raises(ShapeError, match="vocabulary"):
+        fit_tables([], vocab_size=2**21, masses=quantiser.masses, power=quantiser.power)
