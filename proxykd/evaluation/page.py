@@ -1,138 +1,196 @@
-"""report.json -> one page that can be mailed: style inside, plots inside, nothing loaded from anywhere."""
+"""The report for a person: one HTML page that loads nothing and runs nothing, and its short form in Markdown.
+
+The page is a pure function of what it is given. It has no script; its content security policy admits its own style
+sheet by hash and nothing else, so that text which a model wrote could do nothing even if the escaping failed.
+"""
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from proxykd.evaluation.decision import METRIC, comparison
-from proxykd.evaluation.plots import write_plots
-from proxykd.evaluation.report import (
-    ARM_LABELS,
-    LOWER_IS_BETTER,
-    cut_note,
-    format_interval,
-    metric_label,
-    metrics_of,
-    seeds_note,
-    teacher_label,
-)
+from proxykd.evaluation import page_differences, page_facts, page_views
+from proxykd.evaluation.report import cut_note, seeds_note
+from proxykd.evaluation.samples import SHOWN_CHARS
+from proxykd.evaluation.shown_text import cut, visible
 
-SHOWN_APART = frozenset({"curves", "fidelity", "spend", "settings", "made_from"})
-PLOT_TITLES = {"arms": "Arms with their intervals", "fidelity": "Fidelity of the proxy", "curves": "Training"}
+Json = Mapping[str, Any]
+
+OPEN_PANELS = 4
+"""Metrics whose arms are drawn at once; the others are folded."""
+
+ANSWERING = ("proxy_kd", "champion", "sft", "proxy")
+"""Arms whose answers stand beside the teacher's, in this order; the others' are left out."""
 
 
-def write_page(report: Mapping[str, Any], folder: Path) -> Path:
-    """Write the plots (PNG) and ``report.html`` into ``folder``.
+@dataclass(frozen=True, slots=True)
+class PageData:
+    """Everything that the page shows, as JSON values.
 
-    Args:
-        report: Content of ``report.json``.
-        folder: Where the files go.
-
-    Returns:
-        The page.
+    Attributes:
+        report: Content of ``report.json``, with the comparisons that the decision was made on.
+        decision: ``outcome``, ``reasons`` and, where there are some, ``checks`` ({name, passed, text}); None = none was made.
+        registered: What the registry and the tracker know: ``model_uri``, ``aliases``, ``run_id``, ``tracking_uri`` ...
+        samples: As ``collect_samples`` gives them.
+        runs: This run and earlier ones, as ``page_facts.pareto_plot`` takes them.
     """
-    plots = {PLOT_TITLES[path.stem]: _data_uri(path) for path in write_plots(report, folder)}
+
+    report: Json
+    decision: Json | None = None
+    registered: Json | None = None
+    samples: Sequence[Json] = ()
+    runs: Sequence[Json] = ()
+
+
+def write_page(data: PageData, folder: Path) -> Path:
+    """Write ``report.html`` and ``report.md`` into ``folder``; gives the page."""
+    from proxykd.evaluation.page_summary import render_summary
+
+    folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
-    page.write_text(render_page(report, plots), encoding="utf-8")
+    page.write_text(render_page(data), encoding="utf-8")
+    (folder / "report.md").write_text(render_summary(data), encoding="utf-8")
     return page
 
 
-def render_page(report: Mapping[str, Any], plots: Mapping[str, str]) -> str:
-    """The page as HTML text.
+def render_page(data: PageData) -> str:
+    """The page as HTML text."""
+    template = _environment().get_template("report.html.jinja")
+    style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return template.render(
+        style=Markup(style),  # our own file, not text that came as data
+        style_hash=digest,
+        data=data,
+        report=data.report,
+        **_verdict(data),
+        **_numbers(data),
+        **_facts(data),
+        samples=[_sample(one) for one in data.samples],
+    )
 
-    Args:
-        report: Content of ``report.json``.
-        plots: Title -> data URI of an image.
-    """
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("proxykd.evaluation", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("proxykd.evaluation", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
     )
-    facts = report["facts"]
-    return environment.get_template("report.html.jinja").render(
-        report=report,
-        headline=_headline(report),
-        metrics=metrics_of(report),
-        metric_label=metric_label,
-        arm_label=lambda arm: ARM_LABELS.get(arm, arm),
-        format_interval=format_interval,
-        is_better=_is_better,
-        teacher_label=teacher_label,
-        notes=[note for note in (seeds_note(report), cut_note(report)) if note],
-        plots=plots,
-        fidelity=list(facts.get("fidelity", ())),
-        fidelity_keys=_scalar_keys(facts.get("fidelity", ())),
-        cell=lambda value: "" if value is None else _text(value),
-        sections={
-            "What was spent": flatten(facts.get("spend", {})),
-            **{_title(name): flatten(facts[name]) for name in facts if name not in SHOWN_APART},
-            "Made from": flatten(facts.get("made_from", {})),
-            "Settings": flatten(facts.get("settings", {})),
-        },
-    )
+    environment.globals.update(plot_height=page_facts.PLOT_HEIGHT, zip=zip)
+    return environment
 
 
-def flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """A nested JSON value as (dotted key, text) rows.
-
-    Example:
-        >>> flatten({"a": {"b": 1.23456, "c": [1, 2]}})
-        [('a.b', '1.235'), ('a.c', '1, 2')]
-    """
-    return list(_rows(value, prefix))
+def _finalize(value: Any) -> Any:
+    """What every expression of the template passes through before it is escaped."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _rows(value: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _rows(inner, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        if any(isinstance(item, Mapping) for item in value):
-            for position, item in enumerate(value):
-                yield from _rows(item, f"{prefix}.{position}")
-        else:
-            yield prefix, ", ".join(_text(item) for item in value)
-    else:
-        yield prefix, _text(value)
+def _verdict(data: PageData) -> dict[str, Any]:
+    outcome, meaning, reason = page_views.verdict(data.report, data.decision)
+    reasons = [str(one) for one in (data.decision or {}).get("reasons", ())]
+    return {
+        "outcome": outcome,
+        "meaning": meaning,
+        "reason": reason,
+        "more_reasons": reasons[1:],
+        "checks": page_views.checks(data.decision),
+        "key_facts": _key_facts(data),
+    }
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+def _key_facts(data: PageData) -> list[tuple[str, str]]:
+    report, registered = data.report, data.registered or {}
+    spend = report.get("facts", {}).get("spend", {})
+    found = [
+        ("held-out prompts", page_views.number(report["num_prompts"])),
+        ("model", str(registered.get("model_uri", ""))),
+        ("aliases", ", ".join(map(str, registered.get("aliases", ())))),
+        ("teacher answers", page_views.number(spend.get("num_completions")) if spend else ""),
+        ("teacher cost", f"{spend['cost_usd']:,.2f} USD" if page_views.is_known(spend.get("cost_usd")) else ""),
+    ]
+    return [(name, value) for name, value in found if value]
 
 
-def _headline(report: Mapping[str, Any]) -> str:
-    found = comparison(report, METRIC, "proxy_kd", "sft")
-    if found is None or found["value"] is None:
-        return "No comparison of Proxy-KD with SFT was made."
-    numbers = format_interval(found)
-    if found["low"] is None:
-        return f"Proxy-KD minus SFT in held-out NLL: {numbers} nats a token; too few prompts for an interval."
-    verdict = (
-        "is better than" if found["high"] < 0 else "is worse than" if found["low"] > 0 else "cannot be told apart from"
-    )
-    return f"Proxy-KD {verdict} SFT on the same teacher texts: held-out NLL differs by {numbers} nats a token."
+def _numbers(data: PageData) -> dict[str, Any]:
+    report = data.report
+    groups = page_views.arm_groups(report)
+    tasks = page_views.task_plots(report)
+    pair = page_views.primary_pair(report)
+    return {
+        "arm_groups": groups[:OPEN_PANELS],
+        "more_arm_groups": groups[OPEN_PANELS:],
+        "task_plots": tasks,
+        "pair": None if pair is None else tuple(map(page_views.arm_label, pair)),
+        "differences": [] if pair is None else page_differences.difference_groups(report, pair),
+        "slices": [] if pair is None else page_differences.slice_groups(report, pair),
+        "other_differences": [
+            (
+                " minus ".join(map(page_views.arm_label, other)),
+                [*page_differences.difference_groups(report, other), *page_differences.slice_groups(report, other)],
+            )
+            for other in page_differences.other_pairs(report)
+        ],
+        "has_bands": any(one.get("mde") is not None for one in report.get("comparisons", ())),
+        "is_adjusted": any(one.get("p_adjusted") is not None for one in report.get("comparisons", ())),
+        "notes": [note for note in (seeds_note(report), cut_note(report)) if note],
+    }
 
 
-def _is_better(found: Mapping[str, Any]) -> str:
-    """What the interval of a difference says of its first arm: better, worse or nothing."""
-    if found["low"] is None or found["low"] <= 0 <= found["high"]:
-        return ""
-    is_below = found["high"] < 0
-    return "better" if is_below == (found["metric"] in LOWER_IS_BETTER) else "worse"
+def _facts(data: PageData) -> dict[str, Any]:
+    facts = data.report.get("facts", {})
+    metric = page_views.metric_of(data.report, page_views.primary_metric(data.report))
+    fidelity = facts.get("fidelity", ())
+    curves = facts.get("curves", {})
+    return {
+        "pareto": page_facts.pareto_plot(data.runs, metric),
+        "curve_plots": page_facts.curve_plots(curves),
+        "fidelity_plots": page_facts.fidelity_plots(fidelity),
+        "fidelity_table": page_facts.fidelity_table(fidelity) if fidelity else None,
+        "targets": page_facts.flatten(facts.get("targets", {})),
+        "validation": facts.get("validation", {}),
+        "broken": page_facts.broken_rules(facts.get("validation", {})),
+        "shares": page_facts.shares,
+        "spend": page_facts.flatten(facts.get("spend", {})),
+        "lineage": page_facts.flatten(facts.get("made_from", {})),
+        "registered": page_facts.flatten(data.registered or {}),
+        "sections": page_facts.sections(data.report),
+    }
 
 
-def _scalar_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys of plain values in the order in which the rows bring them up."""
-    return list(dict.fromkeys(key for row in rows for key, value in row.items() if not isinstance(value, (dict, list))))
+def _sample(one: Json) -> dict[str, Any]:
+    """A sample as the template shows it: texts cut, the teacher's first, then the arms in a fixed order."""
+    answers = {answer["arm"]: answer for answer in one.get("answers", ())}
+    shown = [answers[arm] for arm in ANSWERING if arm in answers]
+    return {
+        **one,
+        "question": cut(str(one.get("question", "")), SHOWN_CHARS),
+        "teacher": cut(str(one.get("teacher", "")), SHOWN_CHARS),
+        "change": _change(one),
+        "answers": [
+            {
+                "label": "student" if answer["arm"] == "proxy_kd" else page_views.arm_label(answer["arm"]),
+                "text": None if answer.get("text") is None else cut(str(answer["text"]), SHOWN_CHARS),
+                "mark": {True: "right", False: "wrong"}.get(answer.get("is_correct"), ""),
+                "nll": page_views.number(answer.get("nll")),
+            }
+            for answer in shown
+        ],
+    }
 
 
-def _title(name: str) -> str:
-    return name.replace("_", " ").capitalize()
-
-
-def _data_uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+def _change(one: Json) -> str:
+    change, against = one.get("change", {}), page_views.arm_label(str(one.get("against", "")))
+    parts = [f"{against} was right, the student is wrong"] if change.get("is_lost") and against else []
+    if page_views.is_known(change.get("nll")):
+        parts.append(f"NLL {page_views.number(change['nll'], is_signed=True)} nats a token against {against}")
+    return "; ".join(parts)

@@ -1,130 +1,179 @@
-"""The report's plots: arms with their intervals, the proxy's fidelity by stage, training curves.
+"""Where the marks of a plot stand: axes, ticks and lines as numbers, which the template draws as SVG.
 
-matplotlib is part of the extra ``pipeline`` and is imported when a plot is drawn; nothing is ever shown on a screen.
+Across, everything is a percentage of the plot's width and text is HTML or has a fixed size, so one drawing fits a phone
+and a wide screen without a script and without distortion. Down, a plot has a fixed height in pixels.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
-from proxykd.evaluation.report import ARM_LABELS, LOWER_IS_BETTER, metric_label, metrics_of, teacher_label
-from proxykd.exceptions import ModelError
+INSET = 3.0
+"""Percent of the width that stays free at either end, so that no mark is cut."""
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-COLOURS = {"none": "#8d99ae", "sft": "#457b9d", "proxy_kd": "#d1495b", "proxy": "#edae49", "champion": "#2a9d8f"}
-OTHER_COLOUR = "#6c757d"
-FIDELITY_LABELS = {
-    "development_nll": "development NLL, nats/token",
-    "heldout_nll": "held-out NLL, nats/token",
-    "top1_agreement": "top-1 agreement",
-}
+_WIDE = 20.0
+"""An axis that spans more than this ratio of positive values is logarithmic where its caller allows it."""
 
 
-def write_plots(report: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draw what the report has numbers for.
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One direction of a plot.
+
+    Attributes:
+        low: Value at the near end.
+        high: Value at the far end, > low.
+        is_log: Whether equal ratios are equally far apart; ``low`` is > 0 then.
+        ticks: (value, text) of the grid lines.
+    """
+
+    low: float
+    high: float
+    is_log: bool
+    ticks: tuple[tuple[float, str], ...]
+
+    def share(self, value: float) -> float:
+        """How far along the axis a value is, 0 to 1; values beyond an end stand at that end."""
+        low, high, found = self.low, self.high, value
+        if self.is_log:
+            low, high, found = math.log(low), math.log(high), math.log(max(value, self.low))
+        return min(1.0, max(0.0, (found - low) / (high - low)))
+
+    def across(self, value: float) -> float:
+        """The same in percent of the width, inset at both ends."""
+        return round(INSET + (100 - 2 * INSET) * self.share(value), 2)
+
+    def down(self, value: float, height: float) -> float:
+        """The same in pixels from the top, small values at the bottom.
+
+        Args:
+            value: What is drawn.
+            height: Of the plot, pixels.
+        """
+        return round(height * (1 - self.share(value)), 1)
+
+
+def axis(values: Iterable[float], *, count: int = 4, may_be_log: bool = False) -> Axis:
+    """An axis that shows every value.
 
     Args:
-        report: Content of ``report.json``.
-        folder: Where the PNG files go.
+        values: What is drawn; not finite ones do not count.
+        count: About how many ticks.
+        may_be_log: Whether it becomes logarithmic where the values are positive and span a factor above 20.
+
+    Example:
+        >>> axis([0.13, 0.87]).ticks
+        ((0.2, '0.2'), (0.4, '0.4'), (0.6, '0.6'), (0.8, '0.8'))
+        >>> axis([1, 3000], may_be_log=True).ticks
+        ((1, '1'), (10, '10'), (100, '100'), (1000, '1,000'))
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=1.0)
+    if may_be_log and low > 0 and high > _WIDE * low:
+        return Axis(low, high, True, _log_ticks(low, high))
+    if low == high:
+        room = abs(low) / 10 or 1.0
+        low, high = low - room, high + room
+    return Axis(low, high, False, _ticks(low, high, count))
+
+
+def _ticks(low: float, high: float, count: int) -> tuple[tuple[float, str], ...]:
+    """Multiples of 1, 2 or 5 times a power of ten that lie between the ends."""
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.99)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    values = [round(idx * step, digits + 2) for idx in range(first, last + 1)]
+    return tuple((value, tick_text(value, digits)) for value in values)
+
+
+def _log_ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
+    powers = range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)
+    every = max(1, -(-len(powers) // 5))
+    return tuple((10**power, tick_text(10**power, max(0, -power))) for power in powers[::every])
+
+
+def tick_text(value: float, digits: int) -> str:
+    """A tick's value as short as it can be.
+
+    Example:
+        >>> [tick_text(*given) for given in ((0.25, 2), (20000, 0), (3e6, 0), (-0.0, 1))]
+        ['0.25', '20,000', '3M', '0']
+    """
+    if value == 0:
+        return "0"
+    for size, name in ((1e9, "G"), (1e6, "M")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{name}"
+    return f"{value:,.{digits}f}"
+
+
+def line(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
+    """Points of a polyline in a square of 100 by 100, its origin at the top left.
+
+    Example:
+        >>> line([(0, 1), (2, 3)], axis([0, 2]), axis([1, 3]))
+        '3,100 97,0'
+    """
+    return " ".join(f"{x.across(left):g},{y.down(up, 100):g}" for left, up in points)
+
+
+def smoothed(values: Sequence[float], width: int) -> list[float]:
+    """The mean of each value and its neighbours, at most ``width`` values in all; narrower towards both ends.
+
+    Example:
+        >>> smoothed([1, 2, 6, 3], 3)
+        [1.0, 3.0, 3.6666666666666665, 3.0]
+    """
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    half, last = max(0, width // 2), len(values) - 1
+    found = []
+    for position in range(len(values)):
+        reach = min(half, position, last - position)
+        found.append((sums[position + reach + 1] - sums[position - reach]) / (2 * reach + 1))
+    return found
+
+
+def pareto_front(points: Sequence[tuple[float, float]], *, is_lower_better: bool) -> list[int]:
+    """Indices of the points that no other beats: none is as cheap and better, or as good and cheaper.
+
+    Args:
+        points: (cost, quality).
+        is_lower_better: Of quality; less cost is always better.
 
     Returns:
-        The files: ``arms.png``, then ``fidelity.png`` and ``curves.png`` where the facts have them.
+        Indices in the order of cost.
 
-    Raises:
-        ModelError: if matplotlib is not installed.
+    Example:
+        >>> pareto_front([(1, 5.0), (2, 4.0), (3, 4.5), (2, 4.2)], is_lower_better=True)
+        [0, 1]
     """
-    facts = report["facts"]
-    drawn = {"arms.png": _draw_arms(report)}
-    if facts.get("fidelity"):
-        drawn["fidelity.png"] = _draw_fidelity(facts["fidelity"])
-    if facts.get("curves"):
-        drawn["curves.png"] = _draw_curves(facts["curves"])
-    for name, figure in drawn.items():
-        # No software version and no date inside: the same numbers give the same file.
-        figure.savefig(folder / name, dpi=110, metadata={"Software": None})
-    return [folder / name for name in drawn]
+    sign = 1 if is_lower_better else -1
+    best, front = math.inf, []
+    for idx in sorted(range(len(points)), key=lambda idx: (points[idx][0], sign * points[idx][1])):
+        if sign * points[idx][1] < best:
+            best = sign * points[idx][1]
+            front.append(idx)
+    return front
 
 
-def _draw_arms(report: Mapping[str, Any]) -> "Figure":
-    metrics, arms = metrics_of(report), list(report["arms"])
-    figure, panels = _panels(len(metrics), height=0.55 * len(arms) + 1.3)
-    for panel, metric in zip(panels, metrics, strict=True):
-        _draw_metric(panel, report, metric, arms)
-    return figure
+def staircase(points: Sequence[tuple[float, float]]) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """The lines between points of a front: along at the same quality, then to the next one's.
+
+    Example:
+        >>> staircase([(1, 5), (2, 4)])
+        [((1, 5), (2, 5)), ((2, 5), (2, 4))]
+    """
+    steps = []
+    for (left, up), (right, down) in pairwise(points):
+        steps += [((left, up), (right, up)), ((right, up), (right, down))]
+    return steps
 
 
-def _draw_metric(panel: "Axes", report: Mapping[str, Any], metric: str, arms: Sequence[str]) -> None:
-    for row, arm in enumerate(arms):
-        if (measure := report["arms"][arm].get(metric)) is None or measure["value"] is None:
-            continue
-        value, colour = measure["value"], COLOURS.get(arm, OTHER_COLOUR)
-        if measure["low"] is not None and measure["high"] is not None:
-            panel.plot([measure["low"], measure["high"]], [row, row], color=colour, linewidth=2.5)
-        seeds = [seed for seed in measure["per_seed"].values() if seed is not None]
-        panel.plot(seeds, [row + 0.22] * len(seeds), "|", color=colour, markersize=6)
-        panel.plot([value], [row], "o", color=colour, markersize=7)
-        panel.annotate(f"{value:.3f}", (value, row), (0, 8), textcoords="offset points", ha="center", fontsize=8)
-    entropy = report["teacher"].get("entropy")
-    if metric == "heldout_nll" and entropy and entropy["value"] is not None:
-        panel.axvline(entropy["value"], color="#444444", linestyle=":", linewidth=1)
-        panel.set_xlabel(f"dotted: own entropy of the {teacher_label(report)}", fontsize=8)
-    panel.set_yticks(range(len(arms)), [ARM_LABELS.get(arm, arm) for arm in arms])
-    panel.set_ylim(len(arms) - 0.4, -0.7)
-    if metric in LOWER_IS_BETTER and _is_wide(report, metric):
-        panel.set_xscale("log")
-    panel.margins(x=0.15)
-    panel.set_title(metric_label(metric), fontsize=10, loc="left")
-
-
-def _is_wide(report: Mapping[str, Any], metric: str) -> bool:
-    """Whether an untrained arm would squeeze the others together on a linear axis."""
-    measures = [measures[metric] for measures in report["arms"].values() if metric in measures]
-    values = [measure["value"] for measure in measures if measure["value"] is not None]
-    return min(values, default=0.0) > 0 and max(values) > 5 * min(values)
-
-
-def _draw_fidelity(stages: Sequence[Mapping[str, Any]]) -> "Figure":
-    measured = [key for key in FIDELITY_LABELS if any(one.get(key) is not None for one in stages)]
-    figure, panels = _panels(len(measured), height=2.8)
-    labels = [str(one.get("stage", position)) for position, one in enumerate(stages)]
-    for panel, key in zip(panels, measured, strict=True):
-        values = [float("nan") if one.get(key) is None else float(one[key]) for one in stages]
-        panel.plot(range(len(stages)), values, "o-", color=COLOURS["proxy"])
-        panel.set_xticks(range(len(stages)), labels, rotation=20, ha="right", fontsize=8)
-        panel.set_title(f"proxy: {FIDELITY_LABELS[key]}", fontsize=10, loc="left")
-    return figure
-
-
-def _draw_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure":
-    keys = sorted({key for points in curves.values() for point in points for key in point} - {"step", "lr"})
-    figure, panels = _panels(len(keys), height=2.8)
-    for panel, key in zip(panels, keys, strict=True):
-        for name, points in curves.items():
-            drawn = [(point["step"], point[key]) for point in points if point.get(key) is not None]
-            if drawn:
-                colour = COLOURS.get(name.split("/")[0], OTHER_COLOUR)
-                panel.plot(*zip(*drawn, strict=True), color=colour, linewidth=1.2, alpha=0.8, label=name)
-        panel.set_title(key.replace("_", " "), fontsize=10, loc="left")
-        panel.set_xlabel("step", fontsize=8)
-        panel.legend(fontsize=7, frameon=False)
-    return figure
-
-
-def _panels(count: int, *, height: float) -> "tuple[Figure, list[Axes]]":
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ModelError("plots need matplotlib: pip install 'proxykd[pipeline]'") from error
-    columns = max(1, min(count, 2))
-    rows = max(1, -(-count // columns))
-    figure = Figure(figsize=(4.6 * columns, height * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = [figure.add_subplot(rows, columns, position + 1) for position in range(count)]
-    for panel in panels:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.tick_params(labelsize=8)
-    return figure, panels
+def curve_keys(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+    """What the curves measure, without the step and the learning rate, the loss first."""
+    keys = {key for points in curves.values() for point in points for key in point} - {"step", "lr", "learning_rate"}
+    return sorted(keys, key=lambda key: (key != "loss", key))
