@@ -7,7 +7,7 @@ sheet by hash and nothing else, so that text which a model wrote could do nothin
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from proxykd.evaluation import page_differences, page_facts, page_views
+from proxykd.evaluation.metrics import described
 from proxykd.evaluation.report import cut_note, seeds_note
 from proxykd.evaluation.samples import SHOWN_CHARS
 from proxykd.evaluation.shown_text import cut, visible
@@ -35,14 +36,17 @@ class PageData:
 
     Attributes:
         report: Content of ``report.json``, with the comparisons that the decision was made on.
-        decision: ``outcome``, ``reasons`` and, where there are some, ``checks`` ({name, passed, text}); None = none was made.
-        registered: What the registry and the tracker know: ``model_uri``, ``aliases``, ``run_id``, ``tracking_uri`` ...
+        decision: ``outcome``, ``reasons`` and, where there are some, ``checks`` ({name, passed, text}); None = nothing
+            was decided.
+        gate: Section ``gate`` of the specification that was decided by; None = there is none.
+        registered: What the registry and the tracker know: ``model_uri``, ``aliases``, ``run_id``, ``tracking_uri``.
         samples: As ``collect_samples`` gives them.
         runs: This run and earlier ones, as ``page_facts.pareto_plot`` takes them.
     """
 
     report: Json
     decision: Json | None = None
+    gate: Json | None = None
     registered: Json | None = None
     samples: Sequence[Json] = ()
     runs: Sequence[Json] = ()
@@ -61,13 +65,13 @@ def write_page(data: PageData, folder: Path) -> Path:
 
 def render_page(data: PageData) -> str:
     """The page as HTML text."""
+    data = replace(data, report={**data.report, "gate": data.gate or {}})
     template = _environment().get_template("report.html.jinja")
     style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return template.render(
         style=Markup(style),  # our own file, not text that came as data
         style_hash=digest,
-        data=data,
         report=data.report,
         **_verdict(data),
         **_numbers(data),
@@ -141,6 +145,7 @@ def _numbers(data: PageData) -> dict[str, Any]:
             for other in page_differences.other_pairs(report)
         ],
         "has_bands": any(one.get("mde") is not None for one in report.get("comparisons", ())),
+        "has_bounds": bool(report.get("gate")),
         "is_adjusted": any(one.get("p_adjusted") is not None for one in report.get("comparisons", ())),
         "notes": [note for note in (seeds_note(report), cut_note(report)) if note],
     }
@@ -148,7 +153,7 @@ def _numbers(data: PageData) -> dict[str, Any]:
 
 def _facts(data: PageData) -> dict[str, Any]:
     facts = data.report.get("facts", {})
-    metric = page_views.metric_of(data.report, page_views.primary_metric(data.report))
+    metric = described(data.report, page_views.primary_metric(data.report))
     fidelity = facts.get("fidelity", ())
     curves = facts.get("curves", {})
     return {

@@ -1,16 +1,17 @@
 """The paired differences of a report -> rows of forest plots, over all prompts and by slice."""
 
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
+from proxykd.evaluation.metrics import Metric, described
 from proxykd.evaluation.page_views import (
     Group,
     Json,
     Mark,
-    Metric,
+    bounds,
     interval_text,
     is_known,
-    metric_of,
     number,
     numbers,
     pair_of,
@@ -29,7 +30,7 @@ def difference_groups(report: Json, pair: tuple[str, str]) -> list[Group]:
     made = [one for one in report.get("comparisons", ()) if not one.get("slice") and pair_of(one) == pair]
     families: dict[str, list[Json]] = {}
     for one in made:
-        families.setdefault(_family(metric_of(report, one["metric"])), []).append(one)
+        families.setdefault(_family(one["metric"], described(report, one["metric"])), []).append(one)
     named = [(_family_title(report, family), rows) for family, rows in families.items()]
     return [_difference_group(report, title, rows, _metric_row) for title, rows in named]
 
@@ -43,7 +44,7 @@ def slice_groups(report: Json, pair: tuple[str, str]) -> list[Group]:
     first = primary_metric(report)
     ordered = sorted(by_metric.items(), key=lambda item: item[0] != first)
     return [
-        _difference_group(report, f"{metric_of(report, name).label} by slice", rows, _slice_row)
+        _difference_group(report, f"{described(report, name).label} by slice", rows, _slice_row)
         for name, rows in ordered
     ]
 
@@ -55,15 +56,29 @@ def other_pairs(report: Json) -> list[tuple[str, str]]:
 
 
 def _difference_group(report: Json, title: str, found: Sequence[Json], row_label: Callable[[Json, Json], str]) -> Group:
-    scale = axis([0.0, *(value for one in found for value in numbers(one)), *_bands(found)])
-    rows = [_difference_mark(one, metric_of(report, one["metric"]), scale, row_label(report, one)) for one in found]
-    directions = {metric_of(report, one["metric"]).direction for one in found}
+    metrics = [described(report, one["metric"]) for one in found]
+    asked = [_bound(report, one, metric) for one, metric in zip(found, metrics, strict=True)]
+    drawn = [value for one in found for value in numbers(one)]
+    scale = axis([0.0, *drawn, *_bands(found), *(value for value in asked if value is not None)])
+    rows = [
+        _difference_mark(one, metric, scale, row_label(report, one), bound)
+        for one, metric, bound in zip(found, metrics, asked, strict=True)
+    ]
+    directions = {metric.direction for metric in metrics}
     sides = {"lower": "left of zero is better", "higher": "right of zero is better"}
     caption = sides.get(directions.pop(), "") if len(directions) == 1 else ""
     return Group(title, caption, scale, tuple(rows[:MAX_ROWS]), scale.across(0.0), max(0, len(rows) - MAX_ROWS))
 
 
-def _difference_mark(one: Json, metric: Metric, scale: Axis, label: str) -> Mark:
+def _bound(report: Json, one: Json, metric: Metric) -> float | None:
+    """The difference that the policy asks for, or the loss that it allows; None where it says nothing."""
+    for name, part, value in bounds(report):
+        if fnmatchcase(one["metric"], name) and fnmatchcase(one.get("slice") or "", part):
+            return -value if metric.direction == "lower" else value
+    return None
+
+
+def _difference_mark(one: Json, metric: Metric, scale: Axis, label: str, bound: float | None) -> Mark:
     if refusal := one.get("refusal"):
         return Mark(label, 0, f"not compared: {refusal}", None, None, None)
     mde, adjusted = one.get("mde"), one.get("p_adjusted")
@@ -74,10 +89,11 @@ def _difference_mark(one: Json, metric: Metric, scale: Axis, label: str) -> Mark
         *(scale.across(one[part]) if is_known(one.get(part)) else None for part in ("value", "low", "high")),
         note=_better(one, metric),
         cells=(
-            f"±{number(mde)}" if is_known(mde) else "–",
+            f"±{number(mde)}" if is_known(mde) else "-",
             _p_text(adjusted if is_known(adjusted) else one.get("p_value")),
             number(one.get("num_prompts")),
         ),
+        bound=None if bound is None else scale.across(bound),
         band=(scale.across(-abs(mde)), scale.across(abs(mde))) if mde is not None and is_known(mde) else None,
     )
 
@@ -87,10 +103,10 @@ def _p_text(value: Any) -> str:
 
     Example:
         >>> [_p_text(value) for value in (0.00004, 0.0312, None)]
-        ['<0.0001', '0.0312', '–']
+        ['<0.0001', '0.0312', '-']
     """
     if not is_known(value):
-        return "–"
+        return "-"
     return "<0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
@@ -105,7 +121,7 @@ def _better(one: Json, metric: Metric) -> str:
 
 
 def _metric_row(report: Json, one: Json) -> str:
-    return metric_of(report, one["metric"]).label
+    return described(report, one["metric"]).label
 
 
 def _slice_row(report: Json, one: Json) -> str:
@@ -115,13 +131,15 @@ def _slice_row(report: Json, one: Json) -> str:
 def _bands(found: Sequence[Json]) -> list[float]:
     """The ends of the detectable effects, as far as they do not squeeze the differences together."""
     reach = max((abs(value) for one in found for value in numbers(one)), default=0.0)
-    return [sign * one["mde"] for one in found if is_known(one.get("mde")) for sign in (-1, 1) if one["mde"] <= 2 * reach]
+    return [
+        sign * one["mde"] for one in found if is_known(one.get("mde")) for sign in (-1, 1) if one["mde"] <= 2 * reach
+    ]
 
 
-def _family(metric: Metric) -> str:
+def _family(name: str, metric: Metric) -> str:
     """Metrics of one family share an axis: those of the same unit, or of the same kind of task."""
-    return metric.unit or (metric.name.partition("/")[0] if "/" in metric.name else metric.name)
+    return metric.unit or name.partition("/")[0]
 
 
 def _family_title(report: Json, family: str) -> str:
-    return metric_of(report, family).label if family in metrics_of(report) else family.replace("_", " ")
+    return described(report, family).label if family in metrics_of(report) else family.replace("_", " ")

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from proxykd.evaluation.page_views import Json, Metric, arm_label, colours, interval_text, is_known, number
+from proxykd.evaluation.metrics import Metric
+from proxykd.evaluation.page_views import Json, arm_label, colours, interval_text, is_known, number
 from proxykd.evaluation.plots import Axis, axis, curve_keys, line, pareto_front, smoothed, staircase
 
 PLOT_HEIGHT = 150
@@ -125,7 +126,7 @@ def fidelity_plots(stages: Sequence[Json]) -> list[Plot]:
         found = [(float(idx), float(one[key])) for idx, one in enumerate(stages) if is_known(one.get(key))]
         if len(found) < 2:
             continue
-        x, y = axis([0, len(stages) - 1]), axis([up for _, up in found], count=3, may_be_log=True)
+        x, y = axis([0, len(stages) - 1]), axis([up for _, up in found], count=3, may_be_log=key.endswith("nll"))
         ticks = tuple((x.across(idx), str(idx)) for idx in range(len(stages)))
         curve = Curve(title, colours(())["proxy"], line(found, x, y), "", number(found[-1][1]), False)
         dots = tuple((x.across(idx), y.down(up, PLOT_HEIGHT)) for idx, up in found)
@@ -135,7 +136,9 @@ def fidelity_plots(stages: Sequence[Json]) -> list[Plot]:
 
 def fidelity_table(stages: Sequence[Json]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the stages' plain values; the first column is the stage's number, as the plots have it."""
-    keys = list(dict.fromkeys(key for one in stages for key, value in one.items() if not isinstance(value, dict | list)))
+    keys = list(
+        dict.fromkeys(key for one in stages for key, value in one.items() if not isinstance(value, dict | list))
+    )
     rows = [[str(idx), *(_cell(one.get(key)) for key in keys)] for idx, one in enumerate(stages)]
     return ["", *(key.replace("_", " ") for key in keys)], rows
 
@@ -210,7 +213,7 @@ def pareto_plot(runs: Sequence[Json], metric: Metric) -> ParetoPlot | None:
     steps = staircase([places[idx] for idx in front])
     return ParetoPlot(
         "what the teacher cost, USD" if key == "cost_usd" else "tokens from and to the teacher",
-        metric.label,
+        metric.title,
         _x_ticks(x),
         _y_ticks(y),
         tuple(_run_point(one, key, x, y, is_on_front=idx in front) for idx, one in enumerate(found)),
@@ -258,10 +261,15 @@ def sections(report: Json) -> list[tuple[str, list[tuple[str, str]]]]:
     """(title, rows) of everything that has no section of its own, and of the settings, which come last."""
     facts = report.get("facts", {})
     known = {"name", "num_prompts", "confidence", "resamples", "heldout", "arms", "comparisons", "teacher", "facts"}
-    others = {name: report[name] for name in report if name not in known | {"metrics", "slices"}}
+    others = {name: report[name] for name in report if name not in known | {"metrics", "slices", "resources", "gate"}}
     found = {**others, **{name: facts[name] for name in facts if name not in _SHOWN_APART}}
-    titled = [(_title(name), flatten(value)) for name, value in found.items()]
-    return [*titled, ("Held-out texts", flatten(report.get("heldout", {}))), ("Settings", flatten(facts.get("settings", {})))]
+    titled = [("Cost, speed and size", flatten(report.get("resources", {})))]
+    titled += [(_title(name), flatten(value)) for name, value in found.items()]
+    return [
+        *titled,
+        ("Held-out texts", flatten(report.get("heldout", {}))),
+        ("Settings", flatten(facts.get("settings", {}))),
+    ]
 
 
 def flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -1,12 +1,14 @@
-"""The report in Markdown, short enough for a comment on a pull request: verdict, checks, differences, arms, worst answers.
+"""The report in Markdown, short enough for a comment on a pull request: verdict, checks, differences, worst answers.
 
-Text that a model wrote stands in fences that it cannot leave; labels and sentences lose their markup, links and mentions.
+Text that a model wrote stands in fences that it cannot leave; labels and sentences lose markup, links and mentions.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from proxykd.evaluation import page_differences, page_views
+from proxykd.evaluation.metrics import described
 from proxykd.evaluation.report import ARM_LABELS, cut_note, metrics_of
 from proxykd.evaluation.shown_text import fenced, inline
 
@@ -22,6 +24,7 @@ _SIGNS = {"passed": "✅ passed", "failed": "❌ failed", "not known": "❔ not 
 
 def render_summary(data: "PageData") -> str:
     """The summary as Markdown, at most ``MAX_CHARS`` characters: what does not fit is left out and said to be."""
+    data = replace(data, report={**data.report, "gate": data.gate or {}})
     found, length = [], 0
     for part in _parts(data):
         text = "\n".join(part) + "\n"
@@ -61,23 +64,21 @@ def _differences(data: "PageData", pair: tuple[str, str]) -> Iterator[list[str]]
         for row in group.rows
     ]
     title = " minus ".join(inline(page_views.arm_label(arm)) for arm in pair)
-    lines = [
-        f"| {inline(_row_label(group.title, row.label))} | {inline(row.text)} | {' | '.join(row.cells or ('', '', ''))} | {row.note} |"
-        for group, row in rows[:SHOWN_DIFFERENCES]
-    ]
+    lines = [_line(group.title, row) for group, row in rows[:SHOWN_DIFFERENCES]]
     more = [f"{len(rows) - SHOWN_DIFFERENCES} more in report.html."] if len(rows) > SHOWN_DIFFERENCES else []
     yield [f"### {title}", "", "| | difference | MDE | p | n | |", "|---|---:|---:|---:|---:|---|", *lines, "", *more]
 
 
-def _row_label(title: str, label: str) -> str:
-    return f"{title}: {label}" if title.endswith(" by slice") else label
+def _line(title: str, row: page_views.Mark) -> str:
+    label = f"{title}: {row.label}" if title.endswith(" by slice") else row.label
+    return f"| {inline(label)} | {inline(row.text)} | {' | '.join(row.cells or ('', '', ''))} | {row.note} |"
 
 
 def _arms(data: "PageData") -> list[str]:
     report = data.report
     metrics = metrics_of(report)
     shown = sorted(metrics, key=lambda name: name != page_views.primary_metric(report))[:SHOWN_METRICS]
-    labels = " | ".join(inline(page_views.metric_of(report, name).label) for name in shown)
+    labels = " | ".join(inline(described(report, name).title) for name in shown)
     rows = [
         f"| {inline(ARM_LABELS.get(arm, arm))} | "
         + " | ".join(page_views.interval_text(found[name]) if name in found else "" for name in shown)

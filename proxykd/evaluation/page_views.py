@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from proxykd.evaluation.metrics import described
 from proxykd.evaluation.plots import Axis, axis
-from proxykd.evaluation.report import ARM_LABELS, LOWER_IS_BETTER, metric_label, metrics_of
+from proxykd.evaluation.report import ARM_LABELS, metrics_of
 
 Json = Mapping[str, Any]
 
@@ -21,26 +22,10 @@ _COLOURS = {"proxy_kd": 0, "registered": 0, "sft": 1, "first_sft": 1, "proxy": 2
 _NUM_COLOURS = 8
 _OUTCOMES = {
     "promote": "Promoted: this student is the champion.",
-    "keep": "Kept: the champion stays, this student does not take its place.",
-    "undecided": "Undecided: nothing changes, because the decision could not be made.",
+    "keep": "Not promoted: this student does not clear the bar.",
+    "undecided": "Undecided, so not promoted: what was measured does not settle it.",
 }
 _PASSED = {True: "passed", False: "failed", None: "not known"}
-
-
-class Metric(NamedTuple):
-    """What a reader has to know of a metric.
-
-    Attributes:
-        name: Key in the report.
-        label: What it is called.
-        unit: Of its values; "" = a share or a count.
-        direction: "lower" or "higher" is better; "none" = neither.
-    """
-
-    name: str
-    label: str
-    unit: str
-    direction: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +42,7 @@ class Mark:
         note: "better", "worse" or "" (or why there is no value).
         cells: Further columns as text.
         band: Places of plus and minus the least detectable effect; None = it is not known.
-        arm: Whose value it is; "" for a difference.
+        bound: Place of the difference that the policy asks for or allows; None = it says nothing of this row.
         dots: Places of the single seeds.
     """
 
@@ -70,7 +55,7 @@ class Mark:
     note: str = ""
     cells: tuple[str, ...] = ()
     band: tuple[float, float] | None = None
-    arm: str = ""
+    bound: float | None = None
     dots: tuple[float, ...] = ()
 
 
@@ -102,18 +87,6 @@ class Group:
         return [(self.axis.across(value), text) for value, text in self.axis.ticks]
 
 
-def metric_of(report: Json, name: str) -> Metric:
-    """What the report says of a metric; of one that it does not describe, what its name tells."""
-    found = report.get("metrics", {}).get(name, {})
-    guessed = "lower" if name in LOWER_IS_BETTER else "higher"
-    return Metric(
-        name,
-        str(found.get("label") or metric_label(name)),
-        str(found.get("unit") or ""),
-        str(found.get("direction") or guessed),
-    )
-
-
 def arm_label(arm: str) -> str:
     """What a reader calls an arm."""
     return _LABELS.get(arm, arm)
@@ -127,16 +100,16 @@ def colours(arms: Iterable[str]) -> dict[str, int]:
 
 
 def number(value: Any, *, is_signed: bool = False) -> str:
-    """A value with as many digits as it is worth; "–" for one that does not exist.
+    """A value with as many digits as it is worth; "-" for one that does not exist.
 
     Example:
         >>> [number(value) for value in (0.12345, 1234.5, 12.345, 0.00012, None, 3)]
-        ['0.123', '1,234', '12.35', '0.00012', '–', '3']
+        ['0.123', '1,234', '12.35', '0.00012', '-', '3']
         >>> number(0.5, is_signed=True)
         '+0.500'
     """
     if not is_known(value):
-        return "–"
+        return "-"
     sign = "+" if is_signed else ""
     if isinstance(value, int):
         return f"{value:{sign},}"
@@ -175,7 +148,7 @@ def verdict(report: Json, decision: Json | None) -> tuple[str, str, str]:
     found = None if pair is None else _find(report, *pair)
     if pair is None or found is None:
         return "not decided", "No decision was made on this report.", "Nothing was compared."
-    label = metric_of(report, found["metric"]).label
+    label = described(report, found["metric"]).title
     reason = f"{arm_label(pair[0])} minus {arm_label(pair[1])}, {label}: {interval_text(found, is_signed=True)}."
     return "not decided", "No decision was made on this report.", reason
 
@@ -197,12 +170,26 @@ def primary_pair(report: Json) -> tuple[str, str] | None:
 
 
 def primary_metric(report: Json) -> str:
-    """The metric that the policy decides on; without a policy the first metric that the primary pair was compared on."""
-    primary = report.get("facts", {}).get("settings", {}).get("gate", {}).get("primary", {})
-    if name := primary.get("metric"):
+    """The metric that the policy decides on; without a policy held-out NLL, or the report's first metric."""
+    if name := report.get("gate", {}).get("primary", {}).get("metric"):
         return str(name)
     metrics = metrics_of(report)
     return "heldout_nll" if "heldout_nll" in metrics or not metrics else metrics[0]
+
+
+def bounds(report: Json) -> list[tuple[str, str, float]]:
+    """(metric or pattern, slice or pattern, signed difference) that the policy asks for: a gain, or a loss it allows.
+
+    The sign is that of a difference in a metric of which more is better.
+    """
+    gate = report.get("gate", {})
+    primary = [(str(one["metric"]), "", float(one["margin"])) for one in (gate.get("primary"),) if one]
+    guards = [(str(one["metric"]), "", -float(one["margin"])) for one in gate.get("guards", ())]
+    slices = [
+        (str(one.get("metric") or primary_metric(report)), str(one["slice"]), -float(one["margin"]))
+        for one in gate.get("slices", ())
+    ]
+    return primary + guards + slices
 
 
 def arm_groups(report: Json) -> list[Group]:
@@ -214,13 +201,13 @@ def arm_groups(report: Json) -> list[Group]:
 
 def _arm_group(report: Json, name: str, shades: Mapping[str, int]) -> Group:
     measures = {arm: found[name] for arm, found in report["arms"].items() if name in found}
-    metric, line = metric_of(report, name), _teacher_line(report, name)
+    metric, line = described(report, name), _teacher_line(report, name)
     values = [value for one in measures.values() for value in numbers(one)] + ([line[0]] if line else [])
     scale = axis(values, may_be_log=metric.direction == "lower")
     rows = tuple(_arm_mark(arm, one, scale, shades[arm]) for arm, one in measures.items())
     better = {"lower": "less is better", "higher": "more is better"}.get(metric.direction, "")
     caption = "; ".join(part for part in (better, "logarithmic axis" if scale.is_log else "") if part)
-    return Group(metric.label, caption, scale, rows, line=None if line is None else (scale.across(line[0]), line[1]))
+    return Group(metric.title, caption, scale, rows, line=None if line is None else (scale.across(line[0]), line[1]))
 
 
 def _arm_mark(arm: str, one: Json, scale: Axis, colour: int) -> Mark:
@@ -230,7 +217,6 @@ def _arm_mark(arm: str, one: Json, scale: Axis, colour: int) -> Mark:
         colour,
         interval_text(one),
         *(scale.across(one[part]) if is_known(one.get(part)) else None for part in ("value", "low", "high")),
-        arm=arm,
         dots=seeds if len(set(seeds)) > 1 else (),
     )
 
@@ -320,10 +306,17 @@ def task_plots(report: Json) -> list[TaskPlot]:
 
 def _task_plot(report: Json, kind: str, names: list[str], shades: Mapping[str, int]) -> TaskPlot:
     arms = report["arms"]
-    scale = axis([one["value"] for found in arms.values() for name in names if is_known((one := found.get(name, {})).get("value"))])
+    scale = axis(
+        [
+            one["value"]
+            for found in arms.values()
+            for name in names
+            if is_known((one := found.get(name, {})).get("value"))
+        ]
+    )
     rows = [
         TaskRow(
-            metric_of(report, name).label.removeprefix(f"{kind} "),
+            described(report, name).label.removeprefix(f"{kind} "),
             tuple(
                 Dot(scale.across(found[name]["value"]), shades[arm], f"{arm_label(arm)} {interval_text(found[name])}")
                 for arm, found in arms.items()

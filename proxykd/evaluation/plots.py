@@ -89,9 +89,13 @@ def _ticks(low: float, high: float, count: int) -> tuple[tuple[float, str], ...]
 
 
 def _log_ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
-    powers = range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)
-    every = max(1, -(-len(powers) // 5))
-    return tuple((10**power, tick_text(10**power, max(0, -power))) for power in powers[::every])
+    """Powers of ten; where fewer than three lie between the ends, their doubles and fives too."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    whole = [power for power in powers if low <= 10**power <= high]
+    if len(whole) > 2:
+        return tuple((10**power, tick_text(10**power, max(0, -power))) for power in whole[:: -(-len(whole) // 5)])
+    values = [(factor * 10.0**power, max(0, -power)) for power in powers for factor in (1, 2, 5)]
+    return tuple((value, tick_text(value, digits)) for value, digits in values if low <= value <= high)
 
 
 def tick_text(value: float, digits: int) -> str:

@@ -63,11 +63,11 @@ _LINKS = re.compile(r"(@|://|www\.)")
 
 
 def inline(text: str) -> str:
-    """One line of Markdown without markup, mentions, links or HTML, for a table's cell or a sentence.
+    r"""One line of Markdown without markup, mentions, links or HTML, for a table's cell or a sentence.
 
     Example:
         >>> inline("a|b <img> @all").replace(chr(0x200B), "?")
-        'a\\\\|b \\\\<img\\\\> @?all'
+        'a\\|b \\<img\\> @?all'
     """
     escaped = _MARKDOWN.sub(r"\\\1", " ".join(visible(text).split()))
     return _LINKS.sub(lambda found: f"{found[0][0]}\u200b{found[0][1:]}", escaped)
