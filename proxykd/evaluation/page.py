@@ -26,8 +26,13 @@ Json = Mapping[str, Any]
 OPEN_PANELS = 4
 """Metrics whose arms are drawn at once; the others are folded."""
 
-ANSWERING = ("proxy_kd", "champion", "sft", "proxy")
-"""Arms whose answers stand beside the teacher's, in this order; the others' are left out."""
+SHOWN_SAMPLES = 4
+"""Samples that are shown at once; the others are folded."""
+
+MAX_REASON_CHARS = 500
+
+ANSWERING = ("proxy_kd", "champion", "proxy")
+"""Arms whose answers stand beside the teacher's, in this order; without a champion the SFT arm takes its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    environment.globals.update(plot_height=page_facts.PLOT_HEIGHT, zip=zip)
+    environment.globals.update(plot_height=page_facts.PLOT_HEIGHT, zip=zip, shown_samples=SHOWN_SAMPLES)
     return environment
 
 
@@ -105,8 +110,8 @@ def _verdict(data: PageData) -> dict[str, Any]:
     return {
         "outcome": outcome,
         "meaning": meaning,
-        "reason": reason,
-        "more_reasons": reasons[1:],
+        "reason": cut(reason, MAX_REASON_CHARS),
+        "more_reasons": [cut(one, MAX_REASON_CHARS) for one in reasons[1:]],
         "checks": page_views.checks(data.decision),
         "key_facts": _key_facts(data),
     }
@@ -175,6 +180,8 @@ def _facts(data: PageData) -> dict[str, Any]:
 def _sample(one: Json) -> dict[str, Any]:
     """A sample as the template shows it: texts cut, the teacher's first, then the arms in a fixed order."""
     answers = {answer["arm"]: answer for answer in one.get("answers", ())}
+    if "champion" not in answers and "sft" in answers:
+        answers["champion"] = answers["sft"]
     shown = [answers[arm] for arm in ANSWERING if arm in answers]
     return {
         **one,

@@ -126,7 +126,7 @@ def fidelity_plots(stages: Sequence[Json]) -> list[Plot]:
         found = [(float(idx), float(one[key])) for idx, one in enumerate(stages) if is_known(one.get(key))]
         if len(found) < 2:
             continue
-        x, y = axis([0, len(stages) - 1]), axis([up for _, up in found], count=3, may_be_log=key.endswith("nll"))
+        x, y = axis([0, len(stages) - 1]), axis([up for _, up in found], may_be_log=key.endswith("nll"))
         ticks = tuple((x.across(idx), str(idx)) for idx in range(len(stages)))
         curve = Curve(title, colours(())["proxy"], line(found, x, y), "", number(found[-1][1]), False)
         dots = tuple((x.across(idx), y.down(up, PLOT_HEIGHT)) for idx, up in found)
@@ -207,7 +207,9 @@ def pareto_plot(runs: Sequence[Json], metric: Metric) -> ParetoPlot | None:
     if not found:
         return None
     x = axis([0.0, *(one[key] for one in found)])
-    y = axis([one[part] for one in found for part in ("value", "low", "high") if is_known(one.get(part))], count=3)
+    ends = [one[part] for one in found for part in ("value", "low", "high") if is_known(one.get(part))]
+    room = (max(ends) - min(ends)) / 5  # for the words under the lowest point
+    y = axis([*ends, min(ends) - room], count=3)
     places = [(float(one[key]), float(one["value"])) for one in found]
     front = pareto_front(places, is_lower_better=metric.direction == "lower")
     steps = staircase([places[idx] for idx in front])

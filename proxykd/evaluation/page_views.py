@@ -127,11 +127,22 @@ def is_known(value: Any) -> bool:
 
 
 def interval_text(found: Json, *, is_signed: bool = False) -> str:
-    """``value [low, high]``, or the value alone where there is no interval."""
-    value = number(found.get("value"), is_signed=is_signed)
-    if not (is_known(found.get("low")) and is_known(found.get("high"))):
-        return value
-    return f"{value} [{number(found['low'], is_signed=is_signed)}, {number(found['high'], is_signed=is_signed)}]"
+    """``value [low, high]`` with as many digits as the interval is worth, or the value alone where there is none.
+
+    Example:
+        >>> interval_text({"value": -0.0041, "low": -0.0079, "high": -0.00028})
+        '-0.0041 [-0.0079, -0.0003]'
+    """
+    low, high = found.get("low"), found.get("high")
+    if low is None or high is None or not (is_known(low) and is_known(high) and is_known(found.get("value"))):
+        return number(found.get("value"), is_signed=is_signed)
+    size, width = max(abs(low), abs(high)), high - low
+    least = 3 if size < 10 else 2 if size < 100 else 0
+    digits = max(least, min(6, 1 - math.floor(math.log10(width)))) if width > 0 else least
+    digits += any(end and round(end, digits) == 0 for end in (low, high))
+    sign = "+" if is_signed else ""
+    value, low, high = (f"{one:{sign},.{digits}f}" for one in (found["value"], low, high))
+    return f"{value} [{low}, {high}]"
 
 
 def verdict(report: Json, decision: Json | None) -> tuple[str, str, str]:

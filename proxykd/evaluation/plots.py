@@ -7,7 +7,7 @@ and a wide screen without a script and without distortion. Down, a plot has a fi
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 INSET = 3.0
 """Percent of the width that stays free at either end, so that no mark is cut."""
@@ -124,21 +124,16 @@ def line(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
 
 
 def smoothed(values: Sequence[float], width: int) -> list[float]:
-    """The mean of each value and its neighbours, at most ``width`` values in all; narrower towards both ends.
+    """The mean of each value and those of its neighbours, ``width // 2`` on either side, that there are.
 
     Example:
         >>> smoothed([1, 2, 6, 3], 3)
-        [1.0, 3.0, 3.6666666666666665, 3.0]
+        [1.5, 3.0, 3.6666666666666665, 4.5]
     """
-    sums = [0.0]
-    for value in values:
-        sums.append(sums[-1] + value)
-    half, last = max(0, width // 2), len(values) - 1
-    found = []
-    for position in range(len(values)):
-        reach = min(half, position, last - position)
-        found.append((sums[position + reach + 1] - sums[position - reach]) / (2 * reach + 1))
-    return found
+    sums = [0.0, *accumulate(values)]
+    half, count = width // 2, len(values)
+    ends = [(max(0, idx - half), min(count, idx + half + 1)) for idx in range(count)]
+    return [(sums[high] - sums[low]) / (high - low) for low, high in ends]
 
 
 def pareto_front(points: Sequence[tuple[float, float]], *, is_lower_better: bool) -> list[int]:

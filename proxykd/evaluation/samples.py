@@ -18,7 +18,7 @@ from proxykd.data.splits import select_rows
 from proxykd.records import Side
 
 SHOWN_SAMPLES = 12
-SHOWN_CHARS = 1200
+SHOWN_CHARS = 700
 """Characters of one text on the page."""
 
 _COLUMNS = ["arm", "seed", "prompt_id", "nll_sum", "num_tokens", "answers"]

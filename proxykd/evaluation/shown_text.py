@@ -7,18 +7,13 @@ width, and what cannot be written as UTF-8.
 
 import re
 
-CONTROLS = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"}
-"""C0 controls -> their pictures; line ends and tabs stay."""
-
-_ESCAPED = (
-    *range(0x80, 0xA0),  # C1 controls
+_UNSEEN = (
+    *(code for code in range(0x20) if chr(code) not in "\n\t"), *range(0x7F, 0xA0),
     0x061C, 0x180E, 0x200B, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF,
     *range(0xFFF9, 0xFFFC), 0xFFFE, 0xFFFF, *range(0xE0000, 0xE0080),
 )  # fmt: skip
 _TABLE: dict[int, str] = {
-    **CONTROLS,
-    0x7F: "\u2421",
-    **{code: f"\u27e8U+{code:04X}\u27e9" for code in _ESCAPED},
+    **{code: f"\u27e8U+{code:04X}\u27e9" for code in _UNSEEN},
     **dict.fromkeys(range(0xD800, 0xE000), "\ufffd"),
 }
 _FENCE = re.compile("`{3,}")
@@ -29,7 +24,7 @@ def visible(text: str) -> str:
 
     Example:
         >>> visible("a" + chr(0x1b) + "b" + chr(0x202e) + "c")
-        'a␛b⟨U+202E⟩c'
+        'a⟨U+001B⟩b⟨U+202E⟩c'
     """
     return text.replace("\r\n", "\n").translate(_TABLE)
 
