@@ -67,11 +67,12 @@ def promote_model(
         tags={"proxykd.evaluation": evaluation.hash, "proxykd.validation": validation.hash},
         model_card=model_card(read_json(evaluation.path / "report.json"), run),
     )
-    decision = mlflow_registry.applied_decision(registered)
-    if decision is None:
-        with scratch_folder() as scratch:
-            decision = _decide(evaluation, validated, splits, run, scratch)
-        mlflow_registry.apply_decision(registered, decision)
+    decision, decided, samples = mlflow_registry.applied_decision(registered), None, []
+    with scratch_folder() as scratch:
+        if decision is None:
+            decision, decided = _decide(evaluation, validated, splits, run, scratch)
+            mlflow_registry.apply_decision(registered, decision)
+        samples = worst_samples(evaluation, validated, splits, scratch=scratch)
     facts = {
         **asdict(decision),
         "model_name": registered.model_name,
@@ -84,12 +85,31 @@ def promote_model(
     with new_folder("promotion") as output:
         promotion = Promotion(output)
         write_json(output / "promotion.json", facts)
+        if not mlflow_report.find_report(tracked, output):
+            decided = decided or compare_registered(evaluation, run)
+            mlflow_report.log_report(tracked, _page_data(decided, facts, samples, run, tracked), output)
         seal(promotion, {"student": student.hash, "evaluation": evaluation.hash})
         return promotion
 
 
-def _decide(evaluation: Evaluation, validated: ValidatedSet, splits: SplitSet, run: RunSpec, scratch: Path) -> Decision:
-    """Against the present champion where there is one, else against the SFT arm's first seed and the floor."""
+def _page_data(
+    decided: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    samples: Sequence[Mapping[str, Any]],
+    run: RunSpec,
+    tracked: TrackedRun,
+) -> PageData:
+    registered = {name: facts[name] for name in ("model_uri", "aliases", "run_id", "tracking_uri")}
+    runs = mlflow_report.tracked_runs(tracked, metric=run.gate.primary.metric, outcome=str(facts["outcome"]))
+    return PageData(decided, facts, run.gate.model_dump(mode="json"), registered, samples, runs)
+
+
+def _decide(
+    evaluation: Evaluation, validated: ValidatedSet, splits: SplitSet, run: RunSpec, scratch: Path
+) -> tuple[Decision, dict[str, Any]]:
+    """The decision and the report with the comparisons that it was made on.
+
+    Against the present champion where there is one, else against the SFT arm's first seed and the floor."""
     champion = mlflow_registry.find_champion(run.registry.model_name)
     if champion is None:
         return decide(compare_registered(evaluation, run), run.registry, None)

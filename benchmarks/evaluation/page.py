@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from proxykd.evaluation.page import write_page
+from proxykd.evaluation.page.rendering import write_page
 from proxykd.evaluation.samples import collect_samples
 from tests.support.large_report import ARMS, large_page, write_predictions
 

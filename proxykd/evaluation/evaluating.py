@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from proxykd.artifacts import Evaluation, SplitSet, ValidatedSet, read_json, seal, write_json
 from proxykd.config import RunSpec
 from proxykd.evaluation.decision import BASELINE, CANDIDATE, CHAMPION, FIRST_BASELINE, METRIC, REGISTERED
-from proxykd.evaluation.page import write_page
 from proxykd.evaluation.report import Sums, build_report, compare, refused, sums_of_metric
 from proxykd.evaluation.scoring import PREDICTIONS, HeldoutSets, ModelScores, score_model
 from proxykd.models.sources import Source
@@ -42,7 +41,7 @@ def evaluate(
     output: Path,
     scratch: Path,
 ) -> Evaluation:
-    """Score every arm, compare them and write the report.
+    """Score every arm, compare them and write ``report.json``; the page is written when the decision is known.
 
     Args:
         arms: Arm name -> model folders, one a seed (in the order of ``run.student.seeds`` where there are as many).
@@ -73,7 +72,6 @@ def evaluate(
         texts=_candidate(scores).texts,
     )
     write_json(output / "report.json", report)
-    write_page(report, output)
     evaluation = Evaluation(output)
     seal(evaluation, made_from={**made_from, "settings": hash_json(settings)})
     return evaluation

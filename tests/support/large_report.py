@@ -13,7 +13,7 @@ from proxykd.artifacts import SplitSet, ValidatedSet, seal
 from proxykd.config.specification import DataSplitSpec
 from proxykd.data.splits import build_splits
 from proxykd.evaluation.metrics import describe_metrics
-from proxykd.evaluation.page import PageData
+from proxykd.evaluation.page.rendering import PageData
 from proxykd.evaluation.scoring import PREDICTIONS
 from proxykd.records import Message, Outcome, ValidatedRow
 

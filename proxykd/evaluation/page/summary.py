@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from proxykd.evaluation import page_differences, page_views
+from proxykd.evaluation.page import differences, views
 from proxykd.evaluation.metrics import described
 from proxykd.evaluation.report import ARM_LABELS, cut_note, metrics_of
-from proxykd.evaluation.shown_text import fenced, inline
+from proxykd.evaluation.page.shown_text import fenced, inline
 
 if TYPE_CHECKING:
-    from proxykd.evaluation.page import PageData
+    from proxykd.evaluation.page.rendering import PageData
 
 MAX_CHARS = 60_000
 """GitHub takes comments of at most 65,536 characters."""
@@ -38,13 +38,13 @@ def render_summary(data: "PageData") -> str:
 
 def _parts(data: "PageData") -> Iterator[list[str]]:
     report = data.report
-    _, meaning, reason = page_views.verdict(report, data.decision)
+    _, meaning, reason = views.verdict(report, data.decision)
     reasons = [inline(str(one)) for one in (data.decision or {}).get("reasons", ())[1:]]
     yield [f"## {inline(report['name'])}: {meaning}", "", inline(reason), *(f"- {one}" for one in reasons)]
-    if checks := page_views.checks(data.decision):
+    if checks := views.checks(data.decision):
         rows = [f"| {_SIGNS[passed]} | {inline(name)} | {inline(text)} |" for passed, name, text in checks]
         yield ["| check | rule | what was found |", "|---|---|---|", *rows]
-    if pair := page_views.primary_pair(report):
+    if pair := views.primary_pair(report):
         yield from _differences(data, pair)
     yield _arms(data)
     if data.samples:
@@ -58,18 +58,18 @@ def _differences(data: "PageData", pair: tuple[str, str]) -> Iterator[list[str]]
     rows = [
         (group, row)
         for group in (
-            *page_differences.difference_groups(data.report, pair),
-            *page_differences.slice_groups(data.report, pair),
+            *differences.difference_groups(data.report, pair),
+            *differences.slice_groups(data.report, pair),
         )
         for row in group.rows
     ]
-    title = " minus ".join(inline(page_views.arm_label(arm)) for arm in pair)
+    title = " minus ".join(inline(views.arm_label(arm)) for arm in pair)
     lines = [_line(group.title, row) for group, row in rows[:SHOWN_DIFFERENCES]]
     more = [f"{len(rows) - SHOWN_DIFFERENCES} more in report.html."] if len(rows) > SHOWN_DIFFERENCES else []
     yield [f"### {title}", "", "| | difference | MDE | p | n | |", "|---|---:|---:|---:|---:|---|", *lines, "", *more]
 
 
-def _line(title: str, row: page_views.Mark) -> str:
+def _line(title: str, row: views.Mark) -> str:
     label = f"{title}: {row.label}" if title.endswith(" by slice") else row.label
     return f"| {inline(label)} | {inline(row.text)} | {' | '.join(row.cells or ('', '', ''))} | {row.note} |"
 
@@ -77,11 +77,11 @@ def _line(title: str, row: page_views.Mark) -> str:
 def _arms(data: "PageData") -> list[str]:
     report = data.report
     metrics = metrics_of(report)
-    shown = sorted(metrics, key=lambda name: name != page_views.primary_metric(report))[:SHOWN_METRICS]
+    shown = sorted(metrics, key=lambda name: name != views.primary_metric(report))[:SHOWN_METRICS]
     labels = " | ".join(inline(described(report, name).title) for name in shown)
     rows = [
         f"| {inline(ARM_LABELS.get(arm, arm))} | "
-        + " | ".join(page_views.interval_text(found[name]) if name in found else "" for name in shown)
+        + " | ".join(views.interval_text(found[name]) if name in found else "" for name in shown)
         + " |"
         for arm, found in report["arms"].items()
     ]
@@ -99,6 +99,6 @@ def _samples(data: "PageData") -> Iterator[list[str]]:
         lines += ["teacher", "", fenced(str(one.get("teacher", "")), SHOWN_CHARS), ""]
         for answer in one.get("answers", ()):
             if answer.get("text") is not None:
-                label = inline(page_views.arm_label(answer["arm"]))
+                label = inline(views.arm_label(answer["arm"]))
                 lines += [label, "", fenced(str(answer["text"]), SHOWN_CHARS), ""]
         yield [*lines, "</details>"]

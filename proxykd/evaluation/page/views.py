@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from proxykd.evaluation.metrics import described
-from proxykd.evaluation.plots import Axis, axis
+from proxykd.evaluation.page.plots import Axis, axis
 from proxykd.evaluation.report import ARM_LABELS, metrics_of
 
 Json = Mapping[str, Any]

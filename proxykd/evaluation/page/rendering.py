@@ -15,11 +15,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from proxykd.evaluation import page_differences, page_facts, page_views
+from proxykd.evaluation.page import differences, facts, views
 from proxykd.evaluation.metrics import described
 from proxykd.evaluation.report import cut_note, seeds_note
 from proxykd.evaluation.samples import SHOWN_CHARS
-from proxykd.evaluation.shown_text import cut, visible
+from proxykd.evaluation.page.shown_text import cut, visible
 
 Json = Mapping[str, Any]
 
@@ -46,7 +46,7 @@ class PageData:
         gate: Section ``gate`` of the specification that was decided by; None = there is none.
         registered: What the registry and the tracker know: ``model_uri``, ``aliases``, ``run_id``, ``tracking_uri``.
         samples: As ``collect_samples`` gives them.
-        runs: This run and earlier ones, as ``page_facts.pareto_plot`` takes them.
+        runs: This run and earlier ones, as ``facts.pareto_plot`` takes them.
     """
 
     report: Json
@@ -59,7 +59,7 @@ class PageData:
 
 def write_page(data: PageData, folder: Path) -> Path:
     """Write ``report.html`` and ``report.md`` into ``folder``; gives the page."""
-    from proxykd.evaluation.page_summary import render_summary
+    from proxykd.evaluation.page.summary import render_summary
 
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
@@ -88,14 +88,14 @@ def render_page(data: PageData) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("proxykd.evaluation", "."),
+        loader=PackageLoader("proxykd.evaluation.page", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    environment.globals.update(plot_height=page_facts.PLOT_HEIGHT, zip=zip, shown_samples=SHOWN_SAMPLES)
+    environment.globals.update(plot_height=facts.PLOT_HEIGHT, zip=zip, shown_samples=SHOWN_SAMPLES)
     return environment
 
 
@@ -105,14 +105,14 @@ def _finalize(value: Any) -> Any:
 
 
 def _verdict(data: PageData) -> dict[str, Any]:
-    outcome, meaning, reason = page_views.verdict(data.report, data.decision)
+    outcome, meaning, reason = views.verdict(data.report, data.decision)
     reasons = [str(one) for one in (data.decision or {}).get("reasons", ())]
     return {
         "outcome": outcome,
         "meaning": meaning,
         "reason": cut(reason, MAX_REASON_CHARS),
         "more_reasons": [cut(one, MAX_REASON_CHARS) for one in reasons[1:]],
-        "checks": page_views.checks(data.decision),
+        "checks": views.checks(data.decision),
         "key_facts": _key_facts(data),
     }
 
@@ -121,33 +121,33 @@ def _key_facts(data: PageData) -> list[tuple[str, str]]:
     report, registered = data.report, data.registered or {}
     spend = report.get("facts", {}).get("spend", {})
     found = [
-        ("held-out prompts", page_views.number(report["num_prompts"])),
+        ("held-out prompts", views.number(report["num_prompts"])),
         ("model", str(registered.get("model_uri", ""))),
         ("aliases", ", ".join(map(str, registered.get("aliases", ())))),
-        ("teacher answers", page_views.number(spend.get("num_completions")) if spend else ""),
-        ("teacher cost", f"{spend['cost_usd']:,.2f} USD" if page_views.is_known(spend.get("cost_usd")) else ""),
+        ("teacher answers", views.number(spend.get("num_completions")) if spend else ""),
+        ("teacher cost", f"{spend['cost_usd']:,.2f} USD" if views.is_known(spend.get("cost_usd")) else ""),
     ]
     return [(name, value) for name, value in found if value]
 
 
 def _numbers(data: PageData) -> dict[str, Any]:
     report = data.report
-    groups = page_views.arm_groups(report)
-    tasks = page_views.task_plots(report)
-    pair = page_views.primary_pair(report)
+    groups = views.arm_groups(report)
+    tasks = views.task_plots(report)
+    pair = views.primary_pair(report)
     return {
         "arm_groups": groups[:OPEN_PANELS],
         "more_arm_groups": groups[OPEN_PANELS:],
         "task_plots": tasks,
-        "pair": None if pair is None else tuple(map(page_views.arm_label, pair)),
-        "differences": [] if pair is None else page_differences.difference_groups(report, pair),
-        "slices": [] if pair is None else page_differences.slice_groups(report, pair),
+        "pair": None if pair is None else tuple(map(views.arm_label, pair)),
+        "differences": [] if pair is None else differences.difference_groups(report, pair),
+        "slices": [] if pair is None else differences.slice_groups(report, pair),
         "other_differences": [
             (
-                " minus ".join(map(page_views.arm_label, other)),
-                [*page_differences.difference_groups(report, other), *page_differences.slice_groups(report, other)],
+                " minus ".join(map(views.arm_label, other)),
+                [*differences.difference_groups(report, other), *differences.slice_groups(report, other)],
             )
-            for other in page_differences.other_pairs(report)
+            for other in differences.other_pairs(report)
         ],
         "has_bands": any(one.get("mde") is not None for one in report.get("comparisons", ())),
         "has_bounds": bool(report.get("gate")),
@@ -157,23 +157,23 @@ def _numbers(data: PageData) -> dict[str, Any]:
 
 
 def _facts(data: PageData) -> dict[str, Any]:
-    facts = data.report.get("facts", {})
-    metric = described(data.report, page_views.primary_metric(data.report))
-    fidelity = facts.get("fidelity", ())
-    curves = facts.get("curves", {})
+    told = data.report.get("facts", {})
+    metric = described(data.report, views.primary_metric(data.report))
+    fidelity = told.get("fidelity", ())
+    curves = told.get("curves", {})
     return {
-        "pareto": page_facts.pareto_plot(data.runs, metric),
-        "curve_plots": page_facts.curve_plots(curves),
-        "fidelity_plots": page_facts.fidelity_plots(fidelity),
-        "fidelity_table": page_facts.fidelity_table(fidelity) if fidelity else None,
-        "targets": page_facts.flatten(facts.get("targets", {})),
-        "validation": facts.get("validation", {}),
-        "broken": page_facts.broken_rules(facts.get("validation", {})),
-        "shares": page_facts.shares,
-        "spend": page_facts.flatten(facts.get("spend", {})),
-        "lineage": page_facts.flatten(facts.get("made_from", {})),
-        "registered": page_facts.flatten(data.registered or {}),
-        "sections": page_facts.sections(data.report),
+        "pareto": facts.pareto_plot(data.runs, metric),
+        "curve_plots": facts.curve_plots(curves),
+        "fidelity_plots": facts.fidelity_plots(fidelity),
+        "fidelity_table": facts.fidelity_table(fidelity) if fidelity else None,
+        "targets": facts.flatten(told.get("targets", {})),
+        "validation": told.get("validation", {}),
+        "broken": facts.broken_rules(told.get("validation", {})),
+        "shares": facts.shares,
+        "spend": facts.flatten(told.get("spend", {})),
+        "lineage": facts.flatten(told.get("made_from", {})),
+        "registered": facts.flatten(data.registered or {}),
+        "sections": facts.sections(data.report),
     }
 
 
@@ -190,10 +190,10 @@ def _sample(one: Json) -> dict[str, Any]:
         "change": _change(one),
         "answers": [
             {
-                "label": "student" if answer["arm"] == "proxy_kd" else page_views.arm_label(answer["arm"]),
+                "label": "student" if answer["arm"] == "proxy_kd" else views.arm_label(answer["arm"]),
                 "text": None if answer.get("text") is None else cut(str(answer["text"]), SHOWN_CHARS),
                 "mark": {True: "right", False: "wrong"}.get(answer.get("is_correct"), ""),
-                "nll": page_views.number(answer.get("nll")),
+                "nll": views.number(answer.get("nll")),
             }
             for answer in shown
         ],
@@ -201,8 +201,8 @@ def _sample(one: Json) -> dict[str, Any]:
 
 
 def _change(one: Json) -> str:
-    change, against = one.get("change", {}), page_views.arm_label(str(one.get("against", "")))
+    change, against = one.get("change", {}), views.arm_label(str(one.get("against", "")))
     parts = [f"{against} was right, the student is wrong"] if change.get("is_lost") and against else []
-    if page_views.is_known(change.get("nll")):
-        parts.append(f"NLL {page_views.number(change['nll'], is_signed=True)} nats a token against {against}")
+    if views.is_known(change.get("nll")):
+        parts.append(f"NLL {views.number(change['nll'], is_signed=True)} nats a token against {against}")
     return "; ".join(parts)
