@@ -1,5 +1,6 @@
 """Track the run, register the student, and move the champion if the statistics say so."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,9 +24,12 @@ from proxykd.config.shielding import unshielded
 from proxykd.data.splits import select_rows
 from proxykd.evaluation.card import model_card
 from proxykd.evaluation.decision import Decision, decide
-from proxykd.evaluation.evaluating import compare_registered, compare_with_champion
+from proxykd.evaluation.evaluating import CHAMPION_PREDICTIONS, compare_registered, compare_with_champion
+from proxykd.evaluation.page.rendering import PageData
+from proxykd.evaluation.samples import worst_samples
 from proxykd.records import Side
-from steps.adapters import mlflow_registry, mlflow_tracking
+from steps.adapters import mlflow_registry, mlflow_report, mlflow_tracking
+from steps.adapters.mlflow_tracking import TrackedRun
 from steps.materializers.folder import FolderMaterializer
 from steps.settings import new_folder, scratch_folder
 
@@ -67,12 +71,12 @@ def promote_model(
         tags={"proxykd.evaluation": evaluation.hash, "proxykd.validation": validation.hash},
         model_card=model_card(read_json(evaluation.path / "report.json"), run),
     )
-    decision, decided, samples = mlflow_registry.applied_decision(registered), None, []
+    decision, decided = mlflow_registry.applied_decision(registered), None
     with scratch_folder() as scratch:
         if decision is None:
             decision, decided = _decide(evaluation, validated, splits, run, scratch)
             mlflow_registry.apply_decision(registered, decision)
-        samples = worst_samples(evaluation, validated, splits, scratch=scratch)
+        samples = worst_samples(evaluation, scratch / CHAMPION_PREDICTIONS, validated, splits)
     facts = {
         **asdict(decision),
         "model_name": registered.model_name,
@@ -109,11 +113,13 @@ def _decide(
 ) -> tuple[Decision, dict[str, Any]]:
     """The decision and the report with the comparisons that it was made on.
 
-    Against the present champion where there is one, else against the SFT arm's first seed and the floor."""
+    The bar is the present champion where there is one, else the first bar of the gate.
+    """
     champion = mlflow_registry.find_champion(run.registry.model_name)
     if champion is None:
-        return decide(compare_registered(evaluation, run), run.registry, None)
+        report = compare_registered(evaluation, run)
+        return decide(report, run.gate, None), report
     folder = mlflow_registry.download_version(champion, scratch / "model")
     report = compare_with_champion(evaluation, folder, validated, splits, run, scratch=scratch)
-    decision = decide(report, run.registry, {"version": champion.version})
-    return replace(decision, expected_champion=champion.version)
+    decision = decide(report, run.gate, {"version": champion.version})
+    return replace(decision, expected_champion=champion.version), report

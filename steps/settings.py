@@ -109,7 +109,12 @@ def _files_of(name: str) -> set[Path]:
     return {file for file in candidates if file.is_file()}
 
 
+def _package_of(file: Path) -> Path:
+    """The folder of the nearest package above a file: a room's data are not those of the rooms inside it."""
+    return next(folder for folder in file.parents if (folder / "__init__.py").exists() or folder == CHECKOUT)
+
+
 def _with_data(files: set[Path]) -> set[Path]:
     rooms = {file.parent for file in files if file.parent.parent != CHECKOUT and file.parent != CHECKOUT}
-    data = {file for room in rooms for file in room.rglob("*") if file.is_file()}
+    data = {file for room in rooms for file in room.rglob("*") if file.is_file() and _package_of(file) == room}
     return files | {file for file in data if file.suffix not in (CODE_SUFFIX, COMPILED_SUFFIX)}

@@ -13,10 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from proxykd.artifacts import SplitSet, ValidatedSet
+from proxykd.artifacts import Evaluation, SplitSet, ValidatedSet
 from proxykd.data.splits import select_rows
+from proxykd.evaluation.rules import CANDIDATE, CHAMPION
 from proxykd.records import Side
 
+BASELINE = "sft"
 SHOWN_SAMPLES = 12
 SHOWN_CHARS = 700
 """Characters of one text on the page."""
@@ -30,6 +32,22 @@ class _Found:
 
     nll: float | None
     is_correct: dict[str, bool] = field(default_factory=dict)
+
+
+def worst_samples(
+    evaluation: Evaluation, champion: Path, validated: ValidatedSet, splits: SplitSet
+) -> list[dict[str, Any]]:
+    """The prompts on which the candidate lost most to the champion, or to the SFT arm where there is none.
+
+    Args:
+        evaluation: Of the candidate.
+        champion: File of ``PREDICTIONS`` of the champion; need not exist.
+        validated: The teacher's texts.
+        splits: Which prompts are held out.
+    """
+    files = [evaluation.path / "predictions.parquet", *([champion] if champion.exists() else [])]
+    against = CHAMPION if champion.exists() else BASELINE
+    return collect_samples(files, validated, splits, candidate=CANDIDATE, against=against)
 
 
 def collect_samples(

@@ -78,7 +78,7 @@ def _comparisons(
                 value, half = rng.gauss(0, 0.02), 0.01 + 0.01 * rng.random()
                 yield {
                     "metric": name, "slice": part, "arm": arm, "against": against,
-                    "value": value, "low": value - half, "high": value + half,
+                    "value": value, "low": value - half, "high": value + half, "confidence": 0.9,
                     "p_value": 0.5 * math.erfc(value / half), "p_adjusted": min(1.0, math.erfc(value / half)),
                     "mde": 1.2 * half, "test": "paired bootstrap", "per_seed": {}, "num_prompts": num_prompts,
                 }  # fmt: skip

@@ -66,7 +66,9 @@ def _difference_group(report: Json, title: str, found: Sequence[Json], row_label
     ]
     directions = {metric.direction for metric in metrics}
     sides = {"lower": "left of zero is better", "higher": "right of zero is better"}
-    caption = sides.get(directions.pop(), "") if len(directions) == 1 else ""
+    levels = sorted({f"{one['confidence']:.0%}" for one in found if is_known(one.get("confidence"))})
+    notes = [f"{' and '.join(levels)} intervals"] if levels else []
+    caption = "; ".join(notes + [sides[name] for name in directions if len(directions) == 1 and name in sides])
     return Group(title, caption, scale, tuple(rows[:MAX_ROWS]), scale.across(0.0), max(0, len(rows) - MAX_ROWS))
 
 
