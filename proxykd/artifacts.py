@@ -247,7 +247,7 @@ class Evaluation(Artifact):
 
 
 class Promotion(Artifact):
-    """``promotion.json`` (decision, registered version, tracked run), and the report for people: ``report.html``, ``report.md``."""
+    """``promotion.json``: decision, version, tracked run; ``report.html`` and ``report.md``; ``decided.json``: their data."""
 
     kind = "promotion"
 

@@ -25,6 +25,7 @@ from proxykd.commands.journal import app as journal_commands
 from proxykd.commands.quarantine import build as quarantine_commands
 from proxykd.commands.query import query
 from proxykd.commands.registry import add_registry_commands
+from proxykd.commands.report import report as report_command
 from proxykd.commands.serve import add_serve_command
 from proxykd.exceptions import ConfigError, ProxykdError
 
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 
 app.command()(query)
+app.command("report")(report_command)
 app.add_typer(journal_commands, name="journal")
 
 _INTERRUPTED = 130
@@ -316,7 +318,8 @@ def _show_result(result: Any, workspace: "Workspace", seconds: float) -> None:
 
     console, promotion = _console(), result.promotion
     report = read_json(result.evaluation.path / "report.json")
-    page = workspace.publish(result.evaluation.path / "report.html", f"{report['name']}.html")
+    page = workspace.publish(result.promotion_folder / "report.html", f"{report['name']}.html")
+    workspace.publish(result.promotion_folder / "report.md", f"{report['name']}.md")
     cached = sum(status == "cached" for status in result.statuses.values())
     console.print(report_table(report))
     lines = {

@@ -34,6 +34,7 @@ def collect_facts(
     """
     arms = {"sft": read_json(sft.path / "training.json"), "proxy_kd": read_json(student.path / "training.json")}
     described = read_json(targets.path / "targets.json")
+    stages = read_json(proxy.path / "fidelity.json")["stages"]
     checked = read_json(validation.path / "result.json")
     artifacts: dict[str, Artifact] = {
         "completions": completions,
@@ -46,14 +47,28 @@ def collect_facts(
     return {
         "spend": collect_spend(completions),
         "validation": {name: checked[name] for name in VALIDATION_FACTS if name in checked},
-        "fidelity": read_json(proxy.path / "fidelity.json")["stages"],
+        "fidelity": [_without_curve(one) for one in stages],
         "targets": {name: value for name, value in described.items() if name != "shards"},
         "training": {arm: _training(record) for arm, record in arms.items()},
         "curves": {
-            f"{arm}/seed-{one['seed']}": thin(one["curve"]) for arm, record in arms.items() for one in record["runs"]
+            **{
+                f"proxy/{one['stage']}": thin(one["training"]["curve"])
+                for one in stages
+                if one.get("training", {}).get("curve")
+            },
+            **{
+                f"{arm}/seed-{one['seed']}": thin(one["curve"])
+                for arm, record in arms.items()
+                for one in record["runs"]
+            },
         },
         "made_from": {name: artifact.hash for name, artifact in artifacts.items()},
     }
+
+
+def _without_curve(stage: Mapping[str, Any]) -> dict[str, Any]:
+    training = {name: value for name, value in stage.get("training", {}).items() if name != "curve"}
+    return {**stage, "training": training} if "training" in stage else dict(stage)
 
 
 def collect_spend(completions: CompletionSet) -> dict[str, Any]:

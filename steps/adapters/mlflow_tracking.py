@@ -158,7 +158,7 @@ def _metrics(report: Mapping[str, Any], timestamp: int) -> "Iterator[Metric]":
 
 
 def named_values(report: Mapping[str, Any]) -> Iterator[tuple[str, int, float]]:
-    """Every number of a report as (MLflow key, step, value): arms, differences, spend and curves; absent ones left out."""
+    """Every number of a report as (MLflow key, step, value): arms, differences, spend, curves; absent ones left out."""
     for arm, measures in report["arms"].items():
         for metric, measure in measures.items():
             yield from _ends(f"{arm}/{metric}", measure)

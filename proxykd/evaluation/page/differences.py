@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from proxykd.evaluation.metrics import Metric, described
+from proxykd.evaluation.page.plots import Axis, axis
 from proxykd.evaluation.page.views import (
     Group,
     Json,
@@ -18,7 +19,6 @@ from proxykd.evaluation.page.views import (
     primary_metric,
     primary_pair,
 )
-from proxykd.evaluation.page.plots import Axis, axis
 from proxykd.evaluation.report import metrics_of
 
 MAX_ROWS = 150

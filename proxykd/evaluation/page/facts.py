@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxykd.evaluation.metrics import Metric
-from proxykd.evaluation.page.views import Json, arm_label, colours, interval_text, is_known, number
 from proxykd.evaluation.page.plots import Axis, axis, curve_keys, line, pareto_front, smoothed, staircase
+from proxykd.evaluation.page.views import Json, arm_label, colours, interval_text, is_known, number
 
 PLOT_HEIGHT = 150
 """Pixels of a plot of curves or of points, without its axis."""

@@ -15,11 +15,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from proxykd.evaluation.page import differences, facts, views
 from proxykd.evaluation.metrics import described
+from proxykd.evaluation.page import differences, facts, views
+from proxykd.evaluation.page.shown_text import cut, visible
 from proxykd.evaluation.report import cut_note, seeds_note
 from proxykd.evaluation.samples import SHOWN_CHARS
-from proxykd.evaluation.page.shown_text import cut, visible
 
 Json = Mapping[str, Any]
 

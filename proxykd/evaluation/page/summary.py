@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from proxykd.evaluation.page import differences, views
 from proxykd.evaluation.metrics import described
-from proxykd.evaluation.report import ARM_LABELS, cut_note, metrics_of
+from proxykd.evaluation.page import differences, views
 from proxykd.evaluation.page.shown_text import fenced, inline
+from proxykd.evaluation.report import ARM_LABELS, cut_note, metrics_of
 
 if TYPE_CHECKING:
     from proxykd.evaluation.page.rendering import PageData

@@ -14,11 +14,32 @@ from proxykd.evaluation.report import ARM_LABELS, metrics_of
 
 Json = Mapping[str, Any]
 
-PRIMARY_PAIRS = (("registered", "champion"), ("proxy_kd", "champion"), ("registered", "first_sft"), ("registered", "first_none"), ("proxy_kd", "sft"))
+PRIMARY_PAIRS = (
+    ("registered", "champion"),
+    ("proxy_kd", "champion"),
+    ("registered", "first_sft"),
+    ("registered", "first_none"),
+    ("proxy_kd", "sft"),
+)
 """(arm, against) of the comparison that matters most, the first one that a report has."""
 
-_LABELS = {**ARM_LABELS, "registered": "student", "first_sft": "SFT, first seed", "first_none": "untrained", "teacher": "teacher"}
-_COLOURS = {"proxy_kd": 0, "registered": 0, "sft": 1, "first_sft": 1, "first_none": 4, "proxy": 2, "champion": 3, "none": 4}
+_LABELS = {
+    **ARM_LABELS,
+    "registered": "student",
+    "first_sft": "SFT, first seed",
+    "first_none": "untrained",
+    "teacher": "teacher",
+}
+_COLOURS = {
+    "proxy_kd": 0,
+    "registered": 0,
+    "sft": 1,
+    "first_sft": 1,
+    "first_none": 4,
+    "proxy": 2,
+    "champion": 3,
+    "none": 4,
+}
 _NUM_COLOURS = 8
 _OUTCOMES = {
     "promote": "Promoted: this student is the champion.",
