@@ -247,7 +247,7 @@ class Evaluation(Artifact):
 
 
 class Promotion(Artifact):
-    """``promotion.json``: decision, version, tracked run; ``report.html`` and ``report.md``; ``decided.json``: their data."""
+    """``promotion.json``: the decision, the version, the tracked run; and the report for people (``report.html``)."""
 
     kind = "promotion"
 

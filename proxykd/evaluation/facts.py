@@ -1,7 +1,7 @@
 """What the report shows beside the numbers, gathered from the artifacts of the earlier stages."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow.compute as pc
@@ -50,20 +50,18 @@ def collect_facts(
         "fidelity": [_without_curve(one) for one in stages],
         "targets": {name: value for name, value in described.items() if name != "shards"},
         "training": {arm: _training(record) for arm, record in arms.items()},
-        "curves": {
-            **{
-                f"proxy/{one['stage']}": thin(one["training"]["curve"])
-                for one in stages
-                if one.get("training", {}).get("curve")
-            },
-            **{
-                f"{arm}/seed-{one['seed']}": thin(one["curve"])
-                for arm, record in arms.items()
-                for one in record["runs"]
-            },
-        },
+        "curves": {**_alignment_curves(stages), **_training_curves(arms)},
         "made_from": {name: artifact.hash for name, artifact in artifacts.items()},
     }
+
+
+def _alignment_curves(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    curves = {f"proxy/{one['stage']}": one.get("training", {}).get("curve") for one in stages}
+    return {name: thin(curve) for name, curve in curves.items() if curve}
+
+
+def _training_curves(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"{arm}/seed-{one['seed']}": thin(one["curve"]) for arm, record in arms.items() for one in record["runs"]}
 
 
 def _without_curve(stage: Mapping[str, Any]) -> dict[str, Any]:
