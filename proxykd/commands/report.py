@@ -9,9 +9,7 @@ from proxykd.exceptions import InputError
 
 
 def report(
-    run: Annotated[
-        str, typer.Argument(metavar="[RUN]", help="Name of the run; by default the newest.")
-    ] = "",
+    run: Annotated[str, typer.Argument(metavar="[RUN]", help="Name of the run; by default the newest.")] = "",
     markdown: Annotated[bool, typer.Option("--markdown", help="Print it as Markdown, for a pull request.")] = False,
     open_page: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
 ) -> None:

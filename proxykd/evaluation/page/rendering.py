@@ -31,9 +31,6 @@ SHOWN_SAMPLES = 4
 
 MAX_REASON_CHARS = 500
 
-ANSWERING = ("proxy_kd", "champion", "proxy")
-"""Arms whose answers stand beside the teacher's, in this order; without a champion the SFT arm takes its place."""
-
 
 @dataclass(frozen=True, slots=True)
 class PageData:
@@ -161,9 +158,11 @@ def _facts(data: PageData) -> dict[str, Any]:
     metric = described(data.report, views.primary_metric(data.report))
     fidelity = told.get("fidelity", ())
     curves = told.get("curves", {})
+    alignment = {name: curve for name, curve in curves.items() if name.partition("/")[0] == "proxy"}
     return {
         "pareto": facts.pareto_plot(data.runs, metric),
-        "curve_plots": facts.curve_plots(curves),
+        "curve_plots": facts.curve_plots({name: curve for name, curve in curves.items() if name not in alignment}),
+        "alignment_plots": facts.curve_plots(alignment),
         "fidelity_plots": facts.fidelity_plots(fidelity),
         "fidelity_table": facts.fidelity_table(fidelity) if fidelity else None,
         "targets": facts.flatten(told.get("targets", {})),
@@ -179,10 +178,6 @@ def _facts(data: PageData) -> dict[str, Any]:
 
 def _sample(one: Json) -> dict[str, Any]:
     """A sample as the template shows it: texts cut, the teacher's first, then the arms in a fixed order."""
-    answers = {answer["arm"]: answer for answer in one.get("answers", ())}
-    if "champion" not in answers and "sft" in answers:
-        answers["champion"] = answers["sft"]
-    shown = [answers[arm] for arm in ANSWERING if arm in answers]
     return {
         **one,
         "question": cut(str(one.get("question", "")), SHOWN_CHARS),
@@ -195,7 +190,7 @@ def _sample(one: Json) -> dict[str, Any]:
                 "mark": {True: "right", False: "wrong"}.get(answer.get("is_correct"), ""),
                 "nll": views.number(answer.get("nll")),
             }
-            for answer in shown
+            for answer in views.shown_answers(one)
         ],
     }
 

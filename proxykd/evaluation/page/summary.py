@@ -97,7 +97,7 @@ def _samples(data: "PageData") -> Iterator[list[str]]:
         lines = [f"<details><summary>{inline(one.get('task') or one['prompt_id'])}</summary>", ""]
         lines += ["question", "", fenced(str(one.get("question", "")), SHOWN_CHARS), ""]
         lines += ["teacher", "", fenced(str(one.get("teacher", "")), SHOWN_CHARS), ""]
-        for answer in one.get("answers", ()):
+        for answer in views.shown_answers(one):
             if answer.get("text") is not None:
                 label = inline(views.arm_label(answer["arm"]))
                 lines += [label, "", fenced(str(answer["text"]), SHOWN_CHARS), ""]

@@ -23,6 +23,9 @@ PRIMARY_PAIRS = (
 )
 """(arm, against) of the comparison that matters most, the first one that a report has."""
 
+_ANSWERING = ("proxy_kd", "champion", "proxy")
+"""Arms whose answers stand beside the teacher's, in this order; without a champion the SFT arm takes its place."""
+
 _LABELS = {
     **ARM_LABELS,
     "registered": "student",
@@ -193,6 +196,14 @@ def checks(decision: Json | None) -> list[tuple[str, str, str]]:
         for one in (decision or {}).get("checks", ())
     ]
     return sorted(rows, key=lambda row: order[row[0]])
+
+
+def shown_answers(sample: Json) -> list[Json]:
+    """The answers of a sample that are shown, in their order."""
+    answers = {answer["arm"]: answer for answer in sample.get("answers", ())}
+    if "champion" not in answers and "sft" in answers:
+        answers["champion"] = answers["sft"]
+    return [answers[arm] for arm in _ANSWERING if arm in answers]
 
 
 def primary_pair(report: Json) -> tuple[str, str] | None:

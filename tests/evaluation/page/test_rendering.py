@@ -5,6 +5,7 @@ import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def test_drawings_have_words_or_stand_beside_them(page: Page) -> None:
     assert all(found.get("aria-hidden") == "true" or found.get("aria-label") for found in outer)
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
     assert page.tags[0][1]["lang"] == "en"
 
 
@@ -138,7 +139,13 @@ def test_worst_answer_leads_and_names_who_was_right(page: Page) -> None:
 
 
 def test_comparison_that_was_refused_says_why() -> None:
-    row = {"metric": "heldout_nll", "slice": None, "arm": "registered", "against": "champion", "refusal": "two alphabets"}
+    row = {
+        "metric": "heldout_nll",
+        "slice": None,
+        "arm": "registered",
+        "against": "champion",
+        "refusal": "two alphabets",
+    }
     numbers = dict.fromkeys(("value", "low", "high", "p_value", "mde"))
     page = Page(render_page(PageData({**MINIMAL, "comparisons": [{**row, **numbers, "num_prompts": 0}]})))
     assert "not compared: two alphabets" in page.all_text
@@ -153,8 +160,9 @@ def test_sections_without_data_are_left_out() -> None:
 
 
 def test_numbers_that_do_not_exist_are_no_numbers() -> None:
-    arms = {"sft": {"heldout_nll": {"value": None, "low": None, "high": None, "per_seed": {"0": None}}},
-            "proxy_kd": {"heldout_nll": {"value": float("nan"), "low": 0.0, "high": float("inf"), "per_seed": {}}}}  # fmt: skip
+    absent = {"value": None, "low": None, "high": None, "per_seed": {"0": None}}
+    infinite = {"value": float("nan"), "low": 0.0, "high": float("inf"), "per_seed": {}}
+    arms = {"sft": {"heldout_nll": absent}, "proxy_kd": {"heldout_nll": infinite}}
     assert "nan" not in Page(render_page(PageData({**MINIMAL, "arms": arms}))).all_text.lower()
 
 
