@@ -114,6 +114,8 @@ class Distribution:
         return self._end(tail, is_lower=False)
 
     def _end(self, tail: float, *, is_lower: bool) -> float:
+        if self.seeds.std_error == 0.0:
+            return self._end_of_prompts(tail, is_lower=is_lower)
         sign = -1.0 if is_lower else 1.0
         distance = sign * (self._end_of_prompts(tail, is_lower=is_lower) - self.moments.value)
         over_seeds = self.seeds.std_error * float(stdtrit(self.seeds.df, 1.0 - tail))
