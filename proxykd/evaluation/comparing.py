@@ -122,14 +122,47 @@ def compare(
     estimates = statistics.estimate(contrasts, settings)
     for (one, first, other, count), spread, estimate in zip(made, spreads, estimates, strict=True):
         seeds_of_both = _per_seed(first, other)
-        found[one] = _compared(one, estimate, settings, count, seeds_of_both) | {"over": _over(spread)}
+        found[one] = row_of(one, estimate, settings, count, seeds_of_both) | {"over": _over(spread)}
     return _adjusted([found[one] for one in rows])
 
 
 def refused(one: Wanted, reason: str, settings: Settings) -> dict[str, Any]:
     """A difference that was not made, with the reason why and no number."""
-    row = _compared(one, Estimate(float("nan")), settings, 0, {})
+    row = row_of(one, Estimate(float("nan")), settings, 0, {})
     return {**row, "p_value": None, "over": OVER_PROMPTS, "refusal": reason}
+
+
+def row_of(
+    one: Wanted, estimate: Estimate, settings: Settings, num_prompts: int, per_seed: Mapping[str, float | None]
+) -> dict[str, Any]:
+    """One row of ``report["comparisons"]``, but for ``over``; ``p_adjusted`` is still to be filled in.
+
+    Args:
+        one: What was compared.
+        estimate: What was found.
+        settings: How.
+        num_prompts: Prompts of both arms.
+        per_seed: Seed -> the difference of the two models.
+    """
+    p_value, mde = _in_direction(estimate, metric_of(one.metric))
+    return {
+        **one._asdict(),
+        "value": number(estimate.value),
+        "low": number(estimate.low),
+        "high": number(estimate.high),
+        "confidence": settings.confidence,
+        "std_error": number(estimate.std_error),
+        "df": number(estimate.df),
+        "p_value": p_value,
+        "p_adjusted": None,
+        "mde": number(mde),
+        "power": settings.power,
+        "test": estimate.test,
+        "interval": settings.method,
+        "num_prompts": num_prompts,
+        "num_clusters": estimate.num_units,
+        "per_seed": dict(per_seed),
+    }
 
 
 class Side(NamedTuple):
@@ -219,30 +252,6 @@ def _measured(side: Side, estimate: Estimate, num_prompts: int) -> dict[str, Any
         "num_tokens": int(side.mean.denominators.sum()),
         "per_seed": {str(seed): number(value) for seed, value in side.per_seed.items()},
         "std_over_seeds": number(statistics.spread(list(side.per_seed.values()))),
-    }
-
-
-def _compared(
-    one: Wanted, estimate: Estimate, settings: Settings, num_prompts: int, per_seed: Mapping[str, float | None]
-) -> dict[str, Any]:
-    p_value, mde = _in_direction(estimate, metric_of(one.metric))
-    return {
-        **one._asdict(),
-        "value": number(estimate.value),
-        "low": number(estimate.low),
-        "high": number(estimate.high),
-        "confidence": settings.confidence,
-        "std_error": number(estimate.std_error),
-        "df": number(estimate.df),
-        "p_value": p_value,
-        "p_adjusted": None,
-        "mde": number(mde),
-        "power": settings.power,
-        "test": estimate.test,
-        "interval": settings.method,
-        "num_prompts": num_prompts,
-        "num_clusters": estimate.num_units,
-        "per_seed": dict(per_seed),
     }
 
 

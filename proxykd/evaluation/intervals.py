@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from proxykd.evaluation.resampling import Floats, Resampled, Units
 
@@ -64,13 +64,11 @@ class Moments(NamedTuple):
         value: The difference of the two ratios.
         std_error: As in the module's docstring; 0 where all units agree.
         df: Degrees of freedom of ``std_error``, > 0.
-        acceleration: BCa's, from leaving out one unit at a time.
     """
 
     value: float
     std_error: float
     df: float
-    acceleration: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +77,17 @@ class Distribution:
 
     Attributes:
         moments: Of the units.
-        values: Resampled differences, ascending.
-        studentised: (resampled - value) / its standard error, ascending.
-        bias: BCa's, a normal quantile.
+        ascending: For ``studentised`` (resampled - value) / its standard error, else the resampled differences.
+        bias: BCa's, a normal quantile; 0 for the other methods.
+        acceleration: BCa's, from leaving out one unit at a time; 0 for the other methods.
         seeds: What the seeds add.
         method: Which ends ``lower`` and ``upper`` give.
     """
 
     moments: Moments
-    values: Floats
-    studentised: Floats
+    ascending: Floats
     bias: float
+    acceleration: float
     seeds: SeedSpread
     method: Method
 
@@ -114,6 +112,8 @@ class Distribution:
         return self._end(tail, is_lower=False)
 
     def _end(self, tail: float, *, is_lower: bool) -> float:
+        if self.seeds.std_error == 0.0:
+            return self._end_of_prompts(tail, is_lower=is_lower)
         sign = -1.0 if is_lower else 1.0
         distance = sign * (self._end_of_prompts(tail, is_lower=is_lower) - self.moments.value)
         over_seeds = self.seeds.std_error * float(stdtrit(self.seeds.df, 1.0 - tail))
@@ -123,15 +123,15 @@ class Distribution:
         if self.method == "studentised":
             # The quantile of t that stands against the end: the lower one for the upper end.
             against = 1.0 - tail if is_lower else tail
-            found = _quantile(self.studentised, against), float(stdtrit(self.moments.df, against))
+            found = _quantile(self.ascending, against), float(stdtrit(self.moments.df, against))
             further = max(found) if is_lower else min(found)
             return self.moments.value - self.moments.std_error * further
         at = tail if is_lower else 1.0 - tail
-        return _quantile(self.values, at if self.method == "percentile" else self._moved(at))
+        return _quantile(self.ascending, at if self.method == "percentile" else self._moved(at))
 
     def _moved(self, tail: float) -> float:
         shifted = self.bias + float(ndtri(tail))
-        return float(ndtr(self.bias + shifted / (1.0 - self.moments.acceleration * shifted)))
+        return float(ndtr(self.bias + shifted / (1.0 - self.acceleration * shifted)))
 
 
 def distribution(units: Units, resampled: Resampled, *, seeds: SeedSpread, method: Method) -> Distribution:
@@ -144,12 +144,16 @@ def distribution(units: Units, resampled: Resampled, *, seeds: SeedSpread, metho
         method: How ends are found.
     """
     moments = compute_moments(units)
-    values = resampled.values[~np.isnan(resampled.values)]
-    errors = resampled.std_errors[~np.isnan(resampled.values)]
-    # A resample of equal units has no spread of its own; it says nothing of how many standard errors it is away.
-    centred = values - moments.value
-    studentised = np.divide(centred, errors, out=np.zeros_like(values), where=errors > 1e-9 * np.abs(centred))
-    return Distribution(moments, np.sort(values), np.sort(studentised), _bias(values, moments.value), seeds, method)
+    is_value = ~np.isnan(resampled.values)
+    values = resampled.values[is_value]
+    if method == "studentised":
+        centred, errors = values - moments.value, resampled.std_errors[is_value]
+        # A resample of equal units has no spread of its own; it says nothing of how many errors it is away.
+        values = np.divide(centred, errors, out=np.zeros_like(values), where=errors > 1e-9 * np.abs(centred))
+    bias, acceleration = 0.0, 0.0
+    if method == "bca" and moments.std_error > 0.0:
+        bias, acceleration = _bias(values, moments.value), _acceleration(units)
+    return Distribution(moments, np.sort(values), bias, acceleration, seeds, method)
 
 
 def compute_moments(units: Units) -> Moments:
@@ -171,18 +175,20 @@ def compute_moments(units: Units) -> Moments:
     weights, df = _small_sample(shares)
     std_error = float(np.sqrt(np.sum(weights * influence**2)))
     if std_error <= 1e-12 * (np.abs(ratios).max() + abs(value)):
-        return Moments(value, 0.0, df, 0.0)
-    return Moments(value, std_error, df, _acceleration(units))
+        return Moments(value, 0.0, df)
+    return Moments(value, std_error, df)
 
 
 def p_values(distribution: Distribution) -> tuple[float, float]:
-    """One-sided p that the difference is not below 0, and that it is not above 0; together 1 unless both are 1.
+    """One-sided p that the difference is not below 0, and that it is not above 0.
 
     Each is the tail at which the end of the interval touches 0, so that p and interval say the same.
     """
-    smallest, value = 1.0 / (1.0 + len(distribution.values)), distribution.moments.value
+    smallest, value = 1.0 / (1.0 + len(distribution.ascending)), distribution.moments.value
     if distribution.std_error == 0.0:
         return (smallest if value < 0.0 else 1.0), (smallest if value > 0.0 else 1.0)
+    if distribution.method == "studentised" and distribution.seeds.std_error == 0.0:
+        return _studentised_p_values(distribution)
     if distribution.upper(0.5) < 0.0:
         p = _last_tail(lambda tail: distribution.upper(tail) >= 0.0, smallest)
         return p, 1.0 - p
@@ -190,6 +196,15 @@ def p_values(distribution: Distribution) -> tuple[float, float]:
         p = _last_tail(lambda tail: distribution.lower(tail) <= 0.0, smallest)
         return 1.0 - p, p
     return 0.5, 0.5
+
+
+def _studentised_p_values(distribution: Distribution) -> tuple[float, float]:
+    """The further of two ends touches 0 at the larger of their tails."""
+    ascending, moments = distribution.ascending, distribution.moments
+    away, count = moments.value / moments.std_error, len(distribution.ascending)
+    below = (1 + int(np.searchsorted(ascending, away, "right"))) / (1 + count)
+    above = (1 + count - int(np.searchsorted(ascending, away, "left"))) / (1 + count)
+    return max(below, float(stdtr(moments.df, away))), max(above, float(stdtr(moments.df, -away)))
 
 
 def _last_tail(touches: Callable[[float], bool], smallest: float) -> float:

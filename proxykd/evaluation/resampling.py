@@ -96,7 +96,7 @@ def _resample_equal(all_units: Sequence[Units], size: int, resamples: int, seed:
     ends = np.cumsum([0, *(part.shape[1] for part in columns)])
     sums, out, start = np.hstack(columns), np.empty((2, len(all_units), resamples)), 0
     for counts in draw_counts(size, resamples, seed):
-        totals = counts @ sums
+        totals = np.asfortranarray(counts @ sums)
         for idx in range(len(all_units)):
             out[:, idx, start : start + len(totals)] = _evaluate(totals[:, ends[idx] : ends[idx + 1]], size)
         start += len(totals)
@@ -119,20 +119,20 @@ def _evaluate(totals: Floats, num_units: int) -> tuple[Floats, Floats]:
     With the gradient g of the value with respect to the totals, the influence of a unit is g . its sums, so the sum of
     squared influences is g' M g with M the matrix of the products' totals.
     """
-    width = 2 if totals.shape[1] == 5 else 4
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = totals[:, 0:width:2] / totals[:, 1:width:2]
-        below = 1.0 / totals[:, 1:width:2]
-        gradient = np.empty((len(totals), width))
-        gradient[:, 0::2], gradient[:, 1::2] = below, -ratios * below
-    if width == 4:
-        gradient[:, 2:] *= -1.0
-    squares, column = np.zeros(len(totals)), width
-    for row in range(width):
-        for other in range(row + 1):
-            factor = 1.0 if row == other else 2.0
-            squares += factor * gradient[:, row] * gradient[:, other] * totals[:, column]
-            column += 1
-    values = ratios[:, 0] if width == 2 else ratios[:, 0] - ratios[:, 1]
+        if totals.shape[1] == 5:
+            above, below, *products = totals.T
+            values = above / below
+            gradient = [1.0 / below, -values / below]
+        else:
+            above, below, other_above, other_below, *products = totals.T
+            first, other = above / below, other_above / other_below
+            values = first - other
+            gradient = [1.0 / below, -first / below, -1.0 / other_below, other / other_below]
+    squares, pairs = np.zeros(len(totals)), iter(products)
+    for row, slope in enumerate(gradient):
+        for column in range(row + 1):
+            factor = 1.0 if row == column else 2.0
+            squares += factor * slope * gradient[column] * next(pairs)
     # No spread at all leaves rounding behind, of either sign.
-    return values, np.sqrt(np.maximum(squares, 0.0) * num_units / max(1, num_units - 1))
+    return values, np.sqrt(np.maximum(squares, 0.0) * (num_units / max(1, num_units - 1)))

@@ -32,7 +32,7 @@ def test_without_an_effect_the_power_is_at_most_the_level() -> None:
 def test_power_is_what_a_simulation_finds() -> None:
     rng = np.random.default_rng(0)
     wins, losses = rng.multinomial(120, [0.22, 0.1, 0.68], size=4000).T[:2]
-    found = np.mean([mcnemar_p_value(int(w), int(l)) <= 0.05 for w, l in zip(wins, losses, strict=True)])
+    found = np.mean([mcnemar_p_value(int(won), int(lost)) <= 0.05 for won, lost in zip(wins, losses, strict=True)])
     # 4,000 evaluations: standard error at most 0.008.
     assert mcnemar_power(0.12, num_questions=120, discordance=0.32, level=0.05) == pytest.approx(found, abs=0.025)
 
