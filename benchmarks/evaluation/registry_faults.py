@@ -289,7 +289,7 @@ def sqlite(folder: Path) -> Iterator[str]:
 @contextmanager
 def server_on_postgresql(folder: Path) -> Iterator[str]:
     """An MLflow server on PostgreSQL."""
-    with postgresql(folder) as database, mlflow_server(folder, database) as address:
+    with postgresql() as database, mlflow_server(folder, database) as address:
         yield address
 
 

