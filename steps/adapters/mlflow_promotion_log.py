@@ -235,7 +235,7 @@ class PromotionLog:
                 "and try again"
             )
         applied = view if view.is_settled else self.apply(view)
-        if applied.standing.champion != mine.version and applied.effective[-1][0].action == "undo":
+        if any(entry.action == "undo" and entry.after == mine.number for entry, _ in applied.effective):
             raise PromotionError(
                 f"version {mine.version} of {self.model_name} was deleted while it was promoted; the champion is "
                 f"{applied.standing.champion or 'nobody'} as before"
@@ -254,8 +254,7 @@ class PromotionLog:
             self._set(CHAMPION, standing.champion)
             newest = self.read()
             if newest.standing.number == standing.number:
-                value = json.dumps(asdict(standing))
-                self.client.set_model_version_tag(self.log_name, str(entry.number), _STANDING_TAG, value)
+                self._record(entry, standing)
                 return newest
             view = newest
         raise TrackingError(
@@ -277,6 +276,10 @@ class PromotionLog:
                 raise
             self.client.delete_registered_model_alias(self.model_name, alias)
 
+    def _record(self, entry: Entry, standing: Standing) -> None:
+        value = json.dumps(asdict(standing))
+        self.client.set_model_version_tag(self.log_name, str(entry.number), _STANDING_TAG, value)
+
     def _undo(self, view: View) -> None:
         """Back to the champion before the entry, whose version was deleted before its alias was set."""
         entry, standing = view.effective[-1]
@@ -284,6 +287,7 @@ class PromotionLog:
         reason = f"version {entry.version} was deleted"
         undo = Entry(0, uuid4().hex, "undo", former, standing.number, None, _whoami(), reason, _now())
         self.append(undo, source=f"models:/{self.log_name}/{entry.number}")
+        self._record(entry, standing)
 
 
 def ensure_model(client: "MlflowClient", name: str, description: str | None = None) -> None:

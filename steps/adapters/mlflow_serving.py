@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -45,7 +45,7 @@ def serve(model: str, *, host: str, port: int, engine: str, poll_s: float | None
     named = model if "@" in model or "/" in model else f"{model}@{CHAMPION}"
     engine = _engine(engine)
     served, process = find_version(named), None
-    with _ended_by_signal():
+    with suppress(KeyboardInterrupt), _ended_by_signal():
         try:
             process = _start(served, host, port, engine)
             while process.poll() is None:
@@ -67,11 +67,12 @@ def server_command(engine: str, folder: Path, host: str, port: int) -> list[str]
         host: Address to listen on.
         port: Port to listen on.
     """
+    # -P: what is imported does not depend on the folder above.
+    program = [sys.executable, "-P", "-m"]
+    where = ["--host", host, "--port", str(port)]
     if engine == "vllm":
-        command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", folder.name]
-        return [*command, "--served-model-name", folder.name, "--host", host, "--port", str(port)]
-    code = "from transformers.cli.transformers import main; main()"
-    return [sys.executable, "-c", code, "serve", folder.name, "--host", host, "--port", str(port)]
+        return [*program, "vllm.entrypoints.cli.main", "serve", folder.name, "--served-model-name", folder.name, *where]
+    return [*program, "transformers.cli.transformers", "serve", folder.name, *where]
 
 
 def _engine(wanted: str) -> str:
@@ -85,7 +86,10 @@ def _engine(wanted: str) -> str:
 
 def _start(served: RegisteredVersion, host: str, port: int, engine: str) -> "subprocess.Popen[bytes]":
     folder = _folder_of(served)
-    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    # A hub's cache of its own, which stays empty: no client can have another model loaded from the user's.
+    cache = Workspace.default().root / "served" / ".hub"
+    cache.mkdir(exist_ok=True)
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
     process = subprocess.Popen(server_command(engine, folder, host, port), cwd=folder.parent, env=offline)
     try:
         _await(process, host, port)
@@ -168,8 +172,8 @@ def _folder_of(served: RegisteredVersion) -> Path:
             shutil.move(download_version(served, scratch), folder)
     if not (list(folder.glob("chat_template*")) or "chat_template" in (folder / "tokenizer_config.json").read_text()):
         raise ModelError(
-            f"expected a tokenizer with a chat template in version {served.version} of {served.model_name}, found none: "
-            "it takes text and not messages; load it as docs/registry.md shows"
+            f"expected a tokenizer with a chat template in version {served.version} of {served.model_name}, found "
+            "none: it takes text and not messages; load it as docs/registry.md shows"
         )
     return folder
 
