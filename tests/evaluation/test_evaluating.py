@@ -85,14 +85,8 @@ def test_paired_difference_is_in_the_report(report: dict[str, Any]) -> None:
     assert set(found["per_seed"]) == {"3", "4"}
 
 
-def test_page_stands_alone(evaluation: Evaluation) -> None:
-    page = (evaluation.path / "report.html").read_text(encoding="utf-8")
-    assert "http://" not in page
-    assert "https://" not in page
-    assert page.count('src="data:image/png;base64,') == 3
-    assert "num_completions" in page
-    assert "ab" * 32 in page
-    assert {path.name for path in evaluation.path.glob("*.png")} == {"arms.png", "curves.png", "fidelity.png"}
+def test_the_page_waits_for_the_decision(evaluation: Evaluation) -> None:
+    assert not [path.name for path in evaluation.path.iterdir() if path.suffix in (".html", ".png")]
 
 
 def test_same_seed_gives_the_same_report(
@@ -107,7 +101,7 @@ def test_same_seed_gives_the_same_report(
     again = evaluate(
         arms, validated, splits, run_spec, facts=facts, output=tmp_path / "output", scratch=tmp_path / "scratch"
     )
-    for name in ("predictions.parquet", "arms.png"):
+    for name in ("predictions.parquet",):
         assert again.manifest["files"][name] == evaluation.manifest["files"][name]
 
 
