@@ -140,7 +140,7 @@ def _answers(predictions: Sequence[Path], wanted: Collection[str]) -> dict[str, 
 
 
 def _answer(row: dict[str, Any], task: str) -> dict[str, Any]:
-    given = next((one for one in row.get("answers") or () if one["task"] == task), {})
+    given: dict[str, Any] = next((one for one in row.get("answers") or () if one["task"] == task), {})
     return {"text": given.get("text"), "is_correct": given.get("is_correct"), "nll": _nll(row) if row else None}
 
 

@@ -172,7 +172,7 @@ def _arguments(
         "activation_checkpointing": False,
         "remove_unused_columns": False,
         "seed": seed,
-        "logging_steps": 10,
+        "logging_steps": min(10, max(1, _num_steps(num_examples, optimizer) // 40)),
         "report_to": "none",
         "save_strategy": "no",
         "disable_tqdm": True,

@@ -16,6 +16,7 @@ from proxykd.evaluation.page.views import (
     number,
     numbers,
     pair_of,
+    places,
     primary_metric,
     primary_pair,
 )
@@ -83,12 +84,15 @@ def _bound(report: Json, one: Json, metric: Metric) -> float | None:
 def _difference_mark(one: Json, metric: Metric, scale: Axis, label: str, bound: float | None) -> Mark:
     if refusal := one.get("refusal"):
         return Mark(label, 0, f"not compared: {refusal}", None, None, None)
+    at, low, high = places(one, scale)
     mde, adjusted = one.get("mde"), one.get("p_adjusted")
     return Mark(
         label,
         0,
         interval_text(one, is_signed=True),
-        *(scale.across(one[part]) if is_known(one.get(part)) else None for part in ("value", "low", "high")),
+        at,
+        low,
+        high,
         note=_better(one, metric),
         cells=(
             f"±{number(mde)}" if is_known(mde) else "-",

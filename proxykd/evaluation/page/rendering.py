@@ -31,6 +31,8 @@ SHOWN_SAMPLES = 4
 
 MAX_REASON_CHARS = 500
 
+_MARKS: dict[Any, str] = {True: "right", False: "wrong"}
+
 
 @dataclass(frozen=True, slots=True)
 class PageData:
@@ -187,7 +189,7 @@ def _sample(one: Json) -> dict[str, Any]:
             {
                 "label": "student" if answer["arm"] == "proxy_kd" else views.arm_label(answer["arm"]),
                 "text": None if answer.get("text") is None else cut(str(answer["text"]), SHOWN_CHARS),
-                "mark": {True: "right", False: "wrong"}.get(answer.get("is_correct"), ""),
+                "mark": _MARKS.get(answer.get("is_correct"), ""),
                 "nll": views.number(answer.get("nll")),
             }
             for answer in views.shown_answers(one)

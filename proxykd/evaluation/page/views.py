@@ -255,13 +255,9 @@ def _arm_group(report: Json, name: str, shades: Mapping[str, int]) -> Group:
 
 def _arm_mark(arm: str, one: Json, scale: Axis, colour: int) -> Mark:
     seeds = tuple(scale.across(value) for value in one.get("per_seed", {}).values() if is_known(value))
-    return Mark(
-        arm_label(arm),
-        colour,
-        interval_text(one),
-        *(scale.across(one[part]) if is_known(one.get(part)) else None for part in ("value", "low", "high")),
-        dots=seeds if len(set(seeds)) > 1 else (),
-    )
+    dots = seeds if len(set(seeds)) > 1 else ()
+    at, low, high = places(one, scale)
+    return Mark(arm_label(arm), colour, interval_text(one), at, low, high, dots=dots)
 
 
 def _teacher_line(report: Json, name: str) -> tuple[float, str] | None:
@@ -271,6 +267,12 @@ def _teacher_line(report: Json, name: str) -> tuple[float, str] | None:
     asked = entropy.get("num_prompts", report["num_prompts"])
     on = "" if asked == report["num_prompts"] else f" on {asked:,} prompts"
     return entropy["value"], f"dotted line: the teacher's own entropy{on}, {interval_text(entropy)}"
+
+
+def places(one: Json, scale: Axis) -> tuple[float | None, float | None, float | None]:
+    """Where the value and the ends of the interval stand; None for what is not there."""
+    at, low, high = (scale.across(one[part]) if is_known(one.get(part)) else None for part in ("value", "low", "high"))
+    return at, low, high
 
 
 def numbers(one: Json) -> list[float]:
