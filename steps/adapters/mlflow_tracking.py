@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxykd.artifacts import Evaluation, batched, read_json
 from proxykd.config import RunSpec
-from proxykd.evaluation.page import flatten
+from proxykd.evaluation.page.facts import flatten
 from proxykd.exceptions import TrackingError
 from proxykd.records import hash_json
 from proxykd.workspace import Workspace
@@ -33,6 +33,9 @@ EVALUATION_TAG = "proxykd.evaluation"
 
 SPECIFICATION_TAG = "proxykd.specification"
 """Run tag: the hash of the specification whose values are the run's parameters; MLflow lets none of them change."""
+
+COST_METRIC, TOKENS_METRIC = "spend/cost_usd", "spend/teacher_tokens"
+"""Metrics: what the teacher cost, and tokens from and to it."""
 
 _MAX_METRICS, _MAX_PARAMS, _MAX_PARAM_CHARS = 1000, 100, 5000
 
@@ -155,7 +158,7 @@ def _metrics(report: Mapping[str, Any], timestamp: int) -> "Iterator[Metric]":
 
 
 def named_values(report: Mapping[str, Any]) -> Iterator[tuple[str, int, float]]:
-    """Every number of a report as (MLflow key, step, value): arms, differences and curves; absent ones left out."""
+    """Every number of a report as (MLflow key, step, value): arms, differences, spend, curves; absent ones left out."""
     for arm, measures in report["arms"].items():
         for metric, measure in measures.items():
             yield from _ends(f"{arm}/{metric}", measure)
@@ -163,6 +166,10 @@ def named_values(report: Mapping[str, Any]) -> Iterator[tuple[str, int, float]]:
         yield from _ends(f"{found['arm']}-vs-{found['against']}/{found['metric']}", found, "p_value")
     if entropy := report["teacher"].get("entropy"):
         yield from _ends("teacher/entropy", entropy)
+    spend = report["facts"].get("spend", {})
+    if spend:
+        yield COST_METRIC, 0, float(spend.get("cost_usd", 0.0))
+        yield TOKENS_METRIC, 0, float(spend.get("prompt_tokens", 0) + spend.get("completion_tokens", 0))
     for name, points in report["facts"].get("curves", {}).items():
         for point in points:
             yield from _at_step(f"curves/{name}", point)

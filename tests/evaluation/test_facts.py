@@ -72,12 +72,15 @@ def test_facts_come_from_every_stage(tmp_path: Path) -> None:
     completions.write([])
     seal(completions)
     gate = {"is_open": True, "reasons": []}
-    stages = [{"stage": "unaligned", "development_nll": 1.0}]
+    trained = {"training_loss": 0.5, "steps": 20}
+    stages = [{"stage": "unaligned", "development_nll": 1.0}, {"stage": "warmup", "training": trained}]
+    curve = [{"step": 10, "loss": 0.7}, {"step": 20, "loss": 0.3}]
+    told = [stages[0], {"stage": "warmup", "training": {**trained, "curve": curve}}]
     student = sealed(StudentModel, "student", "training.json", training("proxy_kd"))
     facts = collect_facts(
         completions,
         sealed(ValidationResult, "validation", "result.json", {"gate": gate, "great_expectations": {}}),
-        sealed(ProxyModel, "proxy", "fidelity.json", {"stages": stages}),
+        sealed(ProxyModel, "proxy", "fidelity.json", {"stages": told}),
         sealed(Targets, "targets", "targets.json", {"top_k": 10, "shards": [{}]}),
         sealed(StudentModel, "sft", "training.json", training("sft")),
         student,
@@ -86,5 +89,6 @@ def test_facts_come_from_every_stage(tmp_path: Path) -> None:
     assert facts["fidelity"] == stages
     assert facts["targets"] == {"top_k": 10}
     assert facts["training"]["sft"] == {"learning_rate": 0.1, "runs": [{"seed": 3, "learning_rate": 0.1}]}
+    assert facts["curves"]["proxy/warmup"] == curve
     assert facts["curves"]["proxy_kd/seed-3"] == [{"step": 1, "loss": 2.0}]
     assert facts["made_from"]["student"] == student.hash

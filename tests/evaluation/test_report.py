@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from proxykd.config import RunSpec
-from proxykd.evaluation.page import flatten, render_page
+from proxykd.evaluation.page.facts import flatten
+from proxykd.evaluation.page.rendering import PageData, render_page
 from proxykd.evaluation.report import Sums, build_report, cut_note, metrics_of, report_table, teacher_label
 from proxykd.evaluation.statistics import arm
 from proxykd.exceptions import GateError
@@ -72,20 +73,20 @@ def test_table_shows_values_with_intervals(report: dict[str, Any]) -> None:
 def test_entropy_of_fewer_prompts_says_of_how_many(report: dict[str, Any]) -> None:
     assert teacher_label(report) == "teacher"
     report["teacher"]["entropy"]["num_prompts"] = 4
-    assert "teacher (4 prompts)" in render_page(report, {})
+    assert "own entropy on 4 prompts" in render_page(PageData(report))
 
 
 def test_missing_text_is_told_on_the_page_and_nothing_where_all_is_there(report: dict[str, Any]) -> None:
-    page = render_page(report, {})
+    page = render_page(PageData(report))
     assert "2 of 9 held-out texts are cut" in page
     assert "1 held-out texts left out" in page
     assert cut_note({"heldout": {**TEXTS, "num_cut": 0, "num_skipped": 0}}) == ""
 
 
 def test_page_escapes_what_it_shows(report: dict[str, Any]) -> None:
-    page = render_page(report, {})
+    page = render_page(PageData(report))
     assert "&lt;b&gt;" in page
-    assert "Proxy-KD is better than SFT" in page
+    assert "Proxy-KD minus SFT, held-out NLL" in page
 
 
 def test_metrics_come_in_the_order_of_their_weight(report: dict[str, Any]) -> None:

@@ -72,7 +72,11 @@ def test_the_run_is_tracked_with_parameters_metrics_and_documents(undisturbed: R
     assert run.data.params["student.steps"] == "10"
     assert run.data.metrics["proxy_kd/heldout_nll"] == finished.report["arms"]["proxy_kd"]["heldout_nll"]["value"]
     assert {"report", "validation", "specification.json"} <= artifacts_of(client, run.info.run_id)
-    assert "report/report.html" in artifacts_of(client, run.info.run_id, "report")
+    documents = {"report/report.json", "report/report.html", "report/report.md", "report/decided.json"}
+    assert documents <= artifacts_of(client, run.info.run_id, "report")
+    page = (home.workspace.reports / "tiny.html").read_text(encoding="utf-8")
+    assert f"<title>tiny: {run.data.tags['proxykd.outcome']}</title>" in page
+    assert 'id="checks"' in page
     assert "validation/index.html" in artifacts_of(client, run.info.run_id, "validation")
 
 

@@ -58,6 +58,7 @@ def test_nll_is_the_mean_over_completion_tokens(tokenizer, settings):
     facts = train_nll(model, tokenizer, examples, ONE_STEP, **settings)
     assert facts["training_loss"] == pytest.approx(expected, rel=1e-5)
     assert (facts["steps"], facts["num_examples"]) == (1, 4)
+    assert [(one["step"], one["loss"]) for one in facts["curve"]] == [(1, pytest.approx(expected, abs=1e-3))]
     assert token_nll(model, examples).item() < expected
 
 

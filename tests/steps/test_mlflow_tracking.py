@@ -25,7 +25,10 @@ REPORT: dict[str, Any] = {
     "arms": {"sft": {"heldout_nll": INTERVAL, "accuracy/sums": {"value": None, "low": None, "high": None}}},
     "comparisons": [{"metric": "heldout_nll", "arm": "proxy_kd", "against": "sft", **INTERVAL, "p_value": 0.01}],
     "teacher": {"entropy": INTERVAL},
-    "facts": {"curves": {"sft/seed-0": [{"step": 1, "loss": 2.0, "kl": None}, {"step": 2, "loss": 1.0, "kl": 0.5}]}},
+    "facts": {
+        "spend": {"cost_usd": 1.5, "prompt_tokens": 30, "completion_tokens": 12},
+        "curves": {"sft/seed-0": [{"step": 1, "loss": 2.0, "kl": None}, {"step": 2, "loss": 1.0, "kl": 0.5}]},
+    },
 }
 
 
@@ -60,6 +63,8 @@ def test_named_values_leave_out_what_was_not_measured() -> None:
         ("proxy_kd-vs-sft/heldout_nll/p_value", 0, 0.01),
         ("teacher/entropy", 0, 0.5),
         ("teacher/entropy/low", 0, 0.25),
+        ("spend/cost_usd", 0, 1.5),
+        ("spend/teacher_tokens", 0, 42.0),
         ("curves/sft/seed-0/loss", 1, 2.0),
         ("curves/sft/seed-0/loss", 2, 1.0),
         ("curves/sft/seed-0/kl", 2, 0.5),
