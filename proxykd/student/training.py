@@ -68,13 +68,13 @@ def distill_student(
         checkpoints: Folder that outlives a kill: the same call goes on from what it finds there, and removes it at the
             end; None = a killed call begins anew.
         proxy: The proxy itself, which the arm ``proxy_kd`` asks where ``student.living_teacher`` is set; the targets
-            are not opened then.
+            are not opened then. Otherwise targets that another proxy made are refused; None = any proxy's will do.
 
     Raises:
         GateError: if there are no rows to train on, or none on which to choose a learning rate.
         ModelError: if every learning rate diverged.
-        ArtifactError: if the targets belong to another tokenizer and ``student.cross_tokenizer`` is not set, or a
-            living teacher does.
+        ArtifactError: if the targets belong to another corpus, another proxy, or another tokenizer while
+            ``student.cross_tokenizer`` is not set, or lack a text; or if a living teacher has another tokenizer.
         ConfigError: if the objective does not fit the targets, or the living teacher is missing.
     """
     spec = run.student
@@ -89,11 +89,12 @@ def distill_student(
     corpus = _tokenize(rows(), tokenizer, spec, scratch / f"{arm}.arrow")
     if not len(corpus):
         raise GateError(
-            f"expected rows for the arm {arm}, found none, and {corpus.num_skipped} whose prompt leaves no room within "
-            f"student.model.max_seq_tokens={spec.model.max_seq_tokens}; raise it, change the split or add prompts"
+            f"expected rows for the arm {arm}, found none, {corpus.num_empty} with an empty completion, and "
+            f"{corpus.num_skipped - corpus.num_empty} whose prompt leaves no room within student.model.max_seq_tokens="
+            f"{spec.model.max_seq_tokens}; raise it, change the split or add prompts"
         )
     folder = None if soft is None else soft.path
-    expected = {"corpus": corpus_identity(validated, splits)}
+    expected = {"corpus": corpus_identity(validated, splits), **({} if proxy is None else {"proxy": proxy.hash})}
     data = TrainingData.open(corpus, folder, tokenizer, spec, rows=rows, scratch=scratch, expected=expected)
     if living is not None and spec.living_teacher is not None:
         data = replace(data, living=LivingProxy.open(living, spec.living_teacher, tokenizer))
@@ -263,6 +264,7 @@ def _describe(corpus: TokenizedCorpus, spec: StudentSpec) -> dict[str, Any]:
         "completion_tokens": int(corpus.completion_lengths.sum()),
         "num_cut": corpus.num_cut,
         "num_skipped": corpus.num_skipped,
+        "num_empty": corpus.num_empty,
         **_describe_stages(corpus, spec),
     }
 
