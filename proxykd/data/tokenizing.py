@@ -57,6 +57,12 @@ class Example(NamedTuple):
     stage: int = 0
 
 
+class _Tokenized(NamedTuple):
+    example: Example | None
+    is_empty: bool
+    is_cut: bool
+
+
 class _Columns(NamedTuple):
     prompt_id: pa.StringArray
     sample_idx: pa.Int32Array
@@ -78,7 +84,7 @@ class TokenizedCorpus(Sequence[Example]):
         stages: Which teacher wrote each, int32 [num_examples].
         num_skipped: Rows left out: their prompt leaves no room for a completion, or their completion is empty.
         num_empty: Those of them whose completion is empty.
-        num_cut: Examples whose completion was cut to ``max_seq_tokens``.
+        num_cut: Examples whose completion was cut to ``max_seq_tokens``; what the teacher did not finish is not cut.
     """
 
     def __init__(self, path: Path) -> None:
@@ -117,10 +123,11 @@ class TokenizedCorpus(Sequence[Example]):
         num_skipped = num_empty = num_cut = 0
         with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
             for batch in batched(rows, _BATCH_ROWS):
-                examples = list(_tokenize(batch, tokenizer, max_seq_tokens))
+                found = list(_tokenize(batch, tokenizer, max_seq_tokens))
+                examples = [one.example for one in found if one.example is not None]
                 num_skipped += len(batch) - len(examples)
-                num_empty += sum(not row.text for row in batch)
-                num_cut += sum(int(example.completion_ids[-1]) != tokenizer.eos_token_id for example in examples)
+                num_empty += sum(one.is_empty for one in found)
+                num_cut += sum(one.is_cut for one in found)
                 if examples:
                     writer.write_batch(_record_batch(examples))
             counts = {"num_skipped": str(num_skipped), "num_empty": str(num_empty), "num_cut": str(num_cut)}
@@ -195,7 +202,7 @@ def _example(batch: _Columns, row: int) -> Example:
 
 def _tokenize(
     rows: Sequence[ValidatedRow], tokenizer: "PreTrainedTokenizerBase", max_seq_tokens: int
-) -> Iterator[Example]:
+) -> Iterator[_Tokenized]:
     prompts = [render_prompt(tokenizer, row.messages) for row in rows]
     prompt_ids = tokenizer(prompts, add_special_tokens=False).input_ids
     completion_ids = tokenizer(
@@ -205,9 +212,11 @@ def _tokenize(
         # A text that the teacher did not finish does not teach where to end.
         whole = completion if row.outcome == Outcome.TRUNCATED else [*completion, tokenizer.eos_token_id]
         room = max_seq_tokens - len(prompt)
+        example = None
         if prompt and completion and room >= min(len(whole), MIN_COMPLETION_TOKENS):
             cut = np.asarray(whole[:room], np.int32)
-            yield Example(row.prompt_id, row.sample_idx, np.asarray(prompt, np.int32), cut, row.stage)
+            example = Example(row.prompt_id, row.sample_idx, np.asarray(prompt, np.int32), cut, row.stage)
+        yield _Tokenized(example, not completion, example is not None and len(whole) > room)
 
 
 def _record_batch(examples: Sequence[Example]) -> pa.RecordBatch:

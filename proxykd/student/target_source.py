@@ -67,7 +67,7 @@ def open_targets(
         expected: Fields of ``targets.json`` that must have these values: the corpus, say.
 
     Raises:
-        ArtifactError: if the targets are of shorter texts, or of another tokenizer that may not or cannot be aligned, or
+        ArtifactError: if the targets are of shorter texts, or of another tokenizer that may or can not be aligned, or
             a text has none.
         ConfigError: if they cannot be translated: they are drawn, or at a temperature.
         ModelError: if a tokenizer cannot tell the bytes of its tokens.
