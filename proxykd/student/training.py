@@ -197,8 +197,13 @@ class _ArmTrainer:
 
     def _train_and_save(self, seed: int, learning_rate: float) -> dict[str, Any]:
         model, result = self._train(seed, learning_rate)
-        if not math.isfinite(result.curve[-1]["loss"]):
-            raise ModelError(f"training diverged at learning rate {learning_rate:g}; lower student's learning rate")
+        # The loss is that before the step, so that it does not tell what the last step did.
+        if not (math.isfinite(result.curve[-1]["loss"]) and _is_finite(model)):
+            raise ModelError(
+                f"expected finite weights after {self.spec.steps} steps, but training diverged at learning rate "
+                f"{learning_rate:g} in step {len(result.curve)}; lower student.optimizer.learning_rate, or list "
+                "smaller student.learning_rates"
+            )
         self._save(model, seed)
         return _describe_run(seed, learning_rate, result)
 
@@ -255,6 +260,10 @@ def _mean_nll(
     total = sum(float(score.logprobs.sum(dtype="float64")) for score in track(scores, "score", total=len(corpus)))
     nll = -total / int(corpus.completion_lengths.sum())
     return nll if math.isfinite(nll) else math.inf
+
+
+def _is_finite(model: "PreTrainedModel") -> bool:
+    return all(bool(value.isfinite().all()) for value in model.parameters())
 
 
 def _describe(corpus: TokenizedCorpus, spec: StudentSpec) -> dict[str, Any]:

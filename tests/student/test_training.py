@@ -15,11 +15,11 @@ from proxykd.artifacts import ProxyModel, SplitSet, StudentModel, Targets, Valid
 from proxykd.config import RunSpec
 from proxykd.data.splits import build_splits, corpus_identity, select_rows, sides_for
 from proxykd.data.tokenizing import TokenizedCorpus
-from proxykd.exceptions import ArtifactError, ConfigError, GateError
+from proxykd.exceptions import ArtifactError, ConfigError, GateError, ModelError
 from proxykd.models.forward import collate
 from proxykd.models.loading import load_saved, load_student, load_tokenizer
 from proxykd.models.tokenizers import tokenizer_fingerprint
-from proxykd.student import module
+from proxykd.student import loop, module
 from proxykd.student.inputs import TrainingData
 from proxykd.student.loop import train, train_step
 from proxykd.student.module import StudentModule
@@ -223,6 +223,22 @@ def test_a_search_without_a_development_side_closes_the_gate(corpus: Corpus, mak
     splits = build_splits(validated, run.split, output=tmp_path / "splits")
     with pytest.raises(GateError, match="development side"):
         distill((validated, splits), None, run, tmp_path, arm="sft")
+
+
+def test_a_diverged_run_ends_at_once_and_leaves_no_student(
+    corpus: Corpus, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whether the loss says so, or nobody but the weights that the last step left."""
+    steps, taken = loop.train_step, []
+    monkeypatch.setattr(loop, "train_step", lambda *args, **more: taken.append(1) or steps(*args, **more))
+    optimizer = {"batch_size": 4, "learning_rate": 1e38, "warmup_ratio": 0.0, "schedule": "constant"}
+    for num_steps, num_taken, told in ((50, 2, "in step 2"), (1, 1, "in step 1")):
+        taken.clear()
+        run = make_run(student={"optimizer": optimizer, "steps": num_steps})
+        with pytest.raises(ModelError, match=rf"diverged at learning rate 1e\+38 {told}; lower student"):
+            distill(corpus, None, run, tmp_path / str(num_steps), arm="sft")
+        assert len(taken) == num_taken
+        assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_no_rows_close_the_gate(corpus: Corpus, make_run: MakeRun, tmp_path: Path) -> None:
