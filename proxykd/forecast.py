@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from proxykd.config import RunSpec
 from proxykd.config.estimation import TargetsSpec
-from proxykd.config.models import ModelSpec, OptimizerSpec
+from proxykd.config.models import ModelSpec, OptimizerSpec, StudentSpec
 from proxykd.config.prices import price_list_date
 from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec, TeacherSpec
 from proxykd.data.splits import sides_for
@@ -19,6 +19,12 @@ _LIBRARIES_BYTES = int(1.1 * GIB)
 """Interpreter, torch, transformers, ZenML, MLflow and Great Expectations together (measured)."""
 _LOGITS_COPIES = 3
 """Scores, their log-probabilities and their gradient, float32 each."""
+_FUSED_BYTES = 2 * 5 * 2**26
+"""The buffers in which the student's scores are worked off (``proxykd.fused``), whatever the batch."""
+_MICRO_BATCH_TOKENS = 2**14
+"""Completion tokens of the student's that are in memory together (``proxykd.student.module``)."""
+_WORKER_BYTES = int(0.45 * GIB)
+"""Interpreter, torch and transformers of a further process (measured)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,13 +239,28 @@ def _proxy_steps(run: RunSpec, sides: Mapping[Side, int]) -> int:
 def _memory(run: RunSpec, sizes: dict[str, ModelSize], lengths: TextLengths) -> int:
     """The libraries and the stage that needs most; stages follow each other and free what they held."""
     warmup, preference = run.proxy.warmup, run.proxy.preference
-    stages = [_training(run.student.model, sizes["student"], run.student.optimizer, lengths)]
+    stages = [_student(run.student, sizes, lengths)]
     if warmup is not None:
         stages.append(_training(run.proxy.model, sizes["proxy"], warmup.optimizer, lengths))
     if preference is not None:
         # Chosen and rejected go through the model together.
         stages.append(_training(run.proxy.model, sizes["proxy"], preference.optimizer, lengths, texts_a_row=2))
     return _LIBRARIES_BYTES + max(stages)
+
+
+def _student(spec: StudentSpec, sizes: dict[str, ModelSize], lengths: TextLengths) -> int:
+    """A batch is worked off in micro-batches and never multiplied out; a living proxy stands beside the student."""
+    size, limit = sizes["student"], spec.model.max_seq_tokens
+    scored = min(lengths.completion, limit - min(lengths.prompt, limit))
+    rows = min(spec.optimizer.batch_size, max(1, math.ceil(_MICRO_BATCH_TOKENS / max(scored, 1.0))))
+    width = 2 if spec.model.precision == "bfloat16" else 4
+    floats = size.checkpointed_floats if spec.gradient_checkpointing else size.activation_floats
+    activations = width * rows * min(lengths.longest, limit) * floats
+    scores = min(_LOGITS_COPIES * 4 * rows * scored * size.vocab_size, _FUSED_BYTES)
+    beside = 0 if spec.living_teacher is None else 4 * sizes["proxy"].num_parameters
+    # Each process has the whole model before it keeps its share.
+    others = (spec.processes - 1) * (_WORKER_BYTES + 4 * size.num_parameters)
+    return round(size.training_bytes + activations + scores + beside + others)
 
 
 def _training(
