@@ -344,3 +344,10 @@ def test_the_page_of_the_command_line_names_every_command_and_variable() -> None
     commands = {command.callback.__name__ for command in cli.app.registered_commands if command.callback}
     assert all(f"proxykd {command}" in page for command in commands)
     assert all(f"`{name}`" in page for name in Workspace(Path("home")).environment())
+
+
+@pytest.mark.parametrize("module", ["proxykd", "proxykd.cli"])
+def test_the_command_line_is_a_module_too(module: str) -> None:
+    command = [sys.executable, "-m", module, "--version"]
+    ended = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True, check=True)
+    assert ended.stdout.startswith("proxykd ")
