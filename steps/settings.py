@@ -20,7 +20,7 @@ from proxykd.records import hash_json
 from proxykd.workspace import HOME_VARIABLE, Workspace
 
 CHECKOUT = Path(proxykd.__file__).parents[1]
-CODE_SUFFIX, COMPILED_SUFFIX = ".py", ".pyc"
+CODE_SUFFIX, COMPILED_FOLDER = ".py", "__pycache__"
 
 
 def settings_for(run: RunSpec, *sections: str) -> dict[str, Any]:
@@ -112,4 +112,5 @@ def _files_of(name: str) -> set[Path]:
 def _with_data(files: set[Path]) -> set[Path]:
     rooms = {file.parent for file in files if file.parent.parent != CHECKOUT and file.parent != CHECKOUT}
     data = {file for room in rooms for file in room.rglob("*") if file.is_file()}
-    return files | {file for file in data if file.suffix not in (CODE_SUFFIX, COMPILED_SUFFIX)}
+    # What Python and numba compile lies there too, and comes into being while a run is under way.
+    return files | {file for file in data if file.suffix != CODE_SUFFIX and COMPILED_FOLDER not in file.parts}
