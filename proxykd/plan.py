@@ -82,7 +82,8 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
         secret_of(teacher)
     sizes = {role: model_size(spec) for role, spec in run.models().items()}
     if run.student.cross_tokenizer is None:
-        check_same_tokenizer(run.proxy.model, run.student.model)
+        is_living = run.student.living_teacher is not None
+        check_same_tokenizer(run.proxy.model, run.student.model, is_living=is_living)
     check_files(run.validation)
     _check_writable(workspace.root)
     with workspace.temporary_folder("plan") as folder:
