@@ -28,7 +28,7 @@ from proxykd.models.source_files import source_identity
 from proxykd.models.sources import resolve_source
 from proxykd.models.tokenizer_files import TokenizerFiles, read_tokenizer
 from proxykd.models.tokenizer_pairs import describe_pair, measure_pair
-from proxykd.models.tokenizers import check_same_tokenizer, load_tokenizer
+from proxykd.models.tokenizers import check_same_tokenizer, first_difference, load_tokenizer
 from proxykd.records import Message, Side
 from proxykd.teacher.budget import describe_caps
 from proxykd.teacher.live import secret_of
@@ -81,6 +81,7 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     for teacher in teachers_of(run):
         secret_of(teacher)
     sizes = {role: model_size(spec) for role, spec in run.models().items()}
+    _check_translatable(run)
     if run.student.cross_tokenizer is None:
         is_living = run.student.living_teacher is not None
         check_same_tokenizer(run.proxy.model, run.student.model, is_living=is_living)
@@ -101,6 +102,21 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     return Plan(
         run.name, inputs_hash, models, forecast, outlooks, _describe_budgets(run, outlooks), describe_pair(pair)
     )
+
+
+def _check_translatable(run: RunSpec) -> None:
+    """What ``student.target_source`` will translate, known before anything is spent."""
+    student, targets = run.student, run.targets
+    if student.cross_tokenizer is None or student.alpha == 0.0:
+        return
+    if targets.reduction.kind == "top_k" and targets.temperature == 1.0:
+        return
+    if (difference := first_difference(run.proxy.model, student.model)) is not None:
+        raise ConfigError(
+            f"targets of another tokenizer are translated from targets.reduction.kind=top_k at targets.temperature=1 "
+            f"alone; got {targets.reduction.kind} at {targets.temperature:g}, and proxy and student differ in "
+            f"{difference}: change them, or choose a proxy and a student of one family"
+        )
 
 
 def _describe_budgets(run: RunSpec, outlooks: Sequence[Outlook]) -> str:

@@ -228,6 +228,18 @@ def test_tokenizers_that_disagree(proxykd: Any, write: Any, tmp_path: Path) -> N
     expect(proxykd("plan", write(student={"model": {"source": source}})), "share a tokenizer", "end-of-sequence token")
 
 
+@pytest.mark.parametrize("targets", [{"reduction": {"kind": "sampled"}}, {"temperature": 2.0}])
+def test_targets_that_cannot_be_translated_are_refused_before_they_are_made(
+    proxykd: Any, write: Any, tmp_path: Path, targets: dict[str, Any]
+) -> None:
+    source = save_model_files(tmp_path / "model")
+    student = {"model": {"source": source}, "cross_tokenizer": {}}
+    assert proxykd("plan", write(student=student, targets=targets)).status == 0  # one tokenizer: nothing to translate
+    settings = tmp_path / "model" / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "eos_token": "<|user|>"}))
+    expect(proxykd("plan", write(student=student, targets=targets)), "targets.reduction.kind=top_k", "end-of-sequence")
+
+
 @pytest.mark.parametrize(("layers", "what"), [(2_000_000, "on the disk"), (1_000, "of memory")])
 def test_a_machine_that_is_too_small(proxykd: Any, write: Any, tmp_path: Path, layers: int, what: str) -> None:
     source = save_model_files(tmp_path / "model", num_hidden_layers=layers)

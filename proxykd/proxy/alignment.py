@@ -201,8 +201,9 @@ class _Alignment:
         if len(corpus) == 0:
             raise GateError(
                 f"expected texts on the {name} side, found none, {corpus.num_empty} with an empty completion, and "
-                f"{corpus.num_skipped - corpus.num_empty} whose prompt leaves no room within proxy.model.max_seq_tokens="
-                f"{self._spec.max_seq_tokens}; raise it, split.{name} or the number of prompts, or leave the stage out"
+                f"{corpus.num_skipped - corpus.num_empty} whose prompt leaves no room within "
+                f"proxy.model.max_seq_tokens={self._spec.max_seq_tokens}; raise it, split.{name} or the number of "
+                "prompts, or leave the stage out"
             )
         return corpus
 
