@@ -1,7 +1,7 @@
 """Run a pipeline on the active ZenML stack and bring back what the user wants to see of it."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from zenml.exceptions import RunInterruptedException
 from zenml.utils import source_utils
 
 import proxykd
-from pipelines.distill import distill
+from pipelines.distill import STEPS, distill
 from proxykd.artifacts import Evaluation, Promotion, ValidationResult, read_json
 from proxykd.config import RunSpec
 from proxykd.config.shielding import shielded
 from proxykd.data.accepted import accept, hash_files, read_baseline
 from proxykd.data.trajectory_rows import trajectories_identity
+from proxykd.exceptions import ConfigError
 from proxykd.workspace import Workspace
 
 CHECKOUT = Path(proxykd.__file__).parents[1]
@@ -40,23 +41,30 @@ class RunResult:
     statuses: Mapping[str, str]
 
 
-def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str]) -> RunResult:
+def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str], anew: Sequence[str] = ()) -> RunResult:
     """Run the main job; one that ends well is the baseline of the next one's drift.
 
     Args:
         run: The resolved specification.
         inputs: Hash of the prompts' file.
         models: Role -> identity of the model behind its source.
+        anew: Steps that are done again although they are finished; what follows from them only if its inputs change.
 
     Raises:
+        ConfigError: if there is no such step.
         ProxykdError: as the step raised it.
         KeyboardInterrupt: if the run was interrupted (ZenML turns SIGINT and SIGTERM into an exception of its own).
     """
     logging.getLogger("zenml").setLevel(logging.CRITICAL)
     source_utils.set_custom_source_root(str(CHECKOUT))
     accepted = Workspace.default().accepted(run.name)
+    if unknown := sorted(set(anew) - set(STEPS)):
+        raise ConfigError(f"expected steps of the pipeline after --anew, got {unknown}; choose among {list(STEPS)}")
     configured = distill.with_options(
-        run_name=f"{run.name}-{{date}}-{{time}}", tags=[run.name], execution_mode=_execution_mode()
+        run_name=f"{run.name}-{{date}}-{{time}}",
+        tags=[run.name],
+        execution_mode=_execution_mode(),
+        step_configurations={name: {"enable_cache": False} for name in anew},
     )
     try:
         response = configured(

@@ -27,7 +27,7 @@ from proxykd.commands.query import query
 from proxykd.commands.registry import add_registry_commands
 from proxykd.commands.report import report as report_command
 from proxykd.commands.serve import add_serve_command
-from proxykd.exceptions import ConfigError, ProxykdError
+from proxykd.exceptions import ArtifactError, ConfigError, ProxykdError
 
 if TYPE_CHECKING:
     from proxykd.config import RunSpec
@@ -55,6 +55,14 @@ ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run 
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one value, e.g. --set student.steps=100. Repeatable."),
+]
+AnewOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--anew",
+        metavar="STEP",
+        help="Do a finished step again, e.g. --anew estimate_distributions, whose files are damaged, say. Repeatable.",
+    ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
@@ -109,7 +117,9 @@ def preview(
 
 
 @app.command()
-def run(config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption = False) -> None:
+def run(
+    config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption = False, anew: AnewOption = None
+) -> None:
     """Run the whole way: query, validate, align, estimate, distil, evaluate, promote. Finished parts are not redone."""
     started = time.monotonic()
     _spare_the_collector()
@@ -123,7 +133,14 @@ def run(config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption 
     with workspace.locked(), heed_interrupts():
         _check_services(specification, workspace, found)
         running = _import_application("pipelines.running")
-        result = running.run_distillation(specification, inputs=found.inputs_hash, models=found.models)
+        try:
+            result = running.run_distillation(
+                specification, inputs=found.inputs_hash, models=found.models, anew=anew or ()
+            )
+        except ArtifactError as error:
+            raise ArtifactError(
+                f"{error} (--anew STEP does a finished step again: --anew estimate_distributions makes targets)"
+            ) from error
     _show_result(result, workspace, time.monotonic() - started)
 
 
@@ -338,3 +355,7 @@ def _show_result(result: Any, workspace: "Workspace", seconds: float) -> None:
 def _fail(message: str, status: int) -> None:
     typer.secho(f"proxykd: {message}", err=True)
     sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

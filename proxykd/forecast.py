@@ -8,7 +8,7 @@ from typing import NamedTuple
 from proxykd.config import RunSpec
 from proxykd.config.estimation import TargetsSpec
 from proxykd.config.living import GkdSpec, MiniLlmSpec, OkdSpec
-from proxykd.config.models import ModelSpec, OptimizerSpec
+from proxykd.config.models import ModelSpec, OptimizerSpec, StudentSpec
 from proxykd.config.prices import price_list_date
 from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec, TeacherSpec
 from proxykd.data.splits import sides_for
@@ -26,6 +26,12 @@ WRITTEN_TOGETHER = 16_384
 """Tokens of the texts that a student writes side by side: ``models.sampling.SAMPLING_BATCH_TOKENS``, without torch."""
 _DENSE_BYTES = 10 * 2**26
 """Scores of a chunk of positions of both models, and a divergence of them (``student.dense_pass``)."""
+_FUSED_BYTES = 2 * 5 * 2**26
+"""The buffers in which the student's scores are worked off (``proxykd.fused``), whatever the batch."""
+_MICRO_BATCH_TOKENS = 2**14
+"""Completion tokens of the student's that are in memory together (``proxykd.student.module``)."""
+_WORKER_BYTES = int(0.45 * GIB)
+"""Interpreter, torch and transformers of a further process (measured)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +293,7 @@ def _proxy_steps(run: RunSpec, sides: Mapping[Side, int]) -> int:
 def _memory(run: RunSpec, sizes: dict[str, ModelSize], lengths: TextLengths) -> int:
     """The libraries and the stage that needs most; stages follow each other and free what they held."""
     warmup, preference = run.proxy.warmup, run.proxy.preference
-    stages = [_training(run.student.model, sizes["student"], run.student.optimizer, lengths) + _guest(run, sizes)]
+    stages = [_student(run.student, sizes, lengths)]
     if warmup is not None:
         stages.append(_training(run.proxy.model, sizes["proxy"], warmup.optimizer, lengths))
     if preference is not None:
@@ -296,13 +302,26 @@ def _memory(run: RunSpec, sizes: dict[str, ModelSize], lengths: TextLengths) -> 
     return _LIBRARIES_BYTES + max(stages)
 
 
-def _guest(run: RunSpec, sizes: Mapping[str, ModelSize]) -> int:
+def _guest(spec: StudentSpec, sizes: Mapping[str, ModelSize]) -> int:
     """A living teacher beside the student."""
-    spec = run.student.living_teacher
-    if spec is None:
+    if spec.living_teacher is None:
         return 0
-    is_halved = run.student.model.precision == "bfloat16" and not isinstance(spec, OkdSpec)
+    is_halved = spec.model.precision == "bfloat16" and not isinstance(spec.living_teacher, OkdSpec)
     return sizes["proxy"].num_parameters * (2 if is_halved else 4) + _DENSE_BYTES
+
+
+def _student(spec: StudentSpec, sizes: dict[str, ModelSize], lengths: TextLengths) -> int:
+    """A batch is worked off in micro-batches and never multiplied out."""
+    size, limit = sizes["student"], spec.model.max_seq_tokens
+    scored = min(lengths.completion, limit - min(lengths.prompt, limit))
+    rows = min(spec.optimizer.batch_size, max(1, math.ceil(_MICRO_BATCH_TOKENS / max(scored, 1.0))))
+    width = 2 if spec.model.precision == "bfloat16" else 4
+    floats = size.checkpointed_floats if spec.gradient_checkpointing else size.activation_floats
+    activations = width * rows * min(lengths.longest, limit) * floats
+    scores = min(_LOGITS_COPIES * 4 * rows * scored * size.vocab_size, _FUSED_BYTES)
+    # Each process has the whole model before it keeps its share.
+    others = (spec.processes - 1) * (_WORKER_BYTES + 4 * size.num_parameters)
+    return round(size.training_bytes + activations + scores + _guest(spec, sizes) + others)
 
 
 def _training(

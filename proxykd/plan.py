@@ -17,7 +17,6 @@ from proxykd.artifacts import PromptSet
 from proxykd.config import RunSpec
 from proxykd.config.prompts import FilePromptsSpec, where_is
 from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec
-from proxykd.data.chat import render_prompt
 from proxykd.data.prompts import iter_recorded
 from proxykd.data.release import check_files
 from proxykd.data.segments import render_trajectory
@@ -28,10 +27,10 @@ from proxykd.forecast import GIB, Asked, Forecast, LivingForecast, TextLengths, 
 from proxykd.models.sizes import model_size
 from proxykd.models.source_files import source_identity
 from proxykd.models.sources import resolve_source
-from proxykd.models.tokenizer_files import TokenizerFiles, read_tokenizer
+from proxykd.models.token_counter import CHARACTERS_A_TOKEN, TokenCounter
 from proxykd.models.tokenizer_pairs import describe_pair, measure_pair
-from proxykd.models.tokenizers import check_same_tokenizer, load_tokenizer
-from proxykd.records import Message, Side
+from proxykd.models.tokenizers import check_same_tokenizer, first_difference
+from proxykd.records import Side
 from proxykd.teacher.budget import describe_caps
 from proxykd.teacher.live import secret_of
 from proxykd.teacher.query import Outlook, collect_prompts, inputs_of, look_ahead_all
@@ -43,8 +42,6 @@ if TYPE_CHECKING:
 
 SAMPLED_PROMPTS = 200
 """Texts whose tokens are counted for the forecast."""
-CHARACTERS_A_TOKEN = 4
-"""Where there is no tokenizer that can be read quickly; English text has about so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +82,10 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     for teacher in teachers_of(run):
         secret_of(teacher)
     sizes = {role: model_size(spec) for role, spec in run.models().items()}
+    _check_translatable(run)
     if run.student.cross_tokenizer is None:
-        check_same_tokenizer(run.proxy.model, run.student.model)
+        is_living = run.student.living_teacher is not None
+        check_same_tokenizer(run.proxy.model, run.student.model, is_living=is_living)
     check_files(run.validation)
     num_trajectories = _count_trajectories(run)
     _check_writable(workspace.root)
@@ -123,6 +122,21 @@ def _count_trajectories(run: RunSpec) -> int:
             "attempts, or leave the folders out"
         )
     return count
+
+
+def _check_translatable(run: RunSpec) -> None:
+    """What ``student.target_source`` will translate, known before anything is spent."""
+    student, targets = run.student, run.targets
+    if student.cross_tokenizer is None or student.alpha == 0.0:
+        return
+    if targets.reduction.kind == "top_k" and targets.temperature == 1.0:
+        return
+    if (difference := first_difference(run.proxy.model, student.model)) is not None:
+        raise ConfigError(
+            f"targets of another tokenizer are translated from targets.reduction.kind=top_k at targets.temperature=1 "
+            f"alone; got {targets.reduction.kind} at {targets.temperature:g}, and proxy and student differ in "
+            f"{difference}: change them, or choose a proxy and a student of one family"
+        )
 
 
 def _describe_budgets(run: RunSpec, outlooks: Sequence[Outlook]) -> str:
@@ -271,7 +285,7 @@ def measure_lengths(run: RunSpec, prompts: PromptSet) -> TextLengths:
     Raises:
         InputError: if a recorded teacher has no texts.
     """
-    counter = TokenCounter.of(run)
+    counter = TokenCounter.of(run.proxy.model)
     sampled = [counter.count_prompt(prompt.messages) for prompt in islice(prompts.rows(), SAMPLED_PROMPTS)]
     if isinstance(run.teacher, RecordedTeacherSpec):
         assert isinstance(run.prompts, FilePromptsSpec)  # the specification allows no other
@@ -290,7 +304,7 @@ def _with_trajectories(lengths: TextLengths, run: RunSpec) -> TextLengths:
     sampled = list(islice((one for folder in found for one in folder.rows() if one.is_kept), SAMPLED_PROMPTS))
     if not sampled:
         return lengths
-    counter = TokenCounter.of(run)
+    counter = TokenCounter.of(run.proxy.model)
     longest = max(counter.count_prompt(one.messages) + counter.count(render_trajectory(one)) for one in sampled)
     return replace(lengths, longest=max(lengths.longest, longest))
 
@@ -313,7 +327,7 @@ def _more_than_the_main_one(run: RunSpec) -> int:
     return max(longest - run.teacher.sampling.max_tokens, 0)
 
 
-def _measure_recorded(spec: FilePromptsSpec, completion_field: str, counter: "TokenCounter") -> list[int]:
+def _measure_recorded(spec: FilePromptsSpec, completion_field: str, counter: TokenCounter) -> list[int]:
     """Tokens of a sample of the completions; every line is read, so that a malformed one is found."""
     lengths, num_texts = [], 0
     for position, (_, text) in enumerate(iter_recorded(spec, completion_field)):
@@ -326,39 +340,6 @@ def _measure_recorded(spec: FilePromptsSpec, completion_field: str, counter: "To
             "key in teacher.completion_field"
         )
     return lengths
-
-
-@dataclass(frozen=True, slots=True)
-class TokenCounter:
-    """Counts tokens with the proxy's tokenizer; without a backend, estimates them from characters.
-
-    Attributes:
-        files: The tokenizer, or its files.
-        backend: What encodes; None = there is none that can be read quickly.
-    """
-
-    files: Any
-    backend: Any
-
-    @classmethod
-    def of(cls, run: RunSpec) -> "TokenCounter":
-        """The counter of a run."""
-        files: Any = read_tokenizer(resolve_source(run.proxy.model.source))
-        if files is None or not files.special_tokens.get("eos_token"):
-            tokenizer = load_tokenizer(run.proxy.model)
-            return cls(tokenizer, getattr(tokenizer, "backend_tokenizer", None))
-        assert isinstance(files, TokenizerFiles)
-        return cls(files, files.build() if files.build else None)
-
-    def count_prompt(self, messages: Sequence[Message]) -> int:
-        """Tokens of a prompt as the proxy reads it."""
-        return self.count(render_prompt(self.files, messages))
-
-    def count(self, text: str) -> int:
-        """Tokens of a text."""
-        if self.backend is None:
-            return -(-len(text) // CHARACTERS_A_TOKEN)
-        return len(self.backend.encode(text, add_special_tokens=False))
 
 
 def _check_writable(folder: Path) -> None:

@@ -14,7 +14,8 @@ from proxykd.config.prompts import FilePromptsSpec
 from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec, TeacherSpec
 from proxykd.data.prompts import iter_recorded
 from proxykd.forecast import TextLengths, add_prices, lengths_of, price_of_calls
-from proxykd.plan import CHARACTERS_A_TOKEN, TokenCounter, measure_lengths
+from proxykd.models.token_counter import CHARACTERS_A_TOKEN, TokenCounter
+from proxykd.plan import measure_lengths
 from proxykd.records import Prompt
 from proxykd.teacher.budget import worst_case
 from proxykd.teacher.live import LiveTeacher
@@ -164,7 +165,7 @@ def preview_text(preview: Preview) -> str:
 
 
 def _preview(run: RunSpec, prompts: PromptSet, rows: int) -> Iterator[PreviewedPrompt]:
-    counter = TokenCounter.of(run)
+    counter = TokenCounter.of(run.proxy.model)
     if isinstance(run.teacher, RecordedTeacherSpec):
         assert isinstance(run.prompts, FilePromptsSpec)  # the specification allows no other
         recorded = islice(iter_recorded(run.prompts, run.teacher.completion_field), rows)

@@ -228,6 +228,18 @@ def test_tokenizers_that_disagree(proxykd: Any, write: Any, tmp_path: Path) -> N
     expect(proxykd("plan", write(student={"model": {"source": source}})), "share a tokenizer", "end-of-sequence token")
 
 
+@pytest.mark.parametrize("targets", [{"reduction": {"kind": "sampled"}}, {"temperature": 2.0}])
+def test_targets_that_cannot_be_translated_are_refused_before_they_are_made(
+    proxykd: Any, write: Any, tmp_path: Path, targets: dict[str, Any]
+) -> None:
+    source = save_model_files(tmp_path / "model")
+    student = {"model": {"source": source}, "cross_tokenizer": {}}
+    assert proxykd("plan", write(student=student, targets=targets)).status == 0  # one tokenizer: nothing to translate
+    settings = tmp_path / "model" / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "eos_token": "<|user|>"}))
+    expect(proxykd("plan", write(student=student, targets=targets)), "targets.reduction.kind=top_k", "end-of-sequence")
+
+
 @pytest.mark.parametrize(("layers", "what"), [(2_000_000, "on the disk"), (1_000, "of memory")])
 def test_a_machine_that_is_too_small(proxykd: Any, write: Any, tmp_path: Path, layers: int, what: str) -> None:
     source = save_model_files(tmp_path / "model", num_hidden_layers=layers)
@@ -344,3 +356,10 @@ def test_the_page_of_the_command_line_names_every_command_and_variable() -> None
     commands = {command.callback.__name__ for command in cli.app.registered_commands if command.callback}
     assert all(f"proxykd {command}" in page for command in commands)
     assert all(f"`{name}`" in page for name in Workspace(Path("home")).environment())
+
+
+@pytest.mark.parametrize("module", ["proxykd", "proxykd.cli"])
+def test_the_command_line_is_a_module_too(module: str) -> None:
+    command = [sys.executable, "-m", module, "--version"]
+    ended = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True, check=True)
+    assert ended.stdout.startswith("proxykd ")

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from proxykd import forecast as forecasting
+from proxykd import fused
 from proxykd.artifacts import ValidatedSet
 from proxykd.config import RunSpec
 from proxykd.config.teacher import BatchSpec
@@ -14,10 +16,11 @@ from proxykd.forecast import GIB, Asked, TextLengths, forecast_run
 from proxykd.models.sizes import ModelSize
 from proxykd.plan import Plan, plan_table
 from proxykd.records import Side
+from proxykd.student import module
 from tests.support.trajectories import corrected, write_trajectories
 
 SIDES = {Side.WARMUP: 100, Side.ALIGNMENT: 450, Side.DISTILLATION: 450, Side.DEVELOPMENT: 50, Side.HELDOUT: 100}
-SIZES = {role: ModelSize(1_000_000, 1_000_000, 1000, 10_000) for role in ("proxy", "student")}
+SIZES = {role: ModelSize(1_000_000, 1_000_000, 1000, 10_000, 4_000) for role in ("proxy", "student")}
 LENGTHS = TextLengths(prompt=20.0, completion=100.0, longest=150.0, are_exact=True)
 
 
@@ -96,6 +99,36 @@ def test_memory_is_that_of_the_hungriest_stage() -> None:
     # 16 bytes a weight; 2 * 16 rows of 150 tokens with 10,000 numbers each; 3 copies of 32 * 100 * 1000 scores
     expected = 16e6 + 4 * 32 * 150 * 10_000 + 3 * 4 * 32 * 100 * 1000
     assert forecast(make_run()).memory_bytes - int(1.1 * GIB) == pytest.approx(expected)
+
+
+def student_memory(**settings: Any) -> int:
+    """What the student's stage takes beyond the libraries; the proxy's stages are left out."""
+    optimizer = {"batch_size": settings.pop("batch_size", 16)}
+    student = {"model": {"source": "embedded:student"}, "optimizer": optimizer, **settings}
+    found: int = forecast(make_run(proxy=proxy(), student=student)).memory_bytes
+    return found - int(1.1 * GIB)
+
+
+def test_the_students_memory_does_not_grow_beyond_a_micro_batch() -> None:
+    # 16 texts of 150 tokens with 10,000 numbers each; 3 copies of 16 * 100 * 1000 scores
+    assert student_memory() == pytest.approx(16e6 + 4 * 16 * 150 * 10_000 + 3 * 4 * 16 * 100 * 1000)
+    # 164 texts of 100 completion tokens are 2 ** 14 of them; their scores pass through 640 MiB
+    largest = 16e6 + 4 * 164 * 150 * 10_000 + 3 * 4 * 164 * 100 * 1000
+    assert student_memory(batch_size=1000) == student_memory(batch_size=10**6) == pytest.approx(largest)
+
+
+def test_the_students_memory_is_that_of_its_settings() -> None:
+    plain = student_memory()
+    # 4,000 numbers a token in place of 10,000
+    assert plain - student_memory(gradient_checkpointing=True) == pytest.approx(4 * 16 * 150 * 6_000)
+    assert student_memory(living_teacher={"kind": "okd"}) - plain == pytest.approx(4e6)
+    assert student_memory(processes=3) - plain == pytest.approx(2 * (0.45 * GIB + 4e6), rel=1e-6)
+
+
+def test_the_forecast_knows_how_the_student_works_off_a_batch() -> None:
+    """The forecast imports no torch, so that it holds these numbers twice."""
+    assert forecasting._MICRO_BATCH_TOKENS == module._MICRO_BATCH_TOKENS
+    assert forecasting._FUSED_BYTES == 2 * fused._CHUNK_BYTES_CPU
 
 
 def test_memory_does_not_grow_beyond_the_longest_sequence() -> None:

@@ -3,9 +3,9 @@
     python benchmarks/evaluation/gate.py [--tasks 20] [--rows 5000] [--resamples 10000] [--equal]
 
 Every task has prompts of its own; unless ``--equal``, each has a few more or fewer than the others, so that no two
-share their draws. The policy names every task as a guard, and a continuous primary metric over all rows of one task. Scores
-are made before the clock starts; timed are the comparisons with the champion and with SFT (``comparing.compare``) and
-the decision. Peak RSS is that of the whole process, libraries and scores included.
+share their draws. The policy names every task as a guard, and a continuous primary metric over all rows of one task.
+Scores are made before the clock starts; timed are the comparisons with the champion and with SFT
+(``comparing.compare``) and the decision. Peak RSS is that of the whole process, libraries and scores included.
 """
 
 import argparse

@@ -13,9 +13,12 @@ _SECRET = re.compile(r"\$\{([A-Z_][A-Z0-9_]*)\}")
 
 
 class Spec(BaseModel):
-    """A frozen section of the run specification; unknown keys are refused, docstrings under fields are their docs."""
+    """A frozen section of the run specification; unknown keys are refused, docstrings under fields are their docs.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    Numbers are finite unless a field says otherwise.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def _check_secret(value: str) -> str:

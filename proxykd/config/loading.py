@@ -13,7 +13,7 @@ from proxykd.exceptions import ConfigError
 
 _MAY_HOLD_SECRETS = ("api_key", "api_key_file", "base_url")
 _UNIONS = ("teacher", "prompts")
-_TARGET_UNIONS = ("estimator", "reduction")
+_INNER_UNIONS = ("estimator", "reduction", "living_teacher", "divergence", "own_divergence", "prior_divergence")
 _SCALARS = (str, int, float, bool, type(None), Path)
 
 
@@ -154,7 +154,7 @@ def _keys(item: Mapping[str, Any]) -> list[str]:
     parts = [str(part) for part in item["loc"]]
     is_kind = [
         (before in _UNIONS and (place == 1 or parts[0] == "staging"))
-        or (place == 2 and parts[0] == "targets" and before in _TARGET_UNIONS)
+        or (place > 1 and parts[0] in ("targets", "student") and before in _INNER_UNIONS)
         for place, before in enumerate(parts, 1)
     ]
     return [part for part, leaves_out in zip(parts, [False, *is_kind], strict=False) if not leaves_out]
@@ -163,13 +163,26 @@ def _keys(item: Mapping[str, Any]) -> list[str]:
 def _reason(item: Mapping[str, Any]) -> str:
     if item["type"] == "extra_forbidden":
         *parents, key = _keys(item)
-        close = difflib.get_close_matches(key, sorted(_known_keys(parents)), n=1)
+        known = _known_keys(parents)
+        if key in known:
+            return "no key of this kind, but of another one; `proxykd schema` lists the keys of each"
+        close = difflib.get_close_matches(key, sorted(known), n=1)
         return f"unknown key{f'; did you mean {close[0]!r}?' if close else ''}; `proxykd schema` lists all keys"
     if item["type"] == "missing":
         return "missing; `proxykd schema` describes it"
+    if item["type"] == "union_tag_not_found":
+        return "expected its kind, found none; write {kind: ...}, `proxykd schema` lists the kinds"
+    if item["type"] == "union_tag_invalid":
+        return f"expected one of the kinds {item['ctx']['expected_tags']}, got {item['ctx']['tag']!r}"
+    if item["type"] == "model_attributes_type":
+        return "expected a section with its kind, as in {kind: ...}" + _received(item)
+    return str(item["msg"]).removeprefix("Value error, ") + _received(item)
+
+
+def _received(item: Mapping[str, Any]) -> str:
     # Sections are not repeated, nor what stands where a secret's name belongs or may hide in an address.
     repeatable = isinstance(item["input"], _SCALARS) and item["loc"][-1] not in _MAY_HOLD_SECRETS
-    return f"{item['msg']}, got {item['input']!r:.200}" if repeatable else str(item["msg"])
+    return f", got {item['input']!r:.200}" if repeatable else ""
 
 
 def _known_keys(parents: Sequence[str]) -> set[str]:

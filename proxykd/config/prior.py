@@ -13,7 +13,7 @@ class PriorSpec(Spec):
     order: Annotated[int, Field(ge=0, le=16)] = 4
     """Tokens of the longest context that is counted (the paper's n, which no source gives; 4 = five-grams, the
     customary longest). 0 = no context: every position has the corpus's token frequencies."""
-    gamma: Annotated[float, Field(ge=1.0)] = 2.0
+    gamma: Annotated[float, Field(ge=1.0, allow_inf_nan=True)] = 2.0
     """The estimate weighs 1/gamma, the token that the teacher wrote the rest: 1 = the counts alone, inf = the written
     token alone (plain fine-tuning). The paper's value is not known; 2 gives both the same weight."""
     counts: Literal["leave_out", "keep"] = "leave_out"

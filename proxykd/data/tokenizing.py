@@ -67,6 +67,12 @@ class Example(NamedTuple):
     weights: NDArray[np.float32] | None = None
 
 
+class _Tokenized(NamedTuple):
+    example: Example | None
+    is_empty: bool
+    is_cut: bool
+
+
 class _Columns(NamedTuple):
     prompt_id: pa.StringArray
     sample_idx: pa.Int32Array
@@ -94,7 +100,7 @@ class TokenizedCorpus(Sequence[Example]):
             of its tokens has a weight.
         num_empty: Those of them whose completion is empty.
         num_weightless: Those of them none of whose tokens, as far as there is room for them, has a weight.
-        num_cut: Examples whose completion was cut to ``max_seq_tokens``.
+        num_cut: Examples whose completion was cut to ``max_seq_tokens``; what the teacher did not finish is not cut.
     """
 
     def __init__(self, path: Path) -> None:
@@ -139,11 +145,12 @@ class TokenizedCorpus(Sequence[Example]):
         with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
             for batch in batched(rows, _BATCH_ROWS):
                 found = list(_tokenize(batch, tokenizer, max_seq_tokens))
-                examples = [example for example in found if example.weights is None or example.weights.any()]
-                counts["num_weightless"] += len(found) - len(examples)
+                kept = [one for one in found if one.example is not None and _is_weighed(one.example)]
+                examples = [one.example for one in kept if one.example is not None]
+                counts["num_weightless"] += sum(one.example is not None for one in found) - len(examples)
                 counts["num_skipped"] += len(batch) - len(examples)
-                counts["num_empty"] += sum(not row.text for row in batch)
-                counts["num_cut"] += sum(int(one.completion_ids[-1]) != tokenizer.eos_token_id for one in examples)
+                counts["num_empty"] += sum(one.is_empty for one in found)
+                counts["num_cut"] += sum(one.is_cut for one in kept)
                 if examples:
                     writer.write_batch(_record_batch(examples))
             told = {name: str(count) for name, count in counts.items()}
@@ -232,7 +239,7 @@ def _example(batch: _Columns, row: int) -> Example:
 
 def _tokenize(
     rows: Sequence[ValidatedRow], tokenizer: "PreTrainedTokenizerBase", max_seq_tokens: int
-) -> Iterator[Example]:
+) -> Iterator[_Tokenized]:
     prompts = [render_prompt(tokenizer, row.messages) for row in rows]
     prompt_ids = tokenizer(prompts, add_special_tokens=False).input_ids
     needs_offsets = any(isinstance(row, WeightedRow) for row in rows)
@@ -251,13 +258,19 @@ def _tokenize(
         # A text that the teacher did not finish does not teach where to end.
         whole = completion if row.outcome == Outcome.TRUNCATED else [*completion, tokenizer.eos_token_id]
         room = max_seq_tokens - len(prompt)
+        example = None
         if prompt and completion and room >= min(len(whole), MIN_COMPLETION_TOKENS):
             cut = np.asarray(whole[:room], np.int32)
             weights = None
             if isinstance(row, WeightedRow):
                 offsets = [*completions.offset_mapping[idx], _NOWHERE][: len(cut)]
                 weights = token_weights(offsets, row.spans)
-            yield Example(row.prompt_id, row.sample_idx, np.asarray(prompt, np.int32), cut, row.stage, weights)
+            example = Example(row.prompt_id, row.sample_idx, np.asarray(prompt, np.int32), cut, row.stage, weights)
+        yield _Tokenized(example, not completion, example is not None and len(whole) > room)
+
+
+def _is_weighed(example: Example) -> bool:
+    return example.weights is None or bool(example.weights.any())
 
 
 def _record_batch(examples: Sequence[Example]) -> pa.RecordBatch:

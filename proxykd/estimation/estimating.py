@@ -84,8 +84,9 @@ def estimate_distributions(
     corpus = TokenizedCorpus.build(rows, tokenizer, max_seq_tokens=limit, path=scratch / "distillation.arrow")
     if not len(corpus):
         raise GateError(
-            f"expected rows on the distillation side, found none, and {corpus.num_skipped} whose prompt leaves no room "
-            f"within proxy.model.max_seq_tokens={limit}; raise it or split.distillation, or add prompts"
+            f"expected rows on the distillation side, found none, {corpus.num_empty} with an empty completion, and "
+            f"{corpus.num_skipped - corpus.num_empty} whose prompt leaves no room within proxy.model.max_seq_tokens="
+            f"{limit}; raise it or split.distillation, or add prompts"
         )
     vocab_size = min(len(tokenizer), model.get_output_embeddings().weight.shape[0])
     asked = Proxy(model, vocab_size, tokenizer.pad_token_id, run.proxy.model.precision)

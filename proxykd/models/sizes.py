@@ -24,12 +24,14 @@ class ModelSize:
         num_trainable: Weights that are trained: all of them, or the adapters.
         vocab_size: Rows of the head.
         activation_floats: Numbers that one layer after another keeps for the backward pass, for each token.
+        checkpointed_floats: The same with gradient checkpointing: all layers' inputs, and what one layer keeps.
     """
 
     num_parameters: int
     num_trainable: int
     vocab_size: int
     activation_floats: int
+    checkpointed_floats: int
 
     @property
     def training_bytes(self) -> int:
@@ -82,4 +84,5 @@ def _size_of(config: SimpleNamespace, spec: ModelSpec) -> ModelSize:
     total = embeddings + kept * sum(rows * columns for rows, columns in projections)
     rank = spec.lora.rank if spec.lora else 0
     trainable = kept * rank * sum(rows + columns for rows, columns in projections) if spec.lora else total
-    return ModelSize(total, trainable, vocab, kept * (8 * hidden + 4 * inner))
+    a_layer = 8 * hidden + 4 * inner
+    return ModelSize(total, trainable, vocab, kept * a_layer, kept * hidden + a_layer)

@@ -80,8 +80,13 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
     return hash_json(_parts(tokenizer))
 
 
-def check_same_tokenizer(proxy: ModelSpec, student: ModelSpec) -> None:
+def check_same_tokenizer(proxy: ModelSpec, student: ModelSpec, *, is_living: bool = False) -> None:
     """Check that the student can learn from distributions over the proxy's vocabulary as they are.
+
+    Args:
+        proxy: The proxy's model.
+        student: The student's.
+        is_living: Whether the proxy teaches in person, which no alignment can make up for.
 
     Raises:
         ModelError: naming the first difference between the two tokenizers.
@@ -89,8 +94,9 @@ def check_same_tokenizer(proxy: ModelSpec, student: ModelSpec) -> None:
     if (difference := first_difference(proxy, student)) is not None:
         raise ModelError(
             f"proxy and student must share a tokenizer, but {proxy.source} and {student.source} differ in "
-            f"{difference}; choose two models of one family, or set student.cross_tokenizer: {{}} to have the proxy's "
-            "targets aligned by the bytes of the text"
+            f"{difference}; choose two models of one family, or "
+            f"{'leave student.living_teacher out and ' if is_living else ''}set student.cross_tokenizer: {{}} to have "
+            "the proxy's targets aligned by the bytes of the text"
         )
 
 

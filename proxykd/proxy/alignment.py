@@ -200,8 +200,10 @@ class _Alignment:
         corpus = self._tokenize(name, sides_for(name, self._run.split))
         if len(corpus) == 0:
             raise GateError(
-                f"expected texts on the {name} side, found none that fit in {self._spec.max_seq_tokens} tokens; raise "
-                f"split.{name} or the number of prompts, or leave the stage out"
+                f"expected texts on the {name} side, found none, {corpus.num_empty} with an empty completion, and "
+                f"{corpus.num_skipped - corpus.num_empty} whose prompt leaves no room within "
+                f"proxy.model.max_seq_tokens={self._spec.max_seq_tokens}; raise it, split.{name} or the number of "
+                "prompts, or leave the stage out"
             )
         return corpus
 

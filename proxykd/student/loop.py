@@ -6,6 +6,7 @@ same. Where parts of a text have weights (trajectories), the sum of the weights 
 Both arms run through this loop; they differ in their examples and targets alone.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -32,7 +33,8 @@ class TrainingRun(NamedTuple):
     """How a run went.
 
     Attributes:
-        curve: One mapping a step: step (from 1), what ``train_step`` returns, lr.
+        curve: One mapping a step: step (from 1), what ``train_step`` returns, lr. It ends early, with a loss that is no
+            number, where the run diverged.
         seconds: Wall time of the steps.
         num_tokens: Prompt and completion tokens trained on, padding left out.
     """
@@ -52,7 +54,7 @@ def train(
     seed: int,
     checkpoints: Checkpoints | None = None,
 ) -> TrainingRun:
-    """Train ``model`` in place for ``spec.steps`` steps.
+    """Train ``model`` in place for ``spec.steps`` steps, or until its loss is no number any more.
 
     Args:
         model: On its device, adapters attached if any. Where several processes train, its parameters are sharded.
@@ -74,6 +76,8 @@ def train(
     with torch.random.fork_rng(), stage(description, total=spec.steps, unit="step") as progress:
         progress.advance(len(curve))
         for step, batch in islice(enumerate(batches), len(curve), None):
+            if curve and not math.isfinite(curve[-1]["loss"]):
+                break  # no step brings the weights back
             rate = learning_rate * learning_rate_factor(step, num_steps=spec.steps, spec=spec.optimizer)
             _seed_step(seed, step)
             means = train_step(module, optimizer, data, batch, spec, learning_rate=rate)

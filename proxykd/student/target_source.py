@@ -68,17 +68,20 @@ def open_targets(
         expected: Fields of ``targets.json`` that must have these values: the corpus, say.
 
     Raises:
-        ArtifactError: if the targets are of shorter texts, or of another tokenizer that may not or cannot be aligned.
+        ArtifactError: if the targets are of shorter texts, or of another tokenizer that may or can not be aligned, or
+            a text has none.
         ConfigError: if they cannot be translated: they are drawn, or at a temperature.
         ModelError: if a tokenizer cannot tell the bytes of its tokens.
     """
     reader = TargetReader(targets, expected)
+    _check_told(targets, reader)
     if (max_seq_tokens := reader.description["max_seq_tokens"]) < spec.model.max_seq_tokens:
         raise ArtifactError(
             f"expected targets for texts of up to student.model.max_seq_tokens={spec.model.max_seq_tokens}, found "
             f"{max_seq_tokens}; raise proxy.model.max_seq_tokens to it or lower the student's"
         )
     if reader.description["tokenizer"] == tokenizer_fingerprint(tokenizer):
+        _check_complete(targets, reader, corpus)
         return OpenTargets(reader, None, None)
     if (cross := spec.cross_tokenizer) is None or rows is None:
         raise ArtifactError(
@@ -93,6 +96,32 @@ def open_targets(
     if cross.unshared == "transport" and cross.uld_weight > 0.0:
         unshared = UnsharedTerm(torch.from_numpy(translated.vocabulary.student_unshared).long(), cross.uld_weight)
     return OpenTargets(translated, unshared, translated.facts)
+
+
+def _check_told(targets: Path, reader: TargetReader) -> None:
+    """A store that somebody else wrote may not say what it is."""
+    if silent := [name for name in ("tokenizer", "max_seq_tokens") if name not in reader.description]:
+        raise ArtifactError(
+            f"expected the targets in {targets} to tell their {' and '.join(silent)}, which a student must agree with, "
+            "found no word of it; give TargetWriter.finish the facts, or estimate the targets again"
+        )
+
+
+def _check_complete(targets: Path, reader: TargetReader, corpus: TokenizedCorpus) -> None:
+    """Before the first step, and not at the step that happens to draw a text without targets."""
+    # A trajectory's tokens have weights of their own, and no targets.
+    keys = ((one.prompt_id, one.sample_idx) for one in corpus if one.weights is None)
+    missing = (key for key in keys if key not in reader)
+    if (first := next(missing, None)) is None:
+        return
+    num_missing, (prompt_id, sample_idx) = 1 + sum(1 for _ in missing), first
+    skipped = reader.description.get("num_skipped", 0)
+    raise ArtifactError(
+        f"expected targets for all {len(corpus):,} texts that the student learns from in {targets}, which has "
+        f"{len(reader):,} and none for {num_missing:,} of them (prompt {prompt_id}, sample {sample_idx}, say; it says "
+        f"that {skipped:,} had no room for the proxy, or were empty); estimate the targets again from these rows, with "
+        "proxy.model.max_seq_tokens large enough"
+    )
 
 
 def _check_translatable(reader: TargetReader) -> None:

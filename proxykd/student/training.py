@@ -69,15 +69,16 @@ def distill_student(
         checkpoints: Folder that outlives a kill: the same call goes on from what it finds there, and removes it at the
             end; None = a killed call begins anew.
         proxy: The proxy itself, which the arm ``proxy_kd`` asks where ``student.living_teacher`` is set; the targets
-            are not opened then.
+            are not opened then. Otherwise targets that another proxy made are refused; None = any proxy's will do.
 
     Raises:
         GateError: if there are no rows to train on, or none on which to choose a learning rate, or none of the
             trajectories that are asked for may teach.
         ModelError: if every learning rate diverged.
         InputError: if a folder of ``student.trajectories`` holds none.
-        ArtifactError: if the targets belong to another tokenizer and ``student.cross_tokenizer`` is not set, or a
-            living teacher does, or trajectories were changed after they were written.
+        ArtifactError: if the targets belong to another corpus, another proxy, or another tokenizer while
+            ``student.cross_tokenizer`` is not set, or lack a text; if a living teacher has another tokenizer; or if
+            trajectories were changed after they were written.
         ConfigError: if the objective does not fit the targets, or the living teacher is missing.
     """
     spec = run.student
@@ -94,7 +95,7 @@ def distill_student(
     corpus = _tokenize(trajectories.after(rows()), tokenizer, spec, scratch / f"{arm}.arrow")
     _check_rows(corpus, arm, spec, trajectories)
     folder = None if soft is None else soft.path
-    expected = {"corpus": corpus_identity(validated, splits)}
+    expected = {"corpus": corpus_identity(validated, splits), **({} if proxy is None else {"proxy": proxy.hash})}
     data = TrainingData.open(corpus, folder, tokenizer, spec, rows=rows, scratch=scratch, expected=expected)
     if living is not None and spec.living_teacher is not None:
         data = replace(data, living=LivingProxy.open(living, spec.living_teacher, tokenizer))
@@ -126,8 +127,9 @@ def _check_rows(corpus: TokenizedCorpus, arm: Arm, spec: StudentSpec, trajectori
     limit = f"student.model.max_seq_tokens={spec.model.max_seq_tokens}"
     if not len(corpus):
         raise GateError(
-            f"expected rows for the arm {arm}, found none, and {corpus.num_skipped} whose prompt leaves no room within "
-            f"{limit}; raise it, change the split or add prompts"
+            f"expected rows for the arm {arm}, found none, {corpus.num_empty} with an empty completion, and "
+            f"{corpus.num_skipped - corpus.num_empty} whose prompt leaves no room within {limit}; raise it, change the "
+            "split or add prompts"
         )
     if not spec.trajectories:
         return
@@ -224,8 +226,13 @@ class _ArmTrainer:
 
     def _train_and_save(self, seed: int, learning_rate: float) -> dict[str, Any]:
         model, result = self._train(seed, learning_rate)
-        if not math.isfinite(result.curve[-1]["loss"]):
-            raise ModelError(f"training diverged at learning rate {learning_rate:g}; lower student's learning rate")
+        # The loss is that before the step, so that it does not tell what the last step did.
+        if not (math.isfinite(result.curve[-1]["loss"]) and _is_finite(model)):
+            raise ModelError(
+                f"expected finite weights after {self.spec.steps} steps, but training diverged at learning rate "
+                f"{learning_rate:g} in step {len(result.curve)}; lower student.optimizer.learning_rate, or list "
+                "smaller student.learning_rates"
+            )
         self._save(model, seed)
         return _describe_run(seed, learning_rate, result)
 
@@ -284,6 +291,10 @@ def _mean_nll(
     return nll if math.isfinite(nll) else math.inf
 
 
+def _is_finite(model: "PreTrainedModel") -> bool:
+    return all(bool(value.isfinite().all()) for value in model.parameters())
+
+
 def _describe(corpus: TokenizedCorpus, spec: StudentSpec) -> dict[str, Any]:
     return {
         "num_examples": len(corpus),
@@ -291,6 +302,7 @@ def _describe(corpus: TokenizedCorpus, spec: StudentSpec) -> dict[str, Any]:
         "completion_tokens": int(corpus.completion_lengths.sum()),
         "num_cut": corpus.num_cut,
         "num_skipped": corpus.num_skipped,
+        "num_empty": corpus.num_empty,
         **_describe_stages(corpus, spec),
     }
 

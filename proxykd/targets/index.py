@@ -103,6 +103,8 @@ def read_index(folder: Path, description: dict[str, Any]) -> Places:
         if crc_of(path) != description["index"]["crc"]:
             raise ArtifactError(f"the index {path} is damaged: its checksum is wrong; copy the store again")
         places = _read(path, num_samples)
+    except ArtifactError:
+        raise
     except (OSError, ValueError) as error:
         raise ArtifactError(f"expected the index of targets in {path}: {error}; estimate them again") from error
     order = np.argsort(places.keys, kind="stable")
@@ -117,7 +119,9 @@ def _read(path: Path, num_samples: int) -> Places:
     offsets, weights, row = np.empty(num_samples, np.int64), np.empty(num_samples, np.float32), 0
     with pq.ParquetFile(path) as file:
         if file.metadata.num_rows != num_samples:
-            raise ArtifactError(f"expected {num_samples} rows in {path}, found {file.metadata.num_rows}")
+            raise ArtifactError(
+                f"expected {num_samples} rows in {path}, found {file.metadata.num_rows}; estimate the targets again"
+            )
         for batch in file.iter_batches():
             rows = slice(row, row := row + len(batch))
             ids, samples = batch.column("prompt_id").to_pylist(), batch.column("sample_idx").to_pylist()

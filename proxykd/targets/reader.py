@@ -78,9 +78,18 @@ class TargetReader:
         self._places = read_index(path, self.description)
         self._shard = lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
         self._decoders: dict[str, Decoder] = {}
+        # Heads and tables of all shards now, so that a store that cannot be used is refused before anything is learnt.
+        for number in range(len(self.description["shards"])):
+            self._open_shard(number)
 
     def __len__(self) -> int:
         return len(self._places.keys)
+
+    def __contains__(self, key: tuple[str, int]) -> bool:
+        """Whether there is a target for (prompt id, sample index); reads no shard."""
+        keys, wanted = self._places.keys, key_of(*key)
+        row = int(np.searchsorted(keys, wanted))
+        return row < len(keys) and bool(keys[row] == wanted)
 
     def get(self, prompt_id: str, sample_idx: int) -> SparseTarget:
         """The target of one sample.

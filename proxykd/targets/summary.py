@@ -31,7 +31,10 @@ def read_description(folder: Path, expected: Mapping[str, Any] | None = None) ->
         ArtifactError: if it is missing, damaged, of an unknown format or not the wanted one.
     """
     path = folder / DESCRIPTION
-    description = read_json(path)
+    try:
+        description = read_json(path)
+    except ArtifactError as error:
+        raise ArtifactError(f"no targets can be read from {folder}: {error}; estimate them again") from error
     checksum = description.pop("checksum", None)
     if description.get("format") not in FORMATS:
         raise ArtifactError(

@@ -96,8 +96,22 @@ def test_overridden_paths_are_relative_to_the_current_folder(tmp_path: Path, mon
         ("name={{x}}", "the value of 'name' is not YAML"),
         (f"name={'[' * 3000}", "the value of 'name' is nested too deeply"),
         ("student.steps=0", "student.steps: Input should be greater than or equal to 1, got 0"),
-        ("student.seeds=[1, 1]", "expected distinct seeds, got (1, 1)"),
         ("student.trajectories=[/a, /b, /a]", "expected distinct trajectories, got (/a, /b, /a)"),
+        ("student.seeds=[1, 1]", "student.seeds: expected distinct seeds, got (1, 1)"),
+        ("student.alpha=.inf", "student.alpha: Input should be a finite number, got inf"),
+        ("student.living_teacher={kind: okd, rnk: 3}", "student.living_teacher.rnk: unknown key; did you mean 'rank'?"),
+        (
+            "student.living_teacher={kind: gkd, divergence: {kind: skew_kl, skw: 0.2}}",
+            "student.living_teacher.divergence.skw: unknown key; did you mean 'skew'?",
+        ),
+        (
+            "student.objective.divergence={kind: reverse_kl, beta: 0.5}",
+            "student.objective.divergence.beta: no key of this kind, but of another one",
+        ),
+        ("targets.reduction={kind: sampled, k: 3}", "targets.reduction.k: no key of this kind, but of another one"),
+        ("student.living_teacher={}", "student.living_teacher: expected its kind, found none"),
+        ("student.living_teacher={kind: dpo}", "expected one of the kinds 'gkd', 'minillm', 'okd', got 'dpo'"),
+        ("student.objective.divergence=reverse_kl", "expected a section with its kind, as in {kind: ...}, got 'rev"),
     ],
 )
 def test_overrides_that_cannot_be_used(tmp_path: Path, override: str, message: str) -> None:

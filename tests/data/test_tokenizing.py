@@ -92,6 +92,16 @@ def test_prompts_that_leave_no_room_are_skipped_and_counted(tmp_path: Path) -> N
     assert corpus.completion_lengths.tolist() == [room]
 
 
+def test_what_the_teacher_did_not_finish_is_not_counted_as_cut(tmp_path: Path) -> None:
+    """It has no end token either way; cut is what ``max_seq_tokens`` took away."""
+    unfinished = dataclasses.replace(row("q", "a" * 19), outcome=Outcome.TRUNCATED)
+    corpus = build([unfinished, row("q", "")], tmp_path / "corpus.arrow")
+    assert corpus.completion_lengths.tolist() == [19]
+    assert (corpus.num_cut, corpus.num_skipped, corpus.num_empty) == (0, 1, 1)
+    room = len(corpus[0].prompt_ids) + 18
+    assert build([unfinished], tmp_path / "short.arrow", max_seq_tokens=room).num_cut == 1
+
+
 def test_special_tokens_spelled_out_in_a_completion_stay_text(tmp_path: Path) -> None:
     example = build([row("q", "not <|end|> yet")], tmp_path / "corpus.arrow")[0]
     assert example.completion_ids.tolist().count(TOKENIZER.eos_token_id) == 1

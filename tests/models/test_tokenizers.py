@@ -56,6 +56,15 @@ def test_the_first_difference_is_named(tmp_path, changes, message):
         check_same_tokenizer(one, two)
 
 
+def test_a_living_teacher_is_not_told_to_be_aligned(tmp_path):
+    """``cross_tokenizer`` beside it is refused: one message must not send the user to the other."""
+    one, two = save_tokenizer(tmp_path / "one"), save_tokenizer(tmp_path / "two", words=(*WORDS, "d"))
+    with pytest.raises(ModelError, match=r"leave student\.living_teacher out and set student\.cross_tokenizer"):
+        check_same_tokenizer(one, two, is_living=True)
+    with pytest.raises(ModelError, match=r"one family, or set student\.cross_tokenizer"):
+        check_same_tokenizer(one, two)
+
+
 def test_embedded_models_share_a_tokenizer():
     check_same_tokenizer(ModelSpec(source="embedded:proxy"), ModelSpec(source="embedded:student"))
 

@@ -128,3 +128,21 @@ def test_second_run_does_nothing_twice_and_a_change_redoes_what_depends_on_it(un
     assert len(runs_of(tracked(home))) == 2
     # The same student, judged at another level: still one version.
     assert len(tracked(home).search_model_versions("name = 'tiny-student'")) == 1
+
+
+def test_a_damaged_store_is_refused_and_made_anew_on_request(undisturbed: Run) -> None:
+    """The cache would hand out the damaged one for ever."""
+    home, _ = undisturbed
+    (shard,) = home.workspace.root.glob("zenml/**/estimate_distributions/**/*.shard")
+    change = ("--set", "student.steps=2")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    refused = home.run(*change)
+    assert refused.status == 2
+    assert "--anew estimate_distributions" in refused.stderr
+    mended = home.run(*change, "--anew", "estimate_distributions")
+    assert mended.status == 0, mended.stderr
+    assert home.statuses()["estimate_distributions"] == "completed"
+    assert home.statuses()["align_proxy"] == "cached"
+    unknown = home.run("--anew", "estimating")
+    assert unknown.status == 2
+    assert "estimate_distributions" in unknown.stderr

@@ -107,7 +107,9 @@ def test_a_loss_without_terms_is_refused(corpus, tmp_path):
 
 def test_a_side_without_texts_is_explained(corpus, tmp_path):
     run = specify(model={**PROXY["model"], "max_seq_tokens": 16})
-    with pytest.raises(GateError, match="warmup side"):
+    with pytest.raises(
+        GateError, match=r"warmup side, .*0 with an empty .*no room within proxy\.model\.max_seq_tokens=16; raise it"
+    ):
         align_proxy(*corpus, run, output=tmp_path / "output", scratch=tmp_path)
 
 

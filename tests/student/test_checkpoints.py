@@ -103,3 +103,14 @@ def test_a_checkpoint_that_cannot_be_used_is_told_and_left(
     assert len(resumed.curve) == 3
     assert all(torch.equal(again[name], value) for name, value in whole.items())
     assert "begins anew" in "".join(capfd.readouterr())
+
+
+def test_a_run_that_had_diverged_does_not_go_on(
+    training_data: TrainingData, student_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, path = student_run(steps=5), tmp_path / "run.safetensors"
+    real = loop.train_step
+    monkeypatch.setattr(loop, "train_step", lambda *args, **more: {**real(*args, **more), "loss": float("nan")})
+    assert len(trained(training_data, run, Checkpoints(path, every_s=0.0))[1].curve) == 1
+    monkeypatch.setattr(loop, "train_step", lambda *_, **__: pytest.fail("went on"))
+    assert len(trained(training_data, run, Checkpoints(path, every_s=0.0))[1].curve) == 1

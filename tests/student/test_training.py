@@ -11,15 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from proxykd.artifacts import SplitSet, StudentModel, Targets, ValidatedSet, read_json, seal
+from proxykd.artifacts import ProxyModel, SplitSet, StudentModel, Targets, ValidatedSet, read_json, seal
 from proxykd.config import RunSpec
 from proxykd.data.splits import build_splits, corpus_identity, select_rows, sides_for
 from proxykd.data.tokenizing import TokenizedCorpus
-from proxykd.exceptions import ArtifactError, ConfigError, GateError
+from proxykd.exceptions import ArtifactError, ConfigError, GateError, ModelError
 from proxykd.models.forward import collate
 from proxykd.models.loading import load_saved, load_student, load_tokenizer
 from proxykd.models.tokenizers import tokenizer_fingerprint
-from proxykd.student import module
+from proxykd.student import loop, module
 from proxykd.student.inputs import TrainingData
 from proxykd.student.loop import train, train_step
 from proxykd.student.module import StudentModule
@@ -225,6 +225,22 @@ def test_a_search_without_a_development_side_closes_the_gate(corpus: Corpus, mak
         distill((validated, splits), None, run, tmp_path, arm="sft")
 
 
+def test_a_diverged_run_ends_at_once_and_leaves_no_student(
+    corpus: Corpus, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whether the loss says so, or nobody but the weights that the last step left."""
+    steps, taken = loop.train_step, []
+    monkeypatch.setattr(loop, "train_step", lambda *args, **more: taken.append(1) or steps(*args, **more))
+    optimizer = {"batch_size": 4, "learning_rate": 1e38, "warmup_ratio": 0.0, "schedule": "constant"}
+    for num_steps, num_taken, told in ((50, 2, "in step 2"), (1, 1, "in step 1")):
+        taken.clear()
+        run = make_run(student={"optimizer": optimizer, "steps": num_steps})
+        with pytest.raises(ModelError, match=rf"diverged at learning rate 1e\+38 {told}; lower student"):
+            distill(corpus, None, run, tmp_path / str(num_steps), arm="sft")
+        assert len(taken) == num_taken
+        assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_no_rows_close_the_gate(corpus: Corpus, make_run: MakeRun, tmp_path: Path) -> None:
     empty = ValidatedSet(tmp_path / "validated")
     empty.write([])
@@ -250,6 +266,64 @@ def test_targets_of_another_tokenizer_or_of_shorter_texts_are_refused(
     writer.finish(lambda logprobs, lengths: np.ones(len(lengths)), lambda: facts)
     with pytest.raises(ArtifactError, match=message):
         distill(corpus, Targets(tmp_path / "targets"), make_run(), tmp_path, arm="proxy_kd")
+
+
+def rewritten(data: TrainingData, folder: Path, num_samples: int, **facts: Any) -> Targets:
+    """The first samples of the shared targets as a store of their own; facts of None are left out."""
+    assert data.targets is not None
+    names = ("tokenizer", "corpus", "max_seq_tokens")
+    told = {name: data.targets.description[name] for name in names} | facts
+    writer = TargetWriter(folder, scratch=folder, top_k=TOP_K, vocab_size=data.targets.description["vocab_size"])
+    for example in data.corpus[:num_samples]:
+        target = data.targets.get(example.prompt_id, example.sample_idx)
+        positions = Positions(target.token_ids, target.logprobs, target.tail_logprob)
+        writer.add(example.prompt_id, example.sample_idx, positions, sequence_logprob=0.0)
+    kept = {name: value for name, value in told.items() if value is not None}
+    writer.finish(lambda logprobs, lengths: np.ones(len(lengths)), lambda: kept)
+    seal(Targets(folder))
+    return Targets(folder)
+
+
+def test_targets_of_another_proxy_are_refused(
+    corpus: Corpus, data: TrainingData, make_run: MakeRun, proxy_artifact: ProxyModel, tmp_path: Path
+) -> None:
+    folders = {"output": tmp_path / "out", "scratch": tmp_path / "scratch"}
+    other = rewritten(data, tmp_path / "other", len(data.corpus), proxy="another")
+    with pytest.raises(ArtifactError, match=r"proxy='[0-9a-f]{64}'.*found 'another'"):
+        distill_student(*corpus, other, make_run(), arm="proxy_kd", proxy=proxy_artifact, **folders)
+    own = rewritten(data, tmp_path / "own", len(data.corpus), proxy=proxy_artifact.hash)
+    distill_student(*corpus, own, make_run(), arm="proxy_kd", proxy=proxy_artifact, **folders)
+
+
+def test_texts_without_targets_are_counted_before_the_first_step(
+    corpus: Corpus, data: TrainingData, make_run: MakeRun, tmp_path: Path
+) -> None:
+    few = rewritten(data, tmp_path / "few", len(data.corpus) - 3)
+    missing = data.corpus[len(data.corpus) - 3].prompt_id
+    run = make_run(student={"steps": 1, "optimizer": {"batch_size": 1}})  # one step would not meet them
+    with pytest.raises(ArtifactError, match=rf"none for 3 of them \(prompt {missing}, .*estimate the targets again"):
+        distill(corpus, few, run, tmp_path, arm="proxy_kd")
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "max_seq_tokens"])
+def test_a_store_that_does_not_say_what_a_student_must_agree_with_is_refused(
+    corpus: Corpus, data: TrainingData, make_run: MakeRun, tmp_path: Path, name: str
+) -> None:
+    silent = rewritten(data, tmp_path / "silent", 2, **{name: None})
+    with pytest.raises(ArtifactError, match=f"to tell their {name}"):
+        distill(corpus, silent, make_run(), tmp_path, arm="proxy_kd")
+
+
+def test_the_gate_tells_empty_completions_from_prompts_without_room(
+    corpus: Corpus, make_run: MakeRun, tmp_path: Path
+) -> None:
+    empty = ValidatedSet(tmp_path / "validated")
+    rows = list(corpus[0].rows())
+    empty.write(replace(row, text="") for row in rows)
+    seal(empty)
+    num_rows = sum(1 for _ in select_rows(empty, corpus[1], sides_for("sft", make_run().split)))
+    with pytest.raises(GateError, match=f"{num_rows} with an empty completion, and 0 whose prompt leaves no room"):
+        distill((empty, corpus[1]), None, make_run(), tmp_path, arm="sft")
 
 
 def test_a_target_shorter_than_its_text_is_refused(data: TrainingData, tmp_path: Path) -> None:

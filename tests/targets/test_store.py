@@ -193,6 +193,39 @@ def test_shards_of_another_store_are_refused(tmp_path: Path) -> None:
         TargetReader(tmp_path / "one").get("0" * 16, 0)
 
 
+@pytest.mark.parametrize("place", [0, 8, 20], ids=["magic", "version", "header"])
+def test_a_shard_that_cannot_be_read_is_found_when_the_store_is_opened(tmp_path: Path, place: int) -> None:
+    """Not at the step that happens to need it: the last of several shards is as good as the first."""
+    write_store(tmp_path / "store", [30, 30, 30], KINDS[0])
+    shard = sorted((tmp_path / "store").glob("*.shard"))[-1]
+    data = bytearray(shard.read_bytes())
+    data[place] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(ArtifactError, match=f"{shard.name}.*again"):
+        TargetReader(tmp_path / "store")
+
+
+def test_a_damaged_index_is_told_once_and_a_missing_description_says_what_to_do(tmp_path: Path) -> None:
+    write_store(tmp_path / "store", [3], KINDS[0])
+    index, description = tmp_path / "store" / "index.parquet", tmp_path / "store" / "targets.json"
+    data = index.read_bytes()
+    index.write_bytes(data[:-1] + b"?")
+    with pytest.raises(ArtifactError, match=r"^the index .* is damaged[^;]*; copy the store again$"):
+        TargetReader(tmp_path / "store")
+    index.write_bytes(data)
+    description.unlink()
+    with pytest.raises(ArtifactError, match=r"no targets can be read from .*; estimate them again$"):
+        TargetReader(tmp_path / "store")
+
+
+def test_a_store_knows_which_samples_it_has(tmp_path: Path) -> None:
+    write_store(tmp_path / "store", [3, 2], KINDS[0])
+    reader = TargetReader(tmp_path / "store")
+    assert (f"{1:016x}", 1) in reader
+    assert (f"{1:016x}", 0) not in reader
+    assert ("ffff", 0) not in reader
+
+
 @COMPILED
 def test_two_samples_with_one_key_are_refused(tmp_path: Path) -> None:
     writer = open_writer(tmp_path / "store", CODED)
