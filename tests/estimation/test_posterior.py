@@ -189,12 +189,12 @@ def test_sparse_estimates_meet_evidence_about_tokens_they_do_not_have() -> None:
 def test_the_prior_is_trusted_no_further_than_it_was_observed() -> None:
     class Observed:
         def rows_of(self, examples: object) -> PriorRows:
-            return PriorRows(PRIOR, torch.tensor([0, 1, 5, 100, 3]))
+            return PriorRows(PRIOR, torch.tensor([0, 1, 5, 100, 3]), torch.tensor([-1, 0, 1, 2, 1]))
 
     batch = SimpleNamespace(examples=[], device=torch.device("cpu"), lengths=[ROWS])
     found = {
         trust: PosteriorEstimator(
-            PosteriorEstimatorSpec(kappa=4, draws=0, trust=trust), Observed(), Uniforms(0, "draws")
+            PosteriorEstimatorSpec(kappa=4, draws=0, trust=trust, prior={"gamma": 2}), Observed(), Uniforms(0, "draws")
         )(batch).main.concentration  # type: ignore[arg-type]
         for trust in ("observed", "fixed")
     }
