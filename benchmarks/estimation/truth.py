@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from proxykd.artifacts import CompletionSet
-from proxykd.config.estimation import EstimatorSpec, PriorEstimatorSpec, ProxyEstimatorSpec, TargetsSpec
+from proxykd.config.estimation import EstimatorSpec, ProxyEstimatorSpec, TargetsSpec
 from proxykd.config.models import ModelSpec, OptimizerSpec
 from proxykd.config.prior import PriorSpec
 from proxykd.data.tokenizing import TokenizedCorpus
@@ -182,8 +182,7 @@ class Bench:
         return build_estimator(spec, seed=0, prior=prior, evidence=evidence, fitted=fitted)(self.world.batch).main
 
     def _fit(self, spec: Any, prior: CountedPrior) -> Fitted:
-        mixes = not isinstance(spec, PriorEstimatorSpec) and spec.mixes
-        key = f"{spec.prior} {mixes}"
+        key = f"{spec.prior} {spec.mixes}"
         if key not in self._fitted:
             self._fitted[key] = fit_to_unseen(spec, prior.counts, self.world.unseen, self.world.proxy)
         return self._fitted[key]
@@ -241,17 +240,15 @@ GIVEN: dict[str, dict[str, Any]] = {
 FITTED: dict[str, dict[str, Any]] = {
     f"fitted, n {order}": {"kind": "posterior", "prior": {"order": order}} for order in (1, 2, 4, 8)
 }
-DRAWS: dict[str, dict[str, Any]] = {
-    f"fitted, N {draws} sampled": {"kind": "posterior", "draws": draws, "hits": "sampled"} for draws in (2, 8, 32, 128)
-}
+SAMPLED: dict[str, Any] = {"kind": "posterior", "hits": "sampled"}
+DRAWS = {f"fitted, N {draws} sampled": {"draws": draws} | SAMPLED for draws in (2, 8, 32, 128)}
 INTERVALS: dict[str, dict[str, Any]] = {
-    "kappa 2, N 8": {"kind": "posterior", "kappa": 2, "draws": 8, "hits": "sampled", "prior": {"gamma": 1.25}},
-    "kappa 2, N 32": {"kind": "posterior", "kappa": 2, "draws": 32, "hits": "sampled", "prior": {"gamma": 1.25}},
-    "kappa 8, N 128": {"kind": "posterior", "kappa": 8, "draws": 128, "hits": "sampled", "prior": {"gamma": 1.25}},
-    "kappa 8, N 32, gamma 2 expected": {"kind": "posterior", "kappa": 8, "prior": {"gamma": 2}},
+    "kappa 2, N 8, gamma 1.25": {"kappa": 2, "draws": 8, "prior": {"gamma": 1.25}} | SAMPLED,
+    "kappa 8, N 128, gamma 1.25": {"kappa": 8, "draws": 128, "prior": {"gamma": 1.25}} | SAMPLED,
+    "kappa 8, N 32, gamma 2, expected": {"kind": "posterior", "kappa": 8, "prior": {"gamma": 2}},
     "kappa fitted, gamma 2": {"kind": "posterior", "prior": {"gamma": 2}},
     "both fitted (default)": {"kind": "posterior"},
-    "both fitted, 32 draws": {"kind": "posterior", "hits": "sampled"},
+    "both fitted, 32 draws": SAMPLED,
 }
 
 
@@ -294,25 +291,30 @@ def _kept(runs: list[Any], world: World) -> tuple[Tensor, float]:
 
 
 class Coverage(NamedTuple):
-    """Of intervals, at the positions where the truth is not certain: shares that hold the truth, and mean width."""
+    """Shares of intervals that hold the truth, of two tokens, and the second's mean width.
+
+    All but ``anywhere`` are over the positions where the truth is not certain: others are covered by any interval that
+    nearly reaches 1, as ``anywhere`` counts them, which would flatter.
+    """
 
     of_likeliest_true: float
     of_likeliest_estimated: float
     width: float
+    anywhere: float
 
 
 def coverage(world: World, found: Estimate, *, level: float = 0.95) -> Coverage:
     """How often an estimate's intervals hold the true probability of two tokens, and how wide the second's are."""
     assert found.concentration is not None
     probs, concentration = probs_of(found, world.batch.vocab_size), found.concentration.numpy()
-    # Certain positions are covered by any interval that reaches 1: they would flatter.
     is_open = (world.truth.amax(-1) < 0.999).numpy()
     shares = []
     for token in (world.truth.argmax(-1, keepdim=True), probs.argmax(-1, keepdim=True)):
         low, high = credible_interval(probs.gather(1, token)[:, 0].numpy(), concentration, level=level)
         true = world.truth.gather(1, token)[:, 0].numpy()
         shares.append(float(((low - 1e-9 <= true) & (true <= high + 1e-9))[is_open].mean()))
-    return Coverage(*shares, float((high - low)[is_open].mean()))
+    anywhere = (low - 1e-3 <= true) & (true <= high + 1e-3)
+    return Coverage(*shares, float((high - low)[is_open].mean()), float(anywhere.mean()))
 
 
 def from_truth(bench: Bench, *, kappa: float, draws: int) -> Estimate:
@@ -377,17 +379,21 @@ def _print_size(benches: Sequence[Bench], size: int, *, is_last: bool) -> None:
         if settings is GIVEN:
             _given_best(rows)
     print(f"\n95 % intervals where the truth is not certain, {size} texts: share that holds the true probability of")
-    print(f"{'':40} {'likeliest, truth':>18} {'likeliest, estimate':>20} {'width of this':>16}")
-    for kappa, draws in ((2, 8), (2, 32), (8, 128)):
+    print(f"{'':40} {'likeliest, truth':>18} {'likeliest, estim.':>18} {'width of this':>18} {'this anywhere':>18}")
+    for kappa, draws in ((2, 8), (8, 128)):
         found = [from_truth(bench, kappa=kappa, draws=draws) for bench in benches]
         _interval_row(f"draws from the truth, kappa {kappa}, N {draws}", benches, found)
     for name, one in INTERVALS.items():
         _interval_row(name, benches, [bench.estimate(**one) for bench in benches])
+    for level in (0.5, 0.8, 0.9, 0.99):
+        _interval_row(
+            f"both fitted, level {level}", benches, [bench.estimate(kind="posterior") for bench in benches], level
+        )
 
 
-def _interval_row(name: str, benches: Sequence[Bench], found: Sequence[Estimate]) -> None:
-    shares = [coverage(bench.world, one) for bench, one in zip(benches, found, strict=True)]
-    print(f"{name:40} " + " ".join(f"{_spread([one[at] for one in shares], 3):>18}" for at in range(3)))
+def _interval_row(name: str, benches: Sequence[Bench], found: Sequence[Estimate], level: float = 0.95) -> None:
+    shares = [coverage(bench.world, one, level=level) for bench, one in zip(benches, found, strict=True)]
+    print(f"{name:40} " + " ".join(f"{_spread([one[at] for one in shares], 3):>18}" for at in range(4)))
 
 
 def _print_reductions(benches: Sequence[Bench]) -> None:

@@ -18,8 +18,10 @@ class ProxyEstimatorSpec(Spec):
     kind: Literal["proxy"] = "proxy"
     """The proxy."""
 
+    mixes: ClassVar[bool] = False
+    """Whether the shares of counts and proxy are fitted to the development side."""
     is_fitted: ClassVar[bool] = False
-    """Whether a setting is fitted to text that nothing else has seen."""
+    """Whether anything is."""
 
     @property
     def prior(self) -> PriorSpec | None:
@@ -29,6 +31,8 @@ class ProxyEstimatorSpec(Spec):
 
 class PriorEstimatorSpec(PriorSpec):
     """The n-gram prior alone; the proxy gives the samples' weights and nothing else."""
+
+    mixes: ClassVar[bool] = False
 
     kind: Literal["prior"] = "prior"
     """The counts of the teacher's corpus."""

@@ -41,15 +41,15 @@ def fit_to_unseen(
     Raises:
         GateError: if kappa is to be fitted and there is no text.
     """
-    mixes, gamma = not isinstance(spec, PriorEstimatorSpec) and spec.mixes, spec.prior.gamma
-    if mixes and not len(corpus):
+    gamma = spec.prior.gamma
+    if spec.mixes and not len(corpus):
         raise GateError(
             "expected rows on the development side to fit targets.estimator.kappa to, found none; raise "
             "split.development or give kappa a number"
         )
     counted = CountedPrior(counts, spec.prior.model_copy(update={"gamma": "fitted"}))
-    unseen = observe(batches_of(corpus, proxy, limit=MAX_FITTED_TEXTS), counted, asks_proxy=mixes)
-    found = fit(unseen, mixes=mixes, worth=None if gamma == "fitted" else _worth_of(gamma))
+    unseen = observe(batches_of(corpus, proxy, limit=MAX_FITTED_TEXTS), counted, asks_proxy=spec.mixes)
+    found = fit(unseen, mixes=spec.mixes, worth=None if gamma == "fitted" else _worth_of(gamma))
     if gamma == "fitted" and not found.num_repeated:
         report(
             "no prompt of the development side has several completions, so gamma cannot be fitted and is 2; ask for "
