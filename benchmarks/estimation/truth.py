@@ -73,17 +73,27 @@ class World(NamedTuple):
 def build_world(size: int, seed: int, steps: int, repeats: int, folder: Path) -> World:
     """Write a corpus, train a proxy on it, ask for the truth about its first texts.
 
-    The development side has a twentieth as many prompts, each with ``repeats`` completions.
+    The development side has a twentieth as many prompts, each with ``repeats`` completions, four at most.
     """
     rng, tokenizer = random.Random(seed), load_tokenizer(MODEL)
     prompts = list(generate_prompts(size + max(1, size // 20), seed))
     prompts, others = prompts[:size], prompts[size:]
     texts = [sample_completion(prompt.messages[-1].content, rng) for prompt in prompts]
     corpus = _tokenized(zip(prompts, texts, strict=True), tokenizer, folder / "corpus.arrow")
-    asked = [(prompt, sample_completion(prompt.messages[-1].content, rng)) for prompt in others for _ in range(repeats)]
-    unseen = _tokenized(asked, tokenizer, folder / "unseen.arrow")
     completions = CompletionSet(folder / "completions")
     completions.write(_told(prompt, text) for prompt, text in zip(prompts, texts, strict=True))
+    unseen = _tokenized(_answered(others, repeats, random.Random(1000 + seed)), tokenizer, folder / "unseen.arrow")
+    proxy = train_proxy(corpus, tokenizer, steps, seed, rng, folder)
+    indices = list(range(min(NUM_TEXTS, size)))
+    batch = TextBatch(indices, [corpus[idx] for idx in indices], proxy)
+    truth = _truth(batch, [prompts[idx].messages[-1].content for idx in indices], tokenizer)
+    return World(corpus, completions, tokenizer, batch, proxy, unseen, truth, folder)
+
+
+def train_proxy(
+    corpus: TokenizedCorpus, tokenizer: Any, steps: int, seed: int, rng: random.Random, folder: Path
+) -> Proxy:
+    """A proxy from random weights, trained for some steps of 16 texts."""
     model = load_model(MODEL, seed=seed)
     optimizer = OptimizerSpec(learning_rate=2e-3, batch_size=16)
     order = [corpus[idx] for idx in _passes(len(corpus), steps * optimizer.batch_size, rng)]
@@ -91,19 +101,21 @@ def build_world(size: int, seed: int, steps: int, repeats: int, folder: Path) ->
         model, tokenizer, order, optimizer, precision=MODEL.precision, seed=seed, scratch=folder, description="proxy"
     )
     model.eval()
-    proxy = Proxy(model, len(tokenizer), tokenizer.pad_token_id, MODEL.precision)
-    indices = list(range(min(NUM_TEXTS, size)))
-    batch = TextBatch(indices, [corpus[idx] for idx in indices], proxy)
-    questions = [prompts[idx].messages[-1].content for idx in indices]
-    truth = _truth(batch, questions, tokenizer)
-    return World(corpus, completions, tokenizer, batch, proxy, unseen, truth, folder)
+    return Proxy(model, len(tokenizer), tokenizer.pad_token_id, MODEL.precision)
+
+
+def _answered(prompts: Sequence[Any], repeats: int, rng: random.Random) -> Iterator[tuple[Any, str]]:
+    """Some completions of each prompt, the first ones of four."""
+    for prompt in prompts:
+        texts = [sample_completion(prompt.messages[-1].content, rng) for _ in range(4)]
+        yield from ((prompt, text) for text in texts[:repeats])
 
 
 def _tokenized(texts: Iterable[tuple[Any, str]], tokenizer: Any, path: Path) -> TokenizedCorpus:
-    numbers = Counter[str]()
-    rows = []
+    numbers, rows = Counter[str](), []
     for prompt, text in texts:
-        idx, numbers[prompt.prompt_id] = numbers[prompt.prompt_id], numbers[prompt.prompt_id] + 1
+        idx = numbers[prompt.prompt_id]
+        numbers[prompt.prompt_id] += 1
         rows.append(ValidatedRow(prompt.prompt_id, idx, prompt.messages, text, "", None, Outcome.OK, "keep", ""))
     return TokenizedCorpus.build(rows, tokenizer, max_seq_tokens=256, path=path)
 
@@ -351,7 +363,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[250, 1000, 4000], help="texts in the corpus")
     parser.add_argument("--seeds", type=int, default=3, help="corpora and proxies for each size")
     parser.add_argument("--steps", type=int, default=150, help="steps of the proxy's training, 16 texts each")
-    parser.add_argument("--repeats", type=int, default=2, help="completions of each prompt of the development side")
+    parser.add_argument(
+        "--repeats", type=int, choices=range(1, 5), default=2, help="completions of each prompt of the development side"
+    )
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
