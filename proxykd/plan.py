@@ -262,6 +262,11 @@ def _check_sides(run: RunSpec, sides: Mapping[Side, int]) -> None:
             f"expected prompts on the development side to choose among student.learning_rates, found none of "
             f"{sum(sides.values())}; raise split.development or list one learning rate"
         )
+    if run.targets.estimator.mixes and not sides[Side.DEVELOPMENT]:
+        raise InputError(
+            f"expected prompts on the development side to fit targets.estimator.kappa to, found none of "
+            f"{sum(sides.values())}; raise split.development or give kappa a number"
+        )
     stages: list[tuple[Any, object]] = [
         ("warmup", run.proxy.warmup),
         ("alignment", run.proxy.preference),

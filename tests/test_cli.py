@@ -94,6 +94,10 @@ def test_a_plan_of_good_input_shows_the_forecast(proxykd: Any, write: Any, tmp_p
             {"student__learning_rates": [1e-3, 1e-4], "split": {"development": 0.0}},
             ["student.learning_rates", "raise split.development"],
         ),
+        (
+            {"targets": {"estimator": {"kind": "posterior"}}, "split": {"development": 0.0}},
+            ["targets.estimator.kappa", "raise split.development"],
+        ),
         ({"proxy": {"model": {"source": "./no/folder"}}}, ["model folder", "no/folder"]),
         ({"proxy": {"model": {"source": "package:no_such/m.gguf"}}}, ["'no_such'", "pip install"]),
         ({"proxy": {"model": {"source": "embedded:teacher"}}}, ["embedded:proxy or embedded:student"]),

@@ -1,11 +1,12 @@
 """How far each estimate is from the truth, on the teacher whose odds are known.
 
-    python benchmarks/estimation/truth.py                       some six minutes on two free cores
+    python benchmarks/estimation/truth.py                       some eight minutes on a free core
     python benchmarks/estimation/truth.py --sizes 250 --seeds 1
 
 For every corpus size and seed: the embedded teacher writes a corpus (one text a question), its embedded proxy is
 fine-tuned on it from random weights, and every estimator says what the next-token distributions at the positions of
-some of the corpus's own texts are, as in a run. Printed are means over positions, and over seeds +- their standard
+some of the corpus's own texts are, as in a run. A twentieth as many prompts, each answered twice, are the development
+side, which the fitted weights alone see. Printed are means over positions, and over seeds +- their standard
 deviation:
 
     KL      KL(truth || estimate) in nats, the estimate mixed with 0.1 % of a uniform one, without which a count that
@@ -17,109 +18,30 @@ The truth is asked for by this program alone; nothing is kept.
 """
 
 import argparse
-import random
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from worlds import World, build_world
 
-from proxykd.artifacts import CompletionSet
-from proxykd.config.estimation import EstimatorSpec, TargetsSpec
-from proxykd.config.models import ModelSpec, OptimizerSpec
+from proxykd.config.estimation import EstimatorSpec, ProxyEstimatorSpec, TargetsSpec
 from proxykd.config.prior import PriorSpec
-from proxykd.data.tokenizing import TokenizedCorpus
 from proxykd.estimation.counted_prior import CountedPrior
 from proxykd.estimation.estimates import Estimate, SparseProbs, densify, draw_columns
-from proxykd.estimation.estimators import Proxy, TextBatch, build_estimator
+from proxykd.estimation.estimators import build_estimator
 from proxykd.estimation.evidence import ApiEvidence
+from proxykd.estimation.fitting import Fitted
 from proxykd.estimation.posterior import credible_interval, sampled_posterior
 from proxykd.estimation.sparse_targets import sampled, threshold, top_k
-from proxykd.models.loading import load_model, load_tokenizer
-from proxykd.proxy.training import train_nll
-from proxykd.records import Completion, Outcome, ValidatedRow
-from proxykd.teacher.problems import generate_prompts, sample_completion
-from proxykd.teacher.server import PIECE, logprobs_of
-from proxykd.teacher.truth import TeacherTruth
+from proxykd.estimation.unseen_text import fit_to_unseen
 
-MODEL = ModelSpec(source="embedded:proxy", attention="eager", precision="bfloat16", max_seq_tokens=256)
-NUM_TEXTS = 120
 FLOOR = 1e-3
-TOP_LOGPROBS = 5
-
-
-class World(NamedTuple):
-    """A corpus, its proxy, and the truth about some of its texts."""
-
-    corpus: TokenizedCorpus
-    completions: CompletionSet
-    tokenizer: Any
-    batch: TextBatch
-    truth: Tensor
-    folder: Path
-
-
-def build_world(size: int, seed: int, steps: int, folder: Path) -> World:
-    """Write a corpus, train a proxy on it, ask for the truth about its first texts."""
-    rng, tokenizer = random.Random(seed), load_tokenizer(MODEL)
-    prompts = list(generate_prompts(size, seed))
-    texts = [sample_completion(prompt.messages[-1].content, rng) for prompt in prompts]
-    rows = [
-        ValidatedRow(prompt.prompt_id, 0, prompt.messages, text, "", None, Outcome.OK, "keep", "")
-        for prompt, text in zip(prompts, texts, strict=True)
-    ]
-    corpus = TokenizedCorpus.build(rows, tokenizer, max_seq_tokens=256, path=folder / "corpus.arrow")
-    completions = CompletionSet(folder / "completions")
-    completions.write(_told(prompt, text) for prompt, text in zip(prompts, texts, strict=True))
-    model = load_model(MODEL, seed=seed)
-    optimizer = OptimizerSpec(learning_rate=2e-3, batch_size=16)
-    order = [corpus[idx] for idx in _passes(len(corpus), steps * optimizer.batch_size, rng)]
-    train_nll(
-        model, tokenizer, order, optimizer, precision=MODEL.precision, seed=seed, scratch=folder, description="proxy"
-    )
-    model.eval()
-    proxy = Proxy(model, len(tokenizer), tokenizer.pad_token_id, MODEL.precision)
-    indices = list(range(min(NUM_TEXTS, size)))
-    batch = TextBatch(indices, [corpus[idx] for idx in indices], proxy)
-    questions = [prompts[idx].messages[-1].content for idx in indices]
-    return World(corpus, completions, tokenizer, batch, _truth(batch, questions, tokenizer), folder)
-
-
-def _passes(num: int, total: int, rng: random.Random) -> Iterator[int]:
-    """Indices of shuffled passes over ``num`` examples, ``total`` in all."""
-    given = 0
-    while given < total:
-        order = list(range(num))
-        rng.shuffle(order)
-        yield from order[: total - given]
-        given += min(num, total - given)
-
-
-def _told(prompt: Any, text: str) -> Completion:
-    """A completion with what the teacher's API tells about it."""
-
-    def plain(token: Mapping[str, Any]) -> dict[str, Any]:
-        return {"token": token["token"], "bytes": bytes(token["bytes"]), "logprob": token["logprob"]}
-
-    content = logprobs_of(prompt.messages[-1].content, PIECE.findall(text), TOP_LOGPROBS)["content"]
-    rows = [{**plain(one), "top": [plain(other) for other in one["top_logprobs"]]} for one in content]
-    return Completion(prompt.prompt_id, 0, Outcome.OK, "", text, "stop", 0, 0, 0.0, "", "", logprobs=rows)
-
-
-def _truth(batch: TextBatch, questions: Sequence[str], tokenizer: Any) -> Tensor:
-    """The teacher's own distributions, float64 [n, vocab]."""
-    knower, rows = TeacherTruth(tokenizer), []
-    for question, example in zip(questions, batch.examples, strict=True):
-        for token in knower.next_token_probs(question, example.completion_ids):
-            row = torch.zeros(batch.vocab_size, dtype=torch.float64)
-            row[torch.from_numpy(token.token_ids).long()] = torch.from_numpy(token.probs)
-            rows.append(row)
-    return torch.stack(rows)
 
 
 class Distance(NamedTuple):
@@ -140,23 +62,43 @@ def distance(truth: Tensor, probs: Tensor) -> Distance:
 
 
 class Bench:
-    """Asks estimators about one world; counts are made once for each order."""
+    """Asks estimators about one world; counts are made once for each order, fits once for what they depend on."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self._counted: dict[int, Any] = {}
+        self._fitted: dict[str, Fitted] = {}
+        self._evidence: ApiEvidence | None = None
 
     def measure(self, **estimator: Any) -> Distance:
         """The distance of an estimator, given as in a specification."""
+        return distance(self.world.truth, probs_of(self.estimate(**estimator), self.world.batch.vocab_size))
+
+    def estimate(self, **estimator: Any) -> Estimate:
+        """What an estimator makes of the measured texts."""
         spec: EstimatorSpec = TargetsSpec.model_validate({"estimator": estimator}).estimator
-        prior = None if spec.prior is None else self.prior(spec.prior)
-        evidence = None
-        if spec.kind == "logprobs":
-            evidence = ApiEvidence.build(
-                self.world.completions, self.world.corpus, self.world.tokenizer, path=self.world.folder / "told.arrow"
+        prior = fitted = None
+        if not isinstance(spec, ProxyEstimatorSpec):
+            gamma: dict[str, Any] = {"gamma": "fitted"} if spec.is_fitted else {}
+            prior = self.prior(spec.prior.model_copy(update=gamma))
+            fitted = self._fit(spec, prior) if spec.is_fitted else None
+        evidence = self.evidence() if spec.kind == "logprobs" else None
+        return build_estimator(spec, seed=0, prior=prior, evidence=evidence, fitted=fitted)(self.world.batch).main
+
+    def _fit(self, spec: Any, prior: CountedPrior) -> Fitted:
+        key = f"{spec.prior} {spec.mixes}"
+        if key not in self._fitted:
+            self._fitted[key] = fit_to_unseen(spec, prior.counts, self.world.unseen, self.world.proxy)
+        return self._fitted[key]
+
+    def evidence(self) -> ApiEvidence:
+        """What the API told."""
+        if self._evidence is None:
+            world = self.world
+            self._evidence = ApiEvidence.build(
+                world.completions, world.corpus, world.tokenizer, path=world.folder / "told.arrow"
             )
-        found = build_estimator(spec, seed=0, prior=prior, evidence=evidence)(self.world.batch).main
-        return distance(self.world.truth, probs_of(found, self.world.batch.vocab_size))
+        return self._evidence
 
     def prior(self, spec: PriorSpec) -> CountedPrior:
         """The prior of the whole corpus."""
@@ -173,26 +115,44 @@ def probs_of(estimate: Estimate, vocab_size: int) -> Tensor:
 
 ESTIMATORS: dict[str, dict[str, Any]] = {
     "hard label (plain SFT)": {"kind": "prior", "gamma": 1e9},
-    "prior, gamma 1": {"kind": "prior", "gamma": 1},
-    "prior, gamma 2": {"kind": "prior"},
+    "prior, gamma 2": {"kind": "prior", "gamma": 2},
+    "prior (default: gamma fitted)": {"kind": "prior"},
     "proxy": {"kind": "proxy"},
-    "posterior": {"kind": "posterior"},
-    "posterior, trust observed": {"kind": "posterior", "trust": "observed"},
-    "posterior, 32 draws": {"kind": "posterior", "hits": "sampled"},
+    "posterior, kappa 8, gamma 2": {"kind": "posterior", "kappa": 8, "prior": {"gamma": 2}},
+    "the same, trust observed": {"kind": "posterior", "kappa": 8, "prior": {"gamma": 2}, "trust": "observed"},
+    "posterior, kappa fitted, gamma 2": {"kind": "posterior", "prior": {"gamma": 2}},
+    "posterior (default: both fitted)": {"kind": "posterior"},
+    "the same, 32 draws": {"kind": "posterior", "hits": "sampled"},
     "logprobs, evidence 10": {"kind": "logprobs", "evidence": 10},
-    "logprobs, evidence 1000": {"kind": "logprobs"},
+    "logprobs (default: evidence 1000)": {"kind": "logprobs"},
 }
+GAMMAS = (1, 2, 8, 32, "fitted")
 PRIORS: dict[str, dict[str, Any]] = {
-    f"n {order}, gamma {gamma:g}, {counts}": {"kind": "prior", "order": order, "gamma": gamma, "counts": counts}
-    for counts, orders in (("leave_out", (0, 1, 2, 3, 4, 6, 8)), ("keep", (2, 4, 8)))
+    f"n {order}, gamma {gamma}, {counts}": {"kind": "prior", "order": order, "gamma": gamma, "counts": counts}
+    for counts, orders in (("leave_out", (0, 1, 2, 4, 8)), ("keep", (4,)))
     for order in orders
-    for gamma in (1, 1.25, 2, 8)
+    for gamma in GAMMAS
 }
-POSTERIORS: dict[str, dict[str, Any]] = {
-    f"kappa {kappa:g}, N {draws}, {hits}": {"kind": "posterior", "kappa": kappa, "draws": draws, "hits": hits}
-    for hits in ("expected", "sampled")
-    for kappa in (0.5, 2, 8, 32)
-    for draws in (8, 32, 128)
+# What a posterior with given weights depends on is kappa's ratio to N, and gamma: twenty-four settings to choose from.
+GIVEN: dict[str, dict[str, Any]] = {
+    f"kappa {kappa:g}, N {draws}, gamma {gamma:g}": {
+        "kind": "posterior", "kappa": kappa, "draws": draws, "prior": {"gamma": gamma}
+    }
+    for gamma in (1.25, 2, 8, 32)
+    for kappa, draws in ((0.5, 32), (2, 32), (8, 32), (32, 32), (32, 8), (32, 4))
+}  # fmt: skip
+FITTED: dict[str, dict[str, Any]] = {
+    f"fitted, n {order}": {"kind": "posterior", "prior": {"order": order}} for order in (1, 2, 4, 8)
+}
+SAMPLED: dict[str, Any] = {"kind": "posterior", "hits": "sampled"}
+DRAWS = {f"fitted, N {draws} sampled": {"draws": draws} | SAMPLED for draws in (2, 8, 32, 128)}
+INTERVALS: dict[str, dict[str, Any]] = {
+    "kappa 2, N 8, gamma 1.25": {"kappa": 2, "draws": 8, "prior": {"gamma": 1.25}} | SAMPLED,
+    "kappa 8, N 128, gamma 1.25": {"kappa": 8, "draws": 128, "prior": {"gamma": 1.25}} | SAMPLED,
+    "kappa 8, N 32, gamma 2, expected": {"kind": "posterior", "kappa": 8, "prior": {"gamma": 2}},
+    "kappa fitted, gamma 2": {"kind": "posterior", "prior": {"gamma": 2}},
+    "both fitted (default)": {"kind": "posterior"},
+    "both fitted, 32 draws": SAMPLED,
 }
 
 
@@ -234,29 +194,40 @@ def _kept(runs: list[Any], world: World) -> tuple[Tensor, float]:
     return torch.stack([each, mean]), float(tokens)
 
 
-def coverage(bench: Bench, source: str, *, kappa: float, draws: int, level: float = 0.95) -> tuple[float, float]:
-    """Share of the positions at which the interval of the likeliest true token holds its probability; mean width.
+class Coverage(NamedTuple):
+    """Shares of intervals that hold the truth, of two tokens, and the second's mean width.
 
-    Args:
-        bench: A world.
-        source: Where the draws come from: ``proxy`` or ``truth``.
-        kappa: Draws that the prior is worth.
-        draws: N.
-        level: Of the intervals.
+    All but ``anywhere`` are over the positions where the truth is not certain: others are covered by any interval that
+    nearly reaches 1, as ``anywhere`` counts them, which would flatter.
     """
+
+    of_likeliest_true: float
+    of_likeliest_estimated: float
+    width: float
+    anywhere: float
+
+
+def coverage(world: World, found: Estimate, *, level: float = 0.95) -> Coverage:
+    """How often an estimate's intervals hold the true probability of two tokens, and how wide the second's are."""
+    assert found.concentration is not None
+    probs, concentration = probs_of(found, world.batch.vocab_size), found.concentration.numpy()
+    is_open = (world.truth.amax(-1) < 0.999).numpy()
+    shares = []
+    for token in (world.truth.argmax(-1, keepdim=True), probs.argmax(-1, keepdim=True)):
+        low, high = credible_interval(probs.gather(1, token)[:, 0].numpy(), concentration, level=level)
+        true = world.truth.gather(1, token)[:, 0].numpy()
+        shares.append(float(((low - 1e-9 <= true) & (true <= high + 1e-9))[is_open].mean()))
+    anywhere = (low - 1e-3 <= true) & (true <= high + 1e-3)
+    return Coverage(*shares, float((high - low)[is_open].mean()), float(anywhere.mean()))
+
+
+def from_truth(bench: Bench, *, kappa: float, draws: int) -> Estimate:
+    """The posterior whose draws come from the truth itself."""
     world = bench.world
     prior = bench.prior(PriorSpec(gamma=1.25)).rows_of(world.batch.examples).probs
-    logits = world.batch.logits if source == "proxy" else world.truth.log().float()
-    points = torch.rand(len(logits), draws, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    worth = torch.full((len(logits),), kappa, dtype=torch.float64)
-    found = sampled_posterior(SparseProbs(*prior), draw_columns(logits, points), kappa=worth)
-    probs, token = probs_of(found, world.batch.vocab_size), world.truth.argmax(-1, keepdim=True)
-    assert found.concentration is not None
-    low, high = credible_interval(probs.gather(1, token)[:, 0].numpy(), found.concentration.numpy(), level=level)
-    true = world.truth.gather(1, token)[:, 0].numpy()
-    # Certain positions are covered by any interval that reaches 1: they would flatter.
-    open_ = true < 0.999
-    return float(((low - 1e-9 <= true) & (true <= high + 1e-9))[open_].mean()), float((high - low)[open_].mean())
+    points = torch.rand(len(world.truth), draws, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    worth = torch.full((len(world.truth),), kappa, dtype=torch.float64)
+    return sampled_posterior(SparseProbs(*prior), draw_columns(world.truth.log().float(), points), kappa=worth)
 
 
 def _spread(values: Sequence[float], digits: int = 4) -> str:
@@ -270,13 +241,24 @@ def _table(title: str, rows: Mapping[str, Sequence[Distance]]) -> None:
         print(f"{name:34} " + " ".join(f"{_spread([one[at] for one in found]):>16}" for at in range(3)))
 
 
+def _given_best(rows: Mapping[str, Sequence[Distance]]) -> None:
+    """The given weights that the truth itself would choose, for each world and for all of them together."""
+    each = [min(found[idx].kl for found in rows.values()) for idx in range(len(next(iter(rows.values()))))]
+    name = min(rows, key=lambda name: statistics.mean(one.kl for one in rows[name]))
+    print(f"{'best of these for each world':34} {_spread(each):>16}")
+    print(f"{'best of these for all':34} {_spread([one.kl for one in rows[name]]):>16}  ({name})")
+
+
 def main() -> None:
     """Build the worlds, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[250, 1000], help="texts in the corpus")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[250, 1000, 4000], help="texts in the corpus")
     parser.add_argument("--seeds", type=int, default=3, help="corpora and proxies for each size")
     parser.add_argument("--steps", type=int, default=150, help="steps of the proxy's training, 16 texts each")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--repeats", type=int, choices=range(1, 5), default=2, help="completions of each prompt of the development side"
+    )
+    parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     began = time.perf_counter()
@@ -286,28 +268,38 @@ def main() -> None:
             for seed in range(given.seeds):
                 place = Path(folder) / f"{size}-{seed}"
                 place.mkdir()
-                benches.append(Bench(build_world(size, seed, given.steps, place)))
-            tables = {"estimators": ESTIMATORS}
-            if size == max(given.sizes):
-                tables |= {"prior": PRIORS, "posterior": POSTERIORS}
-            for title, settings in tables.items():
-                rows = {name: [bench.measure(**one) for bench in benches] for name, one in settings.items()}
-                _table(f"{title}: {size} texts, {given.seeds} seeds", rows)
-        _print_intervals(benches)
+                benches.append(Bench(build_world(size, seed, given.steps, given.repeats, place)))
+            _print_size(benches, size, is_last=size == max(given.sizes))
+            print(f"{time.perf_counter() - began:.0f} s", flush=True)
         _print_reductions(benches)
     print(f"\n{time.perf_counter() - began:.0f} s")
 
 
-def _print_intervals(benches: Sequence[Bench]) -> None:
-    print(
-        f"\n95 % intervals of the likeliest token where the truth is not certain, {len(benches[0].world.corpus)} texts"
-    )
-    print(f"{'':34} {'covered':>16} {'width':>16}")
-    for source in ("truth", "proxy"):
-        for kappa, draws in ((2, 8), (2, 32), (8, 32), (8, 128)):
-            found = [coverage(bench, source, kappa=kappa, draws=draws) for bench in benches]
-            cells = " ".join(f"{_spread([one[at] for one in found], 3):>16}" for at in range(2))
-            print(f"{f'draws from the {source}, kappa {kappa}, N {draws}':34} {cells}")
+def _print_size(benches: Sequence[Bench], size: int, *, is_last: bool) -> None:
+    tables = {"estimators": ESTIMATORS, "posterior, given weights": GIVEN, "posterior, fitted weights": FITTED}
+    if is_last:
+        tables |= {"prior": PRIORS, "draws": DRAWS}
+    for title, settings in tables.items():
+        rows = {name: [bench.measure(**one) for bench in benches] for name, one in settings.items()}
+        _table(f"{title}: {size} texts, {len(benches)} seeds", rows)
+        if settings is GIVEN:
+            _given_best(rows)
+    print(f"\n95 % intervals where the truth is not certain, {size} texts: share that holds the true probability of")
+    print(f"{'':40} {'likeliest, truth':>18} {'likeliest, estim.':>18} {'width of this':>18} {'this anywhere':>18}")
+    for kappa, draws in ((2, 8), (8, 128)):
+        found = [from_truth(bench, kappa=kappa, draws=draws) for bench in benches]
+        _interval_row(f"draws from the truth, kappa {kappa}, N {draws}", benches, found)
+    for name, one in INTERVALS.items():
+        _interval_row(name, benches, [bench.estimate(**one) for bench in benches])
+    for level in (0.5, 0.8, 0.9, 0.99):
+        _interval_row(
+            f"both fitted, level {level}", benches, [bench.estimate(kind="posterior") for bench in benches], level
+        )
+
+
+def _interval_row(name: str, benches: Sequence[Bench], found: Sequence[Estimate], level: float = 0.95) -> None:
+    shares = [coverage(bench.world, one, level=level) for bench, one in zip(benches, found, strict=True)]
+    print(f"{name:40} " + " ".join(f"{_spread([one[at] for one in shares], 3):>18}" for at in range(4)))
 
 
 def _print_reductions(benches: Sequence[Bench]) -> None:

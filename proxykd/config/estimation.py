@@ -18,6 +18,11 @@ class ProxyEstimatorSpec(Spec):
     kind: Literal["proxy"] = "proxy"
     """The proxy."""
 
+    mixes: ClassVar[bool] = False
+    """Whether the shares of counts and proxy are fitted to the development side."""
+    is_fitted: ClassVar[bool] = False
+    """Whether anything is."""
+
     @property
     def prior(self) -> PriorSpec | None:
         """None: there are no counts."""
@@ -27,6 +32,8 @@ class ProxyEstimatorSpec(Spec):
 class PriorEstimatorSpec(PriorSpec):
     """The n-gram prior alone; the proxy gives the samples' weights and nothing else."""
 
+    mixes: ClassVar[bool] = False
+
     kind: Literal["prior"] = "prior"
     """The counts of the teacher's corpus."""
 
@@ -35,19 +42,27 @@ class PriorEstimatorSpec(PriorSpec):
         """The counts."""
         return self
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether gamma is."""
+        return self.gamma == "fitted"
+
 
 class _Posterior(Spec):
     """What both posteriors share."""
 
     prior: PriorSpec = PriorSpec()
     """The prior's mean."""
-    kappa: NonNegative = 8.0
-    """Concentration of the Dirichlet prior: it weighs as much as so many draws; 0 = no prior."""
+    kappa: NonNegative | Literal["fitted"] = "fitted"
+    """Concentration of the Dirichlet prior: it weighs as much as so many draws; 0 = no prior. fitted = what counts and
+    proxy are worth at each position follows from the development side: their shares are those under which its text is
+    likeliest, and ``prior.gamma`` weighs both together against the written token."""
     trust: Literal["fixed", "observed"] = "fixed"
     """fixed = kappa at every position; observed = no more than the context was observed, and at least 1, for the token
-    that stands there was."""
+    that stands there was. A fitted kappa knows how often a context was observed already."""
     draws: Annotated[int, Field(ge=0, le=4096)] = 32
-    """N: draws from the proxy at each position; 0 = the prior alone. The proxy's share is draws / (kappa + draws)."""
+    """N: draws from the proxy at each position; 0 = the prior alone. The proxy's share is draws / (kappa + draws), or
+    what was fitted, of which each draw then has its part."""
     hits: Literal["expected", "sampled"] = "expected"
     """expected = each token is hit as often as it would be on average, which needs no sampling (the closed limit);
     sampled = the proxy is really drawn from."""
@@ -58,9 +73,21 @@ class _Posterior(Spec):
 
     @model_validator(mode="after")
     def _something_is_known(self) -> Self:
-        if self.kappa + self.draws == 0.0:
+        if self.kappa == 0.0 and not self.draws:
             raise ValueError("kappa = 0 and draws = 0 leave neither prior nor proxy; raise one of them")
+        if self.kappa == "fitted" and self.trust == "observed":
+            raise ValueError("trust = observed bounds a kappa that is given; give kappa a number, or leave trust fixed")
         return self
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the shares of counts and proxy are fitted."""
+        return self.kappa == "fitted" and self.draws > 0
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether kappa or gamma is."""
+        return self.mixes or self.prior.gamma == "fitted"
 
 
 class PosteriorEstimatorSpec(_Posterior):

@@ -13,9 +13,11 @@ class PriorSpec(Spec):
     order: Annotated[int, Field(ge=0, le=16)] = 4
     """Tokens of the longest context that is counted (the paper's n, which no source gives; 4 = five-grams, the
     customary longest). 0 = no context: every position has the corpus's token frequencies."""
-    gamma: Annotated[float, Field(ge=1.0, allow_inf_nan=True)] = 2.0
-    """The estimate weighs 1/gamma, the token that the teacher wrote the rest: 1 = the counts alone, inf = the written
-    token alone (plain fine-tuning). The paper's value is not known; 2 gives both the same weight."""
+    gamma: Annotated[float, Field(ge=1.0, allow_inf_nan=True)] | Literal["fitted"] = "fitted"
+    """The estimate weighs 1/gamma, the token that the teacher wrote the rest: 1 = the estimate alone, inf = the written
+    token alone (plain fine-tuning). fitted = the value under which several completions of one prompt are likeliest, on
+    the development side; where no prompt there has several, it is 2, which gives both the same weight. The paper's
+    value is not known."""
     counts: Literal["leave_out", "keep"] = "leave_out"
     """leave_out = what a sequence contributed itself is subtracted before it is looked up, so that an estimate never
     confirms itself; keep = counts of the whole corpus, as in the equation as written."""

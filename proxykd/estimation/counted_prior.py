@@ -57,7 +57,8 @@ class CountedPrior:
         probs /= probs.sum(axis=1, keepdims=True)
         observed = np.concatenate([part.observed for part in parts])
         listed = SparseProbs(torch.from_numpy(ids[:, :width].astype(np.int64)), torch.from_numpy(probs).float())
-        return PriorRows(listed, torch.from_numpy(observed))
+        orders = np.concatenate([part.orders for part in parts]).astype(np.int64)
+        return PriorRows(listed, torch.from_numpy(observed), torch.from_numpy(orders))
 
     def facts(self) -> dict[str, Any]:
         """For ``targets.json``; complete once every text has been looked up."""

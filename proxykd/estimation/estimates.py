@@ -36,10 +36,12 @@ class PriorRows(NamedTuple):
     Attributes:
         probs: Its mean; each row has mass 1.
         observed: How often its context was seen, int64 [n]; 0 = never, the row is the token that stands there.
+        orders: Tokens of that context, int64 [n]; -1 = none.
     """
 
     probs: SparseProbs
     observed: Tensor
+    orders: Tensor
 
 
 class Estimate(NamedTuple):

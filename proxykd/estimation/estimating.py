@@ -6,7 +6,7 @@ proxy's log-likelihood of y becomes the sample's weight (``weights``). Texts tha
 ``targets.json``; a distribution that is none stops the run.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,22 +17,22 @@ from numpy.typing import NDArray
 
 from proxykd.artifacts import CompletionSet, ProxyModel, SplitSet, Targets, ValidatedSet, seal
 from proxykd.config import RunSpec, TargetsSpec
-from proxykd.config.estimation import LogprobsEstimatorSpec, PosteriorEstimatorSpec, SampledSpec
+from proxykd.config.estimation import LogprobsEstimatorSpec, PosteriorEstimatorSpec, ProxyEstimatorSpec, SampledSpec
 from proxykd.data.splits import corpus_identity, select_rows, sides_for
 from proxykd.data.tokenizing import Example, TokenizedCorpus
 from proxykd.estimation.counted_prior import CountedPrior
 from proxykd.estimation.estimates import Estimate
-from proxykd.estimation.estimators import Estimates, Estimator, Proxy, TextBatch, build_estimator
+from proxykd.estimation.estimators import Estimates, Estimator, Proxy, TextBatch, batches_of, build_estimator
 from proxykd.estimation.evidence import ApiEvidence
 from proxykd.estimation.posterior import credible_interval
 from proxykd.estimation.sparse_targets import Reduction, SparseRows, build_reduction
+from proxykd.estimation.unseen_text import fit_to_unseen
 from proxykd.estimation.weights import SampleWeights
 from proxykd.exceptions import GateError, ModelError
-from proxykd.models.forward import length_batches
 from proxykd.models.loading import load_saved
 from proxykd.models.tokenizers import tokenizer_fingerprint
 from proxykd.progress import stage
-from proxykd.records import hash_json
+from proxykd.records import Side, hash_json
 from proxykd.targets.codec import Positions
 from proxykd.targets.summary import PRIOR_FOLDER
 from proxykd.targets.writer import TargetWriter
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-# Scores of one batch: 256 MiB in float32, whatever the vocabulary.
-_BATCH_SCORES = 2**26
-_MAX_BATCH_TOKENS = 8192
 # Rounding of a sum of a thousand float32 probabilities stays far below.
 _MASS_TOLERANCE = 1e-3
 # Beta quantiles take microseconds each.
@@ -90,7 +87,7 @@ def estimate_distributions(
         )
     vocab_size = min(len(tokenizer), model.get_output_embeddings().weight.shape[0])
     asked = Proxy(model, vocab_size, tokenizer.pad_token_id, run.proxy.model.precision)
-    sources = _Sources(run, validated, splits, completions, tokenizer, corpus, scratch)
+    sources = _Sources(run, validated, splits, completions, tokenizer, corpus, asked, scratch)
     estimator = sources.build()
     settings = {
         "proxy": proxy.hash,
@@ -118,13 +115,6 @@ def estimate_distributions(
     return targets
 
 
-def batches_of(corpus: TokenizedCorpus, proxy: Proxy) -> Iterator[TextBatch]:
-    """Every example once, in batches of similar length."""
-    max_tokens = min(_MAX_BATCH_TOKENS, _BATCH_SCORES // proxy.vocab_size)
-    for indices in length_batches(corpus.lengths.tolist(), max_tokens=max_tokens):
-        yield TextBatch(indices, [corpus[index] for index in indices], proxy)
-
-
 @dataclass(frozen=True, slots=True)
 class _Sources:
     """What the estimators learn from beside the proxy."""
@@ -135,31 +125,44 @@ class _Sources:
     completions: CompletionSet | None
     tokenizer: "PreTrainedTokenizerBase"
     corpus: TokenizedCorpus
+    proxy: Proxy
     scratch: Path
     facts: dict[str, Callable[[], dict[str, Any]]] = field(default_factory=dict)
 
     def build(self) -> Estimator:
         """The estimator; ``facts`` then tell of its sources."""
         spec = self.run.targets.estimator
-        prior = evidence = None
-        if spec.prior is not None:
-            prior = CountedPrior.build(self._teacher_texts(), spec.prior, folder=self.scratch / "counts")
+        prior = evidence = fitted = None
+        if not isinstance(spec, ProxyEstimatorSpec):
+            # Where something is fitted, the written token is added by what was fitted.
+            counted = spec.prior.model_copy(update={"gamma": "fitted"}) if spec.is_fitted else spec.prior
+            prior = CountedPrior.build(self._teacher_texts(), counted, folder=self.scratch / "counts")
             self.facts["prior"] = prior.facts
+            if spec.is_fitted:
+                fitted = fit_to_unseen(spec, prior.counts, self._unseen_texts(), self.proxy)
+                self.facts["fitted"] = fitted.facts
         if isinstance(spec, LogprobsEstimatorSpec) and self.completions is not None:
             evidence = ApiEvidence.build(
                 self.completions, self.corpus, self.tokenizer, path=self.scratch / "evidence.arrow"
             )
             self.facts["evidence"] = evidence.facts
-        return build_estimator(spec, seed=self.run.seed, prior=prior, evidence=evidence)
+        return build_estimator(spec, seed=self.run.seed, prior=prior, evidence=evidence, fitted=fitted)
 
     def _teacher_texts(self) -> TokenizedCorpus:
         """All that the teacher wrote on the training sides: what is counted, whoever learns from it."""
         sides = sides_for("sft", self.run.split)
         if sides == sides_for("distillation", self.run.split):
             return self.corpus
+        return self._tokenized(sides, "counted.arrow")
+
+    def _unseen_texts(self) -> TokenizedCorpus:
+        """What neither the counts nor the proxy has seen, and the evaluation does not ask about."""
+        return self._tokenized({Side.DEVELOPMENT}, "development.arrow")
+
+    def _tokenized(self, sides: Collection[Side], name: str) -> TokenizedCorpus:
         rows = select_rows(self.validated, self.splits, sides)
         limit = self.run.proxy.model.max_seq_tokens
-        return TokenizedCorpus.build(rows, self.tokenizer, max_seq_tokens=limit, path=self.scratch / "counted.arrow")
+        return TokenizedCorpus.build(rows, self.tokenizer, max_seq_tokens=limit, path=self.scratch / name)
 
 
 @dataclass

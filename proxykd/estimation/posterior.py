@@ -48,14 +48,14 @@ class Evidence(NamedTuple):
     probs: Tensor
 
 
-def expected_posterior(prior: SparseProbs, logits: Tensor, *, kappa: Tensor, draws: int) -> Estimate:
+def expected_posterior(prior: SparseProbs, logits: Tensor, *, kappa: Tensor, draws: Tensor | float) -> Estimate:
     """The posterior mean where every token is hit as often as on average: ``lam p0 + (1 - lam) pi``.
 
     Args:
         prior: p0 at each position.
         logits: The proxy's scores, float32 [n, vocab]; overwritten.
         kappa: Draws that the prior is worth, float64 [n], >= 0.
-        draws: N >= 0; kappa + draws > 0 in every row.
+        draws: N >= 0, of all rows or float64 [n]; kappa + draws > 0 in every row.
 
     Returns:
         Dense, normalised, of concentration kappa + draws.
@@ -72,20 +72,23 @@ def expected_posterior(prior: SparseProbs, logits: Tensor, *, kappa: Tensor, dra
     return Estimate(logits, None, total)
 
 
-def sampled_posterior(prior: SparseProbs, drawn: Tensor, *, kappa: Tensor) -> Estimate:
+def sampled_posterior(prior: SparseProbs, drawn: Tensor, *, kappa: Tensor, worth: Tensor | None = None) -> Estimate:
     """The posterior mean after real draws: ``(kappa p0 + k) / (kappa + N)``.
 
     Args:
         prior: p0 at each position.
         drawn: The tokens drawn from the proxy, long [n, N]; N may be 0.
         kappa: Draws that the prior is worth, float64 [n], >= 0; kappa + N > 0 in every row.
+        worth: What all N draws of a row together are worth, float64 [n], >= 0; None = N.
 
     Returns:
-        Sparse, normalised, of concentration kappa + N.
+        Sparse, normalised, of concentration kappa + worth.
     """
-    total = kappa + drawn.shape[1]
+    num = drawn.shape[1]
+    evidence = torch.full_like(kappa, num) if worth is None else worth
+    total = kappa + evidence
     weighed = prior.probs.double() * (kappa / total)[:, None]
-    hits = (1.0 / total)[:, None].expand(-1, drawn.shape[1])
+    hits = (evidence / total / max(num, 1))[:, None].expand(-1, num)
     ids = torch.cat([torch.where(weighed > 0.0, prior.token_ids, -1), drawn], dim=1)
     merged = merge_tokens(ids, torch.cat([weighed, hits], dim=1))
     return Estimate(merged.probs.log().float(), merged.token_ids, total)

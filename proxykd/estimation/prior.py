@@ -74,7 +74,8 @@ def prior_rows(counts: NgramCounts, example: Example, spec: PriorSpec) -> Sparse
     Args:
         counts: Counts of the corpus.
         example: Any; its tokens beyond the counted vocabulary have no counts.
-        spec: Its ``order`` may be at most that of ``counts``.
+        spec: Its ``order`` may be at most that of ``counts``. Where its ``gamma`` is fitted, it is taken as 1 here: who
+            fitted it adds the written token.
 
     Returns:
         One row for each completion token; each row's probabilities and tail sum to 1.
@@ -98,7 +99,8 @@ def prior_rows(counts: NgramCounts, example: Example, spec: PriorSpec) -> Sparse
         np.zeros(length, np.int8),
         np.zeros(length, np.int64),
     )
-    share = 1.0 / spec.gamma if spec.gamma < _GAMMA_OF_ONE_HOT else 0.0
+    gamma = 1.0 if spec.gamma == "fitted" else spec.gamma
+    share = 1.0 / gamma if gamma < _GAMMA_OF_ONE_HOT else 0.0
     _fill(spec)(tuple(counts.trie), tokens, len(context), spec.order, int(leave), spec.min_count, share, tuple(rows))
     return rows
 

@@ -28,6 +28,29 @@ def test_neither_prior_nor_draws_is_nothing() -> None:
         PosteriorEstimatorSpec(kappa=0.0, draws=0)
 
 
+def test_a_fitted_kappa_needs_no_bound_by_observations() -> None:
+    with pytest.raises(ValidationError, match="give kappa a number"):
+        PosteriorEstimatorSpec(trust="observed")
+    assert PosteriorEstimatorSpec(kappa=8, trust="observed").trust == "observed"
+
+
+@pytest.mark.parametrize(
+    ("estimator", "is_fitted"),
+    [
+        ({"kind": "proxy"}, False),
+        ({"kind": "prior"}, True),
+        ({"kind": "prior", "gamma": 2}, False),
+        ({"kind": "posterior"}, True),
+        ({"kind": "posterior", "kappa": 8}, True),
+        ({"kind": "posterior", "kappa": 8, "prior": {"gamma": 2}}, False),
+        ({"kind": "posterior", "draws": 0, "prior": {"gamma": 2}}, False),
+        ({"kind": "logprobs", "prior": {"gamma": 2}}, True),
+    ],
+)
+def test_what_is_fitted(estimator: dict[str, Any], is_fitted: bool) -> None:
+    assert TargetsSpec.model_validate({"estimator": estimator}).estimator.is_fitted == is_fitted
+
+
 def test_the_apis_probabilities_must_be_asked_for(make_run: MakeRun) -> None:
     targets = {"estimator": {"kind": "logprobs"}}
     with pytest.raises(ValidationError, match="top_logprobs"):

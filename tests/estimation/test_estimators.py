@@ -130,7 +130,7 @@ def test_every_estimator_and_reduction_trains_a_student(
 
 
 def test_the_closed_posterior_is_the_mixture_of_its_two_stores(estimate: Any, examples: list[Example]) -> None:
-    settings = {"kappa": 6.0, "draws": 18, "trust": "fixed"}
+    settings = {"kappa": 6.0, "draws": 18}
     both = estimate("both", estimator={"kind": "posterior", "keep_prior": True, **settings}, **EVERYTHING)
     proxy = estimate("proxy", estimator={"kind": "proxy"}, **EVERYTHING)
     parts = zip(each(both, examples), each(both, examples, PRIOR_FOLDER), each(proxy, examples), strict=True)

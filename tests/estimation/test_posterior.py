@@ -2,6 +2,7 @@
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import torch
 from scipy import stats
 
 from proxykd.config.estimation import PosteriorEstimatorSpec
+from proxykd.data.tokenizing import Example
 from proxykd.estimation.estimates import Estimate, PriorRows, SparseProbs, Uniforms, densify, draw_columns, merge_tokens
 from proxykd.estimation.estimators import PosteriorEstimator
+from proxykd.estimation.fitting import Fitted
 from proxykd.estimation.posterior import (
     Evidence,
     credible_interval,
@@ -189,12 +192,12 @@ def test_sparse_estimates_meet_evidence_about_tokens_they_do_not_have() -> None:
 def test_the_prior_is_trusted_no_further_than_it_was_observed() -> None:
     class Observed:
         def rows_of(self, examples: object) -> PriorRows:
-            return PriorRows(PRIOR, torch.tensor([0, 1, 5, 100, 3]))
+            return PriorRows(PRIOR, torch.tensor([0, 1, 5, 100, 3]), torch.tensor([-1, 0, 1, 2, 1]))
 
     batch = SimpleNamespace(examples=[], device=torch.device("cpu"), lengths=[ROWS])
     found = {
         trust: PosteriorEstimator(
-            PosteriorEstimatorSpec(kappa=4, draws=0, trust=trust), Observed(), Uniforms(0, "draws")
+            PosteriorEstimatorSpec(kappa=4, draws=0, trust=trust, prior={"gamma": 2}), Observed(), Uniforms(0, "draws")
         )(batch).main.concentration  # type: ignore[arg-type]
         for trust in ("observed", "fixed")
     }
@@ -202,6 +205,48 @@ def test_the_prior_is_trusted_no_further_than_it_was_observed() -> None:
         "observed": [1, 1, 4, 4, 3],
         "fixed": [4] * ROWS,
     }
+
+
+LABELS = torch.tensor([3, 1, 8, 11, 0])
+
+
+def fitted_posterior(share: float, worth: float, **settings: Any) -> Estimate:
+    class Counted:
+        def rows_of(self, examples: object) -> PriorRows:
+            return PriorRows(PRIOR, torch.full((ROWS,), 5), torch.full((ROWS,), 2))
+
+    given = Fitted(share, np.full(18 * 64, share), worth, np.full(4, worth), 100, 10)
+    batch = SimpleNamespace(
+        examples=[Example("a", 0, np.zeros(0, np.int32), LABELS.int().numpy())],
+        device=torch.device("cpu"), lengths=[ROWS], logits=LOGITS, labels=LABELS,
+    )  # fmt: skip
+    estimator = PosteriorEstimator(PosteriorEstimatorSpec(**settings), Counted(), Uniforms(0, "draws"), given)
+    return estimator(batch).main  # type: ignore[arg-type]
+
+
+def test_fitted_weights_are_those_of_three_witnesses() -> None:
+    written, proxy = torch.nn.functional.one_hot(LABELS, VOCAB).double(), LOGITS.double().softmax(-1)
+    found = fitted_posterior(0.25, 4.0)
+    # (4 (1/4 P + 3/4 pi) + 1[y]) / 5
+    np.testing.assert_allclose(probs_of(found), (prior_probs() + 3 * proxy + written) / 5, rtol=1e-5, atol=1e-7)
+    assert found.concentration is not None
+    assert found.concentration.tolist() == pytest.approx([5.0] * ROWS)
+    sampled = fitted_posterior(0.25, 4.0, hits="sampled", draws=4096)
+    assert sampled.concentration is not None
+    assert sampled.concentration.tolist() == pytest.approx([5.0] * ROWS)
+    np.testing.assert_allclose(probs_of(sampled), probs_of(found), atol=0.03)
+    np.testing.assert_allclose(probs_of(sampled).sum(-1), 1.0, rtol=1e-6)
+
+
+def test_limits_of_fitted_weights() -> None:
+    written, proxy = torch.nn.functional.one_hot(LABELS, VOCAB).double(), LOGITS.double().softmax(-1)
+    for share, worth_of_both, limit in ((0.5, 0.0, written), (0.0, 1e6, proxy), (1.0, 1e6, prior_probs())):
+        for settings in ({}, {"hits": "sampled", "draws": 4096}):
+            found = probs_of(fitted_posterior(share, worth_of_both, **settings))
+            np.testing.assert_allclose(found, limit, atol=0.03 if settings else 2e-6)
+    # Without draws there is no proxy, whatever its share was.
+    no_draws = probs_of(fitted_posterior(0.25, 4.0, draws=0))
+    np.testing.assert_allclose(no_draws, (4 * prior_probs() + written) / 5, rtol=1e-5)
 
 
 def test_merging_adds_up_repetitions_and_puts_padding_last() -> None:
