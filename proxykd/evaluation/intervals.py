@@ -104,20 +104,20 @@ class Distribution:
         return float(self.std_error**4 / below) if below > 0 else self.moments.df
 
     def lower(self, tail: float) -> float:
-        """The lower end: the truth is below it with odds ``tail``."""
+        """The lower end: the truth is below it with odds ``tail``, at most 1/2."""
         return self._end(tail, is_lower=True)
 
     def upper(self, tail: float) -> float:
-        """The upper end: the truth is above it with odds ``tail``."""
+        """The upper end: the truth is above it with odds ``tail``, at most 1/2."""
         return self._end(tail, is_lower=False)
 
     def _end(self, tail: float, *, is_lower: bool) -> float:
         if self.seeds.std_error == 0.0:
             return self._end_of_prompts(tail, is_lower=is_lower)
         sign = -1.0 if is_lower else 1.0
-        distance = sign * (self._end_of_prompts(tail, is_lower=is_lower) - self.moments.value)
+        distance = max(0.0, sign * (self._end_of_prompts(tail, is_lower=is_lower) - self.moments.value))
         over_seeds = self.seeds.std_error * float(stdtrit(self.seeds.df, 1.0 - tail))
-        return self.moments.value + sign * float(np.copysign(np.hypot(distance, over_seeds), distance))
+        return self.moments.value + sign * float(np.hypot(distance, over_seeds))
 
     def _end_of_prompts(self, tail: float, *, is_lower: bool) -> float:
         if self.method == "studentised":
