@@ -148,8 +148,8 @@ def distribution(units: Units, resampled: Resampled, *, seeds: SeedSpread, metho
     values = resampled.values[is_value]
     if method == "studentised":
         centred, errors = values - moments.value, resampled.std_errors[is_value]
-        # A resample of equal units has no spread of its own; it says nothing of how many errors it is away.
-        values = np.divide(centred, errors, out=np.zeros_like(values), where=errors > 1e-9 * np.abs(centred))
+        # A resample of equal units has no spread but rounding; it says nothing of how many errors it is away.
+        values = np.divide(centred, errors, out=np.zeros_like(values), where=errors > 1e-4 * moments.std_error)
     bias, acceleration = 0.0, 0.0
     if method == "bca" and moments.std_error > 0.0:
         bias, acceleration = _bias(values, moments.value), _acceleration(units)
