@@ -1,10 +1,10 @@
 """Time and memory of the gate: 20 tasks of 5,000 rows, two bars, 10,000 resamples.
 
-    python benchmarks/evaluation/gate.py [--tasks 20] [--rows 5000] [--resamples 10000] [--equal]
+    python benchmarks/evaluation/gate.py [--tasks 20] [--rows 5000] [--resamples 10000] [--unequal]
 
-Every task has prompts of its own; unless ``--equal``, each has a few more or fewer than the others, so that no two
-share their draws. The policy names every task as a guard, and a continuous primary metric over all rows of one task.
-Scores are made before the clock starts; timed are the comparisons with the champion and with SFT
+Every task has prompts of its own, as many as every other, so that they share their draws; with ``--unequal`` each has
+a few more than the last, so that no two do. The policy names every task as a guard, and a continuous primary metric over
+all rows of one task. Scores are made before the clock starts; timed are the comparisons with the champion and with SFT
 (``comparing.compare``) and the decision. Peak RSS is that of the whole process, libraries and scores included.
 """
 
@@ -30,12 +30,12 @@ POLICY = {"primary": {"metric": "heldout_nll"}, "guards": [{"metric": "accuracy/
 FACTS = {"validation": {"gate": {"is_open": True}, "rules": {"overlap": {"broken": 0, "measured": 1}}}}
 
 
-def make_sums(num_tasks: int, num_rows: int, *, is_equal: bool) -> ArmSums:
+def make_sums(num_tasks: int, num_rows: int, *, is_unequal: bool) -> ArmSums:
     """Scores of the candidate and its two bars."""
     rng = np.random.default_rng(0)
     sums: dict[str, dict[str, dict[int, dict[str, tuple[float, float]]]]] = {}
     for task in range(num_tasks):
-        names = [f"{task}-{row}" for row in range(num_rows + (0 if is_equal else task))]
+        names = [f"{task}-{row}" for row in range(num_rows + (task if is_unequal else 0))]
         hard = rng.uniform(0.2, 0.8, len(names))
         for arm, more in (("registered", 0.03), ("champion", 0.0), ("first_sft", -0.1)):
             right = (rng.random(len(names)) < hard + more).astype(float).tolist()
@@ -55,9 +55,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=5_000)
     parser.add_argument("--resamples", type=int, default=10_000)
     parser.add_argument("--interval", default="studentised")
-    parser.add_argument("--equal", action="store_true", help="tasks of equal size, which share their draws")
+    parser.add_argument("--unequal", action="store_true", help="no two tasks of one size")
     arguments = parser.parse_args()
-    sums, policy = make_sums(arguments.tasks, arguments.rows, is_equal=arguments.equal), GateSpec.model_validate(POLICY)
+    sums, policy = (
+        make_sums(arguments.tasks, arguments.rows, is_unequal=arguments.unequal),
+        GateSpec.model_validate(POLICY),
+    )
     spec = StatisticsSpec(resamples=arguments.resamples, interval=arguments.interval)
     start, start_cpu = time.perf_counter(), time.process_time()
     metrics = describe_metrics(sums)

@@ -104,20 +104,20 @@ class Distribution:
         return float(self.std_error**4 / below) if below > 0 else self.moments.df
 
     def lower(self, tail: float) -> float:
-        """The lower end: the truth is below it with odds ``tail``."""
+        """The lower end: the truth is below it with odds ``tail``, at most 1/2."""
         return self._end(tail, is_lower=True)
 
     def upper(self, tail: float) -> float:
-        """The upper end: the truth is above it with odds ``tail``."""
+        """The upper end: the truth is above it with odds ``tail``, at most 1/2."""
         return self._end(tail, is_lower=False)
 
     def _end(self, tail: float, *, is_lower: bool) -> float:
         if self.seeds.std_error == 0.0:
             return self._end_of_prompts(tail, is_lower=is_lower)
         sign = -1.0 if is_lower else 1.0
-        distance = sign * (self._end_of_prompts(tail, is_lower=is_lower) - self.moments.value)
+        distance = max(0.0, sign * (self._end_of_prompts(tail, is_lower=is_lower) - self.moments.value))
         over_seeds = self.seeds.std_error * float(stdtrit(self.seeds.df, 1.0 - tail))
-        return self.moments.value + sign * float(np.copysign(np.hypot(distance, over_seeds), distance))
+        return self.moments.value + sign * float(np.hypot(distance, over_seeds))
 
     def _end_of_prompts(self, tail: float, *, is_lower: bool) -> float:
         if self.method == "studentised":
@@ -148,8 +148,8 @@ def distribution(units: Units, resampled: Resampled, *, seeds: SeedSpread, metho
     values = resampled.values[is_value]
     if method == "studentised":
         centred, errors = values - moments.value, resampled.std_errors[is_value]
-        # A resample of equal units has no spread of its own; it says nothing of how many errors it is away.
-        values = np.divide(centred, errors, out=np.zeros_like(values), where=errors > 1e-9 * np.abs(centred))
+        # A resample of equal units has no spread but rounding; it says nothing of how many errors it is away.
+        values = np.divide(centred, errors, out=np.zeros_like(values), where=errors > 1e-4 * moments.std_error)
     bias, acceleration = 0.0, 0.0
     if method == "bca" and moments.std_error > 0.0:
         bias, acceleration = _bias(values, moments.value), _acceleration(units)

@@ -11,10 +11,11 @@ References: McNemar, Note on the sampling error of the difference between correl
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import bdtrc
 from scipy.stats import binom, binomtest
 
-_NUM_HALVINGS = 30
+_NUM_HALVINGS = 20
 
 
 def mcnemar_p_value(wins: int, losses: int) -> float:
@@ -46,12 +47,17 @@ def mcnemar_power(effect: float, *, num_questions: int, discordance: float, leve
     spread = 10.0 * np.sqrt(num_questions * share) + 10.0
     first, last = int(max(0.0, num_questions * share - spread)), int(min(num_questions, num_questions * share + spread))
     differing = np.arange(first, last + 1)
-    # Fewest wins among m that reject: the smallest k with P(Bin(m, 1/2) > k - 1) <= level.
-    needed = binom.isf(level, differing, 0.5) + 1
+    needed = _fewest_wins(num_questions, level)[first : last + 1]
     rejects = np.where(
         needed > differing, 0.0, bdtrc(np.minimum(needed - 1, differing), differing, (1 + effect / share) / 2)
     )
     return float(np.sum(binom.pmf(differing, num_questions, share) * rejects))
+
+
+@lru_cache(maxsize=64)
+def _fewest_wins(last: int, level: float) -> NDArray[np.float64]:
+    """Fewest wins among m = 0 ... last that reject: the smallest k with P(Bin(m, 1/2) > k - 1) <= level."""
+    return np.asarray(binom.isf(level, np.arange(last + 1), 0.5) + 1.0)
 
 
 @lru_cache(maxsize=4096)

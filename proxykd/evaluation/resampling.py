@@ -64,9 +64,10 @@ def draw_counts(num_units: int, resamples: int, seed: int) -> Iterator[Floats]:
     rows = max(1, _MAX_COUNTS_AT_ONCE // num_units)
     for start in range(0, resamples, rows):
         some = min(rows, resamples - start)
-        drawn = rng.integers(num_units, size=(some, num_units), dtype=np.int32)
-        drawn += np.arange(some, dtype=np.int32)[:, None] * num_units
-        yield np.bincount(drawn.ravel(), minlength=some * num_units).reshape(some, num_units).astype(np.float64)
+        drawn, counts = rng.integers(num_units, size=(some, num_units), dtype=np.int32), np.empty((some, num_units))
+        for row, units in enumerate(drawn):
+            counts[row] = np.bincount(units, minlength=num_units)
+        yield counts
 
 
 def resample(all_units: Sequence[Units], *, resamples: int, seed: int) -> list[Resampled]:
