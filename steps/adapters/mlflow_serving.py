@@ -20,7 +20,8 @@ from urllib.request import urlopen
 
 from proxykd.exceptions import ConfigError, ModelError, ProxykdError
 from proxykd.workspace import Workspace
-from steps.adapters.mlflow_registry import CHAMPION, RegisteredVersion, download_version, find_version
+from steps.adapters.mlflow_promotion_log import CHAMPION
+from steps.adapters.mlflow_registry import RegisteredVersion, download_version, find_version
 
 START_S, STOP_S = 600.0, 15.0
 """Seconds that a server may take to load the model, and to end."""
