@@ -3,9 +3,9 @@
     python benchmarks/evaluation/gate.py [--tasks 20] [--rows 5000] [--resamples 10000] [--unequal]
 
 Every task has prompts of its own, as many as every other, so that they share their draws; with ``--unequal`` each has
-a few more than the last, so that no two do. The policy names every task as a guard, and a continuous primary metric over
-all rows of one task. Scores are made before the clock starts; timed are the comparisons with the champion and with SFT
-(``comparing.compare``) and the decision. Peak RSS is that of the whole process, libraries and scores included.
+a few more than the last, so that no two do. The policy names every task as a guard, and a continuous primary metric
+over all rows of one task. Scores are made before the clock starts; timed are the comparisons with the champion and
+with SFT (``comparing.compare``) and the decision. Peak RSS is that of the whole process, libraries and scores included.
 """
 
 import argparse

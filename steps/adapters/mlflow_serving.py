@@ -9,9 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -45,18 +46,20 @@ def serve(model: str, *, host: str, port: int, engine: str, poll_s: float | None
     """
     named = model if "@" in model or "/" in model else f"{model}@{CHAMPION}"
     engine = _engine(engine)
-    served, process = find_version(named), None
-    with suppress(KeyboardInterrupt), _ended_by_signal():
+    served, address = find_version(named), (host, port)
+    with _asked_to_stop() as stop:
+        process, looked_at = _start(served, address, engine, stop), time.monotonic()
         try:
-            process = _start(served, host, port, engine)
-            while process.poll() is None:
-                time.sleep(poll_s or _POLL_S)
-                if poll_s is not None and (newer := _moved(named, served)) is not None:
-                    served, process = _replace(process, served, newer, host, port, engine)
-            raise ConfigError(f"the server ended with status {process.returncode}; see its messages above")
+            while not stop.wait(_POLL_S):
+                if process.poll() is not None:
+                    raise ConfigError(f"the server ended with status {process.returncode}; see its messages above")
+                if poll_s is None or time.monotonic() - looked_at < poll_s:
+                    continue
+                if (newer := _moved(named, served)) is not None:
+                    served, process = _replace(process, served, newer, address, engine, stop)
+                looked_at = time.monotonic()
         finally:
-            if process is not None:
-                _stop(process)
+            _stop(process)
 
 
 def server_command(engine: str, folder: Path, host: str, port: int) -> list[str]:
@@ -85,18 +88,22 @@ def _engine(wanted: str) -> str:
     return wanted
 
 
-def _start(served: RegisteredVersion, host: str, port: int, engine: str) -> "subprocess.Popen[bytes]":
-    folder = _folder_of(served)
+def _start(
+    served: RegisteredVersion, address: tuple[str, int], engine: str, stop: threading.Event
+) -> "subprocess.Popen[bytes]":
+    folder, (host, port) = _folder_of(served), address
     # A hub's cache of its own, which stays empty: no client can have another model loaded from the user's.
     cache = Workspace.default().root / "served" / ".hub"
     cache.mkdir(exist_ok=True)
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
     process = subprocess.Popen(server_command(engine, folder, host, port), cwd=folder.parent, env=offline)
     try:
-        _await(process, host, port)
+        _await(process, host, port, stop)
     except BaseException:
         _stop(process)
         raise
+    if stop.is_set():
+        return process
     shown = f"[{host}]" if ":" in host else host
     print(
         f"version {served.version} of {served.model_name} at http://{shown}:{port}/v1 (model: {served.model_name!r})",
@@ -105,10 +112,10 @@ def _start(served: RegisteredVersion, host: str, port: int, engine: str) -> "sub
     return process
 
 
-def _await(process: "subprocess.Popen[bytes]", host: str, port: int) -> None:
+def _await(process: "subprocess.Popen[bytes]", host: str, port: int, stop: threading.Event) -> None:
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not stop.is_set():
         if process.poll() is not None:
             raise ConfigError(
                 f"expected a server on {host}:{port}, but it ended with status {process.returncode}; see its messages "
@@ -118,8 +125,9 @@ def _await(process: "subprocess.Popen[bytes]", host: str, port: int) -> None:
             with urlopen(f"http://{name}:{port}/health", timeout=2.0):
                 return
         except (URLError, OSError):
-            time.sleep(_POLL_S)
-    raise ConfigError(f"expected a server on {host}:{port} within {START_S:.0f} s; the model may be too large here")
+            stop.wait(_POLL_S)
+    if not stop.is_set():
+        raise ConfigError(f"expected a server on {host}:{port} within {START_S:.0f} s; the model may be too large here")
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
@@ -145,9 +153,9 @@ def _replace(
     process: "subprocess.Popen[bytes]",
     served: RegisteredVersion,
     newer: RegisteredVersion,
-    host: str,
-    port: int,
+    address: tuple[str, int],
     engine: str,
+    stop: threading.Event,
 ) -> "tuple[RegisteredVersion, subprocess.Popen[bytes]]":
     """Serve another version at the same address; the one before again, if the other one cannot be served."""
     try:
@@ -157,10 +165,10 @@ def _replace(
         return served, process
     _stop(process)
     try:
-        return newer, _start(newer, host, port, engine)
+        return newer, _start(newer, address, engine, stop)
     except ConfigError as error:
         print(f"back to version {served.version}: {error}", file=sys.stderr, flush=True)
-        return served, _start(served, host, port, engine)
+        return served, _start(served, address, engine, stop)
 
 
 def _folder_of(served: RegisteredVersion) -> Path:
@@ -180,14 +188,16 @@ def _folder_of(served: RegisteredVersion) -> Path:
 
 
 @contextmanager
-def _ended_by_signal() -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does, so that the server ends too."""
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """Set by Ctrl-C and by SIGTERM, so that neither ends a call to MLflow in its middle."""
+    stop = threading.Event()
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.set()
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
