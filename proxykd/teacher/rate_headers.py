@@ -79,4 +79,5 @@ def parse_reset(text: str, *, now_s: float) -> float:
 
 
 def _number(text: str | None) -> float | None:
-    return float(text) if text is not None and _NUMBER.fullmatch(text.strip()) else None
+    plain = (text or "").strip()
+    return float(plain) if _NUMBER.fullmatch(plain) else None

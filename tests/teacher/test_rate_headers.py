@@ -1,7 +1,7 @@
 """What headers tell of limits, in the words of each API, and nothing that cannot be read."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxykd.teacher.rate_headers import Told, parse_reset, read_rate_headers
@@ -42,6 +42,7 @@ NAMES = [f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset"
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), st.text(max_size=20)))
+@example({"x-ratelimit-limit-requests": "0\x1f"})
 def test_nothing_in_a_header_raises_or_makes_a_limit_that_is_none(headers: dict[str, str]) -> None:
     told = read_rate_headers(headers, now_s=0.0)
     assert told.wait_s >= 0.0
