@@ -36,6 +36,7 @@ def distill(
     inputs: str,
     models: dict[str, str],
     files: str,
+    task_files: str,
     baseline: dict[str, Any] | None,
 ) -> None:
     """Wire the steps.
@@ -45,6 +46,7 @@ def distill(
         inputs: Hash of the prompts' file.
         models: Role -> identity of the model behind its source.
         files: Hash of the files that the validation reads.
+        task_files: Hash of the files that the evaluation's tasks read.
         baseline: What the last accepted runs measured, as ``proxykd.data.accepted`` keeps it; None = there is none.
     """
     run = RunSpec.model_validate(unshielded(specification))
@@ -77,7 +79,16 @@ def distill(
         for arm, policy in (("sft", WITHOUT_TARGETS), ("proxy_kd", soft))
     )
     evaluation = evaluate_student.evaluate_student(
-        completions, validation, validated, splits, proxy, targets, sft, student, **told(evaluate_student)
+        completions,
+        validation,
+        validated,
+        splits,
+        proxy,
+        targets,
+        sft,
+        student,
+        files=task_files,
+        **told(evaluate_student),
     )
     promote_model.promote_model(
         validation,

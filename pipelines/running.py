@@ -61,6 +61,7 @@ def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str]) ->
             inputs=inputs,
             models=dict(models),
             files=hash_files(run.validation.files()),
+            task_files=hash_files(run.evaluation.files()),
             baseline=read_baseline(accepted),
         )
     except RunInterruptedException as interruption:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from proxykd.artifacts import Evaluation, SplitSet, ValidatedSet, read_json, seal, write_json
 from proxykd.config import RunSpec
 from proxykd.evaluation.decision import BASELINE, CANDIDATE, CHAMPION, FIRST_BASELINE, METRIC, REGISTERED
+from proxykd.evaluation.measured import AnswersFile, add_measures, collect_resources
 from proxykd.evaluation.page import write_page
 from proxykd.evaluation.report import Sums, build_report, compare, refused, sums_of_metric
 from proxykd.evaluation.scoring import PREDICTIONS, HeldoutSets, ModelScores, score_model
@@ -41,6 +42,7 @@ def evaluate(
     facts: Mapping[str, Any],
     output: Path,
     scratch: Path,
+    journals: Path | None = None,
 ) -> Evaluation:
     """Score every arm, compare them and write the report.
 
@@ -55,16 +57,19 @@ def evaluate(
             hash) becomes the lineage.
         output: Folder of the artifact.
         scratch: Folder for temporary files.
+        journals: Folder in which the models' answers are journaled: the same evaluation, killed and started again,
+            asks no model twice; None = they are not.
 
     Raises:
         GateError: if there is no held-out prompt that every arm can be scored on.
     """
     output.mkdir(parents=True, exist_ok=True)
     sets = HeldoutSets(validated, splits, run, scratch)
-    scores = _score_arms(arms, sets, run, output / "predictions.parquet")
+    scores = _score_arms(arms, sets, run, output, journals)
     sections = {name: getattr(run, name) for name in SECTIONS}
     settings = {name: section.model_dump(mode="json") for name, section in sections.items() if section is not None}
     made_from = {"validated": validated.hash, "splits": splits.hash, **facts.get("made_from", {})}
+    facts = {**facts, "resources": collect_resources(arms.get(CANDIDATE, ()), run)}
     report = build_report(
         {arm: {seed: one.sums() for seed, one in seeds.items()} for arm, seeds in scores.items()},
         run,
@@ -72,6 +77,7 @@ def evaluate(
         entropy=sets.teacher_entropy(),
         texts=_candidate(scores).texts,
     )
+    report = add_measures(report, scores, run)
     write_json(output / "report.json", report)
     write_page(report, output)
     evaluation = Evaluation(output)
@@ -133,18 +139,21 @@ def _with_comparison(report: Mapping[str, Any], ours: Sums, theirs: Sums, agains
 
 
 def _score_arms(
-    arms: Mapping[str, Sequence[Path]], sets: HeldoutSets, run: RunSpec, predictions: Path
+    arms: Mapping[str, Sequence[Path]], sets: HeldoutSets, run: RunSpec, output: Path, journals: Path | None
 ) -> dict[str, dict[int, ModelScores]]:
     scores: dict[str, dict[int, ModelScores]] = {}
     total = sum(len(folders) for folders in arms.values())
     with (
         stage("evaluating", total=total, unit="model") as progress,
-        pq.ParquetWriter(predictions, PREDICTIONS) as writer,
+        pq.ParquetWriter(output / "predictions.parquet", PREDICTIONS) as writer,
+        AnswersFile(output / "answers.parquet") as answers,
     ):
         for arm, folders in arms.items():
             scores[arm] = {}
             for seed, folder in zip(_seeds(run, len(folders)), folders, strict=True):
-                one = scores[arm][seed] = score_model(folder, sets, run)
+                one = scores[arm][seed] = score_model(
+                    folder, sets, run, journals=journals, keep=answers.keeper(arm, seed)
+                )
                 writer.write_table(pa.Table.from_pylist(list(one.rows(arm, seed)), schema=PREDICTIONS))
                 progress.advance(arm=arm)
     return scores
