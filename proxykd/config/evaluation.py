@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from proxykd.config.base import Count, InputPath, PositiveFloat, Spec
+from proxykd.config.base import Count, InputPath, Spec
 from proxykd.config.verifiers import AnswerPattern, SandboxSpec
 
 TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
@@ -143,7 +143,7 @@ class ReasoningGymTaskSpec(Spec):
     """Name in tables."""
     dataset: str
     """Name of the generator: chain_sum, syllogism, ..."""
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
     """Settings of the generator (min_terms, max_digits, ...); {} = its own."""
     size: Count = 100
     """Number of problems."""

@@ -1,4 +1,4 @@
-"""The held-out side of the corpus: the teacher's texts in each tokenizer's tokens, and what tasks ask of its prompts."""
+"""The held-out side of the corpus: the teacher's texts in each tokenizer's tokens, and the prompts that are asked."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

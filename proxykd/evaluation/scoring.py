@@ -53,7 +53,7 @@ PREDICTIONS = pa.schema(
         ),
     ]
 )
-"""One row an arm, seed and held-out prompt; ``kl_sum`` is null and ``answers`` is empty where they were not measured."""
+"""One row an arm, seed and held-out prompt; ``kl_sum`` is null, ``answers`` empty where they were not measured."""
 
 ANSWERS = pa.schema(
     [
