@@ -143,7 +143,8 @@ class Respondent:
     ) -> list[list[int]]:
         """Completions of all prompts: the samples of the first prompt, then those of the second, and so on.
 
-        A prompt that leaves no room for ``how.max_new_tokens`` loses its first tokens, as in lm-evaluation-harness.
+        A prompt that leaves no room for ``how.max_new_tokens`` loses its first tokens, as in lm-evaluation-harness, but
+        keeps as many as half of what the model can read; completions end where that is full.
 
         Args:
             prompts: Token ids, at least one each.
@@ -153,17 +154,18 @@ class Respondent:
         Returns:
             Token ids of ``len(prompts) * how.num_samples`` completions.
         """
-        room = max(1, self.max_tokens - how.max_new_tokens)
+        room = max(self.max_tokens - how.max_new_tokens, self.max_tokens // 2)
         asked = [(prompt[-room:], sample) for prompt in prompts for sample in range(how.num_samples)]
         keys = [_generation_key(prompt, sample, how) for prompt, sample in asked]
         sampler = self._stopping_at(how.stops) if how.stops else self._sampler
 
         def run(indices: list[int]) -> list[list[int]]:
             # The batch's own keys seed it, so that its draws do not depend on the batches before it.
-            seed = int(hash_json([keys[index] for index in indices], length=15), 16) % (1 << 63)
+            seed = int(hash_json([keys[index] for index in indices], length=15), 16)
+            batch = [asked[index][0] for index in indices]
             return sampler.sample(
-                [asked[index][0] for index in indices],
-                max_new_tokens=how.max_new_tokens,
+                batch,
+                max_new_tokens=min(how.max_new_tokens, self.max_tokens - max(map(len, batch))),
                 temperature=how.temperature,
                 seed=seed,
             )

@@ -9,7 +9,9 @@ group (mmlu) are slices of one task.
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import cache
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from proxykd.config.evaluation import HarnessTaskSpec
@@ -56,9 +58,10 @@ def load_tasks(spec: HarnessTaskSpec) -> dict[str, Any]:
         ModelError: if lm-evaluation-harness is not installed.
         InputError: if the harness does not know the task, or its data cannot be had.
     """
-    harness = load_harness()
     with quiet():
-        manager = harness.TaskManager(include_path=None if spec.folder is None else str(spec.folder))
+        manager = _manager(spec.folder, is_alone=spec.folder is not None)
+        if spec.name not in manager.all_tasks and spec.folder is not None:
+            manager = _manager(spec.folder, is_alone=False)
         if spec.name not in manager.all_tasks:
             raise InputError(
                 f"expected a task of lm-evaluation-harness, got {spec.name!r}; `lm-eval ls tasks` lists those that it "
@@ -83,6 +86,13 @@ def load_tasks(spec: HarnessTaskSpec) -> dict[str, Any]:
                 "which runs them in the sandbox"
             )
     return tasks
+
+
+@cache
+def _manager(folder: Path | None, *, is_alone: bool) -> Any:
+    """The harness's index of tasks: of a folder alone, which is quick, or of all that it ships too."""
+    path = None if folder is None else str(folder)
+    return load_harness().TaskManager(include_path=path, include_defaults=not is_alone)
 
 
 def _kinds_of(spec: HarnessTaskSpec, task: Any) -> dict[str, str]:

@@ -121,6 +121,16 @@ def test_nothing_is_shared_between_settings_that_differ(parts: tuple[Any, Any], 
     assert asked.rows == before
 
 
+def test_prompt_and_answer_fit_what_the_model_reads(parts: tuple[Any, Any]) -> None:
+    respondent = Respondent(*parts)
+    respondent.max_tokens = 20
+    (prompt,) = _prompts(parts[1], 20)[-1:]
+    short = Respondent(*parts).generate([prompt[-10:]], Generation(10))
+    for max_new_tokens in (10, 12, 500):
+        (found,) = respondent.generate([prompt], Generation(max_new_tokens))
+        assert [found] == short
+
+
 def test_likelihoods_are_journaled(parts: tuple[Any, Any], asking: Asking, tmp_path: Path) -> None:
     prompts = _prompts(parts[1], 4)
     pairs = [(prompts[0], prompts[1]), (prompts[2], prompts[3])]

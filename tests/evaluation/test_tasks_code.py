@@ -77,7 +77,7 @@ def test_programs_run_in_the_sandbox(run_spec: RunSpec, tmp_path: Path) -> None:
     )
     answers = list(run_task(spec, Respondent(model, tokenizer, sampler=Programmer(tokenizer)), ()))
     assert sorted(answer.is_correct for answer in answers[:3]) == [False, True, True]
-    assert not any(answer.is_correct for answer in answers[3:])
+    assert [(answer.text, answer.is_correct) for answer in answers[3:]] == [("while True: pass", False)] * 3
     # 2 of 3 pass: one of one draw in 2/3 of the cases, at least one of two always.
     assert answers[0].sums["pass@1/code"] == pytest.approx((2 / 3, 1.0))
     assert answers[0].sums["pass@2/code"] == (1.0, 1.0)
