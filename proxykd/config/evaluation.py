@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from proxykd.config.base import Count, InputPath, Spec
+from proxykd.config.statistics import StatisticsSpec
 from proxykd.config.verifiers import AnswerPattern, SandboxSpec
 
 TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
@@ -191,7 +192,7 @@ class SpeedSpec(Spec):
     """Measurements of which the median counts."""
 
 
-class EvaluationSpec(Spec):
+class EvaluationSpec(StatisticsSpec):
     """How the arms are compared."""
 
     tasks: tuple[TaskSpec, ...] = ()
@@ -210,10 +211,6 @@ class EvaluationSpec(Spec):
     """Compute the true KL from the teacher; the embedded teacher alone allows it."""
     exact_kl_prompts: Count = 200
     """Held-out prompts on which the true KL is computed."""
-    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
-    """Level of every interval."""
-    resamples: Annotated[int, Field(ge=100)] = 2000
-    """Bootstrap resamples over prompts."""
 
     @field_validator("tasks")
     @classmethod

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from proxykd.config import RunSpec
 from proxykd.evaluation.calibration import calibration
 from proxykd.evaluation.metrics import describe_metrics
+from proxykd.evaluation.prompts import PromptTable
 from proxykd.evaluation.scoring import ANSWERS, ModelScores
 from proxykd.evaluation.speed import measure_speed, size_gb
 from proxykd.evaluation.statistics import spread
@@ -67,6 +68,23 @@ def collect_resources(candidate: Sequence[Path], run: RunSpec) -> dict[str, floa
         return {"size_gb": size_gb(candidate[0])}
     found = measure_speed(candidate[0], run.evaluation.speed, precision=run.student.model.precision)
     return {name: value for name, value in found.items() if isinstance(value, int | float)}
+
+
+def with_task_slices(prompts: PromptTable, scores: Mapping[str, Mapping[int, ModelScores]]) -> PromptTable:
+    """The table with the questions of the tasks in it and the slices that they fall into.
+
+    Args:
+        prompts: The held-out prompts.
+        scores: Every arm's scores.
+    """
+    every = [one.tasks for seeds in scores.values() for one in seeds.values()]
+    asked = dict.fromkeys(name for tasks in every for sums in tasks.sums.values() for name in sums)
+    slices = {name: set(members) for name, members in prompts.slices.items()}
+    for tasks in every:
+        for name, members in tasks.slices.items():
+            slices.setdefault(name, set()).update(members)
+    clusters = {**{name: name for name in asked}, **prompts.clusters}
+    return PromptTable(clusters, {name: frozenset(slices[name]) for name in sorted(slices)})
 
 
 def add_measures(

@@ -231,7 +231,7 @@ def _ask(
     sampler = build_sampler(spec.engine, folder, model, tokenizer, **how)
     model_hash = "" if journals is None else hash_files([folder])
     own = None if journals is None else journal_of(journals, model_hash=model_hash, **_identity(run))
-    with own or nullcontext():
+    with nullcontext() if own is None else own:
         respondent = Respondent(model, tokenizer, sampler=sampler, journal=own, name=folder.name, **how)
         for task in spec.tasks:
             is_heldout = getattr(task, "file", True) is None

@@ -4,7 +4,8 @@ Every kind gives one ``TaskAnswer`` a question and sample, in chunks, so that me
 each answer carries what it adds to the metrics' sums. Exact match and multiple choice run in lm-evaluation-harness (a
 ``ConfigurableTask`` over local rows and an ``LM`` whose requests go through our sampler), so the numbers mean what they
 mean in every other table made with the harness. Confidence is the model's probability of its own answer: of the tokens
-of the extracted answer, given what it wrote before them, or of the chosen choice among the choices.
+of the extracted answer, given what it wrote before them, or of the chosen choice among the choices. A completion
+without an answer has none, so the Brier score, by which arms are compared, is that of choices alone.
 """
 
 import bisect
@@ -110,7 +111,7 @@ def _exact_match(
             answer=answer,
             is_correct=is_correct,
             confidence=confidence,
-            sums=judged(spec.name, is_correct, confidence) | _agreement(spec, answer, prompt),
+            sums=judged(spec.name, is_correct, None) | _agreement(spec, answer, prompt),
             slices=prompt.slices,
             question=prompt.question,
             reference=prompt.reference,
