@@ -188,7 +188,8 @@ def seed_spread_of(first: Side, other: Side | None) -> SeedSpread:
 
 
 def _side(seeds: Seeds, prompts: PromptTable) -> Side:
-    prompt_ids = list(next(iter(seeds.values())))
+    # By their ids, so that both arms have one order, and the order of the rows changes nothing.
+    prompt_ids = sorted(next(iter(seeds.values())))
     numbers: dict[str, int] = {}
     clusters = np.array(
         [numbers.setdefault(prompts.clusters.get(name, name), len(numbers)) for name in prompt_ids], dtype=np.int64
