@@ -68,7 +68,10 @@ def bin_outcomes(
     if not np.all((given >= 0.0) & (given <= 1.0)):
         raise ShapeError(f"expected confidences in [0, 1], got {given.min()} to {given.max()}")
     cells = prompts * bins + np.minimum((given * bins).astype(np.int64), bins - 1)
-    parts = [np.bincount(cells, weights, num_prompts * bins) for weights in (np.ones_like(given), given, right)]
+    parts = [
+        np.bincount(cells, weights=weights, minlength=num_prompts * bins)
+        for weights in (np.ones_like(given), given, right)
+    ]
     return np.stack(parts, axis=-1).reshape(num_prompts, bins, 3)
 
 
@@ -83,7 +86,9 @@ def expected_calibration_error(sums: NDArray[np.float64]) -> NDArray[np.float64]
     """
     total = sums[..., 0].sum(axis=-1)
     apart = np.abs(sums[..., 2] - sums[..., 1]).sum(axis=-1)
-    return np.divide(apart, total, out=np.full(np.shape(total), np.nan), where=total > 0)
+    found: NDArray[np.float64] = np.full(np.shape(total), np.nan)
+    np.divide(apart, total, out=found, where=total > 0)
+    return found
 
 
 def error_by_luck(sums: NDArray[np.float64]) -> float:

@@ -85,7 +85,8 @@ def score_heldout(
 def sum_by_prompt(scores: Iterator[ExampleScores], index: PromptIndex, *, bins: int = DEFAULT_BINS) -> HeldoutScores:
     """Add up the scores of all examples of a prompt; a prompt without any has zeros."""
     num_prompts = len(index.prompt_ids)
-    sums = HeldoutScores(*np.zeros((3, num_prompts)), np.zeros((num_prompts, bins, 3)))
+    nll_sum, num_tokens, num_top1 = np.zeros((3, num_prompts))
+    sums = HeldoutScores(nll_sum, num_tokens, num_top1, np.zeros((num_prompts, bins, 3)))
     for score in scores:
         prompt, count = index.prompt_idx[score.example_idx], len(score.logprobs)
         sums.nll_sum[prompt] -= score.logprobs.sum(dtype=np.float64)

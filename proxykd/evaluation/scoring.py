@@ -227,7 +227,7 @@ def _ask(
     keep: Callable[[TaskAnswer], None],
 ) -> AskedTasks:
     spec, asked, prompt_ids = run.evaluation, AskedTasks(), frozenset(heldout.index.prompt_ids)
-    how = {"precision": run.student.model.precision, "batch_tokens": spec.generation_batch_tokens}
+    how: dict[str, Any] = {"precision": run.student.model.precision, "batch_tokens": spec.generation_batch_tokens}
     sampler = build_sampler(spec.engine, folder, model, tokenizer, **how)
     model_hash = "" if journals is None else hash_files([folder])
     own = None if journals is None else journal_of(journals, model_hash=model_hash, **_identity(run))

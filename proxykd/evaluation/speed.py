@@ -75,7 +75,7 @@ def _measure(folder: Path, spec: SpeedSpec, precision: str) -> dict[str, Any]:
     model, _ = load_saved(folder)
     model.eval()
     endless = SimpleNamespace(eos_token_id=-1)
-    sampler = TransformersSampler(model, endless, precision=precision, max_tokens=1 << 30, description=None)  # type: ignore[arg-type]
+    sampler = TransformersSampler(model, endless, precision=precision, max_tokens=1 << 30, description=None)
     generator = torch.Generator().manual_seed(0)
     shape = (spec.num_prompts, spec.prompt_tokens)
     prompts = torch.randint(model.config.vocab_size, shape, generator=generator).tolist()
