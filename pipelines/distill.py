@@ -78,18 +78,8 @@ def distill(
         )
         for arm, policy in (("sft", WITHOUT_TARGETS), ("proxy_kd", soft))
     )
-    evaluation = evaluate_student.evaluate_student(
-        completions,
-        validation,
-        validated,
-        splits,
-        proxy,
-        targets,
-        sft,
-        student,
-        files=task_files,
-        **told(evaluate_student),
-    )
+    made = completions, validation, validated, splits, proxy, targets, sft, student
+    evaluation = evaluate_student.evaluate_student(*made, files=task_files, **told(evaluate_student))
     promote_model.promote_model(
         validation,
         drift,

@@ -72,7 +72,7 @@ def bin_outcomes(
         np.bincount(cells, weights=weights, minlength=num_prompts * bins)
         for weights in (np.ones_like(given), given, right)
     ]
-    return np.stack(parts, axis=-1).reshape(num_prompts, bins, 3)
+    return np.stack(parts, axis=-1).astype(np.float64).reshape(num_prompts, bins, 3)
 
 
 def expected_calibration_error(sums: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -140,36 +140,35 @@ def _model_class() -> Any:
             return _encode(self.tokenizer, string, add_special_tokens)
 
         def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    chat_history,
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                    continue_final_message=not add_generation_prompt,
-                )
-            )
+            return _chat(self.tokenizer, chat_history, add_generation_prompt)
 
         def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
             found = self.respondent.likelihoods([(context, continuation) for _, context, continuation in requests])
             return [(one.logprob, one.is_greedy) for one in found]
 
         def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-            return [self._rolling(str(request.args[0])) for request in requests]
-
-        def _rolling(self, text: str) -> float:
-            windows = harness.rolling_windows(
-                token_list=self.tok_encode(text),
-                prefix_token=self.prefix_token_id,
-                max_seq_len=self.respondent.max_tokens - 1,
-                context_len=1,
-            )
-            pairs = [harness.disjoint(window) for window in windows]
-            return sum(one.logprob for one in self.respondent.likelihoods(pairs))
+            texts = [str(request.args[0]) for request in requests]
+            return [_rolling(self.respondent, self.tok_encode(text), self.prefix_token_id) for text in texts]
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
             return _generate(self.respondent, requests)
 
     return HarnessModel
+
+
+def _chat(tokenizer: Any, history: list[dict[str, str]], add_generation_prompt: bool) -> str:
+    how = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
+    return str(tokenizer.apply_chat_template(history, tokenize=False, **how))
+
+
+def _rolling(respondent: Respondent, token_ids: list[int], prefix_id: int) -> float:
+    """The log-likelihood of a whole text, in the harness's own windows where it is long."""
+    harness = load_harness()
+    windows = harness.rolling_windows(
+        token_list=token_ids, prefix_token=prefix_id, max_seq_len=respondent.max_tokens - 1, context_len=1
+    )
+    found = respondent.likelihoods([harness.disjoint(window) for window in windows])
+    return sum(one.logprob for one in found)
 
 
 def _generate(respondent: Respondent, requests: list[Any]) -> list[str]:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from proxykd.config import RunSpec
 from proxykd.evaluation.calibration import calibration
+from proxykd.evaluation.comparing import OVER_PROMPTS
 from proxykd.evaluation.metrics import describe_metrics
 from proxykd.evaluation.prompts import PromptTable
 from proxykd.evaluation.scoring import ANSWERS, ModelScores
@@ -134,6 +135,8 @@ def _measure(found: Mapping[str, Any]) -> dict[str, Any]:
         **{name: found[name] for name in (*_DERIVED, "per_seed", "num_prompts")},
         "std_over_seeds": std if math.isfinite(std) else None,
         "num_tokens": found["num_outcomes"],
+        "num_clusters": found["num_prompts"],
+        "over": OVER_PROMPTS,
     }
 
 

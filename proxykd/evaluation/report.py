@@ -22,7 +22,7 @@ difference that would have been found with the power of the evaluation.
 Numbers that do not exist (an interval from one prompt) are null.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,10 @@ ARM_LABELS = {"none": "none", "sft": "SFT", "proxy_kd": "Proxy-KD", "proxy": "pr
 
 Scores = Mapping[str, Mapping[int, Mapping[str, Sums]]]
 """Arm -> seed -> metric -> sums."""
+
+
+TABLE_METRICS = 6
+"""Metrics of the terminal's table, the most telling ones: more do not fit."""
 
 
 def build_report(
@@ -165,7 +169,8 @@ def report_table(report: Mapping[str, Any]) -> "Group":
     from rich.console import Group
     from rich.table import Table
 
-    metrics = metrics_of(report)
+    every = metrics_of(report)
+    metrics = every[:TABLE_METRICS]
     title = f"{report['name']}: {report['num_prompts']} held-out prompts"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("arm")
@@ -178,8 +183,9 @@ def report_table(report: Mapping[str, Any]) -> "Group":
         floors = {"heldout_nll": _cell(entropy), "exact_kl": "0"}
         table.add_row(teacher_label(report), *(floors.get(metric, "") for metric in metrics))
     notes = [f"in brackets: {report['confidence']:.0%} interval, bootstrap over {_over(report)}"]
-    notes += [note for note in (seeds_note(report), cut_note(report)) if note]
-    return Group(table, *notes, *difference_lines(report), *seed_lines(report))
+    more = f"{len(every) - len(metrics)} more metrics stand in the report" if len(every) > len(metrics) else ""
+    notes += [note for note in (seeds_note(report), cut_note(report), more) if note]
+    return Group(table, *notes, *difference_lines(report, metrics), *seed_lines(report))
 
 
 def _over(report: Mapping[str, Any]) -> str:
@@ -200,12 +206,18 @@ def spend_line(report: Mapping[str, Any]) -> str:
     )
 
 
-def difference_lines(report: Mapping[str, Any]) -> list[str]:
-    """One line for each metric on which the distilled student was compared with its baseline, prompt by prompt."""
+def difference_lines(report: Mapping[str, Any], metrics: Collection[str] | None = None) -> list[str]:
+    """One line for each metric on which the distilled student was compared with its baseline, prompt by prompt.
+
+    Args:
+        report: The report.
+        metrics: Those to show; None = all.
+    """
     return [
         f"Proxy-KD - SFT, {described(report, found['metric']).title}: {_difference(found)}"
         for found in report["comparisons"]
         if (found["arm"], found["against"], found["slice"]) == ("proxy_kd", "sft", None)
+        and (metrics is None or found["metric"] in metrics)
     ]
 
 
