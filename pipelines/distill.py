@@ -51,6 +51,7 @@ def distill(
     models: dict[str, str],
     files: str,
     trajectories: str,
+    task_files: str,
     baseline: dict[str, Any] | None,
 ) -> None:
     """Wire the steps.
@@ -61,6 +62,7 @@ def distill(
         models: Role -> identity of the model behind its source.
         files: Hash of the files that the validation reads.
         trajectories: Identity of the trajectories that the students learn from; "" = there are none.
+        task_files: Hash of the files that the evaluation's tasks read.
         baseline: What the last accepted runs measured, as ``proxykd.data.accepted`` keeps it; None = there is none.
     """
     run = RunSpec.model_validate(unshielded(specification))
@@ -95,9 +97,8 @@ def distill(
         )
         for arm, policy in (("sft", WITHOUT_TARGETS), ("proxy_kd", soft))
     )
-    evaluation = evaluate_student.evaluate_student(
-        completions, validation, validated, splits, proxy, targets, sft, student, **told(evaluate_student)
-    )
+    made = completions, validation, validated, splits, proxy, targets, sft, student
+    evaluation = evaluate_student.evaluate_student(*made, files=task_files, **told(evaluate_student))
     promote_model.promote_model(
         validation,
         drift,

@@ -73,6 +73,7 @@ def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str], an
             models=dict(models),
             files=hash_files(run.validation.files()),
             trajectories=trajectories_identity(run.student.trajectories),
+            task_files=hash_files(run.evaluation.files()),
             baseline=read_baseline(accepted),
         )
     except RunInterruptedException as interruption:

@@ -262,7 +262,7 @@ def _load(config: Path, overrides: list[str] | None, quiet: bool) -> "RunSpec":
 
     if quiet:
         os.environ["PROXYKD_PROGRESS"] = "off"
-    return load_specification(config, overrides or ()).with_ablations_applied()
+    return load_specification(config, overrides or ()).with_ablations_applied().with_questions_guarded()
 
 
 def _check_plan(specification: "RunSpec", workspace: "Workspace") -> "Plan":

@@ -229,10 +229,10 @@ def _count_sides(run: RunSpec, prompts: PromptSet) -> tuple[dict[Side, int], lis
         num_references += sum(has and side is Side.HELDOUT for has, side in zip(references, sides, strict=True))
     _check_sides(run, asked[-1])
     _check_stages(run, asked)
-    if run.evaluation.tasks and not num_references:
+    if run.evaluation.asks_heldout_references and not num_references:
         raise InputError(
-            "expected held-out prompts with a reference answer, because evaluation.tasks is set, found none; name "
-            "their key in prompts.reference_field or leave out evaluation.tasks"
+            "expected held-out prompts with a reference answer, because one of evaluation.tasks asks them, found "
+            "none; name their key in prompts.reference_field, or give the task a file of its own"
         )
     return _ordered(counts), [_ordered(counter) for counter in asked]
 

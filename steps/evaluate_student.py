@@ -19,7 +19,7 @@ from proxykd.evaluation.evaluating import evaluate
 from proxykd.evaluation.facts import collect_facts
 from proxykd.models.loading import save_untrained
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import new_folder, scratch_folder
+from steps.settings import checkpoint_folder, new_folder, scratch_folder
 
 SECTIONS = ("name", "seed", "student", "proxy", "split", "evaluation", "teacher", "targets", "staging")
 MODELS = ("student",)
@@ -37,9 +37,10 @@ def evaluate_student(
     student: StudentModel,
     settings: dict[str, Any],
     models: dict[str, str],
+    files: str,
     code: str,
 ) -> Annotated[Evaluation, "evaluation"]:
-    """Held-out NLL, exact KL where the teacher tells its odds, task accuracy; the report.
+    """Held-out NLL, exact KL where the teacher tells its odds, tasks, calibration, drift, speed; the report.
 
     Args:
         completions: What the teacher said and cost.
@@ -52,6 +53,7 @@ def evaluate_student(
         student: The distilled student.
         settings: The sections named in ``SECTIONS``.
         models: Identity of the student's model, so that another one behind the same source is used.
+        files: Hash of the files that the tasks read: other content is other work.
         code: Hash of the code that the step runs.
     """
     run = RunSpec.view(settings)
@@ -63,4 +65,13 @@ def evaluate_student(
             "proxy_kd": student.model_folders(seeds),
             "proxy": [proxy.path / "model"],
         }
-        return evaluate(arms, validated, splits, run, facts=facts, output=output, scratch=scratch)
+        return evaluate(
+            arms,
+            validated,
+            splits,
+            run,
+            facts=facts,
+            output=output,
+            scratch=scratch,
+            journals=checkpoint_folder(models, code) / "answers",
+        )

@@ -5,11 +5,11 @@ their bounds in their types. Imports neither torch nor transformers, so that a p
 """
 
 from proxykd.config.estimation import TargetsSpec
+from proxykd.config.evaluation import EvaluationSpec
 from proxykd.config.gate import GateSpec
 from proxykd.config.loading import load_specification
 from proxykd.config.specification import (
     DataSplitSpec,
-    EvaluationSpec,
     QuerySpec,
     RegistrySpec,
     RunSpec,

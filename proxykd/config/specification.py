@@ -8,15 +8,15 @@ from pydantic import Field, TypeAdapter, model_validator
 from proxykd.config.base import Count, Fraction, Spec
 from proxykd.config.corrections import CorrectionsSpec
 from proxykd.config.estimation import LogprobsEstimatorSpec, TargetsSpec
+from proxykd.config.evaluation import EvaluationSpec
 from proxykd.config.gate import GateSpec
 from proxykd.config.models import ModelSpec, PreferenceSpec, ProxySpec, StudentSpec
 from proxykd.config.prompts import EmbeddedPromptsSpec, OpenAIFinetuningPromptsSpec, PromptsSpec
 from proxykd.config.shielding import unshielded
 from proxykd.config.staging import StagingSpec
-from proxykd.config.statistics import StatisticsSpec
 from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec, TeacherSpec
 from proxykd.config.validation import ValidationSpec
-from proxykd.config.verifiers import AnswerPattern, VerifierSpec
+from proxykd.config.verifiers import VerifierSpec
 
 Ablation = Literal["no_proxy", "unaligned_proxy", "no_preference", "no_weights"]
 
@@ -49,32 +49,6 @@ class DataSplitSpec(Spec):
         if self.heldout + self.development >= 1.0:
             raise ValueError(f"heldout + development must be below 1, got {self.heldout} + {self.development}")
         return self
-
-
-class ExactMatchTaskSpec(Spec):
-    """Greedy generation on held-out prompts that have a reference answer; right if the extracted answer equals it."""
-
-    kind: Literal["exact_match"] = "exact_match"
-    """The only kind so far."""
-    name: str
-    """Name in tables."""
-    answer_pattern: AnswerPattern
-    """Regular expression whose first group is the answer; the last match counts."""
-    max_new_tokens: Count = 128
-    """Longest generated completion, in tokens."""
-    limit: Count | None = None
-    """Ask only so many prompts; None = all that are held out."""
-
-
-class EvaluationSpec(StatisticsSpec):
-    """How the arms are compared."""
-
-    tasks: tuple[ExactMatchTaskSpec, ...] = ()
-    """Tasks with reference answers."""
-    exact_kl: bool = False
-    """Compute the true KL from the teacher; the embedded teacher alone allows it."""
-    exact_kl_prompts: Count = 200
-    """Held-out prompts on which the true KL is computed."""
 
 
 class RegistrySpec(Spec):
@@ -207,6 +181,12 @@ class RunSpec(QuerySpec):
         if "no_weights" in self.ablations:
             targets = targets.model_copy(update={"weighting": "none"})
         return self.model_copy(update={"proxy": proxy, "targets": targets, "student": student, "ablations": ()})
+
+    def with_questions_guarded(self) -> "RunSpec":
+        """The specification in which no row may teach that shares text with a file of the evaluation's tasks."""
+        validation = self.validation
+        files = dict.fromkeys((*validation.evaluation_files, *self.evaluation.question_files()))
+        return self.model_copy(update={"validation": validation.model_copy(update={"evaluation_files": tuple(files)})})
 
     @classmethod
     def view(cls, sections: Mapping[str, Any]) -> "RunSpec":

@@ -69,5 +69,5 @@ def hash_files(paths: Sequence[Path]) -> str:
                     digest = hashlib.file_digest(opened, "sha256").hexdigest()
                 digests.append([os.path.relpath(file, path), digest])
         except OSError as error:
-            raise InputError(f"expected a readable file or folder for the section `validation`: {error}") from error
+            raise InputError(f"expected a readable file or folder, as the specification names it: {error}") from error
     return hash_json(digests)

@@ -115,7 +115,12 @@ def count_sides(splits: SplitSet) -> dict[Side, int]:
 
 
 def select_rows(
-    validated: ValidatedSet, splits: SplitSet, sides: Collection[Side], *, stage: int | None = None
+    validated: ValidatedSet,
+    splits: SplitSet,
+    sides: Collection[Side],
+    *,
+    stage: int | None = None,
+    verdicts: Collection[str] = ("keep",),
 ) -> Iterator[ValidatedRow]:
     """The rows on ``sides`` that validation kept, in order; both artifacts are read once, in step.
 
@@ -124,6 +129,7 @@ def select_rows(
         splits: Made from ``validated``.
         sides: Sides to take.
         stage: Take the texts of this teacher alone; None = of all.
+        verdicts: Verdicts of the rows to take; by default those that may teach.
 
     Raises:
         ArtifactError: if ``splits`` was made from other rows.
@@ -135,7 +141,7 @@ def select_rows(
             found = "the end" if split is None else f"prompt {split.prompt_id}"
             raise ArtifactError(f"expected the side of prompt {prompt_id} in {splits.path}, found {found}; split again")
         if split.side in sides:
-            yield from (row for row in rows if row.verdict == "keep" and stage in (None, row.stage))
+            yield from (row for row in rows if row.verdict in verdicts and stage in (None, row.stage))
 
 
 def corpus_identity(validated: ValidatedSet, splits: SplitSet) -> str:

@@ -17,6 +17,7 @@ from proxykd.artifacts import Evaluation, SplitSet, ValidatedSet, read_json, sea
 from proxykd.config import RunSpec
 from proxykd.data.splits import select_rows
 from proxykd.evaluation.comparing import Sums, Wanted, compare, settings_of
+from proxykd.evaluation.measured import AnswersFile, add_measures, collect_resources, with_task_slices
 from proxykd.evaluation.metrics import metric_of
 from proxykd.evaluation.prompts import PromptTable
 from proxykd.evaluation.report import build_report
@@ -63,6 +64,7 @@ def evaluate(
     facts: Mapping[str, Any],
     output: Path,
     scratch: Path,
+    journals: Path | None = None,
 ) -> Evaluation:
     """Score every arm, compare them and write ``report.json``; the page is written when the decision is known.
 
@@ -77,19 +79,23 @@ def evaluate(
             hash) becomes the lineage.
         output: Folder of the artifact.
         scratch: Folder for temporary files.
+        journals: Folder in which the models' answers are journaled: the same evaluation, killed and started again,
+            asks no model twice; None = they are not.
 
     Raises:
         GateError: if there is no held-out prompt that every arm can be scored on.
     """
     output.mkdir(parents=True, exist_ok=True)
     sets = HeldoutSets(validated, splits, run, scratch)
-    scores = _score_arms(arms, sets, run, output / "predictions.parquet")
-    prompts = PromptTable.of_rows(select_rows(validated, splits, {Side.HELDOUT}))
+    scores = _score_arms(arms, sets, run, output, journals)
+    heldout = PromptTable.of_rows(select_rows(validated, splits, {Side.HELDOUT}))
+    prompts = with_task_slices(heldout, scores)
     prompts.write(output / "prompts.parquet")
     _write_sums(scores, output / "sums.parquet")
     sections = {name: getattr(run, name) for name in SECTIONS}
     settings = {name: section.model_dump(mode="json") for name, section in sections.items() if section is not None}
     made_from = {"validated": validated.hash, "splits": splits.hash, **facts.get("made_from", {})}
+    facts = {**facts, "resources": collect_resources(arms.get(CANDIDATE, ()), run)}
     report = build_report(
         {arm: {seed: one.sums() for seed, one in seeds.items()} for arm, seeds in scores.items()},
         run,
@@ -98,6 +104,7 @@ def evaluate(
         texts=_candidate(scores).texts,
         prompts=prompts,
     )
+    report = add_measures(report, scores, run)
     write_json(output / "report.json", report)
     evaluation = Evaluation(output)
     seal(evaluation, made_from={**made_from, "settings": hash_json(settings)})
@@ -211,18 +218,21 @@ def _write_sums(scores: Mapping[str, Mapping[int, ModelScores]], path: Path) -> 
 
 
 def _score_arms(
-    arms: Mapping[str, Sequence[Path]], sets: HeldoutSets, run: RunSpec, predictions: Path
+    arms: Mapping[str, Sequence[Path]], sets: HeldoutSets, run: RunSpec, output: Path, journals: Path | None
 ) -> dict[str, dict[int, ModelScores]]:
     scores: dict[str, dict[int, ModelScores]] = {}
     total = sum(len(folders) for folders in arms.values())
     with (
         stage("evaluating", total=total, unit="model") as progress,
-        pq.ParquetWriter(predictions, PREDICTIONS) as writer,
+        pq.ParquetWriter(output / "predictions.parquet", PREDICTIONS) as writer,
+        AnswersFile(output / "answers.parquet") as answers,
     ):
         for arm, folders in arms.items():
             scores[arm] = {}
             for seed, folder in zip(_seeds(run, len(folders)), folders, strict=True):
-                one = scores[arm][seed] = score_model(folder, sets, run)
+                one = scores[arm][seed] = score_model(
+                    folder, sets, run, journals=journals, keep=answers.keeper(arm, seed)
+                )
                 writer.write_table(pa.Table.from_pylist(list(one.rows(arm, seed)), schema=PREDICTIONS))
                 progress.advance(arm=arm)
     return scores

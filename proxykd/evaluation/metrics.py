@@ -48,11 +48,28 @@ METRICS: dict[str, Metric] = {
     "exact_kl": Metric("exact KL", "nats/token", "lower", is_per_token=True, rank=0),
     "heldout_nll": Metric("held-out NLL", "nats/token", "lower", is_per_token=True, rank=1),
     "top1_agreement": Metric("top-1 agreement", "", "higher", is_per_token=True, rank=2),
+    "perplexity": Metric("perplexity", "", "lower", is_per_token=True, rank=40),
+    "length_ratio": Metric("length, of the teacher's", "", "none", rank=60),
+    "refusal_rate": Metric("refusals", "", "none", is_binary=True, rank=61),
+    "refusal_drift": Metric("refusals beyond the teacher's", "", "none", rank=62),
+    "cut_rate": Metric("answers without an end", "", "lower", is_binary=True, rank=63),
 }
 """Metrics with a name of their own."""
 
-FAMILIES: dict[str, Metric] = {"accuracy": Metric("accuracy", "", "higher", is_binary=True, rank=10)}
-"""Metrics named ``<family>/<task>``."""
+FAMILIES: dict[str, Metric] = {
+    "accuracy": Metric("accuracy", "", "higher", is_binary=True, rank=10),
+    "accuracy_normalised": Metric("length-normalised accuracy", "", "higher", is_binary=True, rank=11),
+    "pass@k": Metric("pass@k", "", "higher", rank=12),
+    "score": Metric("score", "", "higher", rank=13),
+    "answer_agreement": Metric("agreement with the teacher's answers,", "", "higher", rank=14),
+    "nll": Metric("NLL", "nats/token", "lower", is_per_token=True, rank=15),
+    "bits_per_byte": Metric("bits a byte", "", "lower", rank=16),
+    "nll_per_word": Metric("NLL", "nats/word", "lower", rank=17),
+    "nll_per_byte": Metric("NLL", "nats/byte", "lower", rank=18),
+    "brier": Metric("Brier score", "", "lower", rank=20),
+    "ece": Metric("calibration error (ECE)", "", "lower", rank=21),
+}
+"""Metrics named ``<family>/<task>``; ``pass@k`` stands for every k."""
 
 
 def metric_of(name: str) -> Metric:
@@ -67,8 +84,10 @@ def metric_of(name: str) -> Metric:
     if name in METRICS:
         return METRICS[name]
     family, _, task = name.partition("/")
-    if task and family in FAMILIES:
-        return replace(FAMILIES[family], label=f"{FAMILIES[family].label} {task}")
+    found = FAMILIES["pass@k"] if family.startswith("pass@") else FAMILIES.get(family)
+    if task and found is not None:
+        label = family if family.startswith("pass@") else found.label
+        return replace(found, label=f"{label} {task}")
     return Metric(name.replace("/", " ").replace("_", " "), direction="none", rank=90)
 
 

@@ -22,7 +22,8 @@ difference that would have been found with the power of the evaluation.
 Numbers that do not exist (an interval from one prompt) are null.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from proxykd.config import RunSpec
@@ -47,6 +48,10 @@ ARM_LABELS = {"none": "none", "sft": "SFT", "proxy_kd": "Proxy-KD", "proxy": "pr
 
 Scores = Mapping[str, Mapping[int, Mapping[str, Sums]]]
 """Arm -> seed -> metric -> sums."""
+
+
+TABLE_METRICS = 6
+"""Metrics of the terminal's table, the most telling ones: more do not fit."""
 
 
 def build_report(
@@ -78,7 +83,8 @@ def build_report(
     metrics = describe_metrics(metric for seeds in scores.values() for sums in seeds.values() for metric in sums)
     shared = {metric: sums_of_metric(scores, metric) for metric in metrics}
     prompt_ids = list(next(iter(next(iter(shared["heldout_nll"].values())).values())))
-    table = (prompts or PromptTable()).only(prompt_ids)
+    every = (next(iter(seeds.values())) for arms in shared.values() for seeds in arms.values())
+    table = (prompts or PromptTable()).only(list(dict.fromkeys(chain.from_iterable(every))))
     measures = comparing.measure(shared, table, settings, seeds_in_interval=spec.seeds_in_interval)
     wanted = _wanted(shared, table)
     return {
@@ -123,9 +129,7 @@ def sums_of_metric(scores: Scores, metric: str) -> dict[str, dict[int, Sums]]:
 def _wanted(shared: ArmSums, prompts: PromptTable) -> list[Wanted]:
     """Every difference of the report: on all prompts first, then on the slices that are part of them."""
     largest = sorted(prompts.slices, key=lambda name: (-len(prompts.slices[name]), name))[:MAX_SLICES]
-    num_prompts = len(prompts.clusters)
-    parts = [name for name in prompts.slices if name in largest]
-    parts = [name for name in parts if MIN_SLICE_PROMPTS <= len(prompts.slices[name]) < num_prompts]
+    parts = [name for name in prompts.slices if name in largest and len(prompts.slices[name]) >= MIN_SLICE_PROMPTS]
     places: list[tuple[str | None, tuple[tuple[str, str], ...]]] = [(None, COMPARED)]
     places += [(name, COMPARED_ON_SLICES) for name in parts]
     return [
@@ -133,12 +137,14 @@ def _wanted(shared: ArmSums, prompts: PromptTable) -> list[Wanted]:
         for part, pairs in places
         for metric, arms in shared.items()
         for arm, against in pairs
-        if arm in arms and against in arms and (part is None or _reaches(arms[arm], prompts.slices[part]))
+        if arm in arms and against in arms and (part is None or _divides(prompts.slices[part], arms[arm]))
     ]
 
 
-def _reaches(seeds: Mapping[int, Sums], members: frozenset[str]) -> bool:
-    return not members.isdisjoint(next(iter(seeds.values())))
+def _divides(members: frozenset[str], seeds: Mapping[int, Sums]) -> bool:
+    """Whether a slice holds some of the prompts that were scored, and not all."""
+    scored = next(iter(seeds.values()))
+    return 0 < sum(prompt_id in members for prompt_id in scored) < len(scored)
 
 
 def _resources(facts: Mapping[str, Any]) -> dict[str, float]:
@@ -163,7 +169,8 @@ def report_table(report: Mapping[str, Any]) -> "Group":
     from rich.console import Group
     from rich.table import Table
 
-    metrics = metrics_of(report)
+    every = metrics_of(report)
+    metrics = every[:TABLE_METRICS]
     title = f"{report['name']}: {report['num_prompts']} held-out prompts"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("arm")
@@ -176,8 +183,9 @@ def report_table(report: Mapping[str, Any]) -> "Group":
         floors = {"heldout_nll": _cell(entropy), "exact_kl": "0"}
         table.add_row(teacher_label(report), *(floors.get(metric, "") for metric in metrics))
     notes = [f"in brackets: {report['confidence']:.0%} interval, bootstrap over {_over(report)}"]
-    notes += [note for note in (seeds_note(report), cut_note(report)) if note]
-    return Group(table, *notes, *difference_lines(report), *seed_lines(report))
+    more = f"{len(every) - len(metrics)} more metrics stand in the report" if len(every) > len(metrics) else ""
+    notes += [note for note in (seeds_note(report), cut_note(report), more) if note]
+    return Group(table, *notes, *difference_lines(report, metrics), *seed_lines(report))
 
 
 def _over(report: Mapping[str, Any]) -> str:
@@ -198,12 +206,18 @@ def spend_line(report: Mapping[str, Any]) -> str:
     )
 
 
-def difference_lines(report: Mapping[str, Any]) -> list[str]:
-    """One line for each metric on which the distilled student was compared with its baseline, prompt by prompt."""
+def difference_lines(report: Mapping[str, Any], metrics: Collection[str] | None = None) -> list[str]:
+    """One line for each metric on which the distilled student was compared with its baseline, prompt by prompt.
+
+    Args:
+        report: The report.
+        metrics: Those to show; None = all.
+    """
     return [
         f"Proxy-KD - SFT, {described(report, found['metric']).title}: {_difference(found)}"
         for found in report["comparisons"]
         if (found["arm"], found["against"], found["slice"]) == ("proxy_kd", "sft", None)
+        and (metrics is None or found["metric"] in metrics)
     ]
 
 

@@ -1,6 +1,7 @@
-"""One model folder -> its sums for each held-out prompt: what every statistic and every table is made of."""
+"""One model folder -> its sums for each prompt: what every statistic and every table is made of."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,22 +11,22 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from proxykd.config import RunSpec
-from proxykd.data.splits import select_rows
-from proxykd.data.tokenizing import TokenizedCorpus
-from proxykd.evaluation.exact_kl import TrueCorpus, entropy_by_prompt, kl_by_prompt, true_corpus
-from proxykd.evaluation.heldout import HeldoutScores, PromptIndex, index_prompts, score_heldout
-from proxykd.evaluation.statistics import Arm
-from proxykd.evaluation.tasks import TaskAnswer, TaskPrompt, run_task
-from proxykd.exceptions import GateError
+from proxykd.data.accepted import hash_files
+from proxykd.evaluation.calibration import Reliability, bin_outcomes
+from proxykd.evaluation.drift import run_drift
+from proxykd.evaluation.exact_kl import kl_by_prompt
+from proxykd.evaluation.generation import Respondent, build_sampler, journal_of
+from proxykd.evaluation.heldout import HeldoutScores, score_heldout
+from proxykd.evaluation.heldout_sets import HeldoutSet, HeldoutSets
+from proxykd.evaluation.task_answers import TaskAnswer
+from proxykd.evaluation.tasks import run_task
 from proxykd.models.loading import load_saved
-from proxykd.models.sampling import TransformersSampler
-from proxykd.models.tokenizers import tokenizer_fingerprint
-from proxykd.records import Side
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from proxykd.artifacts import SplitSet, ValidatedSet
+TOKENS = "tokens"
+"""Name of the calibration of the model's next tokens in the teacher's held-out text."""
 
 PREDICTIONS = pa.schema(
     [
@@ -40,64 +41,116 @@ PREDICTIONS = pa.schema(
             "answers",
             pa.list_(
                 pa.struct(
-                    [("task", pa.string()), ("text", pa.string()), ("answer", pa.string()), ("is_correct", pa.bool_())]
+                    [
+                        ("task", pa.string()),
+                        ("text", pa.string()),
+                        ("answer", pa.string()),
+                        ("is_correct", pa.bool_()),
+                        ("confidence", pa.float64()),
+                    ]
                 )
             ),
         ),
     ]
 )
-"""One row an arm, seed and prompt; ``kl_sum`` is null and ``answers`` is empty where they were not measured."""
+"""One row an arm, seed and held-out prompt; ``kl_sum`` is null, ``answers`` empty where they were not measured."""
+
+ANSWERS = pa.schema(
+    [
+        ("arm", pa.string()),
+        ("seed", pa.int64()),
+        ("task", pa.string()),
+        ("prompt_id", pa.string()),
+        ("sample_idx", pa.int64()),
+        ("question", pa.string()),
+        ("reference", pa.string()),
+        ("text", pa.string()),
+        ("answer", pa.string()),
+        ("is_correct", pa.bool_()),
+        ("confidence", pa.float64()),
+        ("slices", pa.list_(pa.string())),
+        (
+            "sums",
+            pa.list_(pa.struct([("metric", pa.string()), ("numerator", pa.float64()), ("denominator", pa.float64())])),
+        ),
+    ]
+)
+"""One row an answer, of every task; ``sums`` is what it adds to the metrics."""
 
 
-@dataclass(frozen=True, slots=True)
-class HeldoutSet:
-    """The held-out prompts in the tokens of one tokenizer.
+@dataclass(slots=True)
+class AskedTasks:
+    """What the answers of a model add up to; the answers themselves are passed on.
 
     Attributes:
-        corpus: The teacher's text.
-        index: Which prompt each example belongs to.
-        truth: The embedded teacher's odds; None unless the run asks for the exact KL.
-        task_prompts: Prompts with a reference answer.
-        tokenizer: Fingerprint of the tokenizer.
+        sums: Metric -> prompt id -> (numerator, denominator).
+        slices: Slice -> ids of its prompts.
+        heldout: Held-out prompt id -> rows of its judged answers, for ``PREDICTIONS``.
+        judged: Task -> (prompt id, confidence, whether right) of the answers that have both.
     """
 
-    corpus: TokenizedCorpus
-    index: PromptIndex
-    truth: TrueCorpus | None
-    task_prompts: tuple[TaskPrompt, ...]
-    tokenizer: str
+    sums: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    slices: dict[str, set[str]] = field(default_factory=dict)
+    heldout: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    judged: dict[str, list[tuple[str, float, bool]]] = field(default_factory=dict)
 
-    def describe(self) -> dict[str, Any]:
-        """``tokenizer``, ``num_texts``, ``num_cut`` (scored without their end) and ``num_skipped`` (no room)."""
-        return {
-            "tokenizer": self.tokenizer,
-            "num_texts": len(self.corpus),
-            "num_cut": self.corpus.num_cut,
-            "num_skipped": self.corpus.num_skipped,
-        }
+    def add(self, answer: TaskAnswer, *, is_heldout: bool) -> None:
+        """Count an answer.
+
+        Args:
+            answer: Of any task.
+            is_heldout: Whether its question is a held-out prompt.
+        """
+        for metric, (above, below) in answer.sums.items():
+            of_metric = self.sums.setdefault(metric, {})
+            before = of_metric.get(answer.prompt_id, (0.0, 0.0))
+            of_metric[answer.prompt_id] = (before[0] + above, before[1] + below)
+        for name in answer.slices:
+            self.slices.setdefault(name, set()).add(answer.prompt_id)
+        if answer.is_correct is None:
+            return
+        if answer.confidence is not None:
+            one = (answer.prompt_id, answer.confidence, answer.is_correct)
+            self.judged.setdefault(answer.task, []).append(one)
+        if is_heldout:
+            names = ("task", "text", "answer", "is_correct", "confidence")
+            self.heldout.setdefault(answer.prompt_id, []).append({name: getattr(answer, name) for name in names})
+
+    def reliability(self, *, bins: int) -> dict[str, Reliability]:
+        """Task -> outcomes by confidence."""
+        found = {}
+        for task, outcomes in self.judged.items():
+            places: dict[str, int] = {}
+            prompts = [places.setdefault(prompt_id, len(places)) for prompt_id, _, _ in outcomes]
+            confidences, right = ([one[part] for one in outcomes] for part in (1, 2))
+            sums = bin_outcomes(confidences, right, prompts, num_prompts=len(places), bins=bins)
+            found[task] = Reliability(tuple(places), sums)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
 class ModelScores:
-    """What one model makes of the held-out prompts.
+    """What one model makes of the held-out prompts and of the tasks.
 
     Attributes:
-        prompt_ids: The prompts; every vector below has one entry for each.
-        heldout: NLL, tokens and top-1 agreement.
+        prompt_ids: The held-out prompts; every vector below has one entry for each.
+        heldout: NLL, tokens, top-1 agreement and reliability.
         kl_sum: KL(teacher || model), nats, NaN where it was not computed; None if it was computed nowhere.
-        answers: Task name -> answers of the prompts that were asked.
+        tasks: What the tasks' answers add up to.
+        reliability: Task, or ``TOKENS``, -> outcomes by confidence.
         texts: What ``HeldoutSet.describe`` says of the texts that were scored.
     """
 
     prompt_ids: tuple[str, ...]
     heldout: HeldoutScores
     kl_sum: NDArray[np.float64] | None
-    answers: Mapping[str, Sequence[TaskAnswer]] = field(default_factory=dict)
+    tasks: AskedTasks = field(default_factory=AskedTasks)
+    reliability: Mapping[str, Reliability] = field(default_factory=dict)
     texts: Mapping[str, Any] = field(default_factory=dict)
 
     def sums(self) -> dict[str, dict[str, tuple[float, float]]]:
         """Metric -> prompt id -> (numerator, denominator); prompts that were not measured are absent."""
-        nll, tokens, top1 = self.heldout
+        nll, tokens, top1, _ = self.heldout
         found = {
             "heldout_nll": dict(zip(self.prompt_ids, zip(nll, tokens, strict=True), strict=True)),
             "top1_agreement": dict(zip(self.prompt_ids, zip(top1, tokens, strict=True), strict=True)),
@@ -105,17 +158,10 @@ class ModelScores:
         if self.kl_sum is not None:
             triples = zip(self.prompt_ids, self.kl_sum, tokens, strict=True)
             found["exact_kl"] = {name: (kl, count) for name, kl, count in triples if not np.isnan(kl)}
-        for task, answers in self.answers.items():
-            found[f"accuracy/{task}"] = {answer.prompt_id: (float(answer.is_correct), 1.0) for answer in answers}
-        return found
+        return found | self.tasks.sums
 
     def rows(self, arm: str, seed: int) -> Iterator[dict[str, Any]]:
         """Rows of ``PREDICTIONS``."""
-        answers: dict[str, list[dict[str, Any]]] = {}
-        for task, given in self.answers.items():
-            for one in given:
-                row = {"task": task, "text": one.text, "answer": one.answer, "is_correct": one.is_correct}
-                answers.setdefault(one.prompt_id, []).append(row)
         for position, prompt_id in enumerate(self.prompt_ids):
             kl = None if self.kl_sum is None or np.isnan(self.kl_sum[position]) else float(self.kl_sum[position])
             yield {
@@ -126,95 +172,81 @@ class ModelScores:
                 "num_tokens": int(self.heldout.num_tokens[position]),
                 "num_top1": int(self.heldout.num_top1[position]),
                 "kl_sum": kl,
-                "answers": answers.get(prompt_id, []),
+                "answers": self.tasks.heldout.get(prompt_id, []),
             }
 
 
-class HeldoutSets:
-    """The held-out side, tokenised once for each distinct tokenizer.
-
-    Args:
-        validated: The teacher's texts.
-        splits: Which prompts are held out.
-        run: Its evaluation section, teacher and longest sequence.
-        scratch: Folder of the tokenised files.
-        with_truth: Ask for the teacher's odds if the run wants the exact KL.
-    """
-
-    def __init__(
-        self, validated: "ValidatedSet", splits: "SplitSet", run: RunSpec, scratch: Path, *, with_truth: bool = True
-    ) -> None:
-        self._validated, self._splits, self._run, self._scratch = validated, splits, run, scratch
-        self._with_truth = with_truth and run.evaluation.exact_kl
-        self._sets: dict[str, HeldoutSet] = {}
-
-    def for_tokenizer(self, tokenizer: "PreTrainedTokenizerBase") -> HeldoutSet:
-        """The held-out set in the tokens of ``tokenizer``.
-
-        Raises:
-            GateError: if no held-out prompt has a usable text.
-        """
-        fingerprint = tokenizer_fingerprint(tokenizer)
-        if fingerprint not in self._sets:
-            self._sets[fingerprint] = self._build(tokenizer, fingerprint)
-        return self._sets[fingerprint]
-
-    def teacher_entropy(self) -> Arm | None:
-        """The embedded teacher's own entropy for each prompt, nats over tokens; None unless its odds were asked for."""
-        for heldout in self._sets.values():
-            if heldout.truth is not None:
-                return Arm(*entropy_by_prompt(heldout.truth, len(heldout.index.prompt_ids)))
-        return None
-
-    def _build(self, tokenizer: "PreTrainedTokenizerBase", fingerprint: str) -> HeldoutSet:
-        path = self._scratch / f"heldout-{fingerprint[:16]}.arrow"
-        rows = select_rows(self._validated, self._splits, {Side.HELDOUT})
-        longest = self._run.student.model.max_seq_tokens
-        corpus = TokenizedCorpus.build(rows, tokenizer, max_seq_tokens=longest, path=path)
-        index = index_prompts(corpus)
-        if not index.prompt_ids:
-            raise GateError("expected held-out prompts with a usable text, found none; raise split.heldout")
-        questions, task_prompts = self._questions(frozenset(index.prompt_ids))
-        truth = None
-        if self._with_truth:
-            count = self._run.evaluation.exact_kl_prompts
-            truth = true_corpus(corpus, index, questions, tokenizer, num_prompts=count)
-        return HeldoutSet(corpus, index, truth, task_prompts, fingerprint)
-
-    def _questions(self, prompt_ids: frozenset[str]) -> tuple[dict[str, str], tuple[TaskPrompt, ...]]:
-        questions: dict[str, str] = {}
-        task_prompts: dict[str, TaskPrompt] = {}
-        for row in select_rows(self._validated, self._splits, {Side.HELDOUT}):
-            if row.prompt_id in prompt_ids:
-                questions[row.prompt_id] = row.messages[-1].content
-                if row.reference is not None:
-                    task_prompts[row.prompt_id] = TaskPrompt(row.prompt_id, row.messages, row.reference)
-        return questions, tuple(task_prompts.values())
-
-
-def score_model(folder: Path, sets: HeldoutSets, run: RunSpec, *, heldout_only: bool = False) -> ModelScores:
+def score_model(
+    folder: Path,
+    sets: HeldoutSets,
+    run: RunSpec,
+    *,
+    heldout_only: bool = False,
+    journals: Path | None = None,
+    keep: Callable[[TaskAnswer], None] = lambda answer: None,
+) -> ModelScores:
     """Score the model in ``folder``.
 
     Args:
         folder: As ``save_model`` wrote it.
         sets: The held-out prompts.
         run: Tasks, and the student's precision: every arm is scored with the same.
-        heldout_only: Leave out the exact KL and the tasks.
+        heldout_only: Leave out the exact KL, the tasks and the free answers.
+        journals: Folder in which answers are journaled, so that a killed evaluation goes on where it was; None = they
+            are not.
+        keep: Told every answer, once, in order.
 
     Raises:
-        ModelError: if the folder holds no model.
+        ModelError: if the folder holds no model, or a package that a task needs is not installed.
         GateError: if no held-out prompt has a usable text.
+        InputError: if a task's data cannot be had or used.
     """
     model, tokenizer = load_saved(folder)
-    heldout = sets.for_tokenizer(tokenizer)
+    heldout, spec = sets.for_tokenizer(tokenizer), run.evaluation
     settings: dict[str, Any] = {"pad_id": tokenizer.pad_token_id, "precision": run.student.model.precision}
-    scores = score_heldout(model, heldout.corpus, heldout.index, **settings)
+    scores = score_heldout(model, heldout.corpus, heldout.index, bins=spec.calibration_bins, **settings)
+    reliability = {TOKENS: Reliability(heldout.index.prompt_ids, scores.reliability)}
     if heldout_only:
-        return ModelScores(heldout.index.prompt_ids, scores, None)
+        return ModelScores(heldout.index.prompt_ids, scores, None, reliability=reliability)
     kl_sum = None
     if heldout.truth is not None:
         kl_sum = kl_by_prompt(model, heldout.truth, len(heldout.index.prompt_ids), **settings)
-        kl_sum[run.evaluation.exact_kl_prompts :] = np.nan
-    sampler = TransformersSampler(model, tokenizer, precision=settings["precision"], description="generating answers")
-    answers = {task.name: run_task(task, heldout.task_prompts, sampler, tokenizer) for task in run.evaluation.tasks}
-    return ModelScores(heldout.index.prompt_ids, scores, kl_sum, answers, heldout.describe())
+        kl_sum[spec.exact_kl_prompts :] = np.nan
+    tasks = _ask(folder, model, tokenizer, heldout, run, journals, keep) if spec.tasks or spec.drift else AskedTasks()
+    reliability |= tasks.reliability(bins=spec.calibration_bins)
+    return ModelScores(heldout.index.prompt_ids, scores, kl_sum, tasks, reliability, heldout.describe())
+
+
+def _ask(
+    folder: Path,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    heldout: HeldoutSet,
+    run: RunSpec,
+    journals: Path | None,
+    keep: Callable[[TaskAnswer], None],
+) -> AskedTasks:
+    spec, asked, prompt_ids = run.evaluation, AskedTasks(), frozenset(heldout.index.prompt_ids)
+    how: dict[str, Any] = {"precision": run.student.model.precision, "batch_tokens": spec.generation_batch_tokens}
+    sampler = build_sampler(spec.engine, folder, model, tokenizer, **how)
+    model_hash = "" if journals is None else hash_files([folder])
+    own = None if journals is None else journal_of(journals, model_hash=model_hash, **_identity(run))
+    with nullcontext() if own is None else own:
+        respondent = Respondent(model, tokenizer, sampler=sampler, journal=own, name=folder.name, **how)
+        for task in spec.tasks:
+            is_heldout = getattr(task, "file", True) is None
+            for answer in run_task(task, respondent, heldout.task_prompts):
+                asked.add(answer, is_heldout=is_heldout and answer.prompt_id in prompt_ids)
+                keep(answer)
+        if spec.drift is not None:
+            for answer in run_drift(spec.drift, respondent, heldout.drift_prompts):
+                asked.add(answer, is_heldout=True)
+                keep(answer)
+    return asked
+
+
+def _identity(run: RunSpec) -> dict[str, str]:
+    return {"precision": run.student.model.precision, "engine": run.evaluation.engine}
+
+
+__all__ = ["ANSWERS", "PREDICTIONS", "TOKENS", "AskedTasks", "HeldoutSet", "HeldoutSets", "ModelScores", "score_model"]

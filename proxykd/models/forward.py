@@ -60,11 +60,13 @@ class ExampleScores(NamedTuple):
         example_idx: Position of the example in its corpus.
         logprobs: Log-probability of each completion token, float32 [completion], nats.
         is_top1: Whether that token was the model's first choice, bool [completion].
+        top1_logprobs: Log-probability of the model's first choice, float32 [completion], nats.
     """
 
     example_idx: int
     logprobs: NDArray[np.float32]
     is_top1: NDArray[np.bool_]
+    top1_logprobs: NDArray[np.float32]
 
 
 def collate(examples: "Sequence[Example]", *, pad_id: int) -> Batch:
@@ -222,10 +224,14 @@ def _score_batch(
     with torch.no_grad(), autocast(precision):
         logits = completion_logits(model, batch)
     labels = completion_labels(batch)
-    logprobs = token_logprobs(logits, labels).cpu().numpy()
-    is_top1 = (logits.argmax(dim=-1) == labels).cpu().numpy()
+    logprobs = token_logprobs(logits, labels)
+    highest, first_choice = logits.max(dim=-1)
+    # log p(first choice) from log p(label): the two share their normaliser, which is not computed again.
+    above_label = highest.float() - logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1).float()
+    top1_logprobs = (logprobs + above_label).clamp(max=0.0)
     ends = batch.loss_mask.sum(dim=1).cumsum(dim=0).tolist()[:-1]
-    yield from map(ExampleScores, indices, np.split(logprobs, ends), np.split(is_top1, ends))
+    parts = (np.split(part.cpu().numpy(), ends) for part in (logprobs, first_choice == labels, top1_logprobs))
+    yield from map(ExampleScores, indices, *parts)
 
 
 def _total_lengths(corpus: "Sequence[Example]") -> list[int]:

@@ -5,8 +5,8 @@ greedy decoding alone, and for the tiny models the per-step overhead of the gene
 """
 
 import copy
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -85,6 +85,18 @@ class TransformersSampler:
         self._eos_id: int = tokenizer.eos_token_id
         self._max_tokens = max_tokens
         self._description = description
+        self._is_ended: Callable[[Sequence[int]], bool] | None = None
+
+    def with_stops(self, is_ended: Callable[[Sequence[int]], bool], stops: Sequence[str]) -> Self:
+        """The same sampler; a completion also ends with the token after which ``is_ended`` is true of it.
+
+        Args:
+            is_ended: Asked after every token of every row.
+            stops: The strings that ``is_ended`` looks for; not read here.
+        """
+        stopping = copy.copy(self)
+        stopping._is_ended = is_ended
+        return stopping
 
     def sample(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, temperature: float, seed: int
@@ -142,7 +154,7 @@ class TransformersSampler:
             tokens = _choose(logits, self._weights, temperature, generator)
             for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
                 completions[row].append(token)
-            is_open = (tokens != self._eos_id).nonzero().squeeze(1)
+            is_open = self._open_rows(tokens, [completions[row] for row in rows.tolist()])
             if len(is_open) == 0:
                 break
             positions = positions[:, -1:] + 1
@@ -154,6 +166,14 @@ class TransformersSampler:
             input_ids = tokens.unsqueeze(1)
             mask = torch.cat([mask, mask.new_ones(len(tokens), 1)], dim=1)
         return completions
+
+    def _open_rows(self, tokens: Tensor, completions: list[list[int]]) -> Tensor:
+        """Rows of the batch that go on, long [num_open]."""
+        is_open = tokens != self._eos_id
+        if self._is_ended is not None:
+            is_ended = [self._is_ended(completion) for completion in completions]
+            is_open &= ~torch.tensor(is_ended, device=tokens.device)
+        return is_open.nonzero().squeeze(1)
 
 
 def sample_examples(

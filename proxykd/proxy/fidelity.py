@@ -38,10 +38,10 @@ def measure_fidelity(
     """
     nll = num_agreed = num_tokens = 0.0
     scores = score_corpus(model, examples, pad_id=pad_id, precision=precision)
-    for _, logprobs, is_top1 in track(scores, "measuring the proxy", total=len(examples), unit="text"):
-        nll -= float(logprobs.sum(dtype=np.float64))
-        num_agreed += int(is_top1.sum())
-        num_tokens += len(logprobs)
+    for score in track(scores, "measuring the proxy", total=len(examples), unit="text"):
+        nll -= float(score.logprobs.sum(dtype=np.float64))
+        num_agreed += int(score.is_top1.sum())
+        num_tokens += len(score.logprobs)
     return {
         f"{side.value}_nll": nll / num_tokens if num_tokens else None,
         "top1_agreement": num_agreed / num_tokens if num_tokens else None,
@@ -56,8 +56,8 @@ def sequence_scores(
     """Log p(completion | prompt) of each example, summed over tokens, float32 [num_examples], nats."""
     scores = np.zeros(len(examples), np.float32)
     found = score_corpus(model, examples, pad_id=pad_id, precision=precision)
-    for example_idx, logprobs, _ in track(found, "scoring pairs", total=len(examples), unit="text"):
-        scores[example_idx] = logprobs.sum(dtype=np.float64)
+    for score in track(found, "scoring pairs", total=len(examples), unit="text"):
+        scores[score.example_idx] = score.logprobs.sum(dtype=np.float64)
     return scores
 
 

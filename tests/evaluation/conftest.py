@@ -30,7 +30,10 @@ SPECIFICATION: dict[str, Any] = {
         "exact_kl": True,
         "exact_kl_prompts": 6,
         "resamples": 200,
-        "tasks": [{"name": "sums", "answer_pattern": r"#### (-?\d+)", "max_new_tokens": 6, "limit": 5}],
+        "speed": None,
+        "tasks": [
+            {"kind": "exact_match", "name": "sums", "answer_pattern": r"#### (-?\d+)", "max_new_tokens": 6, "limit": 5}
+        ],
     },
     "registry": {"model_name": "tiny"},
 }

@@ -72,7 +72,7 @@ def test_every_arm_has_the_same_prompts(rows: list[dict[str, Any]]) -> None:
 def test_generated_answers_are_kept(rows: list[dict[str, Any]]) -> None:
     answered = [row["answers"] for row in rows if row["answers"]]
     assert len(answered) == 4 * 5
-    assert answered[0][0].keys() == {"task", "text", "answer", "is_correct"}
+    assert answered[0][0].keys() == {"task", "text", "answer", "is_correct", "confidence"}
 
 
 def test_paired_difference_is_in_the_report(report: dict[str, Any]) -> None:

@@ -25,13 +25,19 @@ def test_samples_of_a_prompt_are_added_up_by_hand() -> None:
     index = index_prompts([_example("a"), _example("b"), _example("a")])
     assert index.prompt_ids == ("a", "b")
     scores = [
-        ExampleScores(2, np.array([-1.0, -2.0], np.float32), np.array([True, False])),
-        ExampleScores(0, np.array([-0.5], np.float32), np.array([True])),
+        ExampleScores(
+            2, np.array([-1.0, -2.0], np.float32), np.array([True, False]), np.array([-1.0, -0.5], np.float32)
+        ),
+        ExampleScores(0, np.array([-0.5], np.float32), np.array([True]), np.array([-0.5], np.float32)),
     ]
     found = sum_by_prompt(iter(scores), index)
     assert found.nll_sum.tolist() == [3.5, 0.0]
     assert found.num_tokens.tolist() == [3, 0]
     assert found.num_top1.tolist() == [2, 0]
+    # Confidences e^-1 = 0.37 (right) and e^-0.5 = 0.61 (once wrong, once right), in 15 bins: the 6th and the 10th.
+    assert found.reliability[0, 5] == pytest.approx([1, np.exp(-1), 1])
+    assert found.reliability[0, 9] == pytest.approx([2, 2 * np.exp(-0.5), 1])
+    assert found.reliability.sum(axis=(0, 1))[0] == 3
 
 
 def test_scores_equal_the_loss_of_the_model_itself(
