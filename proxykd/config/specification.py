@@ -8,6 +8,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from proxykd.config.base import Count, Fraction, PositiveFloat, Spec
 from proxykd.config.corrections import CorrectionsSpec
 from proxykd.config.estimation import LogprobsEstimatorSpec, TargetsSpec
+from proxykd.config.judge import JudgeSpec
 from proxykd.config.models import ModelSpec, PreferenceSpec, ProxySpec, StudentSpec
 from proxykd.config.prompts import EmbeddedPromptsSpec, OpenAIFinetuningPromptsSpec, PromptsSpec
 from proxykd.config.shielding import unshielded
@@ -77,6 +78,8 @@ class EvaluationSpec(Spec):
     """Level of every interval."""
     resamples: Annotated[int, Field(ge=100)] = 2000
     """Bootstrap resamples over prompts."""
+    judge: JudgeSpec | None = None
+    """A model behind an API that compares or grades answers to held-out prompts; None = there is none."""
 
 
 class RegistrySpec(Spec):
