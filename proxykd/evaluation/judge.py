@@ -17,7 +17,6 @@ from string import Template
 from typing import NamedTuple
 
 from proxykd.config.judge import JudgeSpec
-from proxykd.config.specification import QuerySpec
 from proxykd.evaluation.rating import Pair, Scores, read_scores
 from proxykd.exceptions import ConfigError
 from proxykd.records import Message, Outcome, Prompt
@@ -30,7 +29,6 @@ _REMINDERS = {
     "pairwise": 'Give the scores alone, in exactly two lines: "Score 1: <number>" and "Score 2: <number>", 1 to 10.',
     "graded": 'Give the score alone, in exactly one line: "Score 1: <number>", 1 to 10.',
 }
-_NOTHING = "(nothing)"  # what stands for an empty reply, which APIs refuse in a conversation
 _USABLE = {Outcome.OK, Outcome.TRUNCATED}
 
 
@@ -79,12 +77,12 @@ class Judge:
     fates: Counter[str]
 
     @classmethod
-    def of(cls, spec: JudgeSpec, run: QuerySpec, *, journal_path: Path, folder: Path) -> "Judge":
+    def of(cls, spec: JudgeSpec, *, seed: int, journal_path: Path, folder: Path) -> "Judge":
         """A judge for a run.
 
         Args:
             spec: How it judges.
-            run: The seed is read.
+            seed: Of the run.
             journal_path: Remembers every reply; the run's own journal.
             folder: Folder for temporary files.
 
@@ -99,8 +97,8 @@ class Judge:
             needs=_PLACES[spec.kind],
         )
         sampling = spec.sampling.model_copy(update={"num_samples": 1})
-        asked = run.model_copy(update={"teacher": spec.teacher.model_copy(update={"sampling": sampling})})
-        return cls(spec, FollowUp(asked, journal_path, folder), template, Counter())
+        teacher = spec.teacher.model_copy(update={"sampling": sampling})
+        return cls(spec, FollowUp(teacher, seed, journal_path, folder), template, Counter())
 
     def compare(self, duels: Sequence[Duel], *, name: str) -> list[Pair]:
         """The pairs' scores in both orders, in the order of the duels.
@@ -179,7 +177,7 @@ class Judge:
         further: dict[str, Prompt] = {}
         began: dict[str, str] = {}
         for prompt_id, reply in unread.items():
-            turns = [*asked[prompt_id].messages, Message("assistant", reply.strip() or _NOTHING), reminder]
+            turns = [*asked[prompt_id].messages, Message("assistant", reply), reminder]
             again = Prompt.build(turns, source=SOURCE)
             further[again.prompt_id], began[again.prompt_id] = again, origins[prompt_id]
         return further, began

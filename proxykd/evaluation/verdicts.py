@@ -66,18 +66,20 @@ def judge_answers(judge: Judge, messages: Mapping[str, tuple[Message, ...]], ans
         messages: Prompt id -> chat turns; the order decides which prompts a limit keeps.
         answers: Every contestant's; the teacher's own texts stand under ``teacher``.
     """
-    wanted = [(duel.arm, duel.against) for duel in judge.spec.duels if {duel.arm, duel.against} <= answers.keys()]
+    wanted: list[tuple[str, str]] = [
+        (duel.arm, duel.against) for duel in judge.spec.duels if {duel.arm, duel.against} <= answers.keys()
+    ]
     if judge.spec.kind == "graded":
         arms = dict.fromkeys(chain.from_iterable(wanted))
         asked = list(messages)[: judge.spec.limit]
-        grades = {
+        grades: dict[str, Sequence[Grade]] = {
             arm: judge.grade(
                 ((one, messages[one], answers[arm][one]) for one in asked if one in answers[arm]), name=arm
             )
             for arm in arms
         }
         return Judged({}, grades)
-    pairs = {}
+    pairs: dict[tuple[str, str], Sequence[Pair]] = {}
     for arm, against in wanted:
         duels = list(duels_of(messages, answers[arm], answers[against], judge.spec.limit))
         pairs[arm, against] = judge.compare(duels, name=f"{arm}-{against}")

@@ -21,13 +21,15 @@ class FollowUp:
     """Asks an API in rounds and adds up what that costs.
 
     Attributes:
-        run: Its teacher, a live API, is asked; the seed is read too.
+        teacher: The API that is asked.
+        seed: Of the run.
         journal_path: The journal; the run's own, so that nothing is paid twice.
         folder: Folder for temporary files.
         costs: ``requests``, ``prompt_tokens``, ``completion_tokens`` and ``cost_usd`` so far.
     """
 
-    run: QuerySpec
+    teacher: ApiTeacherSpec
+    seed: int
     journal_path: Path
     folder: Path
     costs: dict[str, float] = field(
@@ -58,14 +60,12 @@ class FollowUp:
         return answers
 
     def _within_budget(self) -> QuerySpec:
-        """The run with what is left of its caps: each query counts its own calls alone."""
-        teacher = self.run.teacher
-        assert isinstance(teacher, ApiTeacherSpec)  # the callers allow no other
+        """This teacher alone with what is left of its caps: each query counts its own calls alone."""
         spent = {
             "usd": self.costs["cost_usd"],
             "tokens": self.costs["prompt_tokens"] + self.costs["completion_tokens"],
             "requests": self.costs["requests"],
         }
-        caps = {name: cap for name, cap in teacher.budget if cap is not None}
-        left = teacher.budget.model_copy(update={name: max(0, cap - spent[name]) for name, cap in caps.items()})
-        return self.run.model_copy(update={"teacher": teacher.model_copy(update={"budget": left})})
+        caps = {name: cap for name, cap in self.teacher.budget if cap is not None}
+        left = self.teacher.budget.model_copy(update={name: max(0, cap - spent[name]) for name, cap in caps.items()})
+        return QuerySpec.model_construct(seed=self.seed, teacher=self.teacher.model_copy(update={"budget": left}))

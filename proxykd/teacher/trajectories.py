@@ -76,7 +76,7 @@ def build_trajectories(
         store = TrajectoryStore(database)
         hash_of_attempts = store.add_attempts(islice(attempts, spec.limit))
         _judge_attempts(store, prompts, verifier, spec.workers)
-        asking = FollowUp(run.model_copy(update={"teacher": teacher}), journal_path, Path(folder))
+        asking = FollowUp(teacher, run.seed, journal_path, Path(folder))
         work = _Rounds(store, asking, templates)
         for number in range(spec.rounds):
             if not work.correct(number, verifier, spec.workers):
