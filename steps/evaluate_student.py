@@ -18,6 +18,7 @@ from proxykd.config import RunSpec
 from proxykd.evaluation.evaluating import evaluate
 from proxykd.evaluation.facts import collect_facts
 from proxykd.models.loading import save_untrained
+from proxykd.workspace import Workspace
 from steps.materializers.folder import FolderMaterializer
 from steps.settings import checkpoint_folder, new_folder, scratch_folder
 
@@ -74,4 +75,5 @@ def evaluate_student(
             output=output,
             scratch=scratch,
             journals=checkpoint_folder(models, code) / "answers",
+            paid=Workspace.default().journal,
         )

@@ -28,6 +28,7 @@ from proxykd.evaluation.evaluating import CHAMPION_PREDICTIONS, compare_register
 from proxykd.evaluation.page.rendering import PageData
 from proxykd.evaluation.samples import worst_samples
 from proxykd.records import Side
+from proxykd.workspace import Workspace
 from steps.adapters import mlflow_registry, mlflow_report, mlflow_tracking
 from steps.adapters.mlflow_tracking import TrackedRun
 from steps.materializers.folder import FolderMaterializer
@@ -120,6 +121,7 @@ def _decide(
         report = compare_registered(evaluation, run)
         return decide(report, run.gate, None), report
     folder = mlflow_registry.download_version(champion, scratch / "model")
-    report = compare_with_champion(evaluation, folder, validated, splits, run, scratch=scratch)
+    paid = Workspace.default().journal
+    report = compare_with_champion(evaluation, folder, validated, splits, run, scratch=scratch, paid=paid)
     decision = decide(report, run.gate, {"version": champion.version})
     return replace(decision, expected_champion=champion.version), report

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from proxykd.config.base import Count, InputPath, Spec
+from proxykd.config.judge import JudgeSpec
 from proxykd.config.statistics import StatisticsSpec
 from proxykd.config.verifiers import AnswerPattern, SandboxSpec
 
@@ -199,6 +200,8 @@ class EvaluationSpec(StatisticsSpec):
     """What the arms are asked beside the teacher's held-out texts."""
     drift: DriftSpec | None = None
     """Free answers to held-out prompts; None = none are generated but those of the tasks."""
+    judge: JudgeSpec | None = None
+    """A model behind an API that compares or grades the free answers, so that drift must be set; None = nobody does."""
     speed: SpeedSpec | None = SpeedSpec()
     """Speed and size of the candidate; None = not measured."""
     calibration_bins: Annotated[int, Field(ge=2, le=100)] = 15
@@ -219,6 +222,12 @@ class EvaluationSpec(StatisticsSpec):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"expected tasks with distinct names, found {twice} twice")
         return tasks
+
+    @model_validator(mode="after")
+    def _there_is_something_to_judge(self) -> Self:
+        if self.judge is not None and self.drift is None:
+            raise ValueError("judge reads the free answers to held-out prompts: set evaluation.drift, {} at least")
+        return self
 
     def files(self) -> tuple[InputPath, ...]:
         """The files and folders that the tasks read."""

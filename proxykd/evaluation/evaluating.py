@@ -17,12 +17,16 @@ from proxykd.artifacts import Evaluation, SplitSet, ValidatedSet, read_json, sea
 from proxykd.config import RunSpec
 from proxykd.data.splits import select_rows
 from proxykd.evaluation.comparing import Sums, Wanted, compare, settings_of
+from proxykd.evaluation.drift import FREE_ANSWERS
+from proxykd.evaluation.judged import WIN_RATE, duels_with_teacher, free_answers, open_referee, write_verdicts
 from proxykd.evaluation.measured import AnswersFile, add_measures, collect_resources, with_task_slices
 from proxykd.evaluation.metrics import metric_of
 from proxykd.evaluation.prompts import PromptTable
 from proxykd.evaluation.report import build_report
 from proxykd.evaluation.rules import CANDIDATE, CHAMPION, FIRST_SEEDS, REGISTERED, Rule, rules_of
 from proxykd.evaluation.scoring import PREDICTIONS, HeldoutSets, ModelScores, score_model
+from proxykd.evaluation.task_answers import TaskAnswer
+from proxykd.evaluation.verdicts import describe
 from proxykd.models.sources import Source
 from proxykd.models.tokenizers import load_tokenizer_from, tokenizer_fingerprint
 from proxykd.progress import stage
@@ -65,6 +69,7 @@ def evaluate(
     output: Path,
     scratch: Path,
     journals: Path | None = None,
+    paid: Path | None = None,
 ) -> Evaluation:
     """Score every arm, compare them and write ``report.json``; the page is written when the decision is known.
 
@@ -81,13 +86,16 @@ def evaluate(
         scratch: Folder for temporary files.
         journals: Folder in which the models' answers are journaled: the same evaluation, killed and started again,
             asks no model twice; None = they are not.
+        paid: The journal of paid answers, which the judge asks through; None = nobody judges.
 
     Raises:
         GateError: if there is no held-out prompt that every arm can be scored on.
+        TeacherError, BudgetError, StorageError: if the judge cannot be asked; the same call goes on from there.
     """
     output.mkdir(parents=True, exist_ok=True)
     sets = HeldoutSets(validated, splits, run, scratch)
     scores = _score_arms(arms, sets, run, output, journals)
+    verdicts = _judge(scores, validated, splits, run, output, scratch=scratch, paid=paid)
     heldout = PromptTable.of_rows(select_rows(validated, splits, {Side.HELDOUT}))
     prompts = with_task_slices(heldout, scores)
     prompts.write(output / "prompts.parquet")
@@ -104,8 +112,7 @@ def evaluate(
         texts=_candidate(scores).texts,
         prompts=prompts,
     )
-    report = add_measures(report, scores, run)
-    write_json(output / "report.json", report)
+    write_json(output / "report.json", {**add_measures(report, scores, run), **verdicts})
     evaluation = Evaluation(output)
     seal(evaluation, made_from={**made_from, "settings": hash_json(settings)})
     return evaluation
@@ -126,7 +133,14 @@ def compare_registered(evaluation: Evaluation, run: RunSpec) -> dict[str, Any]:
 
 
 def compare_with_champion(
-    evaluation: Evaluation, champion: Path, validated: ValidatedSet, splits: SplitSet, run: RunSpec, *, scratch: Path
+    evaluation: Evaluation,
+    champion: Path,
+    validated: ValidatedSet,
+    splits: SplitSet,
+    run: RunSpec,
+    *,
+    scratch: Path,
+    paid: Path | None = None,
 ) -> dict[str, Any]:
     """The report with what the gate needs where there is a champion, scored on the same held-out prompts.
 
@@ -141,6 +155,7 @@ def compare_with_champion(
         splits: Which prompts are held out.
         run: The specification; its evaluation, gate and student sections are read.
         scratch: Folder for temporary files; what the champion said is left there in ``CHAMPION_PREDICTIONS``.
+        paid: The journal of paid answers, which the judge asks through; None = nobody judges.
 
     Raises:
         ModelError: if the folder holds no model.
@@ -158,15 +173,53 @@ def compare_with_champion(
         }
         needed -= {wanted.metric for wanted in refusals}
     sets = HeldoutSets(validated, splits, run, scratch, with_truth="exact_kl" in needed)
-    theirs = _score_champion(champion, sets, needed, run, scratch / CHAMPION_PREDICTIONS) if needed else {}
+    said: dict[str, str] = {}
+    theirs = _score_champion(champion, sets, needed, run, scratch / CHAMPION_PREDICTIONS, said) if needed else {}
+    if WIN_RATE in needed and run.evaluation.judge is not None:
+        duel = duels_with_teacher(run.evaluation.judge, [CHAMPION])
+        referee = open_referee(duel, run, validated, splits, journal_path=paid, scratch=scratch)
+        theirs |= {WIN_RATE: referee.win_rates(referee.judge_arms({CHAMPION: said}))[CHAMPION]}
     return _with_comparisons(report, evaluation, run, rules, champion=theirs, refusals=refusals)
 
 
+def _judge(
+    scores: Mapping[str, Mapping[int, ModelScores]],
+    validated: ValidatedSet,
+    splits: SplitSet,
+    run: RunSpec,
+    output: Path,
+    *,
+    scratch: Path,
+    paid: Path | None,
+) -> dict[str, Any]:
+    """The section ``judge`` of the report, and the judged arms' metric among the sums of their first seeds."""
+    if run.evaluation.judge is None:
+        return {}
+    first_seeds = {arm: next(iter(seeds)) for arm, seeds in scores.items()}
+    referee = open_referee(run.evaluation.judge, run, validated, splits, journal_path=paid, scratch=scratch)
+    judged = referee.judge_arms(free_answers(output / "answers.parquet", first_seeds))
+    write_verdicts(judged, output / "verdicts.parquet")
+    for arm, sums in referee.win_rates(judged).items():
+        scores[arm][first_seeds[arm]].tasks.sums[WIN_RATE] = dict(sums)
+    return {"judge": describe(referee.judge, judged, run.evaluation)}
+
+
 def _score_champion(
-    champion: Path, sets: HeldoutSets, needed: Iterable[str], run: RunSpec, predictions: Path
+    champion: Path,
+    sets: HeldoutSets,
+    needed: Iterable[str],
+    run: RunSpec,
+    predictions: Path,
+    said: dict[str, str],
 ) -> dict[str, Sums]:
+    """The champion's sums; its free answers go into ``said``."""
+
+    def keep(answer: TaskAnswer) -> None:
+        if answer.task == FREE_ANSWERS:
+            said[answer.prompt_id] = answer.text
+
     with stage("scoring champion", total=1, unit="model") as progress:
-        scores = score_model(champion, sets, run, heldout_only=_HELDOUT_METRICS.issuperset(needed))
+        scores = score_model(champion, sets, run, heldout_only=_HELDOUT_METRICS.issuperset(needed), keep=keep)
         progress.advance()
     pq.write_table(pa.Table.from_pylist(list(scores.rows(CHAMPION, 0)), schema=PREDICTIONS), predictions)
     return dict(scores.sums())

@@ -105,7 +105,7 @@ def add_measures(
     for arm, measures in report["arms"].items():
         own = {f"ece/{source}": _measure(by_arm[arm]) for source, by_arm in calibrations.items() if arm in by_arm}
         arms[arm] = {**measures, **_perplexity(measures), **own}
-    names = {name for measures in arms.values() for name in measures}
+    names = {name for measures in arms.values() for name in measures} | report["metrics"].keys()
     return {**report, "arms": arms, "metrics": describe_metrics(names), "calibration": calibrations}
 
 

@@ -48,6 +48,7 @@ METRICS: dict[str, Metric] = {
     "exact_kl": Metric("exact KL", "nats/token", "lower", is_per_token=True, rank=0),
     "heldout_nll": Metric("held-out NLL", "nats/token", "lower", is_per_token=True, rank=1),
     "top1_agreement": Metric("top-1 agreement", "", "higher", is_per_token=True, rank=2),
+    "win_rate/teacher": Metric("win rate against the teacher", "", "higher", rank=9),
     "perplexity": Metric("perplexity", "", "lower", is_per_token=True, rank=40),
     "length_ratio": Metric("length, of the teacher's", "", "none", rank=60),
     "refusal_rate": Metric("refusals", "", "none", is_binary=True, rank=61),

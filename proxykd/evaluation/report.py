@@ -10,6 +10,7 @@
                       num_tokens, over},
         comparisons:  [{metric, slice, arm, against, value, low, high, confidence, std_error, df, p_value, p_adjusted,
                       mde, test, interval, over, num_prompts, num_clusters, per_seed, refusal?}],
+        judge:        as ``verdicts.describe`` gives it, where a model judged,
         teacher:      {entropy} where its odds are known: the floor of the held-out NLL,
         facts:        what the stage was given: spend, fidelity, curves, settings, made_from ...
     }
@@ -117,6 +118,8 @@ def sums_of_metric(scores: Scores, metric: str) -> dict[str, dict[int, Sums]]:
         if all(metric in sums for sums in seeds.values())
     }
     every = [sums for seeds in having.values() for sums in seeds.values()]
+    if not every:
+        return {}
     shared = [prompt_id for prompt_id in every[0] if all(prompt_id in sums for sums in every)]
     if every[0] and not shared:
         raise GateError(f"expected prompts that every arm was scored on ({metric}), found none; raise max_seq_tokens")

@@ -15,8 +15,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from importlib.resources import files
+from dataclasses import dataclass
 from itertools import islice, tee
 from pathlib import Path
 from string import Template
@@ -29,10 +28,11 @@ from proxykd.config.teacher import ApiTeacherSpec
 from proxykd.data.scratch import scratch_database
 from proxykd.data.verifiers import Verifier, build_verifier, verify_many
 from proxykd.exceptions import ConfigError, InputError
-from proxykd.progress import report, track
-from proxykd.records import Completion, Message, Outcome, Prompt, hash_json
-from proxykd.teacher.query import query_teacher
+from proxykd.progress import track
+from proxykd.records import Message, Outcome, Prompt, hash_json
+from proxykd.teacher.follow_up import FollowUp
 from proxykd.teacher.trajectory_store import Item, TrajectoryStore
+from proxykd.teacher.wordings import question_text, read_template
 from proxykd.trajectories import Segment, SegmentKind, Trajectory, TrajectoryEnd
 
 SUMMARY = "summary.json"
@@ -76,7 +76,8 @@ def build_trajectories(
         store = TrajectoryStore(database)
         hash_of_attempts = store.add_attempts(islice(attempts, spec.limit))
         _judge_attempts(store, prompts, verifier, spec.workers)
-        work = _Rounds(store, run.model_copy(update={"teacher": teacher}), journal_path, Path(folder), templates)
+        asking = FollowUp(teacher, run.seed, journal_path, Path(folder))
+        work = _Rounds(store, asking, templates)
         for number in range(spec.rounds):
             if not work.correct(number, verifier, spec.workers):
                 break
@@ -85,7 +86,7 @@ def build_trajectories(
         store.balance(spec.improve_ratio)
         trajectories = TrajectorySet(output)
         summary = _write(trajectories, store, spec)
-    write_json(output / SUMMARY, {**summary, **work.costs})
+    write_json(output / SUMMARY, {**summary, **asking.costs})
     made_from = {"prompts": prompts.hash, "attempts": hash_of_attempts, "corrections": _hash_of(spec, templates, run)}
     seal(trajectories, made_from)
     return trajectories
@@ -134,18 +135,8 @@ class _Templates:
 
 
 def _template(name: str, path: Path | None) -> Template:
-    source = files("proxykd.teacher").joinpath("templates", f"{name}.txt") if path is None else path
-    try:
-        template = Template(source.read_text(encoding="utf-8").strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"expected a text file for corrections.{name}_template at {path}: {error}") from None
-    found, needed = set(template.get_identifiers()), _MUST_HAVE[name]
-    if not template.is_valid() or not needed <= found <= needed | {"reference"}:
-        raise ConfigError(
-            f"expected {', '.join(f'${part}' for part in sorted(needed))} and if wanted $reference in "
-            f"{path}, found {sorted(found)}; write $$ for a dollar sign"
-        )
-    return template
+    key = f"corrections.{name}_template"
+    return read_template("proxykd.teacher", name, path, key=key, needs=_MUST_HAVE[name], allows={"reference"})
 
 
 @dataclass(slots=True)
@@ -153,13 +144,8 @@ class _Rounds:
     """Asks the teacher, round by round."""
 
     store: TrajectoryStore
-    run: RunSpec
-    journal_path: Path
-    folder: Path
+    teacher: FollowUp
     templates: _Templates
-    costs: dict[str, float] = field(
-        default_factory=lambda: {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
-    )
 
     def correct(self, number: int, verifier: Verifier, workers: int) -> bool:
         """One round over all items that go on; whether there was any."""
@@ -175,41 +161,15 @@ class _Rounds:
         return True
 
     def _ask(self, name: str, kind: SegmentKind, template: Template) -> None:
-        questions = PromptSet(self.folder / f"{name}-prompts")
-        questions.write(self._questions(template))
-        seal(questions)
-        report(f"Asking the teacher for {kind} on {questions.num_rows} wrong answers")
-        answers = query_teacher(
-            questions, self._within_budget(), journal_path=self.journal_path, output=self.folder / name
-        )
+        answers = self.teacher.ask(name, self._questions(template), f"Asking the teacher for {kind} on wrong answers")
         for answer in answers.rows():
             self.store.answer(answer.prompt_id, kind, answer.text if answer.outcome is Outcome.OK else None)
-            self._count(answer)
 
     def _questions(self, template: Template) -> Iterator[Prompt]:
         for item in self.store.open_items():
             question = Prompt.build([Message("user", _render(template, item))], source=SOURCE)
             if self.store.ask(item, question):
                 yield question
-
-    def _count(self, answer: Completion) -> None:
-        self.costs["requests"] += 1
-        self.costs["prompt_tokens"] += answer.prompt_tokens
-        self.costs["completion_tokens"] += answer.completion_tokens
-        self.costs["cost_usd"] += answer.cost_usd
-
-    def _within_budget(self) -> RunSpec:
-        """The run with what is left of its caps: each query counts its own calls alone."""
-        teacher = self.run.teacher
-        assert isinstance(teacher, ApiTeacherSpec)  # _parts_of allows no other
-        spent = {
-            "usd": self.costs["cost_usd"],
-            "tokens": self.costs["prompt_tokens"] + self.costs["completion_tokens"],
-            "requests": self.costs["requests"],
-        }
-        caps = {name: cap for name, cap in teacher.budget if cap is not None}
-        left = teacher.budget.model_copy(update={name: max(0, cap - spent[name]) for name, cap in caps.items()})
-        return self.run.model_copy(update={"teacher": teacher.model_copy(update={"budget": left})})
 
 
 def _parts_of(run: RunSpec) -> tuple[CorrectionsSpec, ApiTeacherSpec]:
@@ -235,19 +195,11 @@ def _judge_attempts(store: TrajectoryStore, prompts: PromptSet, verifier: Verifi
 def _render(template: Template, item: Item) -> str:
     """A request to the teacher; what it quotes is not read for placeholders."""
     return template.substitute(
-        question=_question(item.prompt),
+        question=question_text(item.prompt.messages),
         attempt=item.answer,
         feedback=item.feedback,
         reference=item.prompt.reference or "",
     )
-
-
-def _question(prompt: Prompt) -> str:
-    """The prompt's text without its system message; a conversation is written out with its roles."""
-    turns = [message for message in prompt.messages if message.role != "system"]
-    if len(turns) == 1:
-        return turns[0].content
-    return "\n\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in turns)
 
 
 def _write(trajectories: TrajectorySet, store: TrajectoryStore, spec: CorrectionsSpec) -> dict[str, Any]:
