@@ -90,7 +90,6 @@ class Respondent:
         journal: Keeps every answer; None = nothing is kept.
         precision: Arithmetic, as in ``ModelSpec.precision``.
         batch_tokens: Bound on rows * (prompt + new tokens) of a generated batch.
-        name: What the progress line calls it.
     """
 
     def __init__(
@@ -102,9 +101,8 @@ class Respondent:
         journal: AnswerJournal | None = None,
         precision: str = "float32",
         batch_tokens: int = SAMPLING_BATCH_TOKENS,
-        name: str = "the model",
     ) -> None:
-        self.model, self.tokenizer, self.precision, self.name = model, tokenizer, precision, name
+        self.model, self.tokenizer, self.precision = model, tokenizer, precision
         self._journal, self._batch_tokens = journal, batch_tokens
         self._sampler = sampler or TransformersSampler(
             model, tokenizer, precision=precision, max_tokens=batch_tokens, description=None
@@ -172,7 +170,7 @@ class Respondent:
 
         lengths = [len(prompt) + how.max_new_tokens for prompt, _ in asked]
         batches = length_batches(lengths, max_tokens=self._batch_tokens)
-        return self._answers(keys, batches, run, f"{description}, {self.name}")
+        return self._answers(keys, batches, run, description)
 
     def likelihoods(
         self, pairs: Sequence[tuple[TokenIds, TokenIds]], *, description: str = "scoring answers"
@@ -195,7 +193,7 @@ class Respondent:
             ordered = sorted(scores, key=lambda score: score.example_idx)
             return [[float(s.logprobs.sum(dtype=np.float64)), len(s.logprobs), int(s.is_top1.sum())] for s in ordered]
 
-        found = self._answers(keys, batches, run, f"{description}, {self.name}")
+        found = self._answers(keys, batches, run, description)
         return [Likelihood(float(logprob), int(count), int(top1)) for logprob, count, top1 in found]
 
     def _example(self, context: TokenIds, continuation: TokenIds) -> Example:
@@ -215,7 +213,7 @@ class Respondent:
     ) -> list[Any]:
         """An answer for each key: from the journal, or from ``run`` batch by batch."""
         answers: list[Any] = [None] * len(keys)
-        with stage(description, total=len(keys), unit="answer") as progress:
+        with stage(description if keys else None, total=len(keys), unit="answer") as progress:
             for indices in batches:
                 found = self._known([keys[index] for index in indices])
                 if found is None:

@@ -232,7 +232,7 @@ def _ask(
     model_hash = "" if journals is None else hash_files([folder])
     own = None if journals is None else journal_of(journals, model_hash=model_hash, **_identity(run))
     with nullcontext() if own is None else own:
-        respondent = Respondent(model, tokenizer, sampler=sampler, journal=own, name=folder.name, **how)
+        respondent = Respondent(model, tokenizer, sampler=sampler, journal=own, **how)
         for task in spec.tasks:
             is_heldout = getattr(task, "file", True) is None
             for answer in run_task(task, respondent, heldout.task_prompts):
