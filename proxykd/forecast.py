@@ -20,6 +20,8 @@ _LIBRARIES_BYTES = int(1.1 * GIB)
 """Interpreter, torch, transformers, ZenML, MLflow and Great Expectations together (measured)."""
 _LOGITS_COPIES = 3
 """Scores, their log-probabilities and their gradient, float32 each."""
+_REQUEST_TOKENS = 200
+"""Tokens of the wording of a request to the judge."""
 _BACKWARD = 2
 """Arithmetic of a backward pass, in forward passes."""
 WRITTEN_TOGETHER = 16_384
@@ -105,6 +107,20 @@ class LivingForecast(NamedTuple):
     arithmetic: float
 
 
+class JudgeForecast(NamedTuple):
+    """What the judge of the evaluation takes, at most, the asking again for scores included.
+
+    Attributes:
+        model: Its name.
+        calls: Calls.
+        usd: Their price, were none in the journal; None = no price is known.
+    """
+
+    model: str
+    calls: int
+    usd: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """What a run will take.
@@ -121,6 +137,7 @@ class Forecast:
         disk_bytes: Estimated size of the artifacts.
         has_targets: Whether distributions are estimated and stored.
         living: What a living teacher adds; None = there is none.
+        judge: What the judge takes; None = there is none.
     """
 
     sides: dict[Side, int]
@@ -134,6 +151,7 @@ class Forecast:
     disk_bytes: int
     has_targets: bool = True
     living: LivingForecast | None = None
+    judge: JudgeForecast | None = None
 
     @property
     def calls(self) -> int:
@@ -188,6 +206,7 @@ def forecast_run(
         disk_bytes=_disk(run, sizes, sum(one.completion_tokens for one in teachers)),
         has_targets=run.student.reads_targets,
         living=_living(run, sizes, lengths, runs=student_runs // 2),
+        judge=_forecast_judge(run, sides[Side.HELDOUT], lengths),
     )
 
 
@@ -230,6 +249,24 @@ def _forecast_teacher(asked: Asked, lengths: TextLengths) -> TeacherForecast:
         usd_left=price_of_calls(teacher, asked.calls_left, lengths),
         is_listed=isinstance(teacher, ApiTeacherSpec) and not teacher.price,
     )
+
+
+def _forecast_judge(run: RunSpec, num_heldout: int, lengths: TextLengths) -> JudgeForecast | None:
+    spec, free = run.evaluation.judge, run.evaluation.drift
+    if spec is None or free is None:
+        return None
+    prompts = min(num_heldout, free.num_prompts, spec.limit or num_heldout)
+    contestants = {name for duel in spec.duels for name in (duel.arm, duel.against)}
+    requests = prompts * (2 * len(spec.duels) if spec.kind == "pairwise" else len(contestants))
+    answers = 2 * max(free.max_new_tokens, lengths.completion) if spec.kind == "pairwise" else free.max_new_tokens
+    first = lengths.prompt + answers + _REQUEST_TOKENS
+    usd, tries = 0.0, spec.reasks + 1
+    if (price := spec.teacher.known_price) is None:
+        return JudgeForecast(spec.teacher.model, requests * tries, None)
+    for number in range(tries):  # each time the conversation has one more reply in it
+        prompt = first + number * (spec.sampling.max_tokens + _REQUEST_TOKENS)
+        usd += prompt * price.input_usd_per_million + spec.sampling.max_tokens * price.output_usd_per_million
+    return JudgeForecast(spec.teacher.model, requests * tries, requests * usd / 1e6)
 
 
 def num_samples(teacher: TeacherSpec) -> int:

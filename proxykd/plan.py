@@ -23,7 +23,7 @@ from proxykd.data.segments import render_trajectory
 from proxykd.data.splits import side_of, sides_for, split_keys_of
 from proxykd.data.trajectory_rows import count_kept, open_trajectories
 from proxykd.exceptions import ConfigError, InputError, StorageError
-from proxykd.forecast import GIB, Asked, Forecast, LivingForecast, TextLengths, forecast_run
+from proxykd.forecast import GIB, Asked, Forecast, JudgeForecast, LivingForecast, TextLengths, forecast_run
 from proxykd.models.sizes import model_size
 from proxykd.models.source_files import source_identity
 from proxykd.models.sources import resolve_source
@@ -81,6 +81,8 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     """
     for teacher in teachers_of(run):
         secret_of(teacher)
+    if run.evaluation.judge is not None:
+        secret_of(run.evaluation.judge.teacher)
     sizes = {role: model_size(spec) for role, spec in run.models().items()}
     _check_translatable(run)
     if run.student.cross_tokenizer is None:
@@ -171,6 +173,7 @@ def plan_table(plan: Plan) -> "Table":
         **({} if found.has_targets else {"targets": "none are estimated: the student learns from none"}),
         "student steps": f"{found.student_steps:,} ({found.student_runs} runs: both arms, seeds, learning rates)",
         **_living_rows(found.living),
+        **({} if found.judge is None else {"judge": _judge_text(found.judge)}),
         "memory": f"{bound} {found.memory_bytes / GIB:.1f} GiB",
         "disk": f"about {found.disk_bytes / GIB:.2f} GiB",
     }
@@ -189,6 +192,11 @@ def _living_rows(living: LivingForecast | None) -> dict[str, str]:
         **({"students' own texts": written} if living.own_tokens else {}),
         "living teacher": f"about {living.arithmetic:.1f} times the SFT arm's arithmetic in its arm, more in time",
     }
+
+
+def _judge_text(judge: JudgeForecast) -> str:
+    price = "price unknown" if judge.usd is None else f"at most {judge.usd:,.2f} USD"
+    return f"{judge.model}: at most {judge.calls:,} calls, {price}"
 
 
 def _stage_rows(forecast: Forecast) -> dict[str, str]:

@@ -273,3 +273,19 @@ def test_the_longest_trajectory_counts_for_the_memory(
         assert found is not None, ended
         peaks.append(float(found[1]))
     assert peaks[0] < peaks[1]
+
+
+@pytest.mark.parametrize(
+    ("judge", "calls"),
+    [({}, 2 * 50 * 3), ({"limit": 10, "reasks": 0}, 2 * 10), ({"kind": "graded"}, 2 * 50 * 3)],
+)
+def test_a_judge_is_counted_by_pairs_orders_and_tries(judge: dict[str, Any], calls: int) -> None:
+    price = {"input_usd_per_million": 1.0, "output_usd_per_million": 2.0}
+    spec = {"teacher": {"kind": "openai", "model": "referee", "price": price}, **judge}
+    found = forecast(make_run(evaluation={"drift": {"num_prompts": 50}, "judge": spec})).judge
+    assert found is not None
+    assert (found.model, found.calls) == ("referee", calls)
+    least = calls * (20 + 2 * 512) / 1e6  # the question in, the longest reply out
+    assert found.usd is not None
+    assert least < found.usd < 5 * least
+    assert forecast(make_run()).judge is None
