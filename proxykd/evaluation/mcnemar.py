@@ -61,20 +61,19 @@ def _fewest_wins(last: int, level: float) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=4096)
-def mcnemar_mde(wins: int, losses: int, num_questions: int, *, level: float, power: float) -> float:
+def mcnemar_mde(num_differing: int, num_questions: int, *, level: float, power: float) -> float:
     """Smallest true difference of the accuracies that the test would find with ``power``; NaN if none would be.
 
     The share of questions on which the two differ is taken from the data, with one more win and one more loss, so that
     two models which never differed are not credited with certainty.
 
     Args:
-        wins: As in ``mcnemar_p_value``.
-        losses: As in ``mcnemar_p_value``.
+        num_differing: Wins and losses together.
         num_questions: Questions that both were asked.
         level: One-sided level.
         power: Wanted, in (0, 1).
     """
-    discordance = min(1.0, (wins + losses + 2) / (num_questions + 2))
+    discordance = min(1.0, (num_differing + 2) / (num_questions + 2))
 
     def reached(effect: float) -> bool:
         return mcnemar_power(effect, num_questions=num_questions, discordance=discordance, level=level) >= power

@@ -352,7 +352,7 @@ def _is_mcnemar(contrast: Contrast, units: Units) -> bool:
 def _with_mcnemar(plain: Estimate, units: Units, settings: Settings) -> Estimate:
     gaps = units.numerators[0] - units.numerators[1]
     wins, losses = int(np.count_nonzero(gaps > 0)), int(np.count_nonzero(gaps < 0))
-    mde = mcnemar_mde(wins, losses, len(gaps), level=settings.tail, power=settings.power)
+    mde = mcnemar_mde(wins + losses, len(gaps), level=settings.tail, power=settings.power)
     return plain._replace(
         p_below=mcnemar_p_value(losses, wins),
         p_above=mcnemar_p_value(wins, losses),

@@ -38,11 +38,11 @@ def test_power_is_what_a_simulation_finds() -> None:
 
 
 def test_the_effect_that_would_be_found_is_found_with_the_power() -> None:
-    mde = mcnemar_mde(20, 18, 200, level=0.05, power=0.8)
+    mde = mcnemar_mde(38, 200, level=0.05, power=0.8)
     assert mcnemar_power(mde, num_questions=200, discordance=40 / 202, level=0.05) == pytest.approx(0.8, abs=0.01)
-    assert mcnemar_mde(200, 180, 2000, level=0.05, power=0.8) < mde
+    assert mcnemar_mde(380, 2000, level=0.05, power=0.8) < mde
 
 
 def test_too_few_questions_find_nothing() -> None:
     # Four questions: even four wins have p = 1/16.
-    assert math.isnan(mcnemar_mde(4, 0, 4, level=0.05, power=0.8))
+    assert math.isnan(mcnemar_mde(4, 4, level=0.05, power=0.8))
