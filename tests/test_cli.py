@@ -102,8 +102,14 @@ def test_a_plan_of_good_input_shows_the_forecast(proxykd: Any, write: Any, tmp_p
         ({"proxy": {"model": {"source": "package:no_such/m.gguf"}}}, ["'no_such'", "pip install"]),
         ({"proxy": {"model": {"source": "embedded:teacher"}}}, ["embedded:proxy or embedded:student"]),
         ({"student": {"model": {"source": "embedded:student", "num_layers": 40}}}, ["num_layers=40", "has 2"]),
-        ({"evaluation": {"tasks": [{"name": "t", "answer_pattern": "(.)"}]}}, ["prompts.reference_field"]),
-        ({"evaluation": {"tasks": [{"name": "t", "answer_pattern": "("}]}}, ["answer_pattern", "regular expression"]),
+        (
+            {"evaluation": {"tasks": [{"kind": "exact_match", "name": "t", "answer_pattern": "(.)"}]}},
+            ["prompts.reference_field"],
+        ),
+        (
+            {"evaluation": {"tasks": [{"kind": "exact_match", "name": "t", "answer_pattern": "("}]}},
+            ["answer_pattern", "regular expression"],
+        ),
         ({"teacher": {"kind": "openai", "model": "m", "api_key": SECRET}}, ["teacher.api_key", "${NAME}"]),
         ({"teacher": {"kind": "openai", "model": "m", "api_key": "${CLI_UNSET}"}}, ["CLI_UNSET", "export"]),
     ],

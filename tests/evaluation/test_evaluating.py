@@ -89,6 +89,7 @@ def test_the_page_waits_for_the_decision(evaluation: Evaluation) -> None:
     assert not [path.name for path in evaluation.path.iterdir() if path.suffix in (".html", ".png")]
 
 
+@pytest.mark.integration
 def test_same_seed_gives_the_same_report(
     evaluation: Evaluation,
     arms: dict[str, list[Path]],

@@ -31,7 +31,8 @@ class Answering:
 
 @pytest.fixture
 def respondent(run_spec: RunSpec) -> Respondent:
-    reasoning_gym = pytest.importorskip("reasoning_gym")
+    import reasoning_gym
+
     model, tokenizer = load_model(run_spec.student.model, seed=0), load_tokenizer(run_spec.student.model)
     problems = reasoning_gym.create_dataset("chain_sum", size=6, seed=3, max_terms=3)
     answers = {entry["question"]: entry["answer"] for entry in list(problems)[::2]}

@@ -55,7 +55,8 @@ def changed(checkout: Path, file: str) -> set[str]:
         ("proxykd/student/objective.py", {"distill_student"}),
         ("proxykd/estimation/weights.py", {"estimate_distributions"}),
         ("proxykd/targets/codec.py", {"estimate_distributions", "distill_student"}),
-        ("proxykd/teacher/engine.py", {"query_teacher"}),
+        # The judge asks through the engine.
+        ("proxykd/teacher/engine.py", {"query_teacher", "evaluate_student", "promote_model"}),
         ("steps/adapters/great_expectations_gate.py", {"validate_data", "check_drift", "split"}),
         ("steps/adapters/mlflow_registry.py", {"promote_model"}),
         ("proxykd/cli.py", set()),

@@ -219,6 +219,7 @@ class Killed(Exception):
     """The process was killed."""
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("teacher", KINDS)
 def test_a_killed_run_ends_as_if_nothing_had_happened(
     training_data: TrainingData,
@@ -250,6 +251,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     assert all(torch.equal(again[name], value) for name, value in whole.items())
 
 
+@pytest.mark.integration
 def test_the_share_of_steps_with_own_texts_is_the_one_asked_for(
     training_data: TrainingData, proxy_artifact: ProxyModel, student_run: MakeRun
 ) -> None:

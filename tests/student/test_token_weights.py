@@ -228,6 +228,7 @@ def test_every_tokenizer_gives_each_character_its_own_weight(validated: Validate
             assert start == end or weight == truth[start]
 
 
+@pytest.mark.integration
 def test_a_killed_run_with_trajectories_ends_as_if_nothing_had_happened(
     mixed: TrainingData, make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

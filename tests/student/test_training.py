@@ -193,6 +193,7 @@ def test_both_arms_leave_a_model_a_seed_and_a_record(
     assert "targets" in student.manifest["made_from"]
 
 
+@pytest.mark.integration
 def test_the_search_takes_the_rate_with_the_lowest_development_nll_and_keeps_its_model(
     corpus: Corpus, make_run: MakeRun, tmp_path: Path
 ) -> None:
