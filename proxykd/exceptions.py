@@ -13,6 +13,7 @@
     ├── BusyError (RuntimeError)        another run has the workspace
     ├── SandboxError (RuntimeError)     programs cannot be run apart from everything else here
     ├── TrackingError (RuntimeError)    MLflow refused or did not answer
+    ├── PromotionError (RuntimeError)   the champion is not the expected one, or another promotion came first
     ├── ArtifactError (ValueError)      an artifact is damaged or of another kind
     └── StorageError (OSError)          the disk is full or cannot be written
 
@@ -79,6 +80,10 @@ class SandboxError(ProxykdError, RuntimeError):
 
 class TrackingError(ProxykdError, RuntimeError):
     """MLflow, where runs are tracked and students registered, refused or did not answer."""
+
+
+class PromotionError(ProxykdError, RuntimeError):
+    """A champion was not replaced: it is not the expected one, or another promotion came first."""
 
 
 class ArtifactError(ProxykdError, ValueError):

@@ -1,6 +1,6 @@
 """Track the run, register the student, and move the champion if the statistics say so."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -95,4 +95,5 @@ def _decide(evaluation: Evaluation, validated: ValidatedSet, splits: SplitSet, r
         return decide(compare_registered(evaluation, run), run.registry, None)
     folder = mlflow_registry.download_version(champion, scratch / "model")
     report = compare_with_champion(evaluation, folder, validated, splits, run, scratch=scratch)
-    return decide(report, run.registry, {"version": champion.version})
+    decision = decide(report, run.registry, {"version": champion.version})
+    return replace(decision, expected_champion=champion.version)

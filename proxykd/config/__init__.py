@@ -5,6 +5,7 @@ their bounds in their types. Imports neither torch nor transformers, so that a p
 """
 
 from proxykd.config.estimation import TargetsSpec
+from proxykd.config.gate import GateSpec
 from proxykd.config.loading import load_specification
 from proxykd.config.specification import (
     DataSplitSpec,
@@ -18,6 +19,7 @@ from proxykd.config.validation import ValidationSpec
 __all__ = [
     "DataSplitSpec",
     "EvaluationSpec",
+    "GateSpec",
     "QuerySpec",
     "RegistrySpec",
     "RunSpec",

@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from proxykd.config.base import Count, Fraction, PositiveFloat, Spec
+from proxykd.config.base import Count, Fraction, Spec
 from proxykd.config.corrections import CorrectionsSpec
 from proxykd.config.estimation import LogprobsEstimatorSpec, TargetsSpec
+from proxykd.config.gate import GateSpec
 from proxykd.config.models import ModelSpec, PreferenceSpec, ProxySpec, StudentSpec
 from proxykd.config.prompts import EmbeddedPromptsSpec, OpenAIFinetuningPromptsSpec, PromptsSpec
 from proxykd.config.shielding import unshielded
@@ -80,15 +81,10 @@ class EvaluationSpec(Spec):
 
 
 class RegistrySpec(Spec):
-    """Under which name the student is registered and when it becomes champion."""
+    """Under which name the student is registered."""
 
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Registered model name."""
-    max_heldout_nll: PositiveFloat | None = None
-    """Floor for the first champion: its held-out NLL must not be above it, nats a token; None = no floor."""
-    margin: Annotated[float, Field(ge=0.0)] = 0.0
-    """The new student's held-out NLL must be below the bar's by more than this, nats a token, at the confidence level
-    of the evaluation."""
 
 
 class QuerySpec(Spec):
@@ -136,6 +132,8 @@ class RunSpec(QuerySpec):
     """How the arms are compared."""
     corrections: CorrectionsSpec | None = None
     """How the teacher corrects the student's wrong attempts, for `proxykd correct`; None = it does not."""
+    gate: GateSpec = GateSpec()
+    """What the student has to show before it becomes champion."""
     registry: RegistrySpec
     """Where the student goes."""
     ablations: tuple[Ablation, ...] = ()

@@ -33,16 +33,35 @@ Outcome = Literal["promote", "keep", "undecided"]
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """One rule of the gate and what became of it.
+
+    Attributes:
+        name: The rule: ``primary against champion``, ``guard top1_agreement against first_sft``, ``limit usd`` ...
+        passed: True, False, or None where that cannot be said.
+        text: A sentence with the numbers; for None, what to do next.
+    """
+
+    name: str
+    passed: bool | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What becomes of the candidate.
 
     Attributes:
         outcome: promote, keep (the present champion, or none) or undecided.
         reasons: Sentences with the numbers that decided, the most important first.
+        checks: Every rule of the gate, in the order of the policy.
+        expected_champion: Version that was champion when this was decided; None = there was none.
     """
 
     outcome: Outcome
     reasons: tuple[str, ...]
+    checks: tuple[Check, ...] = ()
+    expected_champion: str | None = None
 
 
 def decide(report: Mapping[str, Any], registry: RegistrySpec, champion: Mapping[str, Any] | None) -> Decision:

@@ -3,11 +3,21 @@
     report = {
         name, num_prompts, confidence, resamples,
         heldout:      {tokenizer, num_texts, num_cut, num_skipped}: the held-out texts in the candidate's tokens,
-        arms:         arm -> metric -> {value, low, high, per_seed, std_over_seeds, num_prompts, num_tokens},
-        comparisons:  [{metric, arm, against, value, low, high, p_value, per_seed, num_prompts}],
+        metrics:      name -> {label, unit, direction, is_binary, is_per_token, rank}, the most telling first,
+        slices:       name -> number of prompts,
+        resources:    name -> number: usd, tokens_per_s, size_gb ... of the registered model,
+        arms:         arm -> metric -> {value, low, high, per_seed, std_over_seeds, num_prompts, num_clusters,
+                      num_tokens, over},
+        comparisons:  [{metric, slice, arm, against, value, low, high, confidence, std_error, df, p_value, p_adjusted,
+                      mde, test, interval, over, num_prompts, num_clusters, per_seed, refusal?}],
         teacher:      {entropy} where its odds are known: the floor of the held-out NLL,
         facts:        what the stage was given: spend, fidelity, curves, settings, made_from ...
     }
+
+``slice`` is null for all prompts. ``over`` says which question an interval answers: "prompts" = this model on other
+prompts; "prompts and seeds" = the method on other prompts and with other seeds. ``p_value`` is one-sided, that ``arm``
+is no better; ``p_adjusted`` is corrected over all metrics and slices of the same two arms; ``mde`` is the smallest true
+difference that would have been found with the power of the evaluation.
 
 Numbers that do not exist (an interval from one prompt) are null.
 """

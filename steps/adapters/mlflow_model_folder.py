@@ -3,7 +3,7 @@
 Laid out here instead of by ``mlflow.transformers.log_model``: that one loads the model, asks the hub for a model card
 and a licence under the folder's name, and leaves the tokenizer out of the model's folder. Layout:
 
-    MLmodel, requirements.txt, python_env.yaml, conda.yaml
+    MLmodel, requirements.txt, python_env.yaml, conda.yaml, input_example.json
     model/                  weights, tokenizer, generation config, README.md (the card): plain transformers loads it
     components/tokenizer/   the tokenizer again, where MLflow looks for it
 
@@ -23,6 +23,8 @@ from proxykd.exceptions import ArtifactError
 
 REQUIRED_PACKAGES = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", "accelerate")
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "vocab*", "merges*")
+CHAT_EXAMPLE = {"messages": [{"role": "user", "content": "What is 2 + 2?"}], "max_tokens": 64}
+TEXT_EXAMPLE = ["What is 2 + 2?"]
 FORBIDDEN_SUFFIXES = frozenset({".pkl", ".pickle", ".bin", ".pt", ".pth", ".ckpt", ".joblib"})
 
 
@@ -65,6 +67,7 @@ def _write_environment(folder: Path) -> None:
 
 def _write_mlmodel(folder: Path) -> None:
     from mlflow import pyfunc
+    from mlflow.models.utils import _save_example
 
     config = read_json(folder / "model" / "config.json")
     flavour = {
@@ -77,7 +80,9 @@ def _write_mlmodel(folder: Path) -> None:
         "tokenizer_type": "AutoTokenizer",
         "torch_dtype": f"torch.{config.get('dtype') or 'float32'}",
     }
-    model = _described_model(_has_chat_template(folder / "model"), flavour)
+    has_chat_template = _has_chat_template(folder / "model")
+    model = _described_model(has_chat_template, flavour)
+    _save_example(model, CHAT_EXAMPLE if has_chat_template else TEXT_EXAMPLE, str(folder))
     model.add_flavor("transformers", transformers_version=installed_version("transformers"), code=None, **flavour)
     pyfunc.add_to_model(
         model, loader_module="mlflow.transformers", conda_env="conda.yaml", python_env="python_env.yaml"

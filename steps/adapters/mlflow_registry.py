@@ -1,38 +1,50 @@
-"""A student's folder -> a version of a registered MLflow model, and the aliases that say which version is served.
+"""A student's folder -> a version of a registered MLflow model, and what a decision makes of it.
 
 Idempotent: a version carries its student's hash as a tag, so the same student is registered once; each write finds
-what an interrupted one left. Aliases:
+what an interrupted one left. Nothing is registered before all files are stored. Aliases:
 
-    challenger            the newest registered student
-    champion              the one that a decision promoted last
+    challenger            the newest student that was decided on
+    champion              the one that was promoted last (``steps.adapters.mlflow_promotion``)
     previous-champion     the one before, for the way back
+
+A decision is written down on the version before it is acted on, and marked once it has been acted on, so that whoever
+was interrupted completes the decision that was taken instead of taking another one.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-from proxykd.evaluation.decision import Decision
+from proxykd.evaluation.decision import Check, Decision
+from proxykd.exceptions import ModelError, PromotionError, TrackingError
+from steps.adapters import mlflow_promotion
 from steps.adapters.mlflow_model_folder import write_model_folder
+from steps.adapters.mlflow_promotion_log import (
+    CHALLENGER,
+    CHAMPION,
+    LOG_SUFFIX,
+    NOBODY,
+    PATIENCE_S,
+    UNKNOWN_NAME,
+    ensure_model,
+)
 from steps.adapters.mlflow_tracking import connect, ensure_experiment, tracking_errors
+from steps.adapters.tracking_server import without_userinfo
 from steps.settings import scratch_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-CHALLENGER, CHAMPION, PREVIOUS_CHAMPION = "challenger", "champion", "previous-champion"
 STUDENT_TAG = "proxykd.student"
 """Version tag: the hash of the registered student."""
-DECISION_TAG, REASONS_TAG = "proxykd.decision", "proxykd.decision.reasons"
-"""Version tags, written before the aliases: the outcome and why."""
-APPLIED_TAG = "proxykd.decision.applied"
-"""Version tag, written after the aliases."""
-
-UNKNOWN_NAME = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
-"""MLflow's codes for a missing model and for a missing alias; anything else is a failure."""
+RECORD_TAG = "proxykd.decision.record"
+"""Version tag, written before a decision is acted on: all of it as JSON, and the name of the attempt."""
+DECISION_TAG = "proxykd.decision"
+"""Version tag, written after that: the outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +92,16 @@ def register_student(
         TrackingError: if MLflow refuses or does not answer, here and in every other function of this module.
         ArtifactError: if the folder holds weights in a format that can run code.
     """
+    if model_name.endswith(LOG_SUFFIX):
+        raise ModelError(f"expected a model name that does not end in {LOG_SUFFIX!r}, got {model_name!r}")
     client = connect()
-    _ensure_registered_model(client, model_name)
     if (found := _find_version(client, model_name, student_hash)) is not None:
         return _registered(found, student_hash, is_new=False)
     experiment_id = ensure_experiment(client, experiment)
     model_id = _find_logged_model(client, experiment_id, student_hash)
     if model_id is None:
         model_id = _log_model(client, model_folder, experiment_id, run_id, student_hash, model_card)
+    ensure_model(client, model_name)
     created = client.create_model_version(
         model_name,
         source=f"models:/{model_id}",
@@ -96,42 +110,74 @@ def register_student(
         description=model_card or None,
         model_id=model_id,
     )
-    return _registered(created, student_hash, is_new=True)
+    first = _find_version(client, model_name, student_hash) or created
+    if str(first.version) != str(created.version):
+        # Two at once: the first number counts, for both.
+        client.delete_model_version(model_name, created.version)
+    return _registered(first, student_hash, is_new=str(first.version) == str(created.version))
 
 
 @tracking_errors()
-def apply_decision(registered: RegisteredVersion, decision: Decision) -> None:
-    """Record a decision and set the aliases that it calls for; only "promote" moves the champion.
+def apply_decision(registered: RegisteredVersion, decision: Decision, *, patience_s: float = PATIENCE_S) -> None:
+    """Record a decision and do what it calls for; only "promote" moves the champion.
 
     A version that has a decision keeps it, so that running an old pipeline again never takes the place of a newer
     champion.
 
     Args:
         registered: The candidate.
-        decision: What becomes of it.
+        decision: What becomes of it. "promote" holds against ``expected_champion`` alone.
+        patience_s: Seconds that another promotion under way is waited for.
+
+    Raises:
+        PromotionError: if the champion is another one by now; the decision is forgotten, to be taken anew.
     """
-    if applied_decision(registered) is not None:
+    if applied_decision(registered, patience_s=patience_s) is not None:
         return
-    client, name, version = connect(), registered.model_name, registered.version
-    client.set_model_version_tag(name, version, REASONS_TAG, json.dumps(decision.reasons))
-    client.set_model_version_tag(name, version, DECISION_TAG, decision.outcome)
-    _set_aliases(client, registered, decision)
+    record = {**asdict(decision), "intent": uuid4().hex}
+    connect().set_model_version_tag(registered.model_name, registered.version, RECORD_TAG, json.dumps(record))
+    _act(registered, record, patience_s)
 
 
 @tracking_errors()
-def applied_decision(registered: RegisteredVersion) -> Decision | None:
+def applied_decision(registered: RegisteredVersion, *, patience_s: float = PATIENCE_S) -> Decision | None:
     """The decision about a version; None if there was none yet.
 
-    A decision is recorded before the aliases are set; if that was interrupted, they are set now.
+    A decision that was recorded and not acted on to the end is completed now. One that came too late, because the
+    champion is another one by now, is forgotten: it has to be taken anew.
     """
-    client = connect()
-    tags = client.get_model_version(registered.model_name, registered.version).tags
-    if DECISION_TAG not in tags:
+    tags = connect().get_model_version(registered.model_name, registered.version).tags
+    if RECORD_TAG not in tags:
         return None
-    decision = Decision(tags[DECISION_TAG], tuple(json.loads(tags[REASONS_TAG])))
-    if APPLIED_TAG not in tags:
-        _set_aliases(client, registered, decision)
-    return decision
+    record = json.loads(tags[RECORD_TAG])
+    if DECISION_TAG not in tags:
+        try:
+            _act(registered, record, patience_s)
+        except PromotionError:
+            return None
+    checks = tuple(Check(**check) for check in record["checks"])
+    return Decision(record["outcome"], tuple(record["reasons"]), checks, record["expected_champion"])
+
+
+def _act(registered: RegisteredVersion, record: Mapping[str, Any], patience_s: float) -> None:
+    client, name, version = connect(), registered.model_name, registered.version
+    if record["outcome"] == "promote":
+        try:
+            mlflow_promotion.promote(
+                name,
+                version,
+                expected=record["expected_champion"] or NOBODY,
+                reason="; ".join(record["reasons"]),
+                intent=record["intent"],
+                patience_s=patience_s,
+            )
+        except PromotionError:
+            client.delete_model_version_tag(name, version, RECORD_TAG)
+            raise
+    newest = _version_with_alias(client, name, CHALLENGER)
+    if newest is None or int(newest.version) < int(version):
+        client.set_registered_model_alias(name, CHALLENGER, version)
+    client.set_model_version_tag(name, version, DECISION_TAG, record["outcome"])
 
 
 @tracking_errors()
@@ -142,10 +188,49 @@ def aliases_of(registered: RegisteredVersion) -> list[str]:
 
 
 @tracking_errors()
-def find_champion(model_name: str) -> RegisteredVersion | None:
-    """The present champion; None if there is none."""
-    found = _version_with_alias(connect(), model_name, CHAMPION)
-    return None if found is None else _registered(found, found.tags.get(STUDENT_TAG, ""), is_new=False)
+def find_champion(model_name: str, *, patience_s: float = PATIENCE_S) -> RegisteredVersion | None:
+    """The present champion, once a promotion that was interrupted is completed; None if there is none.
+
+    Raises:
+        PromotionError: if the champion was deleted: any student would win against nobody.
+    """
+    version = mlflow_promotion.settle(model_name, patience_s=patience_s)
+    return None if version is None else find_version(f"{model_name}/{version}")
+
+
+@tracking_errors()
+def find_version(model: str) -> RegisteredVersion:
+    """The version that a user means.
+
+    Args:
+        model: ``NAME`` (its champion, else its newest version), ``NAME@ALIAS`` or ``NAME/VERSION``.
+
+    Raises:
+        ModelError: if there is no such model, alias or version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = connect()
+    name, _, alias = model.partition("@")
+    name, _, version = name.partition("/")
+    try:
+        if version:
+            found = client.get_model_version(name, version)
+        elif alias:
+            found = client.get_model_version_by_alias(name, alias)
+        else:
+            known = client.get_registered_model(name)
+            newest = max((int(one.version) for one in client.search_model_versions(f"name = '{name}'")), default=0)
+            found = client.get_model_version(name, known.aliases.get(CHAMPION, str(newest)))
+    except MlflowException as error:
+        if error.error_code not in UNKNOWN_NAME:
+            raise
+        raise ModelError(
+            f"expected a registered model {model!r} in {without_userinfo(client.tracking_uri)}, found none "
+            f"({error.error_code}); run a specification first, or give another NAME, NAME@ALIAS "
+            "(challenger, champion) or NAME/VERSION"
+        ) from error
+    return _registered(found, found.tags.get(STUDENT_TAG, ""), is_new=False)
 
 
 @tracking_errors()
@@ -183,9 +268,16 @@ def _log_model(
     logged = client.create_logged_model(
         experiment_id, name="student", source_run_id=run_id, tags={STUDENT_TAG: student_hash}, model_type="student"
     )
-    with scratch_folder() as folder:
-        write_model_folder(model_folder, folder, model_card=model_card)
-        client.log_model_artifacts(logged.model_id, str(folder))
+    try:
+        with scratch_folder() as folder:
+            write_model_folder(model_folder, folder, model_card=model_card)
+            client.log_model_artifacts(logged.model_id, str(folder))
+    except OSError as error:
+        client.finalize_logged_model(logged.model_id, "FAILED")
+        raise TrackingError(
+            f"expected to store the student in {without_userinfo(logged.artifact_location)}, got {error}; nothing was "
+            "registered: mend the artifact store and run the same command again"
+        ) from error
     client.finalize_logged_model(logged.model_id, "READY")
     return str(logged.model_id)
 
@@ -194,27 +286,6 @@ def _find_logged_model(client: "MlflowClient", experiment_id: str, student_hash:
     """A complete upload of this student; one that was interrupted never became READY and is not used."""
     found = client.search_logged_models([experiment_id], filter_string=f"tags.`{STUDENT_TAG}` = '{student_hash}'")
     return next((str(model.model_id) for model in found if str(model.status) == "READY"), None)
-
-
-def _set_aliases(client: "MlflowClient", registered: RegisteredVersion, decision: Decision) -> None:
-    name, version = registered.model_name, registered.version
-    client.set_registered_model_alias(name, CHALLENGER, version)
-    if decision.outcome == "promote":
-        before = _version_with_alias(client, name, CHAMPION)
-        if before is not None and str(before.version) != version:
-            client.set_registered_model_alias(name, PREVIOUS_CHAMPION, str(before.version))
-        client.set_registered_model_alias(name, CHAMPION, version)
-    client.set_model_version_tag(name, version, APPLIED_TAG, "true")
-
-
-def _ensure_registered_model(client: "MlflowClient", model_name: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.create_registered_model(model_name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
 
 
 def _find_version(client: "MlflowClient", model_name: str, student_hash: str) -> "ModelVersion | None":

@@ -1,5 +1,7 @@
-"""Registration, aliases and loading back, on a real MLflow store in SQLite."""
+"""Registration, decisions and loading back, on real MLflow stores."""
 
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +9,8 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from proxykd.config.models import ModelSpec
-from proxykd.evaluation.decision import Decision
-from proxykd.exceptions import ArtifactError
+from proxykd.evaluation.decision import Check, Decision
+from proxykd.exceptions import ArtifactError, ModelError, PromotionError, TrackingError
 from proxykd.models.loading import load_model, load_saved, load_tokenizer, save_model
 from steps.adapters import mlflow_registry as registry
 from steps.adapters.mlflow_model_folder import FORBIDDEN_SUFFIXES, write_model_folder
@@ -20,7 +22,11 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),
 ]
 
-PROMOTE, KEEP = Decision("promote", ("better",)), Decision("keep", ("not better",))
+PROMOTE, KEEP = Decision("promote", ("better",)), Decision("keep", ("not better",), (Check("primary", False, "no"),))
+
+
+def _promote(expected: str | None) -> Decision:
+    return replace(PROMOTE, expected_champion=expected)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +117,7 @@ def test_aliases_follow_decisions(mlflow_store: Path, model_folder: Path) -> Non
     assert _aliases() == {"challenger": "1", "champion": "1"}
     registry.apply_decision(second, KEEP)
     assert _aliases() == {"challenger": "2", "champion": "1"}
-    registry.apply_decision(third, PROMOTE)
+    registry.apply_decision(third, _promote("1"))
     assert _aliases() == {"challenger": "3", "champion": "3", "previous-champion": "1"}
     champion = registry.find_champion("tiny")
     assert champion is not None
@@ -121,21 +127,80 @@ def test_aliases_follow_decisions(mlflow_store: Path, model_folder: Path) -> Non
 def test_old_decision_never_replaces_a_newer_champion(mlflow_store: Path, model_folder: Path) -> None:
     first, second = _register(model_folder, "a" * 64), _register(model_folder, "b" * 64)
     registry.apply_decision(first, PROMOTE)
-    registry.apply_decision(second, PROMOTE)
-    registry.apply_decision(_register(model_folder, "a" * 64), PROMOTE)
+    registry.apply_decision(second, _promote("1"))
+    registry.apply_decision(_register(model_folder, "a" * 64), _promote("2"))
     assert _aliases() == {"challenger": "2", "champion": "2", "previous-champion": "1"}
     assert registry.applied_decision(first) == PROMOTE
+
+
+def _record(version: str, decision: Decision, intent: str = "an attempt") -> None:
+    """As somebody who dies right after the decision is written down."""
+    record = json.dumps({**asdict(decision), "intent": intent})
+    connect().set_model_version_tag("tiny", version, registry.RECORD_TAG, record)
 
 
 def test_promotion_goes_on_after_an_interruption(mlflow_store: Path, model_folder: Path) -> None:
     first, second = _register(model_folder, "a" * 64), _register(model_folder, "b" * 64)
     registry.apply_decision(first, PROMOTE)
-    client = connect()  # killed between the record of the decision and the aliases
-    client.set_model_version_tag("tiny", second.version, registry.REASONS_TAG, '["better"]')
-    client.set_model_version_tag("tiny", second.version, registry.DECISION_TAG, "promote")
-    assert registry.applied_decision(second) == PROMOTE
+    _record(second.version, _promote("1"))
+    assert registry.applied_decision(second) == _promote("1")
     assert _aliases() == {"challenger": "2", "champion": "2", "previous-champion": "1"}
     assert registry.aliases_of(second) == ["challenger", "champion"]
+
+
+def test_decision_against_another_champion_is_refused_and_taken_anew(mlflow_store: Path, model_folder: Path) -> None:
+    first, second, third = (_register(model_folder, digit * 64) for digit in "abc")
+    registry.apply_decision(first, PROMOTE)
+    registry.apply_decision(second, _promote("1"))
+    with pytest.raises(PromotionError, match="expected champion 1 of tiny, found version 2"):
+        registry.apply_decision(third, _promote("1"))
+    assert _aliases() == {"challenger": "2", "champion": "2", "previous-champion": "1"}
+    assert registry.applied_decision(third) is None
+    _record(third.version, _promote("1"))  # the same, after an interruption
+    assert registry.applied_decision(third) is None
+    registry.apply_decision(third, KEEP)
+    assert registry.applied_decision(third) == KEEP
+
+
+def test_a_deleted_champion_stops_the_next_run(mlflow_store: Path, model_folder: Path) -> None:
+    registry.apply_decision(_register(model_folder, "a" * 64), PROMOTE)
+    connect().delete_model_version("tiny", "1")
+    with pytest.raises(PromotionError, match="was deleted"):
+        registry.find_champion("tiny")
+
+
+def test_challenger_is_never_an_older_one(mlflow_store: Path, model_folder: Path) -> None:
+    first, second = _register(model_folder, "a" * 64), _register(model_folder, "b" * 64)
+    registry.apply_decision(second, KEEP)
+    registry.apply_decision(first, KEEP)
+    assert _aliases() == {"challenger": "2"}
+
+
+def test_a_store_that_cannot_be_written_leaves_the_registry_as_it_was(mlflow_store: Path, model_folder: Path) -> None:
+    client = connect()
+    client.create_experiment("e", artifact_location="file:///proc/nowhere")
+    with pytest.raises(TrackingError, match="mend the artifact store"):
+        _register(model_folder, "a" * 64)
+    assert not client.search_registered_models()
+    assert not registry._find_logged_model(client, client.get_experiment_by_name("e").experiment_id, "a" * 64)
+
+
+def test_the_input_example_fits_the_signature(mlflow_store: Path, model_folder: Path) -> None:
+    import mlflow
+
+    _register(model_folder, "a" * 64)
+    served = mlflow.pyfunc.load_model("models:/tiny/1")
+    example = served.input_example
+    assert set(example) == {"messages", "max_tokens"}
+    (answer,) = served.predict({**example, "max_tokens": 2})
+    assert answer["choices"][0]["message"]["role"] == "assistant"
+    info = mlflow.models.get_model_info("models:/tiny/1")
+    assert "messages" in info.signature.inputs.input_names()
+
+
+def test_a_name_that_would_be_a_log_is_refused(mlflow_store: Path, model_folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"\.promotions"):
+        registry.register_student(model_folder, model_name="a.promotions", student_hash="a" * 64, experiment="e")
 
 
 def test_weights_in_a_format_that_runs_code_are_refused(model_folder: Path, tmp_path: Path) -> None:

