@@ -206,6 +206,12 @@ class TrajectorySet(RecordFolder[Trajectory]):
     record_type = Trajectory
 
 
+class JournalExcerpt(Artifact):
+    """``journal.json``: root, number and dates of the journal entries that a run's completions came from."""
+
+    kind = "journal_excerpt"
+
+
 class ValidationResult(Artifact):
     """``result.json`` (Great Expectations result and the gate) and ``index.html`` (the data docs)."""
 
