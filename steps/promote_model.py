@@ -117,11 +117,11 @@ def _artifacts(report: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> 
 
 
 def _decide(evaluation: Evaluation, validated: ValidatedSet, splits: SplitSet, run: RunSpec, scratch: Path) -> Decision:
-    """Against the present champion where there is one, else against the SFT arm's first seed and the floor."""
+    """Against the present champion where there is one, else against the first bar of the gate."""
     champion = mlflow_registry.find_champion(run.registry.model_name)
     if champion is None:
-        return decide(compare_registered(evaluation, run), run.registry, None)
+        return decide(compare_registered(evaluation, run), run.gate, None)
     folder = mlflow_registry.download_version(champion, scratch / "model")
     report = compare_with_champion(evaluation, folder, validated, splits, run, scratch=scratch)
-    decision = decide(report, run.registry, {"version": champion.version})
+    decision = decide(report, run.gate, {"version": champion.version})
     return replace(decision, expected_champion=champion.version)

@@ -13,6 +13,7 @@ from proxykd.config.models import ModelSpec, PreferenceSpec, ProxySpec, StudentS
 from proxykd.config.prompts import EmbeddedPromptsSpec, OpenAIFinetuningPromptsSpec, PromptsSpec
 from proxykd.config.shielding import unshielded
 from proxykd.config.staging import StagingSpec
+from proxykd.config.statistics import StatisticsSpec
 from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec, TeacherSpec
 from proxykd.config.terms import UNKNOWN
 from proxykd.config.validation import ValidationSpec
@@ -66,7 +67,7 @@ class ExactMatchTaskSpec(Spec):
     """Ask only so many prompts; None = all that are held out."""
 
 
-class EvaluationSpec(Spec):
+class EvaluationSpec(StatisticsSpec):
     """How the arms are compared."""
 
     tasks: tuple[ExactMatchTaskSpec, ...] = ()
@@ -75,10 +76,6 @@ class EvaluationSpec(Spec):
     """Compute the true KL from the teacher; the embedded teacher alone allows it."""
     exact_kl_prompts: Count = 200
     """Held-out prompts on which the true KL is computed."""
-    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
-    """Level of every interval."""
-    resamples: Annotated[int, Field(ge=100)] = 2000
-    """Bootstrap resamples over prompts."""
 
 
 class RegistrySpec(Spec):

@@ -1,10 +1,11 @@
 """The stage: every arm on the same held-out prompts, then the numbers, their intervals and the report.
 
-An arm is a list of model folders, one a seed. Sums for each prompt go to ``predictions.parquet``, from which every
-number of ``report.json`` can be computed again.
+An arm is a list of model folders, one a seed. What a model said goes to ``predictions.parquet``; the sums of every
+metric for each prompt go to ``sums.parquet`` and the prompts' clusters and slices to ``prompts.parquet``: from these
+two every interval of ``report.json`` can be computed again, and the gate compares the registered model with its bars.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,36 @@ import pyarrow.parquet as pq
 
 from proxykd.artifacts import Evaluation, SplitSet, ValidatedSet, read_json, seal, write_json
 from proxykd.config import RunSpec
-from proxykd.evaluation.decision import BASELINE, CANDIDATE, CHAMPION, FIRST_BASELINE, METRIC, REGISTERED
+from proxykd.data.splits import select_rows
+from proxykd.evaluation.comparing import Sums, Wanted, compare, settings_of
+from proxykd.evaluation.metrics import metric_of
 from proxykd.evaluation.page import write_page
-from proxykd.evaluation.report import Sums, build_report, compare, refused, sums_of_metric
+from proxykd.evaluation.prompts import PromptTable
+from proxykd.evaluation.report import build_report
+from proxykd.evaluation.rules import CANDIDATE, CHAMPION, FIRST_SEEDS, REGISTERED, Rule, rules_of
 from proxykd.evaluation.scoring import PREDICTIONS, HeldoutSets, ModelScores, score_model
 from proxykd.models.sources import Source
 from proxykd.models.tokenizers import load_tokenizer_from, tokenizer_fingerprint
 from proxykd.progress import stage
-from proxykd.records import hash_json
+from proxykd.records import Side, hash_json
 
 SECTIONS = ("teacher", "staging", "split", "proxy", "targets", "student", "evaluation")
 """Sections of the specification that the report shows."""
+
+SUMS = pa.schema(
+    [
+        ("arm", pa.string()),
+        ("seed", pa.int64()),
+        ("metric", pa.string()),
+        ("prompt_id", pa.string()),
+        ("numerator", pa.float64()),
+        ("denominator", pa.float64()),
+    ]
+)
+"""One row an arm, seed, metric and prompt; an arm's seeds in the order in which they were given."""
+
+_HELDOUT_METRICS = frozenset({"heldout_nll", "top1_agreement"})
+"""What scoring the teacher's text alone gives."""
 
 _OTHER_TOKENS = (
     "its tokenizer is another one, and nats a token of different tokens cannot be compared; register this student "
@@ -62,6 +82,9 @@ def evaluate(
     output.mkdir(parents=True, exist_ok=True)
     sets = HeldoutSets(validated, splits, run, scratch)
     scores = _score_arms(arms, sets, run, output / "predictions.parquet")
+    prompts = PromptTable.of_rows(select_rows(validated, splits, {Side.HELDOUT}))
+    prompts.write(output / "prompts.parquet")
+    _write_sums(scores, output / "sums.parquet")
     sections = {name: getattr(run, name) for name in SECTIONS}
     settings = {name: section.model_dump(mode="json") for name, section in sections.items() if section is not None}
     made_from = {"validated": validated.hash, "splits": splits.hash, **facts.get("made_from", {})}
@@ -71,6 +94,7 @@ def evaluate(
         facts={**facts, "settings": settings, "made_from": made_from},
         entropy=sets.teacher_entropy(),
         texts=_candidate(scores).texts,
+        prompts=prompts,
     )
     write_json(output / "report.json", report)
     write_page(report, output)
@@ -80,56 +104,106 @@ def evaluate(
 
 
 def compare_registered(evaluation: Evaluation, run: RunSpec) -> dict[str, Any]:
-    """The report with one more difference: the model that is registered against the first seed of the SFT arm.
+    """The report with what the gate needs where there is no champion: the registered model against the first bar.
 
     The comparisons of the report itself are between means over seeds, and the mean of several models is none that
-    could be registered. Without an SFT arm the report comes back as it is.
+    could be registered.
 
     Args:
         evaluation: Of the candidate; not changed.
-        run: The specification; its evaluation section is read.
+        run: The specification; its evaluation and gate sections are read.
     """
-    report, predictions = read_json(evaluation.path / "report.json"), evaluation.path / "predictions.parquet"
-    ours, theirs = _first_seed(predictions, CANDIDATE), _first_seed(predictions, BASELINE)
-    return _with_comparison(report, ours, theirs, FIRST_BASELINE, run) if ours and theirs else report
+    report = read_json(evaluation.path / "report.json")
+    return _with_comparisons(report, evaluation, run, _rules(report, run, has_champion=False))
 
 
 def compare_with_champion(
     evaluation: Evaluation, champion: Path, validated: ValidatedSet, splits: SplitSet, run: RunSpec, *, scratch: Path
 ) -> dict[str, Any]:
-    """The report with one more arm, the present champion, on the same held-out prompts.
+    """The report with what the gate needs where there is a champion, scored on the same held-out prompts.
 
-    The candidate in this comparison is the model that would be registered: its first seed, not the mean of its seeds.
-    Nats a token of different tokens say nothing about each other, so a champion with another tokenizer is not scored:
-    the comparison then has a ``refusal`` and no numbers.
+    The champion is scored with every metric that the policy names. Nats a token of different tokens say nothing about
+    each other, so by these metrics a champion with another tokenizer is not compared: the comparison then has a
+    ``refusal`` and no numbers.
 
     Args:
         evaluation: Of the candidate; not changed.
         champion: Its model folder.
         validated: The teacher's texts, those of ``evaluation``.
         splits: Which prompts are held out.
-        run: The specification; its evaluation and student sections are read.
+        run: The specification; its evaluation, gate and student sections are read.
         scratch: Folder for temporary files.
 
     Raises:
         ModelError: if the folder holds no model.
-        GateError: if the two were scored on no common prompt.
+        GateError: if no held-out prompt has a usable text.
     """
     report = read_json(evaluation.path / "report.json")
+    rules = _rules(report, run, has_champion=True)
+    needed = {rule.wanted.metric for rule in rules if rule.wanted.against == CHAMPION}
+    refusals = {}
     if tokenizer_fingerprint(load_tokenizer_from(Source(str(champion)))) != report["heldout"]["tokenizer"]:
-        return {**report, "comparisons": [*report["comparisons"], refused(METRIC, REGISTERED, CHAMPION, _OTHER_TOKENS)]}
-    sets = HeldoutSets(validated, splits, run, scratch, with_truth=False)
+        refusals = {
+            rule.wanted: _OTHER_TOKENS
+            for rule in rules
+            if rule.wanted.against == CHAMPION and metric_of(rule.wanted.metric).is_per_token
+        }
+        needed -= {wanted.metric for wanted in refusals}
+    sets = HeldoutSets(validated, splits, run, scratch, with_truth="exact_kl" in needed)
+    theirs = _score_champion(champion, sets, needed, run) if needed else {}
+    return _with_comparisons(report, evaluation, run, rules, champion=theirs, refusals=refusals)
+
+
+def _score_champion(champion: Path, sets: HeldoutSets, needed: Iterable[str], run: RunSpec) -> dict[str, Sums]:
     with stage("scoring champion", total=1, unit="model") as progress:
-        theirs = score_model(champion, sets, run, heldout_only=True).sums()[METRIC]
+        scores = score_model(champion, sets, run, heldout_only=_HELDOUT_METRICS.issuperset(needed)).sums()
         progress.advance()
-    ours = _first_seed(evaluation.path / "predictions.parquet", CANDIDATE)
-    return _with_comparison(report, ours, theirs, CHAMPION, run)
+    return dict(scores)
 
 
-def _with_comparison(report: Mapping[str, Any], ours: Sums, theirs: Sums, against: str, run: RunSpec) -> dict[str, Any]:
-    sums = {REGISTERED: {0: {METRIC: ours}}, against: {0: {METRIC: theirs}}}
-    found = compare(sums_of_metric(sums, METRIC), METRIC, REGISTERED, against, run)
-    return {**report, "comparisons": [*report["comparisons"], found]}
+def _rules(report: Mapping[str, Any], run: RunSpec, *, has_champion: bool) -> tuple[Rule, ...]:
+    metrics, slices = report["metrics"], report["slices"]
+    return rules_of(run.gate, has_champion=has_champion, metrics=metrics, slices=slices)
+
+
+def _with_comparisons(
+    report: Mapping[str, Any],
+    evaluation: Evaluation,
+    run: RunSpec,
+    rules: Sequence[Rule],
+    *,
+    champion: Mapping[str, Sums] | None = None,
+    refusals: Mapping[Wanted, str] | None = None,
+) -> dict[str, Any]:
+    wanted = list(dict.fromkeys(rule.wanted for rule in rules if not rule.is_empty))
+    sums: dict[str, dict[str, dict[int, Sums]]] = {}
+    path = evaluation.path / "sums.parquet"
+    sides: dict[str, Mapping[str, Sums]] = {name: _first_seed(path, arm) for arm, name in _bars(wanted).items()}
+    if champion is not None:
+        sides[CHAMPION] = champion
+    for name, by_metric in sides.items():
+        for metric, of_prompts in by_metric.items():
+            sums.setdefault(metric, {})[name] = {0: of_prompts}
+    prompts = PromptTable.read(evaluation.path / "prompts.parquet")
+    settings = settings_of(run.evaluation, level=run.gate.level)
+    made = compare(sums, wanted, prompts, settings, seeds_in_interval=False, refusals=refusals)
+    return {**report, "comparisons": [*report["comparisons"], *made]}
+
+
+def _bars(wanted: Iterable[Wanted]) -> dict[str, str]:
+    """Arm of the evaluation -> what its first seed is called, for the candidate and the bars that are wanted."""
+    against = {one.against for one in wanted}
+    return {CANDIDATE: REGISTERED, **{arm: name for arm, name in FIRST_SEEDS.items() if name in against}}
+
+
+def _write_sums(scores: Mapping[str, Mapping[int, ModelScores]], path: Path) -> None:
+    with pq.ParquetWriter(path, SUMS) as writer:
+        for arm, seeds in scores.items():
+            for seed, one in seeds.items():
+                for metric, sums in one.sums().items():
+                    above, below = zip(*sums.values(), strict=True) if sums else ((), ())
+                    names = ([name] * len(sums) for name in (arm, seed, metric))
+                    writer.write_table(pa.table([*names, list(sums), list(above), list(below)], schema=SUMS))
 
 
 def _score_arms(
@@ -159,10 +233,15 @@ def _candidate(scores: Mapping[str, Mapping[int, ModelScores]]) -> ModelScores:
     return next(iter(arm.values()))
 
 
-def _first_seed(predictions: Path, arm: str) -> Sums:
-    table = pq.read_table(predictions, columns=["arm", "seed", "prompt_id", "nll_sum", "num_tokens"])
-    rows = table.filter(pc.equal(table["arm"], arm)).to_pylist()
+def _first_seed(path: Path, arm: str) -> dict[str, Sums]:
+    """Metric -> sums of an arm's first seed; empty for an arm that was not evaluated."""
+    table = pq.read_table(path, filters=[("arm", "=", arm)])
+    if not table.num_rows:
+        return {}
     # The seeds stand one after the other in the order in which they were given: the first row has the first one.
-    return {
-        row["prompt_id"]: (row["nll_sum"], float(row["num_tokens"])) for row in rows if row["seed"] == rows[0]["seed"]
-    }
+    table = table.filter(pc.equal(table["seed"], table["seed"][0]))
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    columns = (table[name].to_pylist() for name in ("metric", "prompt_id", "numerator", "denominator"))
+    for metric, prompt_id, numerator, denominator in zip(*columns, strict=True):
+        found.setdefault(metric, {})[prompt_id] = (numerator, denominator)
+    return dict(found)

@@ -8,10 +8,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from proxykd.evaluation.decision import METRIC, comparison
+from proxykd.evaluation.metrics import metric_of
 from proxykd.evaluation.plots import write_plots
 from proxykd.evaluation.report import (
     ARM_LABELS,
-    LOWER_IS_BETTER,
     cut_note,
     format_interval,
     metric_label,
@@ -121,8 +121,8 @@ def _is_better(found: Mapping[str, Any]) -> str:
     """What the interval of a difference says of its first arm: better, worse or nothing."""
     if found["low"] is None or found["low"] <= 0 <= found["high"]:
         return ""
-    is_below = found["high"] < 0
-    return "better" if is_below == (found["metric"] in LOWER_IS_BETTER) else "worse"
+    is_below, direction = found["high"] < 0, metric_of(found["metric"]).direction
+    return "" if direction == "none" else "better" if is_below == (direction == "lower") else "worse"
 
 
 def _scalar_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proxykd.evaluation.report import ARM_LABELS, LOWER_IS_BETTER, metric_label, metrics_of, teacher_label
+from proxykd.evaluation.metrics import described
+from proxykd.evaluation.report import ARM_LABELS, metric_label, metrics_of, teacher_label
 from proxykd.exceptions import ModelError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _draw_metric(panel: "Axes", report: Mapping[str, Any], metric: str, arms: Se
         panel.set_xlabel(f"dotted: own entropy of the {teacher_label(report)}", fontsize=8)
     panel.set_yticks(range(len(arms)), [ARM_LABELS.get(arm, arm) for arm in arms])
     panel.set_ylim(len(arms) - 0.4, -0.7)
-    if metric in LOWER_IS_BETTER and _is_wide(report, metric):
+    if described(report, metric).direction == "lower" and _is_wide(report, metric):
         panel.set_xscale("log")
     panel.margins(x=0.15)
     panel.set_title(metric_label(metric), fontsize=10, loc="left")

@@ -22,38 +22,41 @@ difference that would have been found with the power of the evaluation.
 Numbers that do not exist (an interval from one prompt) are null.
 """
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from proxykd.config import RunSpec
-from proxykd.evaluation import statistics
+from proxykd.evaluation import comparing, statistics
+from proxykd.evaluation.comparing import ArmSums, Sums, Wanted
+from proxykd.evaluation.metrics import describe_metrics, described, metric_of
+from proxykd.evaluation.prompts import PromptTable
 from proxykd.evaluation.statistics import Arm
 from proxykd.exceptions import GateError
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-LOWER_IS_BETTER = frozenset({"heldout_nll", "exact_kl"})
 COMPARED = (("proxy_kd", "sft"), ("proxy_kd", "none"), ("sft", "none"), ("proxy_kd", "proxy"))
 """Pairs of arms whose differences are reported, where both exist."""
+COMPARED_ON_SLICES = (("proxy_kd", "sft"),)
+"""Pairs whose differences are reported on every slice too."""
+MIN_SLICE_PROMPTS, MAX_SLICES = 10, 50
+"""Smaller slices, and slices beyond the largest so many, have no differences of their own in the report."""
 
 ARM_LABELS = {"none": "none", "sft": "SFT", "proxy_kd": "Proxy-KD", "proxy": "proxy itself", "champion": "champion"}
-METRIC_LABELS = {
-    "exact_kl": "exact KL, nats/token",
-    "heldout_nll": "held-out NLL, nats/token",
-    "top1_agreement": "top-1 agreement",
-}
-
-Sums = dict[str, tuple[float, float]]
-"""Prompt id -> (numerator, denominator)."""
 
 Scores = Mapping[str, Mapping[int, Mapping[str, Sums]]]
 """Arm -> seed -> metric -> sums."""
 
 
 def build_report(
-    scores: Scores, run: RunSpec, *, facts: Mapping[str, Any], entropy: Arm | None, texts: Mapping[str, Any]
+    scores: Scores,
+    run: RunSpec,
+    *,
+    facts: Mapping[str, Any],
+    entropy: Arm | None,
+    texts: Mapping[str, Any],
+    prompts: PromptTable | None = None,
 ) -> dict[str, Any]:
     """The content of ``report.json``.
 
@@ -63,82 +66,94 @@ def build_report(
     Args:
         scores: Every arm's sums.
         run: Confidence, resamples and seeds.
-        facts: Shown as they are.
+        facts: Shown as they are; ``resources`` and ``spend`` among them become ``report["resources"]``.
         entropy: The teacher's own entropy for each prompt; None if it is not known.
         texts: What ``HeldoutSet.describe`` says of the texts.
+        prompts: Clusters and slices of the prompts; None = every prompt is drawn alone and there are no slices.
 
     Raises:
         GateError: if the arms have no prompt in common.
     """
-    metrics = _ordered({metric for seeds in scores.values() for sums in seeds.values() for metric in sums})
-    aligned = {metric: sums_of_metric(scores, metric) for metric in metrics}
+    spec, settings = run.evaluation, comparing.settings_of(run.evaluation)
+    metrics = describe_metrics(metric for seeds in scores.values() for sums in seeds.values() for metric in sums)
+    shared = {metric: sums_of_metric(scores, metric) for metric in metrics}
+    prompt_ids = list(next(iter(next(iter(shared["heldout_nll"].values())).values())))
+    table = (prompts or PromptTable()).only(prompt_ids)
+    measures = comparing.measure(shared, table, settings, seeds_in_interval=spec.seeds_in_interval)
+    wanted = _wanted(shared, table)
     return {
         "name": run.name,
-        "num_prompts": len(next(iter(next(iter(aligned["heldout_nll"].values())).values())).numerators),
-        "confidence": run.evaluation.confidence,
-        "resamples": run.evaluation.resamples,
+        "num_prompts": len(prompt_ids),
+        "confidence": spec.confidence,
+        "resamples": spec.resamples,
         "heldout": dict(texts),
+        "metrics": metrics,
+        "slices": table.counts(),
+        "resources": _resources(facts),
         "arms": {
-            arm: {metric: _measure(aligned[metric][arm], run) for metric in metrics if arm in aligned[metric]}
-            for arm in scores
+            arm: {metric: measures[arm][metric] for metric in metrics if metric in measures[arm]} for arm in scores
         },
-        "comparisons": [
-            compare(aligned[metric], metric, arm, against, run)
-            for metric in metrics
-            for arm, against in COMPARED
-            if arm in aligned[metric] and against in aligned[metric]
-        ],
-        "teacher": {} if entropy is None else {"entropy": _interval(entropy, run)},
+        "comparisons": comparing.compare(shared, wanted, table, settings, seeds_in_interval=spec.seeds_in_interval),
+        "teacher": {} if entropy is None else {"entropy": _entropy(entropy, settings)},
         "facts": dict(facts),
     }
 
 
-def sums_of_metric(scores: Scores, metric: str) -> dict[str, dict[int, Arm]]:
-    """Arm -> seed -> vectors over the prompts that all arms with this metric share, in the order of the first.
+def sums_of_metric(scores: Scores, metric: str) -> dict[str, dict[int, Sums]]:
+    """Arm -> seed -> the sums of the prompts that all arms with this metric share, in the order of the first.
 
     Raises:
         GateError: if there is no such prompt.
     """
-    having = {arm: {seed: sums[metric] for seed, sums in seeds.items()} for arm, seeds in scores.items()}
+    having = {
+        arm: {seed: sums[metric] for seed, sums in seeds.items()}
+        for arm, seeds in scores.items()
+        if all(metric in sums for sums in seeds.values())
+    }
     every = [sums for seeds in having.values() for sums in seeds.values()]
     shared = [prompt_id for prompt_id in every[0] if all(prompt_id in sums for sums in every)]
     if every[0] and not shared:
         raise GateError(f"expected prompts that every arm was scored on ({metric}), found none; raise max_seq_tokens")
-    return {arm: {seed: _vectors(sums, shared) for seed, sums in seeds.items()} for arm, seeds in having.items()}
-
-
-def compare(sums: Mapping[str, Mapping[int, Arm]], metric: str, arm: str, against: str, run: RunSpec) -> dict[str, Any]:
-    """The paired difference of two arms; ``p_value`` is the one-sided p that ``arm`` is no better."""
-    first, other = (statistics.mean_over_seeds(list(sums[name].values())) for name in (arm, against))
-    found = statistics.paired_difference(
-        first, other, confidence=run.evaluation.confidence, resamples=run.evaluation.resamples
-    )
-    both = sums[arm].keys() & sums[against].keys()
-    per_seed = {seed: statistics.ratio(sums[arm][seed]) - statistics.ratio(sums[against][seed]) for seed in both}
     return {
-        "metric": metric,
-        "arm": arm,
-        "against": against,
-        "value": _number(found.value),
-        "low": _number(found.low),
-        "high": _number(found.high),
-        "p_value": found.p_below if metric in LOWER_IS_BETTER else found.p_above,
-        "per_seed": {str(seed): _number(per_seed[seed]) for seed in sums[arm] if seed in both},
-        "num_prompts": len(first.numerators),
+        arm: {seed: {prompt_id: sums[prompt_id] for prompt_id in shared} for seed, sums in seeds.items()}
+        for arm, seeds in having.items()
     }
 
 
-def refused(metric: str, arm: str, against: str, refusal: str) -> dict[str, Any]:
-    """A comparison that was not made, with the reason why: no numbers, so that nothing can be decided on it."""
-    numbers = dict.fromkeys(("value", "low", "high", "p_value"))
+def _wanted(shared: ArmSums, prompts: PromptTable) -> list[Wanted]:
+    """Every difference of the report: on all prompts first, then on the slices that are part of them."""
+    largest = sorted(prompts.slices, key=lambda name: (-len(prompts.slices[name]), name))[:MAX_SLICES]
+    num_prompts = len(prompts.clusters)
+    parts = [name for name in prompts.slices if name in largest]
+    parts = [name for name in parts if MIN_SLICE_PROMPTS <= len(prompts.slices[name]) < num_prompts]
+    places: list[tuple[str | None, tuple[tuple[str, str], ...]]] = [(None, COMPARED)]
+    places += [(name, COMPARED_ON_SLICES) for name in parts]
+    return [
+        Wanted(metric, part, arm, against)
+        for part, pairs in places
+        for metric, arms in shared.items()
+        for arm, against in pairs
+        if arm in arms and against in arms and (part is None or _reaches(arms[arm], prompts.slices[part]))
+    ]
+
+
+def _reaches(seeds: Mapping[int, Sums], members: frozenset[str]) -> bool:
+    return not members.isdisjoint(next(iter(seeds.values())))
+
+
+def _resources(facts: Mapping[str, Any]) -> dict[str, float]:
+    spent = {"usd": facts["spend"]["cost_usd"]} if "cost_usd" in facts.get("spend", {}) else {}
+    return {**spent, **facts.get("resources", {})}
+
+
+def _entropy(entropy: Arm, settings: statistics.Settings) -> dict[str, Any]:
+    found = statistics.interval(entropy, settings)
     return {
-        "metric": metric,
-        "arm": arm,
-        "against": against,
-        **numbers,
-        "per_seed": {},
-        "num_prompts": 0,
-        "refusal": refusal,
+        "value": comparing.number(found.value),
+        "low": comparing.number(found.low),
+        "high": comparing.number(found.high),
+        "num_prompts": int((entropy.denominators > 0).sum()),
+        "num_tokens": int(entropy.denominators.sum()),
     }
 
 
@@ -160,9 +175,14 @@ def report_table(report: Mapping[str, Any]) -> "Group":
     if entropy := report["teacher"].get("entropy"):
         floors = {"heldout_nll": _cell(entropy), "exact_kl": "0"}
         table.add_row(teacher_label(report), *(floors.get(metric, "") for metric in metrics))
-    notes = [f"in brackets: {report['confidence']:.0%} interval, bootstrap over prompts"]
+    notes = [f"in brackets: {report['confidence']:.0%} interval, bootstrap over {_over(report)}"]
     notes += [note for note in (seeds_note(report), cut_note(report)) if note]
     return Group(table, *notes, *difference_lines(report), *seed_lines(report))
+
+
+def _over(report: Mapping[str, Any]) -> str:
+    over = {measure["over"] for measures in report["arms"].values() for measure in measures.values()}
+    return "prompts, and seeds where an arm has several" if comparing.OVER_SEEDS in over else "prompts"
 
 
 def spend_line(report: Mapping[str, Any]) -> str:
@@ -181,10 +201,17 @@ def spend_line(report: Mapping[str, Any]) -> str:
 def difference_lines(report: Mapping[str, Any]) -> list[str]:
     """One line for each metric on which the distilled student was compared with its baseline, prompt by prompt."""
     return [
-        f"Proxy-KD - SFT, {metric_label(found['metric'])}: {format_interval(found, signed=True)}"
+        f"Proxy-KD - SFT, {described(report, found['metric']).title}: {_difference(found)}"
         for found in report["comparisons"]
-        if (found["arm"], found["against"]) == ("proxy_kd", "sft")
+        if (found["arm"], found["against"], found["slice"]) == ("proxy_kd", "sft", None)
     ]
+
+
+def _difference(found: Mapping[str, Any]) -> str:
+    if found.get("refusal"):
+        return str(found["refusal"])
+    mde = "" if found["mde"] is None else f", found from {found['mde']:.3f}"
+    return f"{format_interval(found, signed=True)}{mde}"
 
 
 def teacher_label(report: Mapping[str, Any]) -> str:
@@ -235,17 +262,17 @@ def seed_lines(report: Mapping[str, Any], metric: str = "heldout_nll") -> list[s
 
 def metrics_of(report: Mapping[str, Any]) -> list[str]:
     """The metrics of a report, the most telling first."""
-    return _ordered({metric for measures in report["arms"].values() for metric in measures})
+    return list(describe_metrics(metric for measures in report["arms"].values() for metric in measures))
 
 
 def metric_label(metric: str) -> str:
-    """What a reader calls a metric.
+    """What a reader calls a metric, with its unit.
 
     Example:
         >>> metric_label("accuracy/arithmetic")
         'accuracy arithmetic'
     """
-    return METRIC_LABELS.get(metric, metric.replace("/", " "))
+    return metric_of(metric).title
 
 
 def format_interval(measure: Mapping[str, Any], *, signed: bool = False) -> str:
@@ -266,37 +293,3 @@ def format_interval(measure: Mapping[str, Any], *, signed: bool = False) -> str:
 def _cell(measure: Mapping[str, Any]) -> str:
     """Value above interval, so that a table fits 80 columns."""
     return format_interval(measure).replace(" [", "\n[")
-
-
-def _ordered(metrics: set[str]) -> list[str]:
-    first = ["exact_kl", "heldout_nll", "top1_agreement"]
-    return [metric for metric in first if metric in metrics] + sorted(metrics - set(first))
-
-
-def _vectors(sums: Sums, prompt_ids: list[str]) -> Arm:
-    pairs = [sums[prompt_id] for prompt_id in prompt_ids]
-    return statistics.arm([above for above, _ in pairs], [below for _, below in pairs])
-
-
-def _measure(seeds: Mapping[int, Arm], run: RunSpec) -> dict[str, Any]:
-    per_seed = {seed: statistics.ratio(sums) for seed, sums in seeds.items()}
-    return {
-        **_interval(statistics.mean_over_seeds(list(seeds.values())), run),
-        "per_seed": {str(seed): _number(value) for seed, value in per_seed.items()},
-        "std_over_seeds": _number(statistics.spread(list(per_seed.values()))),
-    }
-
-
-def _interval(sums: Arm, run: RunSpec) -> dict[str, Any]:
-    found = statistics.interval(sums, confidence=run.evaluation.confidence, resamples=run.evaluation.resamples)
-    return {
-        "value": _number(found.value),
-        "low": _number(found.low),
-        "high": _number(found.high),
-        "num_prompts": int((sums.denominators > 0).sum()),
-        "num_tokens": int(sums.denominators.sum()),
-    }
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

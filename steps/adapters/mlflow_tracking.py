@@ -160,7 +160,9 @@ def named_values(report: Mapping[str, Any]) -> Iterator[tuple[str, int, float]]:
         for metric, measure in measures.items():
             yield from _ends(f"{arm}/{metric}", measure)
     for found in report["comparisons"]:
-        yield from _ends(f"{found['arm']}-vs-{found['against']}/{found['metric']}", found, "p_value")
+        # MLflow's keys allow no "=".
+        part = f"/{found['slice'].replace('=', ':')}" if found["slice"] else ""
+        yield from _ends(f"{found['arm']}-vs-{found['against']}/{found['metric']}{part}", found, "p_value", "mde")
     if entropy := report["teacher"].get("entropy"):
         yield from _ends("teacher/entropy", entropy)
     for name, points in report["facts"].get("curves", {}).items():

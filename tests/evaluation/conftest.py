@@ -86,6 +86,11 @@ FACTS: dict[str, Any] = {
     "spend": {"num_completions": 100, "cost_usd": 0.25},
     "fidelity": [{"stage": "unaligned", "development_nll": 7.0, "top1_agreement": None}],
     "curves": {"sft/seed-3": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]},
+    "validation": {
+        "gate": {"is_open": True, "reasons": []},
+        "verdicts": {"overlap": 0},
+        "rules": {"overlap": {"broken": 1, "measured": 60}},
+    },
     "made_from": {"student": "ab" * 32},
 }
 

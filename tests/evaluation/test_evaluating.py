@@ -126,7 +126,7 @@ def test_champion_is_compared_with_the_seed_that_would_be_registered(
     found = comparison(itself, "heldout_nll", "registered", "champion")
     assert found is not None
     assert (found["value"], found["low"], found["high"]) == pytest.approx((0, 0, 0), abs=1e-9)
-    assert decide(itself, run_spec.registry, {"version": "1"}).outcome != "promote"
+    assert decide(itself, run_spec.gate, {"version": "1"}).outcome != "promote"
     other = comparison(compared(arms["sft"][0]), "heldout_nll", "registered", "champion")
     per_seed = {arm: itself["arms"][arm]["heldout_nll"]["per_seed"]["3"] for arm in ("proxy_kd", "sft")}
     assert other is not None
@@ -143,8 +143,8 @@ def test_the_first_version_is_decided_on_the_seed_that_would_be_registered(
     assert means is not None
     assert found["value"] == pytest.approx(means["per_seed"]["3"])
     assert found["value"] != pytest.approx(means["value"])
-    assert f"{found['value']:+.4f}" in decide(extended, run_spec.registry, None).reasons[0]
-    assert decide(report, run_spec.registry, None).outcome == "undecided"
+    assert f"{found['value']:+.4f}" in decide(extended, run_spec.gate, None).checks[0].text
+    assert decide(report, run_spec.gate, None).outcome == "undecided"
 
 
 def test_champion_with_another_tokenizer_is_not_compared(
@@ -158,7 +158,7 @@ def test_champion_with_another_tokenizer_is_not_compared(
     tokenizer.add_tokens(["pears and apples"])
     save_model(load_model(run_spec.student.model, seed=0), tokenizer, tmp_path / "champion")
     report = compare_with_champion(evaluation, tmp_path / "champion", validated, splits, run_spec, scratch=tmp_path)
-    decision = decide(report, run_spec.registry, {"version": "2"})
+    decision = decide(report, run_spec.gate, {"version": "2"})
     assert decision.outcome == "undecided"
     assert "tokenizer" in decision.reasons[0]
     assert "registry.model_name" in decision.reasons[0]
