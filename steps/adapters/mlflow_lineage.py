@@ -62,8 +62,7 @@ def download_registered(registered: RegisteredVersion, destination: Path) -> Pat
 
 def _findings(registered: RegisteredVersion, scratch: Path) -> Iterator[Finding]:
     folder, version = download_registered(registered, scratch / "version"), _version(registered)
-    tags = dict(version.tags)
-    yield verifying.check_document(folder / LINEAGE_FILE, tags.get(LINEAGE_TAG))
+    yield verifying.check_document(folder / LINEAGE_FILE, version.tags.get(LINEAGE_TAG))
     lineage = read_json(folder / LINEAGE_FILE)
     yield verifying.check_files(lineage, folder)
     yield from verifying.check_specification(lineage, _logged_specification(version, scratch))
@@ -74,6 +73,15 @@ def _findings(registered: RegisteredVersion, scratch: Path) -> Iterator[Finding]
         yield verifying.check_artifact(name, expected, found[expected])
     yield verifying.check_journal(lineage, found[hashes["completions"]], Workspace.default().journal)
     yield verifying.check_prompts(lineage)
+
+
+def version_tags(registered: RegisteredVersion) -> dict[str, str]:
+    """The tags of a version.
+
+    Raises:
+        TrackingError: if MLflow refuses or does not answer.
+    """
+    return dict(_version(registered).tags)
 
 
 @tracking_errors()
