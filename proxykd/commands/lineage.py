@@ -69,7 +69,8 @@ def _show(title: str, findings: list[Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table, console = Table("what", "", "detail", title=title, title_justify="left"), Console(highlight=False)
+    table, console = Table("what", "", title=title, title_justify="left"), Console(highlight=False)
+    table.add_column("detail", overflow="fold")
     for finding in findings:
         table.add_row(*(escape(text) for text in (finding.what, finding.status.value, finding.detail)))
     console.print(table)

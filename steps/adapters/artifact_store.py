@@ -38,5 +38,5 @@ def _folder(version: Any) -> Path | str:
     try:
         folder: Path = version.load().path
     except Exception as error:  # whatever a store of any kind raises
-        return f"{version.uri}: {error}"
-    return folder if folder.is_dir() else f"{version.uri}: it is gone"
+        return f"cannot be read: {error} ({version.uri})"
+    return folder if folder.is_dir() else f"it is gone ({version.uri})"

@@ -24,7 +24,7 @@ import sys
 
 class Nothing:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("proxykd", "steps", "pipelines", "zenml", "mlflow"):
+        if name.split(".")[0] in ("proxykd", "steps", "pipelines", "zenml"):
             raise ImportError(name)
 
 sys.meta_path.insert(0, Nothing())
@@ -34,7 +34,7 @@ tokenizer, model = (kind.from_pretrained(sys.argv[1]) for kind in (AutoTokenizer
 prompt = tokenizer.apply_chat_template(
     [{"role": "user", "content": "2 + 2?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
 )
-print(model.generate(**prompt, max_new_tokens=2).shape[1] > prompt["input_ids"].shape[1])
+print(model.generate(**prompt, max_new_tokens=2).shape[1] > prompt["input_ids"].shape[1], "mlflow" in sys.modules)
 """
 
 
@@ -178,7 +178,7 @@ def test_the_exported_folder_needs_transformers_alone(undisturbed: Run) -> None:
     assert {"README.md", "lineage.json", "config.json", "model.safetensors"} <= {file.name for file in folder.iterdir()}
     plain = [sys.executable, "-I", "-c", PLAIN, str(folder)]
     loaded = subprocess.run(plain, capture_output=True, text=True, timeout=300)
-    assert loaded.stdout == "True\n", loaded.stderr
+    assert loaded.stdout == "True False\n", loaded.stderr
     again = _command(home, "export", MODEL, "exported")
     assert (again.status, "holds something; name another" in again.err) == (2, True)
 
