@@ -73,7 +73,7 @@ def distill(
             found["models"] = {role: models[role] for role in roles}
         return found
 
-    prompts, completions = query_teacher.query_teacher(**told(query_teacher), inputs=inputs)
+    prompts, completions, journal = query_teacher.query_teacher(**told(query_teacher), inputs=inputs)
     validated, validation, _ = validate_data.validate_data(
         prompts,
         completions,
@@ -100,6 +100,7 @@ def distill(
     made = completions, validation, validated, splits, proxy, targets, sft, student
     evaluation = evaluate_student.evaluate_student(*made, files=task_files, **told(evaluate_student))
     promote_model.promote_model(
+        journal,
         validation,
         drift,
         validated,
@@ -107,5 +108,6 @@ def distill(
         student,
         evaluation,
         specification=specification,
+        planned=None if run.prompts.kind == "embedded" else inputs,
         code=code_hash(promote_model.__name__),
     )

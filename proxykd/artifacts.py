@@ -75,6 +75,8 @@ class Artifact:
         manifest = self.manifest
         if manifest["kind"] != self.kind:
             raise ArtifactError(f"expected a {self.kind} artifact in {self.path}, found kind={manifest['kind']!r}")
+        if hash_json({name: manifest[name] for name in ("kind", "files", "made_from")}) != manifest["hash"]:
+            raise ArtifactError(f"{self.path / MANIFEST} is not what was sealed: its own hash is wrong")
         if (found := _hash_files(self.path)) != manifest["files"]:
             changed = sorted({*found.items()} ^ {*manifest["files"].items()})
             raise ArtifactError(f"{self.path} differs from its manifest in {sorted({name for name, _ in changed})}")
@@ -204,6 +206,12 @@ class TrajectorySet(RecordFolder[Trajectory]):
 
     kind = "trajectories"
     record_type = Trajectory
+
+
+class JournalExcerpt(Artifact):
+    """``journal.json``: root, number and dates of the journal entries that a run's completions came from."""
+
+    kind = "journal_excerpt"
 
 
 class ValidationResult(Artifact):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from proxykd.commands.journal import app as journal_commands
+from proxykd.commands.lineage import add_lineage_commands
 from proxykd.commands.quarantine import build as quarantine_commands
 from proxykd.commands.query import query
 from proxykd.commands.registry import add_registry_commands
@@ -200,6 +201,7 @@ def _load_quietly(config: Path, overrides: list[str] | None) -> "RunSpec":
 app.add_typer(quarantine_commands(_load_quietly, _newest_quarantine), name="quarantine")
 add_registry_commands(app, _with_tracking)
 add_serve_command(app, _with_tracking)
+add_lineage_commands(app, _with_tracking)
 
 
 def main() -> None:

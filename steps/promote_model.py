@@ -8,8 +8,10 @@ from typing import Annotated, Any
 from zenml import step
 
 from proxykd.artifacts import (
+    Artifact,
     DriftReport,
     Evaluation,
+    JournalExcerpt,
     Promotion,
     SplitSet,
     StudentModel,
@@ -25,12 +27,15 @@ from proxykd.data.splits import select_rows
 from proxykd.evaluation.card import model_card
 from proxykd.evaluation.decision import Decision, decide
 from proxykd.evaluation.evaluating import CHAMPION_PREDICTIONS, compare_registered, compare_with_champion
+from proxykd.evaluation.lineage import build_lineage
 from proxykd.evaluation.page.rendering import PageData
 from proxykd.evaluation.samples import worst_samples
 from proxykd.records import Side
+from proxykd.teacher.excerpt import JOURNAL_FILE
 from proxykd.workspace import Workspace
 from steps.adapters import mlflow_registry, mlflow_report, mlflow_tracking
 from steps.adapters.mlflow_tracking import TrackedRun
+from steps.adapters.step_times import measured_steps
 from steps.materializers.folder import FolderMaterializer
 from steps.settings import new_folder, scratch_folder
 
@@ -38,6 +43,7 @@ from steps.settings import new_folder, scratch_folder
 # Never from the cache: it acts on MLflow, which may be another one by now, or may have lost what it had.
 @step(output_materializers=FolderMaterializer, enable_cache=False)
 def promote_model(
+    journal: JournalExcerpt,
     validation: ValidationResult,
     drift: DriftReport,
     validated: ValidatedSet,
@@ -45,11 +51,13 @@ def promote_model(
     student: StudentModel,
     evaluation: Evaluation,
     specification: dict[str, Any],
+    planned: str | None,
     code: str,
 ) -> Annotated[Promotion, "promotion"]:
     """Log to MLflow, register as challenger, decide, and make it champion or not.
 
     Args:
+        journal: The journal entries behind the teacher's texts, for the lineage.
         validation: Its data docs are logged.
         drift: Its page is logged: the data docs with the drift in them.
         validated: The teacher's texts, for scoring the present champion.
@@ -57,11 +65,22 @@ def promote_model(
         student: What is registered: the model of the first seed.
         evaluation: What is decided on.
         specification: The whole resolved specification, shielded (``proxykd.config.shielding``), logged as an artifact.
+        planned: Hash of the prompts' file or dataset; None = there is none.
         code: Hash of the code that the step runs.
     """
     run = RunSpec.model_validate(unshielded(specification))
     tracked = mlflow_tracking.log_evaluation(
         evaluation, run, documents={"validation": validation.path, "drift": drift.path}
+    )
+    report = read_json(evaluation.path / "report.json")
+    inputs = {"journal": journal, "validation": validation, "drift": drift, "validated": validated, "splits": splits}
+    lineage = build_lineage(
+        report,
+        run,
+        journal=read_json(journal.path / JOURNAL_FILE),
+        artifacts=_artifacts(report, {**inputs, "student": student, "evaluation": evaluation}),
+        inputs=planned,
+        **measured_steps(),
     )
     registered = mlflow_registry.register_student(
         student.model_folders(run.student.seeds)[0],
@@ -70,7 +89,8 @@ def promote_model(
         experiment=run.name,
         run_id=tracked.run_id,
         tags={"proxykd.evaluation": evaluation.hash, "proxykd.validation": validation.hash},
-        model_card=model_card(read_json(evaluation.path / "report.json"), run),
+        model_card=model_card(report, run, lineage),
+        lineage=lineage,
     )
     decision, decided = mlflow_registry.applied_decision(registered), None
     with scratch_folder() as scratch:
@@ -95,6 +115,13 @@ def promote_model(
             mlflow_report.log_report(tracked, _page_data(decided, facts, samples, run, tracked), output)
         seal(promotion, {"student": student.hash, "evaluation": evaluation.hash})
         return promotion
+
+
+def _artifacts(report: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> dict[str, str]:
+    """Name -> hash of all artifacts on the way: those at hand, those of the report, and what rows were judged from."""
+    own = {name: artifact.hash for name, artifact in artifacts.items()}
+    judged = artifacts["validated"].manifest["made_from"]
+    return {**report["facts"]["made_from"], "prompts": judged["prompts"], "completions": judged["completions"], **own}
 
 
 def _page_data(

@@ -4,8 +4,10 @@ from typing import Annotated, Any
 
 from zenml import step
 
-from proxykd.artifacts import CompletionSet, PromptSet
+from proxykd.artifacts import CompletionSet, JournalExcerpt, PromptSet
 from proxykd.config import RunSpec
+from proxykd.config.teacher import RecordedTeacherSpec
+from proxykd.teacher.excerpt import write_excerpt
 from proxykd.teacher.query import check_inputs, collect_prompts
 from proxykd.teacher.query import query_teacher as query
 from proxykd.workspace import Workspace
@@ -15,10 +17,14 @@ from steps.settings import new_folder
 SECTIONS = ("seed", "prompts", "teacher", "staging", "split")
 
 
-@step(output_materializers=for_outputs("prompts", "completions"))
+@step(output_materializers=for_outputs("prompts", "completions", "journal"))
 def query_teacher(
     settings: dict[str, Any], code: str, inputs: str
-) -> tuple[Annotated[PromptSet, "prompts"], Annotated[CompletionSet, "completions"]]:
+) -> tuple[
+    Annotated[PromptSet, "prompts"],
+    Annotated[CompletionSet, "completions"],
+    Annotated[JournalExcerpt, "journal"],
+]:
     """Collect the prompts and what the teacher says to them; paid answers are kept in the workspace's journal.
 
     Args:
@@ -30,7 +36,9 @@ def query_teacher(
         InputError: if the prompts changed after the plan.
     """
     run, journal = RunSpec.view(settings), Workspace.default().journal
-    with new_folder("prompts") as questions, new_folder("completions") as answers:
+    with new_folder("prompts") as questions, new_folder("completions") as answers, new_folder("journal") as entries:
         prompts = collect_prompts(run.prompts, seed=run.seed, output=questions)
         check_inputs(prompts, inputs)
-        return prompts, query(prompts, run, journal_path=journal, output=answers)
+        completions = query(prompts, run, journal_path=journal, output=answers)
+        asked = None if isinstance(run.teacher, RecordedTeacherSpec) else journal
+        return prompts, completions, write_excerpt(completions, asked, output=entries)

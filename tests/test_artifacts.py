@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxykd.artifacts import (
+    MANIFEST,
     Artifact,
     CompletionSet,
     Evaluation,
@@ -69,6 +70,14 @@ def test_tampering_is_noticed_and_named(tmp_path: Path) -> None:
     evaluation = make(tmp_path / "e", report="{}", other="{}")
     (evaluation.path / "report.json").write_text("{ }")
     with pytest.raises(ArtifactError, match=r"differs from its manifest in \['report\.json'\]"):
+        evaluation.verify()
+
+
+def test_a_manifest_that_was_made_to_fit_is_noticed(tmp_path: Path) -> None:
+    evaluation, other = make(tmp_path / "e", report="{}"), make(tmp_path / "other", report="[]")
+    (evaluation.path / "report.json").write_text("[]")
+    write_json(evaluation.path / MANIFEST, {**evaluation.manifest, "files": other.manifest["files"]})
+    with pytest.raises(ArtifactError, match="not what was sealed"):
         evaluation.verify()
 
 

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from proxykd.config.base import Count, InputPath, ModelSource, Spec
 from proxykd.config.elicitation import ExampleSpec, SystemMessageSpec, read_examples, read_system_messages
 from proxykd.config.templates import TemplateText
+from proxykd.config.terms import TermsSpec
 
 SystemPolicy = Literal["one", "all"]
 
@@ -49,6 +50,8 @@ class FilePromptsSpec(Spec):
     """What to do with a question that occurs twice: stop with its places, or keep the first."""
     limit: Count | None = None
     """Take only the first so many questions, before system messages multiply them; None = all."""
+    terms: TermsSpec = TermsSpec()
+    """Terms of the prompts, for the lineage and the model card."""
 
     @property
     def is_expanded(self) -> bool:
@@ -193,6 +196,8 @@ class EmbeddedPromptsSpec(Spec):
     """The built-in generator."""
     count: Count = 1500
     """Number of distinct prompts."""
+    terms: TermsSpec = TermsSpec()
+    """Terms of the prompts, for the lineage and the model card."""
 
 
 PromptsSpec = Annotated[

@@ -15,6 +15,7 @@ from proxykd.config.prompts import EmbeddedPromptsSpec, OpenAIFinetuningPromptsS
 from proxykd.config.shielding import unshielded
 from proxykd.config.staging import StagingSpec
 from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec, TeacherSpec
+from proxykd.config.terms import UNKNOWN
 from proxykd.config.validation import ValidationSpec
 from proxykd.config.verifiers import VerifierSpec
 
@@ -56,6 +57,11 @@ class RegistrySpec(Spec):
 
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Registered model name."""
+    licence: str = UNKNOWN
+    """Licence under which the student is given to others, an SPDX identifier, for its card; unknown = nobody has
+    stated it."""
+    language: tuple[str, ...] = ()
+    """Languages that the student speaks, by their ISO 639 codes, for its card; empty = not stated."""
 
 
 class QuerySpec(Spec):

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from proxykd.config.base import Count, InputPath, PositiveFloat, SecretName, Spec
 from proxykd.config.prices import PriceSpec, listed_price
 from proxykd.config.sampling import SamplingSpec
+from proxykd.config.terms import TermsSpec
 
 
 class BudgetSpec(Spec):
@@ -136,6 +137,8 @@ class ApiTeacherSpec(Spec):
     count their rows as failed for good."""
     timeout_s: PositiveFloat = 120.0
     """Seconds that one call may take."""
+    terms: TermsSpec = TermsSpec()
+    """Terms of its answers, for the lineage and the model card."""
 
     @property
     def known_price(self) -> PriceSpec | None:
@@ -243,6 +246,8 @@ class RecordedTeacherSpec(Spec):
     """Column that holds the teacher's text; a fine-tuning file (prompts.kind=openai_finetuning) has none."""
     model: str = "recorded"
     """Name of the model that wrote the texts, for the model card."""
+    terms: TermsSpec = TermsSpec()
+    """Terms of its answers, for the lineage and the model card."""
 
 
 class EmbeddedTeacherSpec(Spec):
@@ -261,6 +266,8 @@ class EmbeddedTeacherSpec(Spec):
     count their rows as failed for good."""
     timeout_s: PositiveFloat = 30.0
     """Seconds that one call may take."""
+    terms: TermsSpec = TermsSpec()
+    """Terms of its answers, for the lineage and the model card."""
 
     @model_validator(mode="after")
     def _only_its_own_distribution(self) -> "EmbeddedTeacherSpec":

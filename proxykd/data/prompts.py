@@ -51,7 +51,7 @@ def load_prompts(spec: FilePromptsSpec, *, seed: int = 0, output: Path) -> Promp
     """
     prompts = PromptSet(output)
     prompts.write(track((prompt for prompt, _ in _iter_prompts(spec, seed)), "Reading prompts", unit="prompt"))
-    fields = spec.model_dump(mode="json", exclude={"path", "source"})
+    fields = spec.model_dump(mode="json", exclude={"path", "source", "terms"})
     drawn = {"seed": seed} if spec.system_messages else {}
     seal(prompts, {"prompts": hash_json({**fields, **drawn}), "file": hash_inputs(spec)})
     return prompts

@@ -133,9 +133,17 @@ class Journal:
         Raises:
             StorageError: if the journal is damaged or cannot be read.
         """
+        return {key: self._read(row) for key, row in self.rows_among(keys).items()}
+
+    def rows_among(self, keys: Sequence[str]) -> dict[str, Row]:
+        """The rows that count for many requests, unchecked; those that were never settled are left out.
+
+        Raises:
+            StorageError: if the journal cannot be read.
+        """
         with self._guarded():
             rows = [Row(*found) for found in self._reader.execute(ALL_AMONG, (json.dumps(keys),))]
-        return {row.key: self._read(row) for row in rows}  # of one key, the one that counts comes last
+        return {row.key: row for row in rows}  # of one key, the one that counts comes last
 
     def _read(self, row: Row) -> Entry:
         if not row.is_intact:

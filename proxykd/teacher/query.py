@@ -53,7 +53,7 @@ def collect_prompts(spec: PromptsSpec, *, seed: int, output: Path) -> PromptSet:
         return load_prompts(spec, seed=seed, output=output)
     prompts = PromptSet(output)
     prompts.write(generate_prompts(spec.count, seed))
-    seal(prompts, {"prompts": hash_json({**spec.model_dump(mode="json"), "seed": seed})})
+    seal(prompts, {"prompts": hash_json({**spec.model_dump(mode="json", exclude={"terms"}), "seed": seed})})
     return prompts
 
 
@@ -328,9 +328,9 @@ def _check_sum(outcomes: dict[str, int], expected: int) -> None:
 
 
 def _teacher_hash(run: QuerySpec) -> str:
-    """Hash of what decides the answers; patience and concurrency do not."""
+    """Hash of what decides the answers; patience, concurrency and terms do not."""
     patience = {"api_key", "api_key_file", "base_url", "batch", "budget", "concurrency"}
-    patience |= {"limits", "max_attempts", "on_unanswered", "retry_wait_s", "timeout_s"}
+    patience |= {"limits", "max_attempts", "on_unanswered", "retry_wait_s", "terms", "timeout_s"}
 
     def described(teacher: TeacherSpec) -> dict[str, Any]:
         return {**teacher.model_dump(mode="json", exclude=patience), "provider": provider_of(teacher)}

@@ -4,6 +4,7 @@ Laid out here instead of by ``mlflow.transformers.log_model``: that one loads th
 and a licence under the folder's name, and leaves the tokenizer out of the model's folder. Layout:
 
     MLmodel, requirements.txt, python_env.yaml, conda.yaml, input_example.json
+    lineage.json            what it came from, and the hash of every other file
     model/                  weights, tokenizer, generation config, README.md (the card): plain transformers loads it
     components/tokenizer/   the tokenizer again, where MLflow looks for it
 
@@ -12,6 +13,7 @@ a model of plain text.
 """
 
 import shutil
+from collections.abc import Mapping
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import yaml
 
 from proxykd.artifacts import read_json
+from proxykd.evaluation.lineage import store_lineage
 from proxykd.exceptions import ArtifactError
 
 REQUIRED_PACKAGES = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", "accelerate")
@@ -28,13 +31,16 @@ TEXT_EXAMPLE = ["What is 2 + 2?"]
 FORBIDDEN_SUFFIXES = frozenset({".pkl", ".pickle", ".bin", ".pt", ".pth", ".ckpt", ".joblib"})
 
 
-def write_model_folder(model_folder: Path, folder: Path, *, model_card: str = "") -> None:
+def write_model_folder(
+    model_folder: Path, folder: Path, *, model_card: str = "", lineage: Mapping[str, Any] | None = None
+) -> None:
     """Lay out ``folder`` as an MLflow model.
 
     Args:
         model_folder: Weights and tokenizer.
         folder: Where to; must be empty.
         model_card: Markdown.
+        lineage: As ``build_lineage`` made it; None = not known.
 
     Raises:
         ArtifactError: if there are weights in a format that can run code.
@@ -50,6 +56,8 @@ def write_model_folder(model_folder: Path, folder: Path, *, model_card: str = ""
         (folder / "model" / "README.md").write_text(model_card, encoding="utf-8")
     _write_environment(folder)
     _write_mlmodel(folder)
+    if lineage is not None:
+        store_lineage(lineage, folder)
 
 
 def _write_environment(folder: Path) -> None:

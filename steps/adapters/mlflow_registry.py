@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from proxykd.evaluation.decision import Check, Decision
+from proxykd.evaluation.lineage import LINEAGE_FILE, hash_file
 from proxykd.exceptions import ModelError, PromotionError, TrackingError
 from steps.adapters import mlflow_promotion
 from steps.adapters.mlflow_model_folder import write_model_folder
@@ -37,10 +38,13 @@ from steps.settings import scratch_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
 
 STUDENT_TAG = "proxykd.student"
 """Version tag: the hash of the registered student."""
+LINEAGE_TAG = "proxykd.lineage"
+"""Version tag: the SHA-256 of its ``lineage.json``."""
 RECORD_TAG = "proxykd.decision.record"
 """Version tag, written before a decision is acted on: all of it as JSON, and the name of the attempt."""
 DECISION_TAG = "proxykd.decision"
@@ -76,6 +80,7 @@ def register_student(
     run_id: str | None = None,
     tags: Mapping[str, str] | None = None,
     model_card: str = "",
+    lineage: Mapping[str, Any] | None = None,
 ) -> RegisteredVersion:
     """Register the model in ``model_folder``, unless the same student is registered.
 
@@ -85,8 +90,9 @@ def register_student(
         student_hash: Names the student.
         experiment: MLflow experiment that the logged model belongs to.
         run_id: The run that shows its evaluation.
-        tags: Lineage: name -> hash.
+        tags: Name -> hash.
         model_card: Markdown; becomes README.md and the version's description.
+        lineage: Becomes ``lineage.json`` beside the model, and its hash a tag; None = not known.
 
     Raises:
         TrackingError: if MLflow refuses or does not answer, here and in every other function of this module.
@@ -98,17 +104,18 @@ def register_student(
     if (found := _find_version(client, model_name, student_hash)) is not None:
         return _registered(found, student_hash, is_new=False)
     experiment_id = ensure_experiment(client, experiment)
-    model_id = _find_logged_model(client, experiment_id, student_hash)
-    if model_id is None:
-        model_id = _log_model(client, model_folder, experiment_id, run_id, student_hash, model_card)
+    logged = _find_logged_model(client, experiment_id, student_hash)
+    if logged is None:
+        logged = _log_model(client, model_folder, experiment_id, run_id, student_hash, model_card, lineage)
+    told = {LINEAGE_TAG: logged.tags[LINEAGE_TAG]} if LINEAGE_TAG in logged.tags else {}
     ensure_model(client, model_name)
     created = client.create_model_version(
         model_name,
-        source=f"models:/{model_id}",
+        source=f"models:/{logged.model_id}",
         run_id=run_id,
-        tags={**(tags or {}), STUDENT_TAG: student_hash},
+        tags={**(tags or {}), **told, STUDENT_TAG: student_hash},
         description=model_card or None,
-        model_id=model_id,
+        model_id=logged.model_id,
     )
     first = _find_version(client, model_name, student_hash) or created
     if str(first.version) != str(created.version):
@@ -264,13 +271,16 @@ def _log_model(
     run_id: str | None,
     student_hash: str,
     model_card: str,
-) -> str:
+    lineage: Mapping[str, Any] | None,
+) -> "LoggedModel":
     logged = client.create_logged_model(
         experiment_id, name="student", source_run_id=run_id, tags={STUDENT_TAG: student_hash}, model_type="student"
     )
     try:
         with scratch_folder() as folder:
-            write_model_folder(model_folder, folder, model_card=model_card)
+            write_model_folder(model_folder, folder, model_card=model_card, lineage=lineage)
+            if lineage is not None:
+                client.set_logged_model_tags(logged.model_id, {LINEAGE_TAG: hash_file(folder / LINEAGE_FILE)})
             client.log_model_artifacts(logged.model_id, str(folder))
     except OSError as error:
         client.finalize_logged_model(logged.model_id, "FAILED")
@@ -279,13 +289,13 @@ def _log_model(
             "registered: mend the artifact store and run the same command again"
         ) from error
     client.finalize_logged_model(logged.model_id, "READY")
-    return str(logged.model_id)
+    return client.get_logged_model(logged.model_id)
 
 
-def _find_logged_model(client: "MlflowClient", experiment_id: str, student_hash: str) -> str | None:
+def _find_logged_model(client: "MlflowClient", experiment_id: str, student_hash: str) -> "LoggedModel | None":
     """A complete upload of this student; one that was interrupted never became READY and is not used."""
     found = client.search_logged_models([experiment_id], filter_string=f"tags.`{STUDENT_TAG}` = '{student_hash}'")
-    return next((str(model.model_id) for model in found if str(model.status) == "READY"), None)
+    return next((model for model in found if str(model.status) == "READY"), None)
 
 
 def _find_version(client: "MlflowClient", model_name: str, student_hash: str) -> "ModelVersion | None":
