@@ -38,6 +38,15 @@ print(model.generate(**prompt, max_new_tokens=2).shape[1] > prompt["input_ids"].
 """
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of this module's own: others register further versions in theirs."""
+    home = Home.create(tmp_path_factory.mktemp("lineage"))
+    finished = home.run()
+    assert finished.status == 0, finished.stderr
+    return home, finished
+
+
 def _command(home: Home, *arguments: str) -> Ended:
     environment = home.environment(COLUMNS="200")
     done = subprocess.run([PROXYKD, *arguments], cwd=home.folder, env=environment, capture_output=True, text=True)

@@ -44,7 +44,9 @@ SPECIFICATION: dict[str, Any] = {
         "exact_kl": True,
         "exact_kl_prompts": 4,
         "resamples": 100,
-        "tasks": [{"name": "sums", "answer_pattern": r"#### (-?\d+)", "max_new_tokens": 8, "limit": 4}],
+        "tasks": [
+            {"kind": "exact_match", "name": "sums", "answer_pattern": r"#### (-?\d+)", "max_new_tokens": 8, "limit": 4}
+        ],
     },
     "registry": {"model_name": "tiny-student"},
 }
