@@ -106,7 +106,7 @@ def register_student(
     if (found := _find_version(client, model_name, student_hash)) is not None:
         return _registered(found, student_hash, is_new=False)
     experiment_id = ensure_experiment(client, experiment)
-    logged = _find_logged_model(client, experiment_id, student_hash)
+    logged = _find_logged_model(client, experiment_id, student_hash, run_id)
     if logged is None:
         logged = _log_model(client, model_folder, experiment_id, run_id, student_hash, model_card, lineage)
     told = {LINEAGE_TAG: logged.tags[LINEAGE_TAG]} if LINEAGE_TAG in logged.tags else {}
@@ -302,10 +302,15 @@ def _description(model_card: str) -> str | None:
     return text or None
 
 
-def _find_logged_model(client: "MlflowClient", experiment_id: str, student_hash: str) -> "LoggedModel | None":
-    """A complete upload of this student; one that was interrupted never became READY and is not used."""
+def _find_logged_model(
+    client: "MlflowClient", experiment_id: str, student_hash: str, run_id: str | None
+) -> "LoggedModel | None":
+    """A complete upload of this student by the same run, so that its card and lineage are this run's.
+
+    One that was interrupted never became READY and is not used.
+    """
     found = client.search_logged_models([experiment_id], filter_string=f"tags.`{STUDENT_TAG}` = '{student_hash}'")
-    return next((model for model in found if str(model.status) == "READY"), None)
+    return next((one for one in found if str(one.status) == "READY" and one.source_run_id == run_id), None)
 
 
 def _find_version(client: "MlflowClient", model_name: str, student_hash: str) -> "ModelVersion | None":

@@ -96,6 +96,20 @@ def test_the_hash_of_the_lineage_stays_with_the_upload(mlflow_store: Path, model
     assert client.get_model_version("tiny", again.version).tags["proxykd.lineage"] == digest
 
 
+def test_another_run_of_the_same_student_brings_its_own_lineage(mlflow_store: Path, model_folder: Path) -> None:
+    client = connect()
+    found = []
+    for name in ("first", "second"):
+        run_id = client.create_run("0", run_name=name).info.run_id
+        more: dict[str, Any] = {"run_id": run_id, "lineage": {"name": name}}
+        registered = registry.register_student(
+            model_folder, model_name=name, student_hash="a" * 64, experiment="e", **more
+        )
+        found.append(client.get_model_version(name, registered.version))
+    assert found[0].tags["proxykd.lineage"] != found[1].tags["proxykd.lineage"]
+    assert found[0].source != found[1].source
+
+
 def test_nothing_that_is_logged_can_run_code(mlflow_store: Path, model_folder: Path) -> None:
     registry.register_student(model_folder, model_name="tiny", student_hash="a" * 64, experiment="e")
     files = [path for path in (mlflow_store / "mlartifacts").rglob("*") if path.is_file()]
@@ -209,7 +223,7 @@ def test_a_store_that_cannot_be_written_leaves_the_registry_as_it_was(mlflow_sto
     with pytest.raises(TrackingError, match="mend the artifact store"):
         _register(model_folder, "a" * 64)
     assert not client.search_registered_models()
-    assert not registry._find_logged_model(client, client.get_experiment_by_name("e").experiment_id, "a" * 64)
+    assert not registry._find_logged_model(client, client.get_experiment_by_name("e").experiment_id, "a" * 64, None)
 
 
 def test_the_input_example_fits_the_signature(mlflow_store: Path, model_folder: Path) -> None:
