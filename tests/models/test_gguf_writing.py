@@ -23,7 +23,7 @@ from proxykd.exceptions import ModelError
 from proxykd.models.gguf_metadata import GgufMetadata
 from proxykd.models.gguf_vocabulary import Vocabulary
 from proxykd.models.gguf_writing import Precision, write_gguf
-from proxykd.models.loading import load_model, save_model
+from proxykd.models.loading import load_model, load_tokenizer, save_model
 from tests.support.tiny_families import SIZES, STRANGE, byte_level_tokenizer, save_tiny
 
 MODELS = {
