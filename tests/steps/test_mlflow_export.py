@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from proxykd.evaluation.verifying import Status
 from proxykd.exceptions import ArtifactError, InputError, ModelError
 from steps.adapters.mlflow_export import export_folder, export_gguf
 from steps.adapters.mlflow_lineage import verify
@@ -75,4 +76,23 @@ def test_a_folder_that_holds_something_is_left_alone(mlflow_store: Path, student
 def test_a_version_without_lineage_says_so(mlflow_store: Path, student: Path, tmp_path: Path) -> None:
     _register(student, has_lineage=False)
     with pytest.raises(ModelError, match=r"expected lineage\.json with version 1 of tiny, found none"):
+        verify("tiny")
+
+
+@pytest.mark.parametrize(("before", "after"), [("tiny", "tinz"), ('"files"', '"filez"'), ("{", "[")])
+def test_a_lineage_that_was_edited_is_trusted_in_nothing(
+    mlflow_store: Path, student: Path, tmp_path: Path, before: str, after: str
+) -> None:
+    _register(student)
+    (file,) = (mlflow_store / "mlartifacts").rglob("lineage.json")
+    file.write_text(file.read_text().replace(before, after, 1))
+    _, (document, rest) = verify("tiny")
+    assert (document.what, document.status, rest.status) == ("lineage.json", Status.DIFFERS, Status.NOT_REACHED)
+    with pytest.raises(ArtifactError, match=r"lineage\.json differs"):
+        export_folder("tiny", tmp_path / "hf")
+
+
+def test_a_lineage_of_another_program_is_refused(mlflow_store: Path, student: Path) -> None:
+    _register(student)
+    with pytest.raises(ArtifactError, match=r"expected 'hash' in lineage\.json of version 1 of tiny"):
         verify("tiny")
