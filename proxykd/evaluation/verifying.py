@@ -175,7 +175,7 @@ def check_journal(lineage: Mapping[str, Any], completions: Path | str, journal: 
         return Finding(what, Status.MATCHED, f"{found.num_entries:,} entries, root {found.root:.12}")
     rows = f"; rows that are not what was written: {found.damaged}" if found.damaged else ""
     missing = found.num_missing - lineage["journal"]["num_missing"]
-    gone = f"; {missing:,} entries are gone" if missing > 0 else ""
+    gone = f"; entries that are gone: {missing:,}" if missing > 0 else ""
     return Finding(what, Status.DIFFERS, f"expected root {expected:.12}, found {found.root:.12}{rows}{gone}")
 
 

@@ -158,7 +158,7 @@ def test_a_changed_answer_and_a_missing_one_are_named(asked: tuple[dict[str, Any
     assert found.status == Status.DIFFERS
     assert "rows that are not what was written: [2]" in found.detail
     _edit(journal, "DELETE FROM answers WHERE seq = 2")
-    assert "1 entries are gone" in verifying.check_journal(lineage, completions.path, journal).detail
+    assert "entries that are gone: 1" in verifying.check_journal(lineage, completions.path, journal).detail
 
 
 def test_a_journal_that_is_no_database_differs(asked: tuple[dict[str, Any], CompletionSet, Path]) -> None:
