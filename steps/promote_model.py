@@ -27,7 +27,7 @@ from proxykd.data.splits import select_rows
 from proxykd.evaluation.card import model_card
 from proxykd.evaluation.decision import Decision, decide
 from proxykd.evaluation.evaluating import CHAMPION_PREDICTIONS, compare_registered, compare_with_champion
-from proxykd.evaluation.lineage import build_lineage
+from proxykd.evaluation.lineage import TRAJECTORIES, build_lineage
 from proxykd.evaluation.page.rendering import PageData
 from proxykd.evaluation.samples import worst_samples
 from proxykd.records import Side
@@ -120,8 +120,10 @@ def promote_model(
 def _artifacts(report: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> dict[str, str]:
     """Name -> hash of all artifacts on the way: those at hand, those of the report, and what rows were judged from."""
     own = {name: artifact.hash for name, artifact in artifacts.items()}
-    judged = artifacts["validated"].manifest["made_from"]
-    return {**report["facts"]["made_from"], "prompts": judged["prompts"], "completions": judged["completions"], **own}
+    judged, taught = (artifacts[name].manifest["made_from"] for name in ("validated", "student"))
+    corrected = {name: digest for name, digest in taught.items() if name.startswith(TRAJECTORIES)}
+    asked = {name: judged[name] for name in ("prompts", "completions")}
+    return {**report["facts"]["made_from"], **asked, **corrected, **own}
 
 
 def _page_data(

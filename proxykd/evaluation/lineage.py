@@ -31,6 +31,8 @@ from proxykd.records import hash_json
 
 LINEAGE_FILE = "lineage.json"
 FORMAT = 1
+TRAJECTORIES = "trajectories-"
+"""Artifacts called so, with their number from 0, are in the folders of ``student.trajectories``."""
 PACKAGES = (
     "proxykd", "torch", "transformers", "tokenizers", "safetensors", "accelerate", "peft", "trl", "datasets", "numpy",
     "scipy", "pyarrow", "numba", "lm-eval", "great-expectations", "mlflow", "zenml", "vllm",
@@ -48,7 +50,7 @@ def build_lineage(
     artifacts: Mapping[str, str],
     inputs: str | None,
     steps: Mapping[str, float] | None = None,
-    accelerators: int = 0,
+    accelerators: int | None = None,
 ) -> dict[str, Any]:
     """The lineage of the student that is about to be registered.
 
@@ -59,7 +61,7 @@ def build_lineage(
         artifacts: Name -> hash.
         inputs: Hash of the prompts' file or dataset; None = they were generated.
         steps: Step -> seconds that it took when it was last executed; None = not known.
-        accelerators: GPUs of the machine.
+        accelerators: GPUs of the machine that all steps ran on; None = not known.
     """
     facts, specification = report["facts"], run.model_dump(mode="json")
     return {
@@ -135,13 +137,13 @@ def _teacher(stage: int, spec: TeacherSpec, dates: Mapping[int, Mapping[str, Any
     }
 
 
-def _cost(facts: Mapping[str, Any], steps: Mapping[str, float] | None, accelerators: int) -> dict[str, Any]:
+def _cost(facts: Mapping[str, Any], steps: Mapping[str, float] | None, accelerators: int | None) -> dict[str, Any]:
     hours = None if steps is None else {name: round(seconds / 3600, 6) for name, seconds in steps.items()}
     wall = None if hours is None else round(sum(hours.values()), 6)
     return {
         "usd": facts.get("spend", {}).get("cost_usd"),
         "wall_hours": wall,
-        "gpu_hours": None if wall is None else round(wall * accelerators, 6),
+        "gpu_hours": None if wall is None or accelerators is None else round(wall * accelerators, 6),
         "accelerators": accelerators,
         "steps": hours,
     }

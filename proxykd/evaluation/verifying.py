@@ -14,7 +14,8 @@ from proxykd.artifacts import MANIFEST, CompletionSet, read_json
 from proxykd.config import RunSpec
 from proxykd.config.prompts import EmbeddedPromptsSpec, where_is
 from proxykd.data.prompts import hash_inputs
-from proxykd.evaluation.lineage import LINEAGE_FILE, hash_file, hash_folder
+from proxykd.data.trajectory_rows import FOLDER
+from proxykd.evaluation.lineage import LINEAGE_FILE, TRAJECTORIES, hash_file, hash_folder
 from proxykd.exceptions import ArtifactError, ConfigError, InputError, ProxykdError
 from proxykd.records import hash_json
 from proxykd.teacher.excerpt import read_excerpt
@@ -133,6 +134,24 @@ def check_artifact(name: str, expected: str, folder: Path | str) -> Finding:
     return Finding(what, Status.MATCHED, f"{len(found)} files, {expected:.12}")
 
 
+def trajectories_folder(lineage: Mapping[str, Any], name: str) -> Path | str | None:
+    """Where an artifact of the user's own is: the trajectories of ``student.trajectories``.
+
+    Args:
+        lineage: Content of ``lineage.json``.
+        name: Of the artifact.
+
+    Returns:
+        The folder, or why there is none; None = the artifact is in the artifact store.
+    """
+    if not name.startswith(TRAJECTORIES):
+        return None
+    stated = lineage["specification"]["content"]["student"]["trajectories"]
+    folder = Path(stated[int(name.removeprefix(TRAJECTORIES))])
+    found = next((one for one in (folder / FOLDER, folder) if (one / MANIFEST).is_file()), None)
+    return f"no artifact in {folder}" if found is None else found
+
+
 def check_journal(lineage: Mapping[str, Any], completions: Path | str, journal: Path) -> Finding:
     """The journal entries that the completions came from.
 
@@ -156,7 +175,7 @@ def check_journal(lineage: Mapping[str, Any], completions: Path | str, journal: 
         return Finding(what, Status.MATCHED, f"{found.num_entries:,} entries, root {found.root:.12}")
     rows = f"; rows that are not what was written: {found.damaged}" if found.damaged else ""
     missing = found.num_missing - lineage["journal"]["num_missing"]
-    gone = f"; {missing:,} entries are gone" if missing > 0 else ""
+    gone = f"; entries that are gone: {missing:,}" if missing > 0 else ""
     return Finding(what, Status.DIFFERS, f"expected root {expected:.12}, found {found.root:.12}{rows}{gone}")
 
 

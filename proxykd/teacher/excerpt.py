@@ -21,6 +21,7 @@ from proxykd.teacher.journal import Journal
 
 JOURNAL_FILE = "journal.json"
 _BATCH_ROWS = 2000
+_MAX_NAMED = 10
 _NONE = bytes(32)
 
 
@@ -58,11 +59,12 @@ class Excerpt:
     def add(self, row: Row, stage: int) -> bytes:
         """Count an entry; returns its checksum, recomputed."""
         self.num_entries += 1
-        if not row.is_intact and len(self.damaged) < 10:
+        checksum = checksum_of(row.key, row.request, row.reply, row.is_final, row.answered_at)
+        if checksum != row.checksum and len(self.damaged) < _MAX_NAMED:
             self.damaged.append(row.seq)
         first, last = self.dates.get(stage, (row.answered_at, row.answered_at))
         self.dates[stage] = min(first, row.answered_at), max(last, row.answered_at)
-        return bytes.fromhex(checksum_of(row.key, row.request, row.reply, row.is_final, row.answered_at))
+        return bytes.fromhex(checksum)
 
 
 def read_excerpt(completions: CompletionSet, journal_path: Path) -> Excerpt:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from proxykd.artifacts import read_json
 from proxykd.evaluation.lineage import LINEAGE_FILE
-from proxykd.evaluation.verifying import Status, check_document, check_files
+from proxykd.evaluation.verifying import Finding, Status, check_document, check_files
 from proxykd.exceptions import ArtifactError, InputError
 from proxykd.models.gguf_writing import Precision, write_gguf
 from steps.adapters.mlflow_lineage import download_registered, version_tags
@@ -78,11 +78,15 @@ def _checked(registered: RegisteredVersion) -> Iterator[Path]:
     """The downloaded version, every file of which is what was registered."""
     with scratch_folder() as scratch:
         folder = download_registered(registered, scratch / "version")
-        document = check_document(folder / LINEAGE_FILE, version_tags(registered).get(LINEAGE_TAG))
-        for finding in (document, check_files(read_json(folder / LINEAGE_FILE), folder)):
+        for finding in _findings(registered, folder):
             if finding.status == Status.DIFFERS:
                 raise ArtifactError(
                     f"expected version {registered.version} of {registered.model_name} as it was registered, but "
                     f"{finding.what} differs ({finding.detail}); restore it from a copy: nothing was exported"
                 )
         yield folder
+
+
+def _findings(registered: RegisteredVersion, folder: Path) -> Iterator[Finding]:
+    yield check_document(folder / LINEAGE_FILE, version_tags(registered).get(LINEAGE_TAG))
+    yield check_files(read_json(folder / LINEAGE_FILE), folder)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from proxykd.artifacts import read_json
 from proxykd.evaluation import verifying
 from proxykd.evaluation.lineage import LINEAGE_FILE
-from proxykd.evaluation.verifying import Finding
-from proxykd.exceptions import ModelError
+from proxykd.evaluation.verifying import Finding, Status
+from proxykd.exceptions import ArtifactError, ModelError
 from proxykd.workspace import Workspace
 from steps.adapters.artifact_store import find_artifacts
 from steps.adapters.mlflow_registry import LINEAGE_TAG, RegisteredVersion, find_version
@@ -31,11 +31,18 @@ def verify(model: str) -> tuple[RegisteredVersion, list[Finding]]:
 
     Raises:
         ModelError: if there is no such model, alias or version, or it has no lineage.
+        ArtifactError: if the lineage lacks a part.
         TrackingError: if MLflow does not answer.
     """
     registered = find_version(model)
-    with scratch_folder() as scratch:
-        return registered, list(_findings(registered, scratch))
+    try:
+        with scratch_folder() as scratch:
+            return registered, list(_findings(registered, scratch))
+    except KeyError as error:
+        raise ArtifactError(
+            f"expected {error} in {LINEAGE_FILE} of version {registered.version} of {registered.model_name}, found "
+            "none: another release or another program wrote it"
+        ) from error
 
 
 @tracking_errors()
@@ -62,7 +69,11 @@ def download_registered(registered: RegisteredVersion, destination: Path) -> Pat
 
 def _findings(registered: RegisteredVersion, scratch: Path) -> Iterator[Finding]:
     folder, version = download_registered(registered, scratch / "version"), _version(registered)
-    yield verifying.check_document(folder / LINEAGE_FILE, version.tags.get(LINEAGE_TAG))
+    document = verifying.check_document(folder / LINEAGE_FILE, version.tags.get(LINEAGE_TAG))
+    yield document
+    if document.status == Status.DIFFERS:
+        yield Finding("all else", Status.NOT_REACHED, f"{LINEAGE_FILE} is not to be trusted: restore it first")
+        return
     lineage = read_json(folder / LINEAGE_FILE)
     yield verifying.check_files(lineage, folder)
     yield from verifying.check_specification(lineage, _logged_specification(version, scratch))
@@ -70,7 +81,8 @@ def _findings(registered: RegisteredVersion, scratch: Path) -> Iterator[Finding]
     found = find_artifacts(set(hashes.values()))
     yield verifying.check_origin(lineage, found[hashes["student"]])
     for name, expected in hashes.items():
-        yield verifying.check_artifact(name, expected, found[expected])
+        own = verifying.trajectories_folder(lineage, name)
+        yield verifying.check_artifact(name, expected, found[expected] if own is None else own)
     yield verifying.check_journal(lineage, found[hashes["completions"]], Workspace.default().journal)
     yield verifying.check_prompts(lineage)
 

@@ -50,6 +50,8 @@ RECORD_TAG = "proxykd.decision.record"
 DECISION_TAG = "proxykd.decision"
 """Version tag, written after that: the outcome."""
 
+_MAX_DESCRIPTION_CHARS, _CUT = 5000, "\n\n(cut; README.md beside the model is whole)"
+
 
 @dataclass(frozen=True, slots=True)
 class RegisteredVersion:
@@ -91,7 +93,7 @@ def register_student(
         experiment: MLflow experiment that the logged model belongs to.
         run_id: The run that shows its evaluation.
         tags: Name -> hash.
-        model_card: Markdown; becomes README.md and the version's description.
+        model_card: Markdown; becomes README.md, and its text, as far as there is room, the version's description.
         lineage: Becomes ``lineage.json`` beside the model, and its hash a tag; None = not known.
 
     Raises:
@@ -104,7 +106,7 @@ def register_student(
     if (found := _find_version(client, model_name, student_hash)) is not None:
         return _registered(found, student_hash, is_new=False)
     experiment_id = ensure_experiment(client, experiment)
-    logged = _find_logged_model(client, experiment_id, student_hash)
+    logged = _find_logged_model(client, experiment_id, student_hash, run_id)
     if logged is None:
         logged = _log_model(client, model_folder, experiment_id, run_id, student_hash, model_card, lineage)
     told = {LINEAGE_TAG: logged.tags[LINEAGE_TAG]} if LINEAGE_TAG in logged.tags else {}
@@ -114,7 +116,7 @@ def register_student(
         source=f"models:/{logged.model_id}",
         run_id=run_id,
         tags={**(tags or {}), **told, STUDENT_TAG: student_hash},
-        description=model_card or None,
+        description=_description(model_card),
         model_id=logged.model_id,
     )
     first = _find_version(client, model_name, student_hash) or created
@@ -292,10 +294,23 @@ def _log_model(
     return client.get_logged_model(logged.model_id)
 
 
-def _find_logged_model(client: "MlflowClient", experiment_id: str, student_hash: str) -> "LoggedModel | None":
-    """A complete upload of this student; one that was interrupted never became READY and is not used."""
+def _description(model_card: str) -> str | None:
+    """The card without its head of YAML, cut to what MLflow's databases hold."""
+    text = model_card.partition("\n---\n")[2].lstrip() if model_card.startswith("---\n") else model_card
+    if len(text) > _MAX_DESCRIPTION_CHARS:
+        text = f"{text[: _MAX_DESCRIPTION_CHARS - len(_CUT)]}{_CUT}"
+    return text or None
+
+
+def _find_logged_model(
+    client: "MlflowClient", experiment_id: str, student_hash: str, run_id: str | None
+) -> "LoggedModel | None":
+    """A complete upload of this student by the same run, so that its card and lineage are this run's.
+
+    One that was interrupted never became READY and is not used.
+    """
     found = client.search_logged_models([experiment_id], filter_string=f"tags.`{STUDENT_TAG}` = '{student_hash}'")
-    return next((model for model in found if str(model.status) == "READY"), None)
+    return next((one for one in found if str(one.status) == "READY" and one.source_run_id == run_id), None)
 
 
 def _find_version(client: "MlflowClient", model_name: str, student_hash: str) -> "ModelVersion | None":

@@ -13,22 +13,22 @@ def measured_steps() -> dict[str, Any]:
 
     Returns:
         ``steps``: seconds of every finished step by its name, of a cached one those of the run that executed it; None
-        outside a step. ``accelerators``: GPUs of this machine.
+        outside a step. ``accelerators``: GPUs of this machine; None where steps run on machines of their own.
     """
-    accelerators = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     try:
         run_id = get_step_context().pipeline_run.id
     except RuntimeError:  # called as a plain function
-        return {"steps": None, "accelerators": accelerators}
-    steps = Client().get_pipeline_run(run_id).steps
-    seconds = {name: _seconds(executed(step)) for name, step in steps.items()}
+        return {"steps": None, "accelerators": None}
+    client = Client()
+    seconds = {name: _seconds(_executed(step)) for name, step in client.get_pipeline_run(run_id).steps.items()}
+    is_here = client.active_stack.orchestrator.flavor == "local"
     return {
         "steps": {name: found for name, found in seconds.items() if found is not None},
-        "accelerators": accelerators,
+        "accelerators": torch.accelerator.device_count() if is_here else None,
     }
 
 
-def executed(step: Any) -> Any:
+def _executed(step: Any) -> Any:
     """The run of a step that did the work: itself, or the one that the cache holds."""
     original: UUID | None = step.original_step_run_id
     return step if original is None else Client().get_run_step(original)

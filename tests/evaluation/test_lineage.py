@@ -52,6 +52,11 @@ def test_everything_is_said(report: dict[str, Any], run_spec: RunSpec) -> None:
     }
 
 
+def test_gpu_hours_are_not_guessed_where_the_machines_are_not_known(report: dict[str, Any], run_spec: RunSpec) -> None:
+    cost = _build(report, run_spec, steps={"train": 3600.0})["cost"]
+    assert (cost["wall_hours"], cost["gpu_hours"], cost["accelerators"]) == (1.0, None, None)
+
+
 def test_what_nobody_has_said_is_unknown_and_not_left_out(report: dict[str, Any], run_spec: RunSpec) -> None:
     lineage = _build(report, run_spec, journal={"root": None})
     assert lineage["prompts"]["terms"] == {

@@ -158,7 +158,7 @@ def test_a_changed_answer_and_a_missing_one_are_named(asked: tuple[dict[str, Any
     assert found.status == Status.DIFFERS
     assert "rows that are not what was written: [2]" in found.detail
     _edit(journal, "DELETE FROM answers WHERE seq = 2")
-    assert "1 entries are gone" in verifying.check_journal(lineage, completions.path, journal).detail
+    assert "entries that are gone: 1" in verifying.check_journal(lineage, completions.path, journal).detail
 
 
 def test_a_journal_that_is_no_database_differs(asked: tuple[dict[str, Any], CompletionSet, Path]) -> None:
@@ -208,3 +208,14 @@ def test_prompts_that_were_generated_have_no_file() -> None:
 def test_a_specification_of_another_release_is_not_reached() -> None:
     found = verifying.check_prompts({"prompts": {"inputs": "0"}, "specification": {"content": {"strange": 1}}})
     assert found.status == Status.NOT_REACHED
+
+
+def test_trajectories_are_where_the_specification_says(student: StudentModel, tmp_path: Path) -> None:
+    folder = tmp_path / "corrections"
+    folder.mkdir()
+    lineage = {"specification": {"content": {"student": {"trajectories": [str(student.path), str(folder)]}}}}
+    assert verifying.trajectories_folder(lineage, "proxy") is None
+    assert verifying.trajectories_folder(lineage, "trajectories-0") == student.path
+    assert verifying.trajectories_folder(lineage, "trajectories-1") == f"no artifact in {folder}"
+    student.path.rename(folder / "trajectories")
+    assert verifying.trajectories_folder(lineage, "trajectories-1") == folder / "trajectories"

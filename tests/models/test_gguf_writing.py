@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
     MistralConfig,
-    PreTrainedConfig,
-    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
 )
@@ -26,73 +24,7 @@ from proxykd.models.gguf_metadata import GgufMetadata
 from proxykd.models.gguf_vocabulary import Vocabulary
 from proxykd.models.gguf_writing import Precision, write_gguf
 from proxykd.models.loading import load_model, load_tokenizer, save_model
-from proxykd.teacher.problems import generate_prompts
-
-TEXTS = [prompt.messages[0].content for prompt in generate_prompts(100, 0)]
-STRANGE = TEXTS[0] + " xé\n  odd   spacing 1234 don't!"
-SPECIAL = ["<|pad|>", "<|eos|>", "<|user|>"]
-SIZES: dict[str, Any] = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 96,
-    "vocab_size": 512,
-    "max_position_embeddings": 256,
-}
-LLAMA_3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-def _cut(name: str) -> Any:
-    if name == "gpt-2":
-        return pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if name == "smollm":
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    pattern = LLAMA_3 if name == "llama-bpe" else LLAMA_3.replace("{1,3}", "")
-    split = pre_tokenizers.Split(_regex(pattern), "isolated")
-    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-
-
-def _regex(pattern: str) -> Any:
-    from tokenizers import Regex
-
-    return Regex(pattern)
-
-
-def _tokenizer(name: str = "gpt-2", change: Callable[[Tokenizer], object] | None = None) -> PreTrainedTokenizerFast:
-    found = Tokenizer(models.BPE())
-    found.pre_tokenizer, found.decoder = _cut(name), decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=500, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
-    )
-    found.train_from_iterator(TEXTS, trainer)
-    if change is not None:
-        change(found)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=found,
-        eos_token="<|eos|>",
-        pad_token="<|pad|>",
-        chat_template="<|user|>{{ messages[0]['content'] }}<|eos|>",
-    )
-
-
-def _saved(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> Any:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    # Norms away from 1 and biases away from 0: a tensor that went astray would show.
-    for weight in model.parameters():
-        if weight.dim() == 1:
-            weight.data.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(1))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return model
-
+from tests.support.tiny_families import SIZES, STRANGE, byte_level_tokenizer, save_tiny
 
 MODELS = {
     "llama": LlamaConfig(**SIZES, tie_word_embeddings=True),
@@ -105,8 +37,8 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_transformers_reads_the_same_model_back(name: str, tmp_path: Path) -> None:
-    tokenizer = _tokenizer()
-    model = _saved(tmp_path, MODELS[name], tokenizer)
+    tokenizer = byte_level_tokenizer()
+    model = save_tiny(tmp_path, MODELS[name], tokenizer)
     written = write_gguf(tmp_path, tmp_path / "m.gguf", licence="mit")
     assert written.settings["general.license"] == "mit"
     assert written.config()["num_key_value_heads"] == 2
@@ -118,8 +50,8 @@ def test_transformers_reads_the_same_model_back(name: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("precision", "error"), [("f16", 2e-3), ("bf16", 2e-2), ("q8_0", 4e-2)])
 def test_lower_precisions_are_near(precision: Precision, error: float, tmp_path: Path) -> None:
-    tokenizer = _tokenizer()
-    model = _saved(tmp_path, MODELS["llama"], tokenizer)
+    tokenizer = byte_level_tokenizer()
+    model = save_tiny(tmp_path, MODELS["llama"], tokenizer)
     write_gguf(tmp_path, tmp_path / "f32.gguf")
     write_gguf(tmp_path, tmp_path / "m.gguf", precision=precision)
     assert (tmp_path / "m.gguf").stat().st_size < (tmp_path / "f32.gguf").stat().st_size
@@ -131,8 +63,8 @@ def test_lower_precisions_are_near(precision: Precision, error: float, tmp_path:
 
 
 def test_shards_are_written_whole(tmp_path: Path) -> None:
-    tokenizer = _tokenizer()
-    model = _saved(tmp_path / "whole", MODELS["llama"], tokenizer)
+    tokenizer = byte_level_tokenizer()
+    model = save_tiny(tmp_path / "whole", MODELS["llama"], tokenizer)
     model.save_pretrained(tmp_path / "shards", max_shard_size="50KB")
     tokenizer.save_pretrained(tmp_path / "shards")
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
@@ -142,9 +74,9 @@ def test_shards_are_written_whole(tmp_path: Path) -> None:
     assert whole == shards
 
 
-def test_the_vocabulary_is_that_of_the_tokenizer(tmp_path: Path) -> None:
-    tokenizer = _tokenizer()
-    _saved(tmp_path, MODELS["llama"], tokenizer)
+def test_the_vocabulary_is_that_of_thebyte_level_tokenizer(tmp_path: Path) -> None:
+    tokenizer = byte_level_tokenizer()
+    save_tiny(tmp_path, MODELS["llama"], tokenizer)
     settings = write_gguf(tmp_path, tmp_path / "m.gguf").settings
     tokens = settings["tokenizer.ggml.tokens"]
     assert tokens[: len(tokenizer)] == tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
@@ -159,7 +91,7 @@ def test_the_vocabulary_is_that_of_the_tokenizer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["gpt-2", "smollm", "llama-bpe", "qwen2"])
 def test_the_way_text_is_cut_into_words_has_llama_cpps_name(name: str) -> None:
-    assert Vocabulary.of(_tokenizer(name), size=512).pre == name
+    assert Vocabulary.of(byte_level_tokenizer(name), size=512).pre == name
 
 
 def _with_bos(found: Tokenizer) -> None:
@@ -167,7 +99,7 @@ def _with_bos(found: Tokenizer) -> None:
 
 
 def test_a_bos_in_front_of_every_text_is_said() -> None:
-    tokenizer = _tokenizer(change=_with_bos)
+    tokenizer = byte_level_tokenizer(change=_with_bos)
     with pytest.raises(ModelError, match="other tokens around a text"):
         Vocabulary.of(tokenizer, size=512)
     tokenizer.bos_token = "<|user|>"
@@ -193,9 +125,9 @@ REFUSED_TOKENIZERS = {
 @pytest.mark.parametrize("reason", REFUSED_TOKENIZERS)
 def test_a_tokenizer_that_gguf_cannot_describe_is_refused(reason: str) -> None:
     with pytest.raises(ModelError, match=reason):
-        Vocabulary.of(_tokenizer(change=REFUSED_TOKENIZERS[reason]), size=512)
+        Vocabulary.of(byte_level_tokenizer(change=REFUSED_TOKENIZERS[reason]), size=512)
     with pytest.raises(ModelError, match="beyond the model's vocabulary"):
-        Vocabulary.of(_tokenizer(), size=100)
+        Vocabulary.of(byte_level_tokenizer(), size=100)
 
 
 def test_whole_words_that_no_merge_makes_are_refused(tmp_path: Path) -> None:
@@ -217,7 +149,7 @@ REFUSED_MODELS = {
 
 @pytest.mark.parametrize("reason", REFUSED_MODELS)
 def test_an_architecture_that_would_come_out_otherwise_is_refused(reason: str, tmp_path: Path) -> None:
-    _saved(tmp_path, MODELS["llama"], _tokenizer())
+    save_tiny(tmp_path, MODELS["llama"], byte_level_tokenizer())
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, **REFUSED_MODELS[reason]}))
     with pytest.raises(ModelError, match=reason):
@@ -226,7 +158,7 @@ def test_an_architecture_that_would_come_out_otherwise_is_refused(reason: str, t
 
 
 def test_a_size_that_does_not_fit_the_precision_is_refused(tmp_path: Path) -> None:
-    _saved(tmp_path, LlamaConfig(**{**SIZES, "intermediate_size": 100}), _tokenizer())
+    save_tiny(tmp_path, LlamaConfig(**{**SIZES, "intermediate_size": 100}), byte_level_tokenizer())
     with pytest.raises(ModelError, match="choose another precision"):
         write_gguf(tmp_path, tmp_path / "m.gguf", precision="q8_0")
     assert not (tmp_path / "m.gguf").exists()
@@ -251,8 +183,8 @@ def _llama_cpp(path: Path) -> Any:
     ("name", "cut"), [("llama", "gpt-2"), ("llama-untied", "smollm"), ("qwen2", "qwen2"), ("qwen3", "llama-bpe")]
 )
 def test_llama_cpp_reads_the_same_tokens_and_writes_the_same_text(name: str, cut: str, tmp_path: Path) -> None:
-    tokenizer = _tokenizer(cut)
-    model = _saved(tmp_path, MODELS[name], tokenizer)
+    tokenizer = byte_level_tokenizer(cut)
+    model = save_tiny(tmp_path, MODELS[name], tokenizer)
     write_gguf(tmp_path, tmp_path / "m.gguf")
     server = _llama_cpp(tmp_path / "m.gguf")
 

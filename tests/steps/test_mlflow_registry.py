@@ -1,9 +1,11 @@
 """Registration, decisions and loading back, on real MLflow stores."""
 
+import hashlib
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -67,6 +69,45 @@ def test_registered_student_loads_back_three_ways(mlflow_store: Path, model_fold
     version = connect().get_model_version("tiny", "1")
     assert version.tags["validated"] == "f" * 64
     assert version.description == "# Tiny"
+
+
+def test_a_long_card_is_a_description_that_every_database_holds(registry_store: str, model_folder: Path) -> None:
+    name, head, text = f"long-{uuid4().hex[:8]}", "---\nlicense: mit\n---\n\n", "# Tiny\n\n" + "long " * 4000
+    registered = registry.register_student(
+        model_folder, model_name=name, student_hash=name, experiment=name, model_card=head + text
+    )
+    description = connect().get_model_version(name, registered.version).description
+    assert description.startswith("# Tiny")
+    assert description.endswith("README.md beside the model is whole)")
+    assert len(description) == 5000
+
+
+def test_the_hash_of_the_lineage_stays_with_the_upload(mlflow_store: Path, model_folder: Path) -> None:
+    registered = _register(model_folder, "a" * 64, lineage={"name": "tiny"})
+    client = connect()
+    (file,) = (mlflow_store / "mlartifacts").rglob("lineage.json")
+    stored = json.loads(file.read_text())
+    assert stored["name"] == "tiny"
+    assert {"MLmodel", "model/model.safetensors", "model/README.md"} <= set(stored["files"])
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert client.get_model_version("tiny", registered.version).tags["proxykd.lineage"] == digest
+    client.delete_model_version("tiny", registered.version)  # as if killed between upload and version
+    again = _register(model_folder, "a" * 64, lineage={"name": "another run's"})
+    assert client.get_model_version("tiny", again.version).tags["proxykd.lineage"] == digest
+
+
+def test_another_run_of_the_same_student_brings_its_own_lineage(mlflow_store: Path, model_folder: Path) -> None:
+    client = connect()
+    found = []
+    for name in ("first", "second"):
+        run_id = client.create_run("0", run_name=name).info.run_id
+        more: dict[str, Any] = {"run_id": run_id, "lineage": {"name": name}}
+        registered = registry.register_student(
+            model_folder, model_name=name, student_hash="a" * 64, experiment="e", **more
+        )
+        found.append(client.get_model_version(name, registered.version))
+    assert found[0].tags["proxykd.lineage"] != found[1].tags["proxykd.lineage"]
+    assert found[0].source != found[1].source
 
 
 def test_nothing_that_is_logged_can_run_code(mlflow_store: Path, model_folder: Path) -> None:
@@ -182,7 +223,7 @@ def test_a_store_that_cannot_be_written_leaves_the_registry_as_it_was(mlflow_sto
     with pytest.raises(TrackingError, match="mend the artifact store"):
         _register(model_folder, "a" * 64)
     assert not client.search_registered_models()
-    assert not registry._find_logged_model(client, client.get_experiment_by_name("e").experiment_id, "a" * 64)
+    assert not registry._find_logged_model(client, client.get_experiment_by_name("e").experiment_id, "a" * 64, None)
 
 
 def test_the_input_example_fits_the_signature(mlflow_store: Path, model_folder: Path) -> None:
