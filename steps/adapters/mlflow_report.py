@@ -31,7 +31,7 @@ MAX_RUNS = 100
 
 @tracking_errors()
 def find_report(tracked: TrackedRun, destination: Path) -> bool:
-    """Fetch the report that was logged with a run; False if there is none yet.
+    """Fetch the report that was logged with a run; False if there is none yet, or none any more.
 
     Args:
         tracked: The run.
@@ -40,10 +40,11 @@ def find_report(tracked: TrackedRun, destination: Path) -> bool:
     from mlflow.artifacts import download_artifacts
 
     client = connect()
-    if OUTCOME_TAG not in client.get_run(tracked.run_id).data.tags:
+    kept = {item.path for item in client.list_artifacts(tracked.run_id, FOLDER)}
+    paths = {name: f"{FOLDER}/{name}" for name in FILES}
+    if OUTCOME_TAG not in client.get_run(tracked.run_id).data.tags or not kept.issuperset(paths.values()):
         return False
-    for name in FILES:
-        path = f"{FOLDER}/{name}"
+    for name, path in paths.items():
         downloaded = download_artifacts(run_id=tracked.run_id, artifact_path=path, tracking_uri=client.tracking_uri)
         (destination / name).write_bytes(Path(downloaded).read_bytes())
     return True

@@ -50,6 +50,14 @@ def test_report_that_was_half_logged_is_written_again(mlflow_store: Path, data: 
     assert find_report(run, tmp_path)
 
 
+def test_report_that_somebody_deleted_is_missing(mlflow_store: Path, data: PageData, tmp_path: Path) -> None:
+    run = start({}, at=1)
+    log_report(run, data, tmp_path / "first")
+    (page,) = (tmp_path / "mlartifacts").rglob("report.html")
+    page.unlink()
+    assert not find_report(run, tmp_path)
+
+
 def test_runs_are_this_one_and_those_before_it(mlflow_store: Path) -> None:
     key = "proxy_kd/heldout_nll"
     old = start({key: 0.5, f"{key}/low": 0.4, f"{key}/high": 0.6, "spend/cost_usd": 2.0}, at=10)
