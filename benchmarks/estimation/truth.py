@@ -254,7 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[250, 1000, 4000], help="texts in the corpus")
     parser.add_argument("--seeds", type=int, default=3, help="corpora and proxies for each size")
-    parser.add_argument("--first-seed", type=int, default=0, help="the first of them; 10 = none that a choice was made on")
+    parser.add_argument("--first-seed", type=int, default=0, help="10 = none that a choice was made on")
     parser.add_argument("--steps", type=int, default=150, help="steps of the proxy's training, 16 texts each")
     parser.add_argument(
         "--repeats", type=int, choices=range(1, 5), default=2, help="completions of each prompt of the development side"
