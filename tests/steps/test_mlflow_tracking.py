@@ -23,7 +23,17 @@ pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 INTERVAL = {"value": 0.5, "low": 0.25, "high": None}
 REPORT: dict[str, Any] = {
     "arms": {"sft": {"heldout_nll": INTERVAL, "accuracy/sums": {"value": None, "low": None, "high": None}}},
-    "comparisons": [{"metric": "heldout_nll", "arm": "proxy_kd", "against": "sft", **INTERVAL, "p_value": 0.01}],
+    "comparisons": [
+        {
+            "metric": "heldout_nll",
+            "arm": "proxy_kd",
+            "against": "sft",
+            "slice": None,
+            **INTERVAL,
+            "p_value": 0.01,
+            "mde": None,
+        }
+    ],
     "teacher": {"entropy": INTERVAL},
     "facts": {
         "spend": {"cost_usd": 1.5, "prompt_tokens": 30, "completion_tokens": 12},
