@@ -15,7 +15,8 @@ prompt do, as far as they begin with the same tokens. If a prefix was continued 
     p(c) = Gamma(s) / Gamma(s + n)  prod_v Gamma(s m(v) + c_v) / Gamma(s m(v))
 
 and s maximises the sum of its logarithm: one s for each range of the certainty max_v m0(v), m0 = pi where the proxy
-takes part and P where it does not, each drawn towards the s of all.
+takes part and P where it does not, each drawn towards the s of all; that one weakly towards 1 (gamma 2), and the w of
+the whole corpus towards 1/2, so that a handful of positions decides nothing for ever.
 
 This module knows arrays alone.
 
@@ -39,6 +40,7 @@ CERTAINTY_EDGES = (0.5, 0.8, 0.95)
 
 _IMAGINED_POSITIONS = 5.0
 _LOG_WORTH_DEVIATION = 1.0
+_LOG_WORTH_WIDTH = 3.0
 _WORTH_RANGE = (1e-3, 1e6)
 _STEPS_A_DECADE = 10
 # 2 ** 63 observations at most, and orders from -1 (nothing seen) on.
@@ -151,7 +153,7 @@ def fit_shares(counted: Floats, proxy: Floats, strata: Ints) -> tuple[float, Flo
         Of all positions together (0.5 if there are none), and of each stratum, float64 [num_strata]; what no position
         is in has that of all.
     """
-    overall = float(_best_shares(counted, proxy, np.zeros(len(counted), np.int64), 1, 0.5, 1e-9)[0])
+    overall = float(_best_shares(counted, proxy, np.zeros(len(counted), np.int64), 1, 0.5, _IMAGINED_POSITIONS)[0])
     shares = _best_shares(counted, proxy, strata, _ORDERS * _SIZES, overall, _IMAGINED_POSITIONS)
     return overall, shares
 
@@ -201,7 +203,8 @@ def fit_worths(estimate: Floats, contexts: Ints, tokens: Ints, certainty: Floats
     repeats = _Repeats.of(estimate, contexts, tokens, certainty)
     if not len(repeats.totals):
         return share_worths(None)
-    worth = repeats.best(np.zeros_like)
+    # Without this, one prefix whose continuations agree would call the estimate worthless, and another one sure.
+    worth = repeats.best(lambda log_worths: 0.5 * (log_worths / _LOG_WORTH_WIDTH) ** 2)
     centre = np.log(worth)
 
     def penalty(log_worths: Floats) -> Floats:

@@ -20,6 +20,8 @@ from proxykd.progress import report
 if TYPE_CHECKING:
     from proxykd.estimation.ngrams import NgramCounts
 
+FEW_REPEATED = 50
+"""Prefixes with several continuations below which a fitted gamma is said to rest on little."""
 MAX_FITTED_TEXTS = 1024
 """Texts that are read for the fit, the first ones of the side: fifty prompts with two completions each are plenty."""
 
@@ -54,6 +56,11 @@ def fit_to_unseen(
         report(
             "no prompt of the development side has several completions, so gamma cannot be fitted and is 2; ask for "
             "some (teacher.sampling.num_samples) or set it"
+        )
+    elif gamma == "fitted" and found.num_repeated < FEW_REPEATED:
+        report(
+            f"gamma was fitted to {found.num_repeated} prefixes with several continuations, which is few: it is drawn "
+            "towards 2; more prompts on the development side, or more completions of each, make it surer"
         )
     return found
 

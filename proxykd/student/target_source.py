@@ -115,9 +115,10 @@ def _check_complete(targets: Path, reader: TargetReader, corpus: TokenizedCorpus
     if (first := next(missing, None)) is None:
         return
     num_missing, (prompt_id, sample_idx) = 1 + sum(1 for _ in missing), first
+    num_wanted = int((~corpus.is_weighted).sum())
     skipped = reader.description.get("num_skipped", 0)
     raise ArtifactError(
-        f"expected targets for all {len(corpus):,} texts that the student learns from in {targets}, which has "
+        f"expected targets for all {num_wanted:,} texts that the student learns from in {targets}, which has "
         f"{len(reader):,} and none for {num_missing:,} of them (prompt {prompt_id}, sample {sample_idx}, say; it says "
         f"that {skipped:,} had no room for the proxy, or were empty); estimate the targets again from these rows, with "
         "proxy.model.max_seq_tokens large enough"

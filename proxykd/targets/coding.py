@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from proxykd.exceptions import ArtifactError, ShapeError
 from proxykd.targets.codec import Positions
 from proxykd.targets.kernels import LARGEST, NOTHING
-from proxykd.targets.quantising import STEPS, quantise, step_sizes
+from proxykd.targets.quantising import STEPS, quantise, step_masses, step_sizes
 from proxykd.targets.read_kernels import guard_words, read_rows
 from proxykd.targets.tables import Tables
 from proxykd.targets.write_kernels import pack, write_rows
@@ -139,7 +139,7 @@ class Quantiser:
         self._sizes = step_sizes(k, max_kl)
         numbers = np.arange(_LOG_LEVELS, dtype=np.float64)
         if num_draws is None:
-            self.power, self.masses = 2, np.round(self._sizes**-2.0).astype(np.int64)
+            self.power, self.masses = 2, step_masses(k, max_kl)
         else:
             self.power, self.masses = 1, np.full(STEPS, num_draws, np.int64)
         numbers[0] = math.sqrt(NOTHING) if num_draws is None else NOTHING

@@ -131,6 +131,8 @@ def _grouped(counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[
     came goes to the group of the nearest one before it that did.
     """
     came = np.flatnonzero(counts.sum(1))
+    if not len(came):  # rows that list no token have no gaps
+        came = np.zeros(1, np.int64)
     groups, sums = [[index] for index in came.tolist()], counts[came]
     own = _code_lengths(sums)
     extra = np.stack([_code_lengths(sums + row) - own - length for row, length in zip(sums, own, strict=True)])

@@ -11,6 +11,8 @@ bound is taken. Rows of counts (samples of a distribution) need none of this: th
 """
 
 import math
+from fractions import Fraction
+from math import floor, isqrt
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,17 @@ def step_sizes(k: int, max_kl: float) -> NDArray[np.float64]:
     """The steps s in sqrt(p), coarsest first, for rows of ``k`` tokens and a bound of ``max_kl`` nats."""
     expected = math.sqrt(6.0 * max_kl / (k + 1))
     return expected * 2.0 ** (_FIRST_OCTAVES - np.arange(STEPS) / _PER_OCTAVE)
+
+
+def step_masses(k: int, max_kl: float) -> NDArray[np.int64]:
+    """1 / s**2 of each step, rounded, half up: about what the squares of a row's levels add up to, int64 [steps].
+
+    They steer the decoder, so they are computed in whole numbers: a power in floating point may come out otherwise on
+    another processor, and some of these lie at a half.
+    """
+    square = (Fraction(k + 1) / (6 * Fraction(max_kl))) ** 2
+    doubled = [isqrt(floor(4 * square * Fraction(2) ** (step - 4 * _FIRST_OCTAVES))) for step in range(STEPS)]
+    return np.asarray([(one + 1) // 2 for one in doubled], np.int64)
 
 
 @compiled

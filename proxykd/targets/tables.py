@@ -163,6 +163,7 @@ class Tables:
             and self.table_of.shape == (NUM_CONTEXTS,)
             and self.widths.shape == (GAPS + GAP_TABLES, NUM_SYMBOLS)
             and int(self.table_of.max()) < len(self.widths)
+            and np.array_equal(self.table_of[:GAPS], np.arange(GAPS))
             and int(self.widths.min()) >= 0
             and bool((self.widths.sum(1) == 1 << SCALE_BITS).all())
             and bool((self.widths[:, ESCAPE] > 0).all())

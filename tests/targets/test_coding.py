@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from proxykd.targets.codec import Positions
 from proxykd.targets.coding import Coder, Levels, Quantiser, without_impossible
 from proxykd.targets.fitting import fit_tables
 from proxykd.targets.kernels import GAP_TABLES, GAPS, NUM_CONTEXTS, NUM_SYMBOLS
-from proxykd.targets.quantising import step_sizes
+from proxykd.targets.quantising import step_masses, step_sizes
 from proxykd.targets.tables import Tables
 
 pytestmark = pytest.mark.integration  # what is tested is compiled first
@@ -239,3 +240,13 @@ def test_what_the_symbols_cannot_say_is_refused() -> None:
     quantiser = Quantiser(1, max_kl=1e-4, num_draws=None)
     with pytest.raises(ShapeError, match="vocabulary"):
         fit_tables([], vocab_size=2**21, masses=quantiser.masses, power=quantiser.power)
+
+
+@pytest.mark.parametrize("k", [1, 10, 20, 50, 128, 500])
+@pytest.mark.parametrize("max_kl", [1e-6, 1e-4, 3e-3])
+def test_what_steers_the_decoder_is_rounded_exactly(k: int, max_kl: float) -> None:
+    found, exact = step_masses(k, max_kl), (Fraction(k + 1) / (6 * Fraction(max_kl))) ** 2
+    for step, mass in enumerate(found.tolist()):
+        square = exact * Fraction(2) ** (step - 12)  # mass - 1/2 <= sqrt(square) < mass + 1/2
+        assert (Fraction(2 * mass - 1, 2)) ** 2 <= square < (Fraction(2 * mass + 1, 2)) ** 2
+    assert np.allclose(found, step_sizes(k, max_kl) ** -2.0, atol=0.51)
