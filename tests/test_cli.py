@@ -328,6 +328,7 @@ def test_a_tracking_server_that_fails_is_told_before_anything_is_spent(
     assert endpoint.servers[0].calls == 0
 
 
+@pytest.mark.integration
 def test_the_wheel_alone_says_that_it_takes_a_checkout(write: Any, tmp_path: Path) -> None:
     site = sysconfig.get_path("purelib")
     (tmp_path / "wheel").mkdir()

@@ -75,6 +75,7 @@ def test_stability_equals_its_hand_computed_value() -> None:
     assert population_stability({"a": 50, "b": 50}, {"a": 25, "b": 75}) == pytest.approx(0.2747, abs=1e-4)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("num_rows", [40, 200, 5000])
 def test_samples_of_one_population_stay_below_the_noise(num_rows: int) -> None:
     rng = random.Random(num_rows)

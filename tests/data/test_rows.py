@@ -201,6 +201,7 @@ def test_missing_and_other_files_are_refused(kind: str, tmp_path: Path) -> None:
     assert str(tmp_path / "text") in refusal(spec_of(kind, tmp_path / "text"), tmp_path)
 
 
+@pytest.mark.integration
 def test_memory_does_not_grow_with_a_parquet_file(tmp_path: Path) -> None:
     peaks = []
     for num_rows in (20_000, 80_000):

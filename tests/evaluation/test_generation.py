@@ -86,6 +86,7 @@ def test_greedy_tokens_are_those_of_transformers_generate(parts: tuple[Any, Any]
         assert mine == (other[: other.index(eos) + 1] if eos in other else other)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("how", [Generation(12), SAMPLED])
 def test_answers_are_the_same_after_a_death_at_a_random_row(
     parts: tuple[Any, Any], asking: Asking, tmp_path: Path, how: Generation
