@@ -12,13 +12,16 @@ state and 32-bit words: a number and its plain bits take 31 bits at most, so tha
 Everything that steers the decoder is an integer, so that a store reads the same on every machine.
 
 numba compiles this module when it is first used; nothing else imports it at start-up. What it keeps on disk it renews
-when the file changes that a function stands in, and no other: whoever changes this one removes ``__pycache__``.
+when the file changes that a function stands in, and no other; what is older than this file is removed here, because
+all compiled files of the package have its constants in them.
 
 References:
     Duda, Asymmetric numeral systems, arXiv:1311.2540.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -47,6 +50,18 @@ LIST_ZONES, RANK_ZONES, LEFT_BUCKETS = 24, 36, 8
 NUM_CONTEXTS = GAPS + (LIST_ZONES + RANK_ZONES) * LEFT_BUCKETS
 GAP_TABLES = 24
 TABLE_SHIFT = 25  # an entry is a token and, above it, the table of a gap that begins there
+
+
+def forget_older_code(source: Path) -> None:
+    """Remove what numba compiled, beside ``source``, before that file was changed."""
+    changed = source.stat().st_mtime_ns
+    for file in (source.parent / "__pycache__").glob("*.nb[ic]"):
+        with suppress(OSError):  # another process was first, or the folder cannot be written
+            if file.stat().st_mtime_ns < changed:
+                file.unlink()
+
+
+forget_older_code(Path(__file__))
 
 
 def compiled(function: Callable[..., Any]) -> Any:

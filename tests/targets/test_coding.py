@@ -16,7 +16,7 @@ from proxykd.exceptions import ArtifactError, ShapeError
 from proxykd.targets.codec import Positions
 from proxykd.targets.coding import Coder, Levels, Quantiser, without_impossible
 from proxykd.targets.fitting import fit_tables
-from proxykd.targets.kernels import GAP_TABLES, GAPS, NUM_CONTEXTS, NUM_SYMBOLS
+from proxykd.targets.kernels import GAP_TABLES, GAPS, NUM_CONTEXTS, NUM_SYMBOLS, forget_older_code
 from proxykd.targets.quantising import step_masses, step_sizes
 from proxykd.targets.tables import Tables
 
@@ -250,3 +250,14 @@ def test_what_steers_the_decoder_is_rounded_exactly(k: int, max_kl: float) -> No
         square = exact * Fraction(2) ** (step - 12)  # mass - 1/2 <= sqrt(square) < mass + 1/2
         assert (Fraction(2 * mass - 1, 2)) ** 2 <= square < (Fraction(2 * mass + 1, 2)) ** 2
     assert np.allclose(found, step_sizes(k, max_kl) ** -2.0, atol=0.51)
+
+
+def test_code_that_was_compiled_before_its_constants_changed_is_forgotten(tmp_path: Path) -> None:
+    source, folder = tmp_path / "kernels.py", tmp_path / "__pycache__"
+    folder.mkdir()
+    source.write_text("", encoding="utf-8")
+    for name, seconds in (("old.nbi", 1), ("old.1.nbc", 1), ("old.pyc", 1), ("new.nbi", 2**31)):
+        (folder / name).write_bytes(b"")
+        os.utime(folder / name, (seconds, seconds))
+    forget_older_code(source)
+    assert {file.name for file in folder.iterdir()} == {"old.pyc", "new.nbi"}
