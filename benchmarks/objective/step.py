@@ -118,6 +118,10 @@ class _Corpus(list[Example]):
         return np.array([len(example.completion_ids) for example in self], np.int32)
 
     @cached_property
+    def weight_sums(self) -> np.ndarray[Any, Any]:
+        return self.completion_lengths.astype(np.float64)
+
+    @cached_property
     def lengths(self) -> np.ndarray[Any, Any]:
         return self.completion_lengths + np.array([len(example.prompt_ids) for example in self], np.int32)
 
