@@ -75,5 +75,5 @@ def evaluate_student(
             output=output,
             scratch=scratch,
             journals=checkpoint_folder(models, code) / "answers",
-            paid=Workspace.default().journal,
+            journal_path=Workspace.default().journal,
         )

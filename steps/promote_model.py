@@ -150,7 +150,8 @@ def _decide(
         report = compare_registered(evaluation, run)
         return decide(report, run.gate, None), report
     folder = mlflow_registry.download_version(champion, scratch / "model")
-    paid = Workspace.default().journal
-    report = compare_with_champion(evaluation, folder, validated, splits, run, scratch=scratch, paid=paid)
+    report = compare_with_champion(
+        evaluation, folder, validated, splits, run, scratch=scratch, journal_path=Workspace.default().journal
+    )
     decision = decide(report, run.gate, {"version": champion.version})
     return replace(decision, expected_champion=champion.version), report

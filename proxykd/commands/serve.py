@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from proxykd.commands.lineage import ModelArgument
+
 LOOPBACK = "127.0.0.1"
 
 
@@ -27,7 +29,7 @@ def add_serve_command(app: typer.Typer, load: Callable[[str], Any]) -> None:
 
     @app.command()
     def serve(
-        model: Annotated[str, typer.Argument(help="NAME (its champion), NAME@ALIAS or NAME/VERSION.")],
+        model: ModelArgument,
         host: Annotated[str, typer.Option(help="Address to listen on; anything but loopback is open to others.")] = (
             LOOPBACK
         ),

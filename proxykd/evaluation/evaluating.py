@@ -69,7 +69,7 @@ def evaluate(
     output: Path,
     scratch: Path,
     journals: Path | None = None,
-    paid: Path | None = None,
+    journal_path: Path | None = None,
 ) -> Evaluation:
     """Score every arm, compare them and write ``report.json``; the page is written when the decision is known.
 
@@ -86,7 +86,7 @@ def evaluate(
         scratch: Folder for temporary files.
         journals: Folder in which the models' answers are journaled: the same evaluation, killed and started again,
             asks no model twice; None = they are not.
-        paid: The journal of paid answers, which the judge asks through; None = nobody judges.
+        journal_path: The journal of paid answers, through which the judge asks; without it nobody may judge.
 
     Raises:
         GateError: if there is no held-out prompt that every arm can be scored on.
@@ -95,7 +95,7 @@ def evaluate(
     output.mkdir(parents=True, exist_ok=True)
     sets = HeldoutSets(validated, splits, run, scratch)
     scores = _score_arms(arms, sets, run, output, journals)
-    verdicts = _judge(scores, validated, splits, run, output, scratch=scratch, paid=paid)
+    verdicts = _judge(scores, validated, splits, run, output, scratch=scratch, journal_path=journal_path)
     heldout = PromptTable.of_rows(select_rows(validated, splits, {Side.HELDOUT}))
     prompts = with_task_slices(heldout, scores)
     prompts.write(output / "prompts.parquet")
@@ -140,7 +140,7 @@ def compare_with_champion(
     run: RunSpec,
     *,
     scratch: Path,
-    paid: Path | None = None,
+    journal_path: Path | None = None,
 ) -> dict[str, Any]:
     """The report with what the gate needs where there is a champion, scored on the same held-out prompts.
 
@@ -155,7 +155,7 @@ def compare_with_champion(
         splits: Which prompts are held out.
         run: The specification; its evaluation, gate and student sections are read.
         scratch: Folder for temporary files; what the champion said is left there in ``CHAMPION_PREDICTIONS``.
-        paid: The journal of paid answers, which the judge asks through; None = nobody judges.
+        journal_path: The journal of paid answers, through which the judge asks; without it nobody may judge.
 
     Raises:
         ModelError: if the folder holds no model.
@@ -177,7 +177,7 @@ def compare_with_champion(
     theirs = _score_champion(champion, sets, needed, run, scratch / CHAMPION_PREDICTIONS, said) if needed else {}
     if WIN_RATE in needed and run.evaluation.judge is not None:
         duel = duels_with_teacher(run.evaluation.judge, [CHAMPION])
-        referee = open_referee(duel, run, validated, splits, journal_path=paid, scratch=scratch)
+        referee = open_referee(duel, run, validated, splits, journal_path=journal_path, scratch=scratch)
         theirs |= {WIN_RATE: referee.win_rates(referee.judge_arms({CHAMPION: said}))[CHAMPION]}
     return _with_comparisons(report, evaluation, run, rules, champion=theirs, refusals=refusals)
 
@@ -190,13 +190,13 @@ def _judge(
     output: Path,
     *,
     scratch: Path,
-    paid: Path | None,
+    journal_path: Path | None,
 ) -> dict[str, Any]:
     """The section ``judge`` of the report, and the judged arms' metric among the sums of their first seeds."""
     if run.evaluation.judge is None:
         return {}
     first_seeds = {arm: next(iter(seeds)) for arm, seeds in scores.items()}
-    referee = open_referee(run.evaluation.judge, run, validated, splits, journal_path=paid, scratch=scratch)
+    referee = open_referee(run.evaluation.judge, run, validated, splits, journal_path=journal_path, scratch=scratch)
     judged = referee.judge_arms(free_answers(output / "answers.parquet", first_seeds))
     write_verdicts(judged, output / "verdicts.parquet")
     for arm, sums in referee.win_rates(judged).items():

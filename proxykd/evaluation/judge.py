@@ -12,6 +12,7 @@ here the judge sees its own explanation and is asked for the scores alone, so th
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from string import Template
 from typing import NamedTuple
@@ -195,8 +196,8 @@ def duels_of(
         messages: Prompt id -> its chat turns.
         answers: Prompt id -> the arm's answer.
         against: Prompt id -> the other's answer.
-        limit: Take only the first so many prompts of ``messages``; None = all.
+        limit: Take only the first so many of those prompts; None = all.
     """
-    for prompt_id in list(messages)[:limit]:
-        if prompt_id in answers and prompt_id in against:
-            yield Duel(prompt_id, messages[prompt_id], answers[prompt_id], against[prompt_id])
+    both = (prompt_id for prompt_id in messages if prompt_id in answers and prompt_id in against)
+    for prompt_id in islice(both, limit):
+        yield Duel(prompt_id, messages[prompt_id], answers[prompt_id], against[prompt_id])

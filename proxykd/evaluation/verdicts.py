@@ -13,7 +13,7 @@ A win rate counts a tie as half. Prompts that were not judged are in no rate; th
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,13 +72,10 @@ def judge_answers(judge: Judge, messages: Mapping[str, tuple[Message, ...]], ans
     ]
     if judge.spec.kind == "graded":
         arms = dict.fromkeys(chain.from_iterable(wanted))
-        asked = list(messages)[: judge.spec.limit]
-        grades: dict[str, Sequence[Grade]] = {
-            arm: judge.grade(
-                ((one, messages[one], answers[arm][one]) for one in asked if one in answers[arm]), name=arm
-            )
-            for arm in arms
-        }
+        grades: dict[str, Sequence[Grade]] = {}
+        for arm in arms:
+            answered = ((one, turns, answers[arm][one]) for one, turns in messages.items() if one in answers[arm])
+            grades[arm] = judge.grade(islice(answered, judge.spec.limit), name=arm)
         return Judged({}, grades)
     pairs: dict[tuple[str, str], Sequence[Pair]] = {}
     for arm, against in wanted:

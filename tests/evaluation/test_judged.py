@@ -50,7 +50,7 @@ def evaluated(
     def run(name: str = "one", **changes: Any) -> Evaluation:
         scratch = tmp_path / f"{name}-scratch"
         scratch.mkdir()
-        paid = {"paid": tmp_path / "journal.sqlite", **changes}
+        paid = {"journal_path": tmp_path / "journal.sqlite", **changes}
         return evaluate(
             first, validated, splits, judged_spec, facts=FACTS, output=tmp_path / name, scratch=scratch, **paid
         )
@@ -91,7 +91,7 @@ def test_verdicts_are_in_the_report_and_decide(
         splits,
         judged_spec,
         scratch=tmp_path,
-        paid=tmp_path / "journal.sqlite",
+        journal_path=tmp_path / "journal.sqlite",
     )
     found = comparison(champion, "win_rate/teacher", "registered", "champion")
     assert found is not None
@@ -101,7 +101,7 @@ def test_verdicts_are_in_the_report_and_decide(
 
 def test_without_a_journal_nobody_judges_for_money(evaluated: Evaluate, endpoint: Any) -> None:
     with pytest.raises(ConfigError, match="journal"):
-        evaluated(paid=None)
+        evaluated(journal_path=None)
     assert not endpoint.asked
 
 

@@ -2,7 +2,6 @@
 
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from proxykd.artifacts import read_json
 from tests.support.command import Ended
 from tests.support.program import NUM_PROMPTS, PROXYKD, Finished, Home
+from tests.support.without_us import run_without_us
 
 pytestmark = pytest.mark.integration
 
@@ -21,13 +21,6 @@ MODEL = "tiny-student"
 
 PLAIN = """
 import sys
-
-class Nothing:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("proxykd", "steps", "pipelines", "zenml"):
-            raise ImportError(name)
-
-sys.meta_path.insert(0, Nothing())
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer, model = (kind.from_pretrained(sys.argv[1]) for kind in (AutoTokenizer, AutoModelForCausalLM))
@@ -185,8 +178,7 @@ def test_the_exported_folder_needs_transformers_alone(undisturbed: Run) -> None:
     assert (ended.status, ended.out) == (0, f"{MODEL} version 1 written to exported\n"), ended.err
     folder = home.folder / "exported"
     assert {"README.md", "lineage.json", "config.json", "model.safetensors"} <= {file.name for file in folder.iterdir()}
-    plain = [sys.executable, "-I", "-c", PLAIN, str(folder)]
-    loaded = subprocess.run(plain, capture_output=True, text=True, timeout=300)
+    loaded = run_without_us(PLAIN, str(folder))
     assert loaded.stdout == "True False\n", loaded.stderr
     again = _command(home, "export", MODEL, "exported")
     assert (again.status, "holds something; name another" in again.err) == (2, True)

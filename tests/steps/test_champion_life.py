@@ -1,8 +1,6 @@
 """The life of a champion on real stores: promoted, beaten, kept against a worse one, rolled back, loaded anywhere."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,6 +13,7 @@ from proxykd.models.loading import load_model, load_saved, load_tokenizer, save_
 from steps.adapters import mlflow_promotion as promotion
 from steps.adapters import mlflow_registry as registry
 from steps.adapters.mlflow_tracking import connect
+from tests.support.without_us import run_without_us
 
 pytestmark = [
     pytest.mark.integration,
@@ -26,13 +25,6 @@ TEXT = "Ben has 7 pens. Sam has 1 fewer. How many pens do they have together? 7 
 
 PLAIN = """
 import sys
-
-class Nothing:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("proxykd", "steps", "pipelines", "zenml"):
-            raise ImportError(name)
-
-sys.meta_path.insert(0, Nothing())
 import mlflow
 
 mlflow.set_tracking_uri(sys.argv[1])
@@ -89,9 +81,7 @@ def _weights(folder: Path) -> str:
 def _loaded_elsewhere(name: str) -> str:
     """The champion's weights, as a process sees them that has only mlflow and transformers."""
     address = os.environ["MLFLOW_TRACKING_URI"]
-    finished = subprocess.run(
-        [sys.executable, "-I", "-c", PLAIN, address, name], capture_output=True, text=True, timeout=300
-    )
+    finished = run_without_us(PLAIN, address, name)
     assert finished.returncode == 0, finished.stderr
     weights, text = finished.stdout.splitlines()[-1].split(" ", 1)
     assert text == "2 + 2?"
