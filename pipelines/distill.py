@@ -8,15 +8,18 @@ from zenml.config.cache_policy import CachePolicy
 
 from proxykd.config import RunSpec
 from proxykd.config.shielding import unshielded
+from proxykd.data.portions import Portion
 from proxykd.records import hash_json
 from steps import (
     align_proxy,
     check_drift,
     distill_student,
     estimate_distributions,
+    estimate_distributions_portion,
     evaluate_student,
     promote_model,
     query_teacher,
+    query_teacher_portion,
     split,
     validate_data,
 )
@@ -36,6 +39,9 @@ STEPS = (
 )
 """The steps by the names under which ZenML keeps them."""
 
+DIVISIBLE = ("query_teacher", "estimate_distributions")
+"""The steps whose prompts can be worked on in portions."""
+
 WITHOUT_TARGETS = CachePolicy(ignored_inputs=["targets", "proxy"])
 """The SFT arm opens neither targets nor proxy: others do not train it again."""
 FROM_TARGETS = CachePolicy(ignored_inputs=["proxy"])
@@ -53,6 +59,7 @@ def distill(
     trajectories: str,
     task_files: str,
     baseline: dict[str, Any] | None,
+    portions: dict[str, int] | None = None,
 ) -> None:
     """Wire the steps.
 
@@ -64,6 +71,8 @@ def distill(
         trajectories: Identity of the trajectories that the students learn from; "" = there are none.
         task_files: Hash of the files that the evaluation's tasks read.
         baseline: What the last accepted runs measured, as ``proxykd.data.accepted`` keeps it; None = there is none.
+        portions: One of ``DIVISIBLE`` -> in how many parts its prompts are worked on, each part a step of its own (a
+            shard, in a pod of its own on a cluster); None = every step is one.
     """
     run = RunSpec.model_validate(unshielded(specification))
 
@@ -73,7 +82,19 @@ def distill(
             found["models"] = {role: models[role] for role in roles}
         return found
 
-    prompts, completions, journal = query_teacher.query_teacher(**told(query_teacher), inputs=inputs)
+    def in_portions(name: str, portion: ModuleType, *made_from: Any, **more: Any) -> list[Any]:
+        """The step's portions, each a step of its own; none where it is not divided."""
+        count = (portions or {}).get(name, 1)
+        run_step = getattr(portion, f"{name}_portion")
+        return [
+            run_step(
+                *made_from, **told(portion), **more, number=number, of=count, id=f"{name}_{Portion(number, count)}"
+            )
+            for number in range(count if count > 1 else 0)
+        ]
+
+    answers = in_portions("query_teacher", query_teacher_portion, inputs=inputs)
+    prompts, completions, journal = query_teacher.query_teacher(answers, **told(query_teacher), inputs=inputs)
     validated, validation, _ = validate_data.validate_data(
         prompts,
         completions,
@@ -86,9 +107,9 @@ def distill(
     proxy = align_proxy.align_proxy(validated, splits, **told(align_proxy))
     targets = None
     if run.student.reads_targets:
-        targets = estimate_distributions.estimate_distributions(
-            completions, validated, splits, proxy, **told(estimate_distributions)
-        )
+        texts = completions, validated, splits, proxy
+        parts = in_portions("estimate_distributions", estimate_distributions_portion, *texts)
+        targets = estimate_distributions.estimate_distributions(parts, *texts, **told(estimate_distributions))
     both = {**told(distill_student), "trajectories": trajectories}
     soft = FROM_TARGETS if run.student.living_teacher is None else FROM_PROXY
     sft, student = (

@@ -12,7 +12,7 @@ from zenml.exceptions import RunInterruptedException
 from zenml.utils import source_utils
 
 import proxykd
-from pipelines.distill import STEPS, distill
+from pipelines.distill import DIVISIBLE, STEPS, distill
 from proxykd.artifacts import Evaluation, Promotion, ValidationResult, read_json
 from proxykd.config import RunSpec
 from proxykd.config.shielding import shielded
@@ -41,7 +41,14 @@ class RunResult:
     statuses: Mapping[str, str]
 
 
-def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str], anew: Sequence[str] = ()) -> RunResult:
+def run_distillation(
+    run: RunSpec,
+    *,
+    inputs: str,
+    models: Mapping[str, str],
+    anew: Sequence[str] = (),
+    shards: Mapping[str, int] | None = None,
+) -> RunResult:
     """Run the main job; one that ends well is the baseline of the next one's drift.
 
     Args:
@@ -49,9 +56,10 @@ def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str], an
         inputs: Hash of the prompts' file.
         models: Role -> identity of the model behind its source.
         anew: Steps that are done again although they are finished; what follows from them only if its inputs change.
+        shards: Step -> in how many parts its prompts are worked on; those left out are one.
 
     Raises:
-        ConfigError: if there is no such step.
+        ConfigError: if there is no such step, or it cannot be divided.
         ProxykdError: as the step raised it.
         KeyboardInterrupt: if the run was interrupted (ZenML turns SIGINT and SIGTERM into an exception of its own).
     """
@@ -60,6 +68,7 @@ def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str], an
     accepted = Workspace.default().accepted(run.name)
     if unknown := sorted(set(anew) - set(STEPS)):
         raise ConfigError(f"expected steps of the pipeline after --anew, got {unknown}; choose among {list(STEPS)}")
+    check_shards(run, shards or {})
     configured = distill.with_options(
         run_name=f"{run.name}-{{date}}-{{time}}",
         tags=[run.name],
@@ -75,6 +84,7 @@ def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str], an
             trajectories=trajectories_identity(run.student.trajectories),
             task_files=hash_files(run.evaluation.files()),
             baseline=read_baseline(accepted),
+            portions=dict(shards) if shards else None,
         )
     except RunInterruptedException as interruption:
         raise KeyboardInterrupt from interruption
@@ -82,6 +92,22 @@ def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str], an
     validation: ValidationResult = _steps(response.id)["validate_data"].outputs["validation"][0].load()
     accept(validation, accepted)
     return result
+
+
+def check_shards(run: RunSpec, shards: Mapping[str, int]) -> None:
+    """Check that steps can be divided as is wished.
+
+    Raises:
+        ConfigError: if one cannot.
+    """
+    if unknown := sorted(set(shards) - set(DIVISIBLE)):
+        raise ConfigError(f"expected shards of {' or '.join(DIVISIBLE)}, got some of {', '.join(unknown)}; remove them")
+    if low := {name: count for name, count in shards.items() if count < 1}:
+        raise ConfigError(f"expected 1 shard or more of a step, got {low}")
+    if shards.get("query_teacher", 1) > 1 and run.teacher.kind == "recorded":
+        raise ConfigError(
+            "expected a teacher that is asked, found recorded texts: they need no shards of query_teacher; remove them"
+        )
 
 
 def _execution_mode() -> ExecutionMode:

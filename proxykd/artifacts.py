@@ -208,6 +208,12 @@ class TrajectorySet(RecordFolder[Trajectory]):
     record_type = Trajectory
 
 
+class AnswerSet(Artifact):
+    """``answers.parquet``: rows of a journal, all that one portion of a run's prompts was answered."""
+
+    kind = "answers"
+
+
 class JournalExcerpt(Artifact):
     """``journal.json``: root, number and dates of the journal entries that a run's completions came from."""
 
@@ -236,6 +242,12 @@ class Targets(Artifact):
     """Sparse next-token distributions for every position of the teacher's text, and a weight a sample."""
 
     kind = "targets"
+
+
+class TargetsPortion(Artifact):
+    """The files of one worker of a target store, and ``portion.json``: what they add up to."""
+
+    kind = "targets_portion"
 
 
 class StudentModel(Artifact):

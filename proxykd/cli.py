@@ -65,6 +65,15 @@ AnewOption = Annotated[
         help="Do a finished step again, e.g. --anew estimate_distributions, whose files are damaged, say. Repeatable.",
     ),
 ]
+ShardsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shards",
+        metavar="STEP=N",
+        help="Work on a step's prompts in N parts, each a step of its own (on a cluster, a pod of its own): "
+        "query_teacher=8, estimate_distributions=4. Repeatable.",
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
 
@@ -119,12 +128,16 @@ def preview(
 
 @app.command()
 def run(
-    config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption = False, anew: AnewOption = None
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    quiet: QuietOption = False,
+    anew: AnewOption = None,
+    shards: ShardsOption = None,
 ) -> None:
     """Run the whole way: query, validate, align, estimate, distil, evaluate, promote. Finished parts are not redone."""
     started = time.monotonic()
     _spare_the_collector()
-    specification = _load(config, overrides, quiet)
+    specification, divided = _load(config, overrides, quiet), _shards(shards or [])
     workspace = _workspace()
     workspace.set_environment()
     from proxykd.progress import heed_interrupts, hush_engines
@@ -136,7 +149,7 @@ def run(
         running = _import_application("pipelines.running")
         try:
             result = running.run_distillation(
-                specification, inputs=found.inputs_hash, models=found.models, anew=anew or ()
+                specification, inputs=found.inputs_hash, models=found.models, anew=anew or (), shards=divided
             )
         except ArtifactError as error:
             raise ArtifactError(
@@ -265,6 +278,16 @@ def _load(config: Path, overrides: list[str] | None, quiet: bool) -> "RunSpec":
     if quiet:
         os.environ["PROXYKD_PROGRESS"] = "off"
     return load_specification(config, overrides or ()).with_ablations_applied().with_questions_guarded()
+
+
+def _shards(given: list[str]) -> dict[str, int]:
+    shards = {}
+    for text in given:
+        name, _, count = text.partition("=")
+        if not (name and count.isdecimal()):
+            raise ConfigError(f"expected STEP=N after --shards, query_teacher=8 say, got {text!r}")
+        shards[name] = int(count)
+    return shards
 
 
 def _check_plan(specification: "RunSpec", workspace: "Workspace") -> "Plan":

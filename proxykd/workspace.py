@@ -39,6 +39,11 @@ class Workspace:
         """The teacher's journal: every paid response, shared by all runs of the workspace."""
         return self.root / "journal.sqlite"
 
+    @property
+    def portions(self) -> Path:
+        """Where portions of the prompts that are asked apart keep their journals."""
+        return self.root / "portions"
+
     def accepted(self, name: str) -> Path:
         """What the last accepted runs called ``name`` measured: the baseline of the next one's drift."""
         return self.root / "accepted" / f"{name}.json"

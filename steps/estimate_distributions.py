@@ -4,9 +4,10 @@ from typing import Annotated, Any
 
 from zenml import step
 
-from proxykd.artifacts import CompletionSet, ProxyModel, SplitSet, Targets, ValidatedSet
+from proxykd.artifacts import CompletionSet, ProxyModel, SplitSet, Targets, TargetsPortion, ValidatedSet
 from proxykd.config import RunSpec
 from proxykd.estimation.estimating import estimate_distributions as estimate
+from proxykd.estimation.estimating import join_portions
 from steps.materializers.folder import FolderMaterializer
 from steps.settings import new_folder, scratch_folder
 
@@ -15,6 +16,7 @@ SECTIONS = ("seed", "split", "proxy", "targets")
 
 @step(output_materializers=FolderMaterializer)
 def estimate_distributions(
+    portions: list[TargetsPortion],
     completions: CompletionSet,
     validated: ValidatedSet,
     splits: SplitSet,
@@ -25,6 +27,8 @@ def estimate_distributions(
     """Sparse targets for every position of the distillation side, and a weight for every sample.
 
     Args:
+        portions: What was estimated for the portions of the prompts, in their order; with these, nothing is estimated.
+            Empty = this step estimates.
         completions: The teacher's answers, with what its API told of its probabilities.
         validated: The teacher's texts.
         splits: Which stage sees which.
@@ -33,5 +37,7 @@ def estimate_distributions(
         code: Hash of the code that the step runs.
     """
     with new_folder("targets") as output, scratch_folder() as scratch:
-        run = RunSpec.view(settings)
-        return estimate(completions, validated, splits, proxy, run, output=output, scratch=scratch)
+        run, made_from = RunSpec.view(settings), (completions, validated, splits, proxy)
+        if portions:
+            return join_portions(portions, *made_from, run, output=output, scratch=scratch)
+        return estimate(*made_from, run, output=output, scratch=scratch)

@@ -4,10 +4,11 @@ from typing import Annotated, Any
 
 from zenml import step
 
-from proxykd.artifacts import CompletionSet, JournalExcerpt, PromptSet
+from proxykd.artifacts import AnswerSet, CompletionSet, JournalExcerpt, PromptSet
 from proxykd.config import RunSpec
 from proxykd.config.teacher import RecordedTeacherSpec
 from proxykd.teacher.excerpt import write_excerpt
+from proxykd.teacher.portions import gather
 from proxykd.teacher.query import check_inputs, collect_prompts
 from proxykd.teacher.query import query_teacher as query
 from proxykd.workspace import Workspace
@@ -19,7 +20,7 @@ SECTIONS = ("seed", "prompts", "teacher", "staging", "split")
 
 @step(output_materializers=for_outputs("prompts", "completions", "journal"))
 def query_teacher(
-    settings: dict[str, Any], code: str, inputs: str
+    answers: list[AnswerSet], settings: dict[str, Any], code: str, inputs: str
 ) -> tuple[
     Annotated[PromptSet, "prompts"],
     Annotated[CompletionSet, "completions"],
@@ -28,6 +29,7 @@ def query_teacher(
     """Collect the prompts and what the teacher says to them; paid answers are kept in the workspace's journal.
 
     Args:
+        answers: What the portions of the prompts were answered; with these, nothing is asked. Empty = this step asks.
         settings: The sections named in ``SECTIONS``.
         code: Hash of the code that the step runs.
         inputs: Hash of the prompts that the run was planned with, so that a changed file is read again.
@@ -36,9 +38,11 @@ def query_teacher(
         InputError: if the prompts changed after the plan.
     """
     run, journal = RunSpec.view(settings), Workspace.default().journal
-    with new_folder("prompts") as questions, new_folder("completions") as answers, new_folder("journal") as entries:
+    with new_folder("prompts") as questions, new_folder("completions") as rows, new_folder("journal") as entries:
         prompts = collect_prompts(run.prompts, seed=run.seed, output=questions)
         check_inputs(prompts, inputs)
-        completions = query(prompts, run, journal_path=journal, output=answers)
+        if answers:
+            gather(answers, journal)
+        completions = query(prompts, run, journal_path=journal, output=rows, asks=not answers)
         asked = None if isinstance(run.teacher, RecordedTeacherSpec) else journal
         return prompts, completions, write_excerpt(completions, asked, output=entries)

@@ -4,7 +4,7 @@ What the prior leaves to tokens that it does not list (``max_tokens``) is spread
 neither the posterior nor a drawn target has a place for "some other token". ``tail_mean`` says how much that is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,27 @@ class CountedPrior:
         orders = np.concatenate([part.orders for part in parts]).astype(np.int64)
         return PriorRows(listed, torch.from_numpy(observed), torch.from_numpy(orders))
 
-    def facts(self) -> dict[str, Any]:
-        """For ``targets.json``; complete once every text has been looked up."""
-        total = max(1, self._num_positions)
+    def sums(self) -> dict[str, Any]:
+        """Counts for ``prior_facts``; complete once every text has been looked up."""
         return {
             "num_tokens": self.counts.num_tokens,
             "num_examples": self.counts.num_examples,
-            "no_evidence_share": self._num_no_evidence / total,
-            "tail_mean": self._tail_sum / total,
+            "num_positions": self._num_positions,
+            "num_no_evidence": self._num_no_evidence,
+            "tail_sum": self._tail_sum,
         }
+
+
+def prior_facts(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """For ``targets.json``.
+
+    Args:
+        parts: ``CountedPrior.sums`` of each portion of the texts; all looked up in counts of the same corpus.
+    """
+    total = max(1, sum(part["num_positions"] for part in parts))
+    return {
+        "num_tokens": parts[0]["num_tokens"],
+        "num_examples": parts[0]["num_examples"],
+        "no_evidence_share": sum(part["num_no_evidence"] for part in parts) / total,
+        "tail_mean": sum(part["tail_sum"] for part in parts) / total,
+    }

@@ -119,14 +119,9 @@ class EvidenceReader:
         self.counts["positions_told"] += len(told.positions)
         return told
 
-    def facts(self) -> dict[str, Any]:
-        """Counts, and shares of the positions and of the API's probability."""
-        total = sum(self.mass.values())
-        return {
-            **{f"num_{name}": count for name, count in sorted(self.counts.items())},
-            "position_share": self.counts["positions_told"] / max(1, self.counts["positions"]),
-            "mass_shares": {name: mass / total for name, mass in sorted(self.mass.items())} if total else {},
-        }
+    def sums(self) -> dict[str, Any]:
+        """``counts`` and ``mass``, for ``evidence_facts``."""
+        return {"counts": dict(self.counts), "mass": dict(self.mass)}
 
     def _spell(self, completion_ids: Sequence[int]) -> tuple[list[int], bytes]:
         """Where each token begins in the text's bytes, the end of the last one too; the text."""
@@ -183,6 +178,25 @@ class EvidenceReader:
         return (ids[0], "leading") if leads else (-1, "dropped")
 
 
+def evidence_facts(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """For ``targets.json``: counts, and shares of the positions and of the API's probability.
+
+    Args:
+        parts: ``EvidenceReader.sums`` of each portion of the texts.
+    """
+    counts, mass = Counter[str](), dict[str, float]()
+    for part in parts:
+        counts.update(part["counts"])
+        for name, value in part["mass"].items():
+            mass[name] = mass.get(name, 0.0) + value
+    total = sum(mass.values())
+    return {
+        **{f"num_{name}": count for name, count in sorted(counts.items())},
+        "position_share": counts["positions_told"] / max(1, counts["positions"]),
+        "mass_shares": {name: value / total for name, value in sorted(mass.items())} if total else {},
+    }
+
+
 @dataclass
 class ApiEvidence:
     """The evidence about a corpus, in a memory-mapped file: one row an example, in the corpus's order.
@@ -192,7 +206,7 @@ class ApiEvidence:
     """
 
     path: Path
-    _facts: dict[str, Any] = field(repr=False)
+    _sums: dict[str, Any] = field(repr=False)
 
     def __post_init__(self) -> None:
         self._table = pa.ipc.open_file(pa.memory_map(str(self.path))).read_all()
@@ -224,11 +238,11 @@ class ApiEvidence:
                     pa.array(column, kind.type) for column, kind in zip(zip(*batch, strict=True), _SCHEMA, strict=True)
                 ]
                 writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=_SCHEMA))
-        return cls(path, reader.facts())
+        return cls(path, reader.sums())
 
-    def facts(self) -> dict[str, Any]:
-        """For ``targets.json``."""
-        return self._facts
+    def sums(self) -> dict[str, Any]:
+        """For ``evidence_facts``."""
+        return self._sums
 
     def of(self, indices: Sequence[int], lengths: Sequence[int], *, device: torch.device) -> Evidence:
         """The evidence at the completion tokens of some examples, one after the other.

@@ -10,6 +10,7 @@ References:
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -39,12 +40,27 @@ class RunningMoments:
             return
         block = np.stack([first, second]).astype(np.float64)
         block_mean = block.mean(axis=1)
-        centred, shift = block - block_mean[:, None], block_mean - self.mean
-        total = self.num_pairs + len(first)
-        between = np.outer(shift, shift) * (self.num_pairs * len(first) / total)
-        self._deviations += centred @ centred.T + between
-        self.mean = self.mean + shift * (len(first) / total)
+        centred = block - block_mean[:, None]
+        self._absorb(len(first), block_mean, centred @ centred.T)
+
+    def _absorb(self, num_pairs: int, mean: NDArray[np.float64], deviations: NDArray[np.float64]) -> None:
+        shift, total = mean - self.mean, self.num_pairs + num_pairs
+        self._deviations += deviations + np.outer(shift, shift) * (self.num_pairs * num_pairs / total)
+        self.mean = self.mean + shift * (num_pairs / total)
         self.num_pairs = total
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, exactly, for ``add``."""
+        return {"num_pairs": self.num_pairs, "mean": self.mean.tolist(), "deviations": self._deviations.tolist()}
+
+    def add(self, sums: Mapping[str, Any]) -> None:
+        """Take in what another one has seen.
+
+        Args:
+            sums: Its ``to_json``.
+        """
+        if sums["num_pairs"]:
+            self._absorb(sums["num_pairs"], np.array(sums["mean"]), np.array(sums["deviations"]))
 
     @property
     def std(self) -> NDArray[np.float64]:
@@ -81,6 +97,18 @@ class SampleWeights:
             lengths: Tokens of each text, int [rows].
         """
         self._likelihoods.update(self._likelihoods_of(sequence_logprobs, lengths), lengths.astype(np.float64))
+
+    def sums(self) -> dict[str, Any]:
+        """What ``observe`` has gathered, for ``add``."""
+        return self._likelihoods.to_json()
+
+    def add(self, sums: Mapping[str, Any]) -> None:
+        """Take the samples that another process observed into mu and gamma.
+
+        Args:
+            sums: Its ``sums``.
+        """
+        self._likelihoods.add(sums)
 
     def weigh(self, sequence_logprobs: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
         """Weights in (0, 1), float [rows]; 0.5 for all if the log-likelihood does not vary."""

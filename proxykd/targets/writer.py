@@ -121,6 +121,10 @@ class TargetWriter:
         facts = {"shards": self._shards, "facts": self._encoder.facts()}
         write_json(self._folder / f"worker-{self._worker:03d}.json", facts)
 
+    def header(self) -> dict[str, Any]:
+        """What stands at the head of its shards: format and sizes."""
+        return self._encoder.header()
+
     def finish(self, weigh: Weigh, facts: Callable[[], Mapping[str, Any]]) -> None:
         """``close`` and ``merge``, for a store with this one worker.
 
@@ -129,8 +133,7 @@ class TargetWriter:
             facts: Settings and statistics for ``targets.json``; asked for after the last weight.
         """
         self.close()
-        empty = self._encoder.header()
-        merge(self._folder, scratch=self._scratch, weigh=weigh, facts=facts, empty=empty)
+        merge(self._folder, scratch=self._scratch, weigh=weigh, facts=facts, empty=self.header())
 
     def _write_all(self, ready: Iterator[tuple[Sample, bytes]]) -> None:
         for sample, payload in ready:

@@ -88,7 +88,7 @@ def export(journal: Journal, path: Path) -> int:
         ArtifactError: if rows are damaged; the intact ones are written.
         OSError: if it cannot be written.
     """
-    writers = {".jsonl": _write_jsonl, ".parquet": _write_parquet}
+    writers = {".jsonl": _write_jsonl, ".parquet": write_parquet}
     if path.suffix not in writers:
         raise InputError(f"expected a file that ends in .jsonl or .parquet, got {path.name!r}; name one")
     if path.exists():
@@ -144,7 +144,8 @@ def _write_jsonl(path: Path, rows: Iterable[Row]) -> int:
     return count
 
 
-def _write_parquet(path: Path, rows: Iterable[Row]) -> int:
+def write_parquet(path: Path, rows: Iterable[Row]) -> int:
+    """Write rows as ``import_rows`` reads them; returns how many."""
     count = 0
     with pq.ParquetWriter(path, SCHEMA) as writer:
         for batch in batched(rows, _BATCH):

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from proxykd.artifacts import CompletionSet, ProxyModel, SplitSet, Targets, ValidatedSet, read_json, seal
 from proxykd.config import RunSpec
+from proxykd.data.portions import Portion
 from proxykd.data.splits import build_splits, select_rows, sides_for
 from proxykd.data.tokenizing import Example, TokenizedCorpus
-from proxykd.estimation.estimating import estimate_distributions
-from proxykd.exceptions import ConfigError
+from proxykd.estimation.estimating import estimate_distributions, estimate_portion, join_portions
+from proxykd.exceptions import ArtifactError, ConfigError
 from proxykd.models.loading import load_model, load_tokenizer, save_model
 from proxykd.records import ValidatedRow
 from proxykd.student.training import distill_student
@@ -204,3 +206,49 @@ def test_logprobs_without_completions_say_what_is_missing(home: Home, make_run: 
     run = make_run(teacher=TELLING, targets={"estimator": {"kind": "logprobs"}})
     with pytest.raises(ConfigError, match="API told"):
         estimate_distributions(None, *home[1:], run, output=tmp_path / "targets", scratch=tmp_path / "scratch")
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_portions_joined_are_the_whole(
+    home: Home, estimate: Any, make_run: MakeRun, tmp_path: Path, estimator: str
+) -> None:
+    settings = {**EVERYTHING, "estimator": ESTIMATORS[estimator]}
+    whole, run = estimate("whole", **settings), make_run(teacher=TELLING, targets=settings)
+    parts = [
+        estimate_portion(
+            *home, run, Portion(number, 3), output=tmp_path / f"p{number}", scratch=tmp_path / f"s{number}"
+        )
+        for number in range(3)
+    ]
+    joined = join_portions(parts, *home, run, output=tmp_path / "joined", scratch=tmp_path / "joined-scratch")
+    joined.verify()
+    for part in parts:
+        part.verify()  # what was joined is still what was handed over
+    for folder in ("", PRIOR_FOLDER) if ESTIMATORS[estimator].get("keep_prior") else ("",):
+        told, expected = (read_json(one.path / folder / "targets.json") for one in (joined, whole))
+        for name in set(expected) - {"index", "shards", "checksum"}:
+            assert_alike(told[name], expected[name], name)
+        found, known = (TargetReader(one.path / folder) for one in (joined, whole))
+        assert len(found) == len(known)
+        for row in pq.read_table(whole.path / folder / "index.parquet").to_pylist():
+            mine, same = (one.get(row["prompt_id"], row["sample_idx"]) for one in (found, known))
+            np.testing.assert_allclose(dense(mine), dense(same), atol=2e-4)
+            assert mine.weight == pytest.approx(same.weight, abs=1e-4)
+
+
+def assert_alike(found: Any, expected: Any, name: str) -> None:
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), name
+        for key in expected:
+            assert_alike(found[key], expected[key], f"{name}.{key}")
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4), name
+    else:
+        assert found == expected, name
+
+
+def test_portions_of_other_texts_or_settings_are_not_joined(home: Home, make_run: MakeRun, tmp_path: Path) -> None:
+    run, other = make_run(teacher=TELLING), make_run(teacher=TELLING, targets={"temperature": 2.0})
+    part = estimate_portion(*home, run, Portion(0, 1), output=tmp_path / "part", scratch=tmp_path / "scratch")
+    with pytest.raises(ArtifactError, match="this run's texts and proxy"):
+        join_portions([part], *home, other, output=tmp_path / "joined", scratch=tmp_path / "s2")

@@ -12,7 +12,7 @@ from tokenizers.models import BPE
 
 from proxykd.artifacts import CompletionSet
 from proxykd.data.tokenizing import TokenizedCorpus
-from proxykd.estimation.evidence import ApiEvidence, EvidenceReader
+from proxykd.estimation.evidence import ApiEvidence, EvidenceReader, evidence_facts
 from proxykd.exceptions import ArtifactError
 from proxykd.models.token_bytes import TokenBytes
 from proxykd.models.tokenizers import load_tokenizer
@@ -58,7 +58,7 @@ def read(reader: EvidenceReader, ids: list[str], rows: list[dict[str, Any]]) -> 
 def test_equal_tokens_are_exact(reader: EvidenceReader) -> None:
     found = read(reader, ["Tom", "Ġhas", "<eos>"], [position("Tom", 0.7, To=0.2), position(" has", 0.9)])
     assert found == {0: {"Tom": 0.7, "To": 0.2}, 1: {"Ġhas": 0.9}}
-    facts = reader.facts()
+    facts = evidence_facts([reader.sums()])
     assert (facts["num_exact"], facts["num_positions"], facts["num_positions_told"]) == (3, 3, 2)
     assert facts["position_share"] == pytest.approx(2 / 3)
     assert facts["mass_shares"] == {"exact": pytest.approx(1.0)}
@@ -87,7 +87,7 @@ def test_half_a_character_maps_by_its_bytes_and_unknown_bytes_are_dropped(reader
     rows[0]["top"].append(_one(b"\xe2\x82", 0.4))
     assert read(reader, ["Ã", "©"], rows) == {0: {"Ã": 0.5}, 1: {"©": 1.0}}
     assert reader.counts["dropped"] == 1
-    assert reader.facts()["mass_shares"]["dropped"] == pytest.approx(0.4 / 1.9)
+    assert evidence_facts([reader.sums()])["mass_shares"]["dropped"] == pytest.approx(0.4 / 1.9)
 
 
 def test_probabilities_too_small_to_tell_are_none_and_rounding_is_taken_back(reader: EvidenceReader) -> None:
@@ -139,7 +139,7 @@ def test_evidence_of_a_corpus_is_found_by_example(corpus: Any, tmp_path: Path) -
     labels = torch.from_numpy(np.concatenate([texts[1].completion_ids, texts[0].completion_ids])).long()
     # The token that stands there leads or is exact at every aligned position.
     assert torch.equal(both.token_ids[:, 0], labels[both.rows])
-    assert evidence.facts()["num_texts"] == 2
+    assert evidence_facts([evidence.sums()])["num_texts"] == 2
 
 
 def test_completions_of_another_corpus_are_refused(corpus: Any, tmp_path: Path) -> None:
