@@ -1,5 +1,7 @@
 """The main job: a black-box teacher becomes a registered student."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -50,6 +52,38 @@ FROM_PROXY = CachePolicy(ignored_inputs=["targets"])
 """The distilled arm with a living teacher opens the proxy alone."""
 
 
+@dataclass(frozen=True)
+class _Wiring:
+    """What each step of a run is told.
+
+    Attributes:
+        run: The specification.
+        models: Role -> identity of the model behind its source.
+        portions: Step -> in how many parts its prompts are worked on; those left out are one.
+    """
+
+    run: RunSpec
+    models: Mapping[str, str]
+    portions: Mapping[str, int]
+
+    def told(self, module: ModuleType) -> dict[str, Any]:
+        """Settings, hash of the code and, where it opens some, identities of models."""
+        settings = settings_for(self.run, *module.SECTIONS)
+        found: dict[str, Any] = {"settings": settings, "code": code_hash(module.__name__)}
+        if roles := getattr(module, "MODELS", ()):
+            found["models"] = {role: self.models[role] for role in roles}
+        return found
+
+    def in_portions(self, name: str, module: ModuleType, *made_from: Any, **more: Any) -> list[Any]:
+        """What the portions of a step hand over, each a step of its own; nothing where the step is not divided."""
+        count, portion_step = self.portions.get(name, 1), getattr(module, f"{name}_portion")
+        arguments = {**self.told(module), **more, "of": count}
+        return [
+            portion_step(*made_from, **arguments, number=number, id=f"{name}_{Portion(number, count)}")
+            for number in range(count if count > 1 else 0)
+        ]
+
+
 @pipeline(enable_cache=True, enable_step_logs=False)
 def distill(
     specification: dict[str, Any],
@@ -76,23 +110,8 @@ def distill(
     """
     run = RunSpec.model_validate(unshielded(specification))
 
-    def told(module: ModuleType) -> dict[str, Any]:
-        found: dict[str, Any] = {"settings": settings_for(run, *module.SECTIONS), "code": code_hash(module.__name__)}
-        if roles := getattr(module, "MODELS", ()):
-            found["models"] = {role: models[role] for role in roles}
-        return found
-
-    def in_portions(name: str, portion: ModuleType, *made_from: Any, **more: Any) -> list[Any]:
-        """The step's portions, each a step of its own; none where it is not divided."""
-        count = (portions or {}).get(name, 1)
-        run_step = getattr(portion, f"{name}_portion")
-        return [
-            run_step(
-                *made_from, **told(portion), **more, number=number, of=count, id=f"{name}_{Portion(number, count)}"
-            )
-            for number in range(count if count > 1 else 0)
-        ]
-
+    wiring = _Wiring(run, models, portions or {})
+    told, in_portions = wiring.told, wiring.in_portions
     answers = in_portions("query_teacher", query_teacher_portion, inputs=inputs)
     prompts, completions, journal = query_teacher.query_teacher(answers, **told(query_teacher), inputs=inputs)
     validated, validation, _ = validate_data.validate_data(

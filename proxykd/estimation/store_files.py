@@ -7,7 +7,7 @@ The sums are exact in JSON, so that portions that were estimated apart are joine
 a store that one process wrote is finished by the same lines.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,11 @@ Sums = Mapping[str, Any]
 """What a portion adds up to: ``settings`` (the same for all), ``counts`` (added up), ``sources`` (name -> its sums),
 ``statistics``, ``likelihoods`` and ``empty`` (headers of a store without a sample)."""
 
-_FACTS = {"prior": prior_facts, "evidence": evidence_facts, "fitted": lambda parts: parts[0]}
+_FACTS: dict[str, Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]] = {
+    "prior": prior_facts,
+    "evidence": evidence_facts,
+    "fitted": lambda parts: parts[0],
+}
 # Rounding of a sum of a thousand float32 probabilities stays far below.
 _MASS_TOLERANCE = 1e-3
 # Beta quantiles take microseconds each.
@@ -122,7 +126,7 @@ def finish_store(folder: Path, portions: Sequence[Sums], spec: TargetsSpec, *, s
         "reduction": reduction,
         "temperature": spec.temperature,
     }
-    facts = _facts_of([one["statistics"] for one in portions], posterior and posterior.credible_level)
+    facts = _facts_of([one["statistics"] for one in portions], None if posterior is None else posterior.credible_level)
     merge(
         folder,
         scratch=scratch / "main",
