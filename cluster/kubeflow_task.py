@@ -69,9 +69,9 @@ class TaskPlacement(Spec):
     """A step's pod in the terms of Kubeflow Pipelines."""
 
     cpu: str | None = None
-    """Cores, for example ``2`` or ``500m``, asked for and granted; None = the namespace's default."""
+    """Cores asked for, for example ``2`` or ``500m``; None = the namespace's default."""
     memory: str | None = None
-    """For example ``16Gi``, asked for and granted; None = the namespace's default."""
+    """Memory, as request and as limit, for example ``16Gi``; None = the namespace's default."""
     gpus: NonNegativeInt = 0
     """Whole GPUs."""
     node_selectors: dict[str, str] = Field(default_factory=dict)
@@ -80,6 +80,8 @@ class TaskPlacement(Spec):
     """Taints that the pod accepts."""
     labels: dict[str, str] = Field(default_factory=dict)
     """Label -> value of the pod; Kueue's queue and priority are such labels."""
+    annotations: dict[str, str] = Field(default_factory=dict)
+    """Annotation -> value of the pod."""
     environment: Annotated[dict[str, str], AfterValidator(_check_public)] = Field(default_factory=dict)
     """Variable -> value, in clear text."""
     secrets: tuple[SecretVariable, ...] = ()
@@ -119,7 +121,7 @@ def place_task(task: Any, placement: TaskPlacement) -> Any:
 
 def _set_resources(task: Any, placement: TaskPlacement) -> None:
     if placement.cpu is not None:
-        task.set_cpu_request(placement.cpu).set_cpu_limit(placement.cpu)
+        task.set_cpu_request(placement.cpu)
     if placement.memory is not None:
         task.set_memory_request(placement.memory).set_memory_limit(placement.memory)
     if placement.gpus:
@@ -136,6 +138,8 @@ def _set_pod(task: Any, placement: TaskPlacement) -> None:
         kubernetes.add_toleration(task, one.key, one.operator, one.value, one.effect)
     for label, value in sorted(placement.labels.items()):
         kubernetes.add_pod_label(task, label, value)
+    for annotation, value in sorted(placement.annotations.items()):
+        kubernetes.add_pod_annotation(task, annotation, value)
     if placement.deadline_s is not None:
         kubernetes.set_timeout(task, placement.deadline_s)
 

@@ -18,6 +18,7 @@ FULL = TaskPlacement(
     node_selectors={"proxykd.dev/pool": "h100"},
     tolerations=(Toleration(key="nvidia.com/gpu", value="present", effect="NoSchedule"),),
     labels={"kueue.x-k8s.io/queue-name": "proxykd-gpu"},
+    annotations={"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"},
     environment={"PROXYKD_HOME": "/var/lib/proxykd"},
     secrets=(SecretVariable(secret="proxykd-teacher", key="key", variable="OPENAI_API_KEY"),),
     claims={"/models": "proxykd-models"},
@@ -53,7 +54,7 @@ def test_all_of_a_placement_arrives(tmp_path: Any) -> None:
     container, task, pod = compiled(FULL, tmp_path)
 
     resources = container["resources"]
-    assert (resources["resourceCpuLimit"], resources["resourceCpuRequest"]) == ("8", "8")
+    assert (resources.get("resourceCpuLimit"), resources["resourceCpuRequest"]) == (None, "8")
     assert (resources["resourceMemoryLimit"], resources["resourceMemoryRequest"]) == ("64Gi", "64Gi")
     assert resources["accelerator"]["resourceType"] == "nvidia.com/gpu"
     assert resources["accelerator"]["resourceCount"] == "2"
@@ -63,7 +64,7 @@ def test_all_of_a_placement_arrives(tmp_path: Any) -> None:
     assert pod["tolerations"] == [
         {"effect": "NoSchedule", "key": "nvidia.com/gpu", "operator": "Equal", "value": "present"}
     ]
-    assert pod["podMetadata"]["labels"] == FULL.labels
+    assert pod["podMetadata"] == {"labels": FULL.labels, "annotations": FULL.annotations}
     assert pod["activeDeadlineSeconds"] == "600"
     assert pod["securityContext"]["runAsNonRoot"] is True
     (secret,) = pod["secretAsEnv"]

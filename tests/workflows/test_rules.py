@@ -1,4 +1,4 @@
-"""Workflows: pinned, with least rights, nothing of a user's in shell, no secret for outsiders; each rule finds its fault."""
+"""Workflows: pinned, least rights, nothing of a user's in shell, no secret for outsiders; each rule finds its fault."""
 
 from pathlib import Path
 
