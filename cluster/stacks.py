@@ -221,7 +221,9 @@ def apply(stack: StackSpec) -> None:
         former = [parts[0] for _, parts in _parts(registered)]
         empty = {kind: [] for kind, _ in _parts(registered) if kind not in chosen}
         Client().update_stack(stack.name, component_updates={**chosen, **empty}, labels=dict(LABELS))
-        _remove_unused([one for one in former if one.name.startswith(f"{stack.name}-") and one.name not in chosen.values()])
+        _remove_unused(
+            [one for one in former if one.name.startswith(f"{stack.name}-") and one.name not in chosen.values()]
+        )
 
 
 def _apply_component(component: Component) -> None:
@@ -273,7 +275,9 @@ def delete(name: str) -> None:
     with _quiet():
         registered = _required(name)
         if not _is_ours(registered):
-            raise ConfigError(f"the stack {name} was not made by `proxykd stack apply`: remove it with ZenML's own means")
+            raise ConfigError(
+                f"the stack {name} was not made by `proxykd stack apply`: remove it with ZenML's own means"
+            )
         parts = [parts[0] for _, parts in _parts(registered)]
         try:
             Client().delete_stack(name)
@@ -330,7 +334,9 @@ def _is_ours(stack: Any) -> bool:
 
 
 def _parts(stack: Any) -> list[tuple[Any, list[Any]]]:
-    return sorted(((kind, parts) for kind, parts in stack.components.items() if parts), key=lambda item: str(item[0].value))
+    return sorted(
+        ((kind, parts) for kind, parts in stack.components.items() if parts), key=lambda item: str(item[0].value)
+    )
 
 
 def _stack_named(name: str) -> Any:

@@ -77,7 +77,9 @@ def build(load: Callable[[str], Any]) -> typer.Typer:
 
         specification = load_stack(stack)
         if missing := show_findings(load("cluster.doctor").examine(specification)):
-            raise ConfigError(f"the stack {specification.name} lacks {missing} of what a run needs: see the last column")
+            raise ConfigError(
+                f"the stack {specification.name} lacks {missing} of what a run needs: see the last column"
+            )
 
     return app
 
