@@ -116,8 +116,8 @@ def inputs() -> Iterator[str]:
         f"forward passes, {UTILISATION.sampling:.0%} of the roofline where the proxy writes; texts of "
         f"{corpus.prompt_tokens} tokens in and {corpus.completion_tokens} out, each read once by every stage "
         f"(`split.mode: shared`); held out: a tenth, {corpus.most_heldout:,} at most; an account with "
-        f"{account.requests_per_minute:,.0f} calls and {account.tokens_per_minute / 1e6:.0f} million tokens a minute at "
-        f"{account.usd_in} and {account.usd_out:.0f} USD a million tokens in and out (gpt-4o's list price), "
+        f"{account.requests_per_minute:,.0f} calls and {account.tokens_per_minute / 1e6:.0f} million tokens a minute "
+        f"at {account.usd_in} and {account.usd_out:.0f} USD a million tokens in and out (gpt-4o's list price), "
         f"{BATCH_DISCOUNT:.0%} less in batches."
     )
 

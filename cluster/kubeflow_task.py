@@ -12,8 +12,6 @@ from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
 from proxykd.config.base import Spec
 
 GPU = "nvidia.com/gpu"
-USER = 10001
-"""User and group of the image."""
 _CREDENTIAL = re.compile(r"TOKEN(?!IZ)|API_?KEY|ACCESS_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?$")
 
 
@@ -74,6 +72,8 @@ class TaskPlacement(Spec):
     """Memory, as request and as limit, for example ``16Gi``; None = the namespace's default."""
     gpus: NonNegativeInt = 0
     """Whole GPUs."""
+    user: PositiveInt = 10_001
+    """User and group under which the container runs; the image's."""
     node_selectors: dict[str, str] = Field(default_factory=dict)
     """Label -> value of the nodes."""
     tolerations: tuple[Toleration, ...] = ()
@@ -131,7 +131,8 @@ def _set_resources(task: Any, placement: TaskPlacement) -> None:
 def _set_pod(task: Any, placement: TaskPlacement) -> None:
     from kfp import kubernetes
 
-    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    user = placement.user
+    kubernetes.set_security_context(task, run_as_user=user, run_as_group=user, run_as_non_root=True)
     for label, value in sorted(placement.node_selectors.items()):
         kubernetes.add_node_selector(task, label, value)
     for one in placement.tolerations:

@@ -1,7 +1,8 @@
 """A pipeline as Kubeflow Pipelines reads it, compiled without a cluster, a registry of images or a ZenML server.
 
-The file is for reading: for review, for policy checks and to compare it from one commit to the next. It is what
-``cluster.kubeflow_orchestrator`` submits but for the identifiers that a run gets from the ZenML server; these are zero.
+The file is for reading: for review, for policy checks, and to compare it from one commit to the next. It is what
+``cluster.kubeflow_orchestrator`` submits but for what a run gets from the ZenML server: its name and three identifiers,
+which are zero here.
 """
 
 import tempfile
@@ -22,15 +23,20 @@ from zenml.utils import source_utils
 
 import proxykd
 from cluster.kubeflow_orchestrator import PlacedKubeflowConfig, PlacedKubeflowOrchestrator
-from cluster.kubeflow_task import TaskPlacement
 from pipelines.distill import distill
+from pipelines.kubeflow_placement import kubeflow_options
 from proxykd.config import RunSpec
+from proxykd.config.placement import load_placement
 from proxykd.config.shielding import shielded
+from proxykd.config.stack import KubeflowStackSpec, StackSpec
+from proxykd.exceptions import ConfigError
 
 NOBODY = UUID(int=0)
 """In place of the identifiers that a ZenML server gives out."""
+SERVER_VARIABLES = {"ZENML_ACTIVE_PROJECT_ID": str(NOBODY), "ZENML_ACTIVE_STACK_ID": str(NOBODY),
+                    "ZENML_DISABLE_CREDENTIALS_DISK_CACHING": "true"}  # fmt: skip
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MODELS = ("proxy", "student")
+_ROLES = ("proxy", "student")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +60,8 @@ class _Snapshot:
 class _Compiling(PlacedKubeflowOrchestrator):
     """Keeps the file instead of sending it."""
 
-    folder: str
-    text: str
+    folder = ""
+    text = ""
 
     @property
     def pipeline_directory(self) -> str:
@@ -66,69 +72,62 @@ class _Compiling(PlacedKubeflowOrchestrator):
         self.text = text.replace(run_name, snapshot.pipeline_configuration.name)
 
 
-def compile_distillation(run: RunSpec, *, image: str, placements: Mapping[str, TaskPlacement]) -> str:
+def compile_distillation(run: RunSpec, stack: StackSpec) -> str:
     """The main job's intermediate representation.
 
     Args:
-        run: The resolved specification; only which steps it has is told by it.
-        image: Of every pod.
-        placements: Step -> what its pod needs; ``default`` stands for every other step.
+        run: The resolved specification, of which this shows only which steps it has.
+        stack: Where it would run.
 
     Returns:
         Two YAML documents: the pipeline, and what Kubernetes needs to know of it.
+
+    Raises:
+        ConfigError: if the stack is not one of Kubeflow Pipelines, or its placement asks for what these cannot give.
     """
+    if not isinstance(stack, KubeflowStackSpec):
+        raise ConfigError(f"expected a stack of kind kubeflow, got {stack.name} of kind {stack.kind}; name another one")
     source_utils.set_custom_source_root(str(Path(proxykd.__file__).parents[1]))
     pipeline = distill.copy()
     pipeline.prepare(
         specification=shielded(run.model_dump(mode="json")),
         inputs="",
-        models=dict.fromkeys(_MODELS, ""),
+        models=dict.fromkeys(_ROLES, ""),
         files="",
         trajectories="",
         task_files="",
         baseline=None,
     )
-    return compile_pipeline(pipeline, image=image, placements=placements)
+    return compile_pipeline(pipeline, stack)
 
 
-def compile_pipeline(pipeline: Any, *, image: str, placements: Mapping[str, TaskPlacement]) -> str:
-    """The intermediate representation of any prepared ZenML pipeline; arguments as above."""
-    orchestrator = _component(
-        _Compiling, PlacedKubeflowConfig(kubeflow_hostname="https://kubeflow.invalid/pipeline"), "orchestrator"
-    )
-    registry = DefaultContainerRegistryFlavor()
-    parts = {
-        "orchestrator": orchestrator,
-        "artifact_store": _component(LocalArtifactStore, LocalArtifactStoreConfig(path=""), "artifact_store"),
-        "container_registry": _component(
-            registry.implementation_class, registry.config_class(uri="registry.invalid"), "container_registry"
-        ),
-    }
-    stack = Stack(id=NOBODY, name="compiling", **parts)
-    steps = {
-        name: {"settings": {"orchestrator": {"task": _placement(name, placements).model_dump(mode="json")}}}
-        for name in pipeline.invocations
-    }
-    configuration = PipelineRunConfiguration.model_validate({"steps": steps})
-    compiled = Compiler().compile(pipeline=pipeline, stack=stack, run_configuration=configuration)
-    snapshot = _Snapshot(compiled.step_configurations, compiled.pipeline_configuration, _Build(image))
+def compile_pipeline(pipeline: Any, stack: KubeflowStackSpec) -> str:
+    """The same of any ZenML pipeline that is prepared."""
+    orchestrator, place = _stack_of(stack)
+    options = kubeflow_options(stack, load_placement(stack.placement), tuple(pipeline.invocations))
+    steps, settings = options["step_configurations"], options["settings"]
+    configuration = PipelineRunConfiguration.model_validate({"steps": steps, "settings": settings})
+    compiled = Compiler().compile(pipeline=pipeline, stack=place, run_configuration=configuration)
+    snapshot = _Snapshot(compiled.step_configurations, compiled.pipeline_configuration, _Build(stack.image))
+    environments = {name: dict(SERVER_VARIABLES) for name in compiled.step_configurations}
     with tempfile.TemporaryDirectory() as orchestrator.folder:
-        orchestrator.submit_pipeline(snapshot, stack, {}, {name: {} for name in compiled.step_configurations})
+        orchestrator.submit_pipeline(snapshot, place, dict(SERVER_VARIABLES), environments)
     return str(orchestrator.text)
 
 
-def _placement(step: str, placements: Mapping[str, TaskPlacement]) -> TaskPlacement:
-    return placements.get(step) or placements.get("default") or TaskPlacement()
+def _stack_of(stack: KubeflowStackSpec) -> tuple[_Compiling, Stack]:
+    """A stack of ZenML's that is registered nowhere: compiling reads nothing but its settings."""
+    registry = DefaultContainerRegistryFlavor()
+    orchestrator = _component(_Compiling, PlacedKubeflowConfig(kubernetes_context=stack.context), "orchestrator")
+    store = _component(LocalArtifactStore, LocalArtifactStoreConfig(path=""), "artifact_store")
+    images = _component(
+        registry.implementation_class, registry.config_class(uri=stack.container_registry), "container_registry"
+    )
+    parts = {"orchestrator": orchestrator, "artifact_store": store, "container_registry": images}
+    return orchestrator, Stack(NOBODY, stack.name, **parts)
 
 
 def _component(component: Any, config: Any, kind: str) -> Any:
-    return component(
-        name=kind,
-        id=NOBODY,
-        config=config,
-        flavor="compiling",
-        type=StackComponentType(kind),
-        user=None,
-        created=_EPOCH,
-        updated=_EPOCH,
-    )
+    times = {"created": _EPOCH, "updated": _EPOCH}
+    place = {"id": NOBODY, "name": kind, "flavor": "compiling", "type": StackComponentType(kind)}
+    return component(config=config, user=None, **place, **times)
