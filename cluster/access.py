@@ -25,7 +25,7 @@ from proxykd.exceptions import ClusterForbiddenError, ClusterMissingError
 
 JOB_SETS = Kind("jobset.x-k8s.io/v1alpha2", "JobSet", "jobsets")
 OLDEST, NEWEST = (1, 31), (1, 37)
-"""Minor versions of Kubernetes: pod failure policies are stable since the first, the manifests are checked to the last."""
+"""Minor versions of Kubernetes: from the first that has stable pod failure policies to the last that is tested."""
 
 _RBAC = "bind the Role proxykd-submitter (k8s/base) to this identity, or have an administrator add the verb"
 
