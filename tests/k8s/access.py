@@ -65,7 +65,7 @@ class Access:
         Raises:
             Refusal: 401 where there is none, or the token is unknown or expired.
         """
-        token = (header or "").removeprefix("Bearer ").strip()
+        token = (header or "").partition(" ")[2].strip()
         with self._lock:
             if token in self._tokens and token not in self._expired:
                 return self._tokens[token]

@@ -1,6 +1,5 @@
 """What each verb does: the API server double's behaviour, apart from HTTP."""
 
-import copy
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,10 +20,17 @@ MAX_WATCH_S = 60.0
 
 
 class Answers:
-    """Create, read, change, delete and watch, on one store."""
+    """Create, read, change, delete and watch, on one store.
+
+    Attributes:
+        webhooks: Called with each new object before it is stored; may change it.
+        warnings: What a real server would warn about: fields it does not know, sent as null.
+    """
 
     def __init__(self, store: Store, access: Access, logs: Logs) -> None:
         self.store, self.access, self.logs = store, access, logs
+        self.webhooks: list[Callable[[Object], None]] = []
+        self.warnings: list[str] = []
 
     def get(self, route: Route) -> Object:
         """One object, or its status."""
@@ -75,10 +81,19 @@ class Answers:
         place = body.get("metadata", {}).get("namespace", route.namespace) if route.kind.is_namespaced else ""
         if place != route.namespace:
             raise Refusal(400, "BadRequest", f"namespace {place!r} of the object is not the path's {route.namespace!r}")
-        body = defaults.admitted(copy.deepcopy(body))
+        body = defaults.admitted(self._pruned(body))
+        for webhook in self.webhooks:
+            webhook(body)
         if query.get("dryRun") == "All":
             return body
         return self.store.create(route.kind, place, body)
+
+    def _pruned(self, body: Object) -> Object:
+        """The object without nulls, as a real server stores it; null fields that no schema knows are noted."""
+        pruned = defaults.without_nulls(body)
+        for path in defaults.unknown_nulls(body):
+            self.warnings.append(f"{body['kind']}: unknown field {path}")
+        return pruned
 
     def update(self, route: Route, body: Object, query: dict[str, str]) -> Object:
         """A whole new state."""
@@ -86,7 +101,7 @@ class Answers:
         _check_kind(route.kind, body)
         if body.get("metadata", {}).get("name") != route.name:
             raise Refusal(400, "BadRequest", f"the name in the object is not the path's {route.name!r}")
-        body = defaults.admitted(copy.deepcopy(body))
+        body = defaults.admitted(self._pruned(body))
         if query.get("dryRun") == "All":
             return body
         return self.store.replace(route.kind, route.namespace, body, subresource=route.subresource)

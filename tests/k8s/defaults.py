@@ -24,6 +24,24 @@ def admitted(found: Object) -> Object:
     return found
 
 
+def without_nulls(found: Any) -> Any:
+    """A copy without the fields that are null: to an API server they are not there."""
+    if isinstance(found, dict):
+        return {key: without_nulls(value) for key, value in found.items() if value is not None}
+    return [without_nulls(value) for value in found] if isinstance(found, list) else found
+
+
+def unknown_nulls(found: Any, path: str = "") -> list[str]:
+    """Paths of null fields in snake case: the API has none such, so a client wrote them by mistake."""
+    if isinstance(found, list):
+        pairs = [(f"{path}[]", one) for one in found]
+        return [name for place, one in pairs for name in unknown_nulls(one, place)]
+    if not isinstance(found, dict):
+        return []
+    own = [f"{path}.{key}" for key, value in found.items() if value is None and "_" in key]
+    return own + [name for key, value in found.items() for name in unknown_nulls(value, f"{path}.{key}")]
+
+
 def settle(found: Object) -> None:
     """Write what depends on the object's own name and uid, which it has only now."""
     if found["kind"] != "Job":

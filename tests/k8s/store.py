@@ -43,6 +43,18 @@ class Store:
         with self._changed:
             return str(self._version)
 
+    def wait(self, version: str, timeout_s: float) -> str:
+        """The latest version, once it is another one than ``version`` or the time is over."""
+        with self._changed:
+            if str(self._version) == version:
+                self._changed.wait(timeout_s)
+            return str(self._version)
+
+    def wake(self) -> None:
+        """Let whoever waits look again."""
+        with self._changed:
+            self._changed.notify_all()
+
     def get(self, kind: Kind, namespace: str, name: str) -> Object:
         """One object.
 
