@@ -39,14 +39,24 @@ def examine(
         return
     yield from services.check_image(stack.image)
     needs = needs_of(stack)
-    yield from _check_variables(needs, variables)
+    yield from check_variables(needs, variables)
+    yield from looked_at_cluster(stack, needs, is_scheduled=is_scheduled)
+
+
+def looked_at_cluster(stack: ClusterStackSpec, needs: Needs, *, is_scheduled: bool = False) -> Iterator[Finding]:
+    """What ``examine_cluster`` finds; an API server that is away is a finding too."""
     try:
-        yield from _examine_cluster(stack, needs, is_scheduled=is_scheduled)
+        yield from examine_cluster(stack, needs, is_scheduled=is_scheduled)
     except ClusterError as error:
         yield missing("API server", str(error), "mend that first: the rest could not be looked at")
 
 
-def _examine_cluster(stack: ClusterStackSpec, needs: Needs, *, is_scheduled: bool) -> Iterator[Finding]:
+def examine_cluster(stack: ClusterStackSpec, needs: Needs, *, is_scheduled: bool = False) -> Iterator[Finding]:
+    """Look at the cluster itself.
+
+    Raises:
+        ClusterError: if the API server cannot be reached, or not as this identity.
+    """
     api = ClusterApi.connect(stack.context, namespace=stack.namespace, patience=PATIENCE)
     permissions = access.SUBMISSION + (access.SCHEDULING if is_scheduled else ())
     yield from access.check_version(api)
@@ -76,7 +86,8 @@ def _check_registered(stack: StackSpec) -> Iterator[Finding]:
         yield ok(what, "as its file says")
 
 
-def _check_variables(needs: Needs, variables: Collection[str]) -> Iterator[Finding]:
+def check_variables(needs: Needs, variables: Collection[str]) -> Iterator[Finding]:
+    """Each variable that steps read a secret from is a key of one of the stack's secrets."""
     held = {key for keys in needs.secrets.values() for key in keys}
     for name in sorted(set(variables) - held):
         remedy = "put it into a Kubernetes secret, and name secret and key under `secrets` in the stack's file"
