@@ -23,6 +23,7 @@ from cluster.kinds import (
 )
 from proxykd.exceptions import ClusterForbiddenError, ClusterMissingError
 
+PRIORITIES = Kind("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", is_namespaced=False)
 JOB_SETS = Kind("jobset.x-k8s.io/v1alpha2", "JobSet", "jobsets")
 OLDEST, NEWEST = (1, 31), (1, 37)
 """Minor versions of Kubernetes: from the first that has stable pod failure policies to the last that is tested."""
@@ -111,6 +112,14 @@ def check_trainer(api: ClusterApi) -> Iterator[Finding]:
     remedy = "install Kubeflow Trainer 2.3, or choose the launcher process or torchrun in the placement"
     yield from check_extension(api, "Kubeflow Trainer", TRAIN_JOBS, remedy)
     yield from check_extension(api, "JobSet", JOB_SETS, "install JobSet 0.12, which Kubeflow Trainer needs")
+
+
+def check_priorities(api: ClusterApi, kind: Kind, names: Iterable[str]) -> Iterator[Finding]:
+    """Priority classes that pods or queued Jobs name: without them the API server, or Kueue, refuses them."""
+    for name in names:
+        what = f"{kind.name} {name}"
+        remedy = f"kubectl apply -k k8s/overlays/... makes it, or name another one than {name} in the placement"
+        yield ok(what) if api.find(kind, name) else missing(what, "there is none", remedy)
 
 
 def check_accounts(api: ClusterApi, names: Iterable[str]) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from cluster import access, capacity, services
 from cluster.api import ClusterApi, Patience
 from cluster.findings import Finding, guarded, missing, ok
+from cluster.kinds import PRIORITY_CLASSES
 from cluster.needs import Needs, needs_of
 from proxykd.config.stack import ClusterStackSpec, S3StoreSpec, StackSpec
 from proxykd.exceptions import ClusterError, ConfigError
@@ -66,6 +67,8 @@ def examine_cluster(stack: ClusterStackSpec, needs: Needs, *, is_scheduled: bool
         yield from guarded("Kueue", access.check_kueue(api))
     if needs.has_train_job:
         yield from guarded("Kubeflow Trainer", access.check_trainer(api))
+    yield from guarded("priorities", access.check_priorities(api, access.PRIORITIES, needs.priorities))
+    yield from guarded("queue priorities", access.check_priorities(api, PRIORITY_CLASSES, needs.queue_priorities))
     yield from guarded("service accounts", access.check_accounts(api, needs.accounts))
     yield from access.check_secrets(api, needs.secrets)
     yield from guarded("volume claims", access.check_volumes(api, needs.volumes))
