@@ -12,7 +12,7 @@ from cluster.findings import Finding, guarded, missing, ok
 from cluster.kinds import PRIORITY_CLASSES
 from cluster.needs import Needs, needs_of
 from proxykd.config.stack import ClusterStackSpec, S3StoreSpec, StackSpec
-from proxykd.exceptions import ClusterError, ConfigError
+from proxykd.exceptions import ClusterError
 
 PATIENCE = Patience(deadline_s=15.0)
 """A doctor says soon that the API server is away; a run waits longer."""
@@ -65,8 +65,8 @@ def examine_cluster(stack: ClusterStackSpec, needs: Needs, *, is_scheduled: bool
     yield from access.check_permissions(api, permissions)
     if needs.has_queue:
         yield from guarded("Kueue", access.check_kueue(api))
-    if needs.has_train_job:
-        yield from guarded("Kubeflow Trainer", access.check_trainer(api))
+    if needs.runtimes:
+        yield from guarded("Kubeflow Trainer", access.check_trainer(api, needs.runtimes))
     yield from guarded("priorities", access.check_priorities(api, access.PRIORITIES, needs.priorities))
     yield from guarded("queue priorities", access.check_priorities(api, PRIORITY_CLASSES, needs.queue_priorities))
     yield from guarded("service accounts", access.check_accounts(api, needs.accounts))
@@ -81,10 +81,11 @@ def _check_registered(stack: StackSpec) -> Iterator[Finding]:
     from cluster import stacks
 
     what = f"stack {stack.name} in ZenML"
-    try:
-        stacks.stack_id(stack)
-    except ConfigError as error:
-        yield missing(what, str(error).partition(";")[0], "proxykd stack apply")
+    changes = stacks.compare(stack)
+    if any(change.component == "stack" and change.key == "name" for change in changes):
+        yield missing(what, "not registered", "proxykd stack apply")
+    elif changes:
+        yield missing(what, f"{len(changes)} settings differ from its file", "proxykd stack apply")
     else:
         yield ok(what, "as its file says")
 

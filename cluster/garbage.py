@@ -168,9 +168,10 @@ def _closing(run: runs.Run, reason: str) -> Waste:
 
 def find_objects(api: ClusterApi, records: Records, ages: Ages) -> Iterator[Waste]:
     """Jobs, TrainJobs, volume claims and pods of runs that have ended or vanished, tokens and half-made schedules."""
+    owners = {job["metadata"]["uid"]: run_of(job) for job in api.list(JOBS)}
     for kind in (TRAIN_JOBS, JOBS, CLAIMS, PODS):
         for found in _ours(api, kind):
-            if ages.are_over(found) and (reason := why_waste(found, records)):
+            if ages.are_over(found) and (reason := why_waste(found, records, owners)):
                 yield _removal(api, kind, found, reason)
     for found in api.list(CRON_JOBS):
         if found["spec"].get("schedule") == NEVER and _is_of(found, records) and ages.are_over(found):
@@ -180,24 +181,31 @@ def find_objects(api: ClusterApi, records: Records, ages: Ages) -> Iterator[Wast
 
 def _ours(api: ClusterApi, kind: Kind) -> Iterator[Object]:
     try:
-        yield from api.list(kind, labels=OURS)
+        for found in api.list(kind, labels=OURS):
+            yield {"kind": kind.name, **found}  # in a list the API server leaves the kind out
     except ClusterMissingError:  # the cluster knows no TrainJobs
         return
 
 
-def why_waste(found: Object, records: Records) -> str:
-    """Why an object of ours is of no use; "" = it may be of use, or nothing tells that it is a run's."""
-    run_id = run_of(found)
-    if not run_id or _is_owned(found):
-        return ""  # what has an owner goes with it
+def why_waste(found: Object, records: Records, owners: Mapping[str, str]) -> str:
+    """Why an object of ours is of no use; "" = it may be of use, or nothing tells that it is a run's.
+
+    Args:
+        found: The object.
+        records: What ZenML knows.
+        owners: Job, by its uid -> run that it belongs to, for what says only which Job owns it.
+    """
+    owned_by = [owner["uid"] for owner in found["metadata"].get("ownerReferences") or []]
+    if owned_by and (found.get("kind") != TRAIN_JOBS.name or ended(found) is not None):
+        return ""  # it goes with its owner
+    run_id = run_of(found) or next((owners[uid] for uid in owned_by if owners.get(uid)), "")
+    if not run_id:
+        return ""
     life = records.life_of(run_id)
     if life == "ended":
+        # A training that its step no longer follows keeps GPUs busy for as long as the step's Job is kept.
         return f"its run {run_id[:8]} has ended"
     return f"its run {run_id[:8]} is not known any more" if life == "unknown" and _is_of(found, records) else ""
-
-
-def _is_owned(found: Object) -> bool:
-    return bool(found["metadata"].get("ownerReferences"))
 
 
 def _is_of(found: Object, records: Records) -> bool:

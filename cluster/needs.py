@@ -23,7 +23,7 @@ class Needs:
         volumes: Volume claims.
         priorities: PriorityClasses of the pods.
         queue_priorities: Kueue's WorkloadPriorityClasses.
-        has_train_job: Whether a step starts a TrainJob.
+        runtimes: Training runtimes that TrainJobs refer to; () = no step starts one.
     """
 
     demands: tuple[Demand, ...]
@@ -32,7 +32,7 @@ class Needs:
     volumes: tuple[str, ...]
     priorities: tuple[str, ...] = ()
     queue_priorities: tuple[str, ...] = ()
-    has_train_job: bool = False
+    runtimes: tuple[str, ...] = ()
 
     @property
     def has_queue(self) -> bool:
@@ -54,9 +54,8 @@ def needs_of(stack: ClusterStackSpec) -> Needs:
     accounts += [step.service_account for step in steps.values() if step.service_account]
     secrets: dict[str, tuple[str, ...]] = dict(stack.secrets)
     if stack.artifact_store.secret:
-        secrets[stack.artifact_store.secret] = tuple(
-            dict.fromkeys((*secrets.get(stack.artifact_store.secret, ()), *S3_KEYS))
-        )
+        own = secrets.get(stack.artifact_store.secret, ())
+        secrets[stack.artifact_store.secret] = tuple(dict.fromkeys((*own, *S3_KEYS)))
     for step in steps.values():
         secrets |= {name: () for name in step.secrets if name not in secrets}
     return Needs(
@@ -66,7 +65,7 @@ def needs_of(stack: ClusterStackSpec) -> Needs:
         volumes=tuple(dict.fromkeys((*stack.volumes, *chain.from_iterable(step.volumes for step in steps.values())))),
         priorities=tuple(dict.fromkeys([placement.orchestrator.priority, *(step.priority for step in steps.values())])),
         queue_priorities=_queue_priorities(placement, steps.values()),
-        has_train_job=bool(launchers),
+        runtimes=tuple(dict.fromkeys(one.runtime for one in map(placement.launcher, STEPS) if one.kind == "trainjob")),
     )
 
 
@@ -91,8 +90,7 @@ def _grouped(demands: Iterable[Demand]) -> tuple[Demand, ...]:
     for demand in demands:
         found.setdefault(repr((demand.pool, demand.resources, demand.num_pods)), []).append(demand)
     return tuple(
-        same[0]._replace(step=same[0].step + (f" and {len(same) - 1} more" if same[1:] else ""))
-        for same in found.values()
+        first._replace(step=first.step + (f" and {len(more)} more" if more else "")) for first, *more in found.values()
     )
 
 

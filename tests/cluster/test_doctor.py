@@ -1,6 +1,6 @@
-"""The doctor finds each thing that is missing, says what to do, tells no secret, and judges pools by what they can give."""
+"""The doctor finds each thing that is missing, says what to do, tells no secret, and judges pools by what they give."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -187,7 +187,7 @@ def test_an_extension_that_the_placement_needs_is_missed(
 ) -> None:
     (key,) = (key for key in kinds.BY_PATH if key[2] == path)
     monkeypatch.delitem(kinds.BY_PATH, key)
-    needs = Needs(NEEDS.demands, (), {}, (), has_train_job=True)
+    needs = Needs(NEEDS.demands, (), {}, (), runtimes=("proxykd-train",))
     (finding, *_) = lacking(looked(needs))
     assert what in finding.what
     assert "install" in finding.remedy
@@ -232,7 +232,8 @@ def test_a_queue_gives_as_much_as_its_largest_flavor_to_all_pods_of_a_step_toget
         cluster_queue(8), demand(gpus=4, pods=3), demand("align_proxy", gpus=9), demand("split", gpus=1)
     )
     assert refused.found == (
-        "distill_student asks for 12 GPUs, it gives at most 8 GPUs; align_proxy asks for 9 GPUs, it gives at most 8 GPUs"
+        "distill_student asks for 12 GPUs, it gives at most 8 GPUs; "
+        "align_proxy asks for 9 GPUs, it gives at most 8 GPUs"
     )
     two = cluster_queue(8)
     two["spec"]["resourceGroups"] += cluster_queue(16, flavor="h100-spot")["spec"]["resourceGroups"]
@@ -323,7 +324,6 @@ def test_addresses_that_only_pods_know(uri: str, inside: bool) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests go where they say, whatever proxy the machine has."""
     monkeypatch.setenv("no_proxy", "*")
-    yield
