@@ -83,6 +83,12 @@ class ClusterApi:
         """
         return cls(open_connection(context), namespace=namespace, patience=patience)
 
+    def with_patience(self, patience: Patience) -> "ClusterApi":
+        """The same server and identity, tried for longer or shorter."""
+        return ClusterApi(
+            self._connection, namespace=self.namespace, patience=patience, clock=self._clock, sleep=self._sleep
+        )
+
     def get(self, kind: Kind, name: str, *, namespace: str | None = None) -> Object:
         """An object.
 
@@ -194,7 +200,7 @@ class ClusterApi:
         *,
         container: str,
         is_followed: bool = False,
-        since_s: int | None = None,
+        since: str | None = None,
         tail: int | None = None,
     ) -> Iterator[bytes]:
         """A container's log in pieces as they come, each line with its time before it.
@@ -203,7 +209,7 @@ class ClusterApi:
             pod: Its name.
             container: One of its containers.
             is_followed: Wait for more until the container ends, or no byte has come for a while.
-            since_s: The last so many seconds only; None = from the beginning.
+            since: From this time on, to the second, as the lines have it; None = from the beginning.
             tail: The last so many lines only; None = all.
 
         Raises:
@@ -212,7 +218,7 @@ class ClusterApi:
         from urllib3.exceptions import HTTPError
 
         query = {"container": container, "timestamps": "true", "follow": str(is_followed).lower()}
-        query |= {} if since_s is None else {"sinceSeconds": str(max(1, since_s))}
+        query |= {} if since is None else {"sinceTime": f"{since[:19]}Z"}
         query |= {} if tail is None else {"tailLines": str(tail)}
         path = PODS.path(self.namespace, pod, "log")
         answer = self._ask("GET", path, PODS, f"{pod}/log", None, query=query, is_stream=True)

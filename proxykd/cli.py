@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from proxykd.commands.compile import add_compile_command
+from proxykd.commands.gc import add_run_commands
 from proxykd.commands.journal import app as journal_commands
 from proxykd.commands.lineage import add_lineage_commands
 from proxykd.commands.quarantine import build as quarantine_commands
@@ -208,6 +209,7 @@ def _load_quietly(config: Path, overrides: list[str] | None) -> "RunSpec":
 app.add_typer(quarantine_commands(_load_quietly, _newest_quarantine), name="quarantine")
 app.add_typer(stack_commands(_with_engines), name="stack")
 add_compile_command(app, _with_engines, _load_quietly)
+add_run_commands(app, _with_engines)
 add_registry_commands(app, _with_tracking)
 add_serve_command(app, _with_tracking)
 add_lineage_commands(app, _with_tracking)
