@@ -19,7 +19,7 @@ if [ -n "$$more" ]; then export UV_INDEX="$${UV_INDEX-$$(echo $$more)}"; fi; \
 $(BIN)/uv
 endef
 
-.PHONY: quickstart test test-default test-integration test-browser lint install check-python lock clean
+.PHONY: quickstart test test-default test-integration test-browser lint install check-python lock dist kubeconfig clean
 
 quickstart: $(STAMP) ## distil the embedded teacher: the whole job on one machine
 	$(BIN)/proxykd run configs/quickstart.yaml
@@ -65,6 +65,14 @@ lock: ## constraints.txt anew from pyproject.toml, without local versions and in
 	  --no-emit-index-url --no-emit-find-links --upgrade pyproject.toml > $(VENV)/compiled.txt
 	sed 's/+cpu$$//' $(VENV)/compiled.txt > $(VENV)/constraints.txt
 	mv $(VENV)/constraints.txt constraints.txt
+
+dist: $(STAMP) ## wheel and source archive
+	@$(UV) build --quiet --out-dir dist
+
+kubeconfig: ## CI's: the text in $$KUBECONFIG_TEXT as the file $$KUBECONFIG, for its owner alone; without a text nothing
+	@if [ -n "$${KUBECONFIG_TEXT:-}" ]; then \
+	  umask 077 && mkdir -p "$$(dirname "$$KUBECONFIG")" && printf '%s\n' "$$KUBECONFIG_TEXT" > "$$KUBECONFIG"; \
+	else echo "no KUBECONFIG_TEXT: only stacks without a cluster will do"; fi
 
 clean: ## the environment alone: runs, paid answers and registered models in .proxykd stay
 	rm -rf $(VENV)

@@ -27,23 +27,6 @@ from steps import (
 )
 from steps.settings import code_hash, settings_for
 
-STEPS = (
-    "query_teacher",
-    "validate_data",
-    "check_drift",
-    "split",
-    "align_proxy",
-    "estimate_distributions",
-    "distill_student_sft",
-    "distill_student_proxy_kd",
-    "evaluate_student",
-    "promote_model",
-)
-"""The steps by the names under which ZenML keeps them."""
-
-DIVISIBLE = ("query_teacher", "estimate_distributions")
-"""The steps whose prompts can be worked on in portions."""
-
 WITHOUT_TARGETS = CachePolicy(ignored_inputs=["targets", "proxy"])
 """The SFT arm opens neither targets nor proxy: others do not train it again."""
 FROM_TARGETS = CachePolicy(ignored_inputs=["proxy"])

@@ -12,10 +12,11 @@ from zenml.exceptions import RunInterruptedException
 from zenml.utils import source_utils
 
 import proxykd
-from pipelines.distill import DIVISIBLE, STEPS, distill
+from pipelines.distill import distill
 from proxykd.artifacts import Evaluation, Promotion, ValidationResult, read_json
 from proxykd.config import RunSpec
 from proxykd.config.shielding import shielded
+from proxykd.config.steps import DIVISIBLE, STEPS
 from proxykd.data.accepted import accept, hash_files, read_baseline
 from proxykd.data.trajectory_rows import trajectories_identity
 from proxykd.exceptions import ConfigError
@@ -63,35 +64,67 @@ def run_distillation(
         ProxykdError: as the step raised it.
         KeyboardInterrupt: if the run was interrupted (ZenML turns SIGINT and SIGTERM into an exception of its own).
     """
+    configured = configure(run, anew=anew)
+    try:
+        response = configured(**arguments(run, inputs=inputs, models=models, shards=shards))
+    except RunInterruptedException as interruption:
+        raise KeyboardInterrupt from interruption
+    return collect(response.id, run)
+
+
+def configure(run: RunSpec, *, anew: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Any:
+    """The main job's pipeline, ready to be called with ``arguments``.
+
+    Args:
+        run: The resolved specification.
+        anew: Steps that are done again although they are finished.
+        options: Further options of ZenML's ``with_options``: settings of the run and of its steps, or a schedule.
+
+    Raises:
+        ConfigError: if there is no such step.
+    """
     logging.getLogger("zenml").setLevel(logging.CRITICAL)
     source_utils.set_custom_source_root(str(CHECKOUT))
-    accepted = Workspace.default().accepted(run.name)
     if unknown := sorted(set(anew) - set(STEPS)):
         raise ConfigError(f"expected steps of the pipeline after --anew, got {unknown}; choose among {list(STEPS)}")
-    check_shards(run, shards or {})
-    configured = distill.with_options(
+    further = dict(options or {})
+    steps = {name: dict(own) for name, own in further.pop("step_configurations", {}).items()}
+    for name in anew:
+        steps[name] = {**steps.get(name, {}), "enable_cache": False}
+    return distill.with_options(
         run_name=f"{run.name}-{{date}}-{{time}}",
         tags=[run.name],
         execution_mode=_execution_mode(),
-        step_configurations={name: {"enable_cache": False} for name in anew},
+        step_configurations=steps,
+        **further,
     )
-    try:
-        response = configured(
-            specification=shielded(run.model_dump(mode="json")),
-            inputs=inputs,
-            models=dict(models),
-            files=hash_files(run.validation.files()),
-            trajectories=trajectories_identity(run.student.trajectories),
-            task_files=hash_files(run.evaluation.files()),
-            baseline=read_baseline(accepted),
-            portions=dict(shards) if shards else None,
-        )
-    except RunInterruptedException as interruption:
-        raise KeyboardInterrupt from interruption
-    result = _collect(response.id)
-    validation: ValidationResult = _steps(response.id)["validate_data"].outputs["validation"][0].load()
-    accept(validation, accepted)
-    return result
+
+
+def arguments(
+    run: RunSpec, *, inputs: str, models: Mapping[str, str], shards: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """What the pipeline is told.
+
+    Args:
+        run: The resolved specification.
+        inputs: Hash of the prompts' file.
+        models: Role -> identity of the model behind its source.
+        shards: Step -> in how many parts its prompts are worked on; those left out are one.
+
+    Raises:
+        ConfigError: if a step cannot be divided.
+    """
+    check_shards(run, shards or {})
+    return {
+        "specification": shielded(run.model_dump(mode="json")),
+        "inputs": inputs,
+        "models": dict(models),
+        "files": hash_files(run.validation.files()),
+        "trajectories": trajectories_identity(run.student.trajectories),
+        "task_files": hash_files(run.evaluation.files()),
+        "baseline": read_baseline(Workspace.default().accepted(run.name)),
+        "portions": dict(shards) if shards else None,
+    }
 
 
 def check_shards(run: RunSpec, shards: Mapping[str, int]) -> None:
@@ -116,8 +149,16 @@ def _execution_mode() -> ExecutionMode:
     return ExecutionMode.FAIL_FAST if ExecutionMode.FAIL_FAST in supported else ExecutionMode.CONTINUE_ON_FAILURE
 
 
-def _collect(run_id: Any) -> RunResult:
+def collect(run_id: Any, run: RunSpec) -> RunResult:
+    """What a run that ended well left; from now on it is the baseline of the next one's drift.
+
+    Args:
+        run_id: ZenML's identity of the run.
+        run: Its specification.
+    """
     steps = _steps(run_id)
+    validation: ValidationResult = steps["validate_data"].outputs["validation"][0].load()
+    accept(validation, Workspace.default().accepted(run.name))
     evaluation: Evaluation = steps["evaluate_student"].outputs["evaluation"][0].load()
     promotion: Promotion = steps["promote_model"].outputs["promotion"][0].load()
     return RunResult(

@@ -1,0 +1,317 @@
+"""Hours, GPUs, GB and USD of a distillation at three sizes: ``python benchmarks/scale.py [--page docs/scale.md]``.
+
+The arithmetic is in ``scale_model``; here are the numbers that go in, each with where it comes from, and the tables.
+With ``--page`` the part of the page below its marker is written anew; a test compares both.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import scale_model as scale
+from scale_model import Account, Corpus, Device, Model, Rates, Utilisation
+
+MARKER = "<!-- below: python benchmarks/scale.py --page docs/scale.md -->\n"
+
+SIZES = (Corpus(70_000), Corpus(1_000_000), Corpus(100_000_000))
+GPUS = {70_000: 8, 1_000_000: 16, 100_000_000: 256}
+"""Among which the work of each size is shared out."""
+
+H100 = Device("H100 80 GB SXM", 989.4, 3350, 80, 6.88, "AWS p5.48xlarge / 8, us-east-1, 2026-11-09")
+A100 = Device("A100 80 GB SXM", 312, 2039, 80, 3.43, "AWS p4de.24xlarge / 8, us-east-1, 2026-11-09")
+L4 = Device("L4 24 GB", 121, 300, 24, 0.80, "AWS g6.xlarge, us-east-1, rounded")
+
+PROXY = Model("70B proxy", 70e9, kv_bytes=2 * 80 * 8 * 128 * 2)
+STUDENTS = (Model("1B student", 1e9), Model("3B student", 3e9), Model("8B student", 8e9))
+
+ACCOUNT = Account(10_000, 30e6, 2.5, 10.0)
+BATCH_DISCOUNT = 0.5
+
+RATES = Rates(
+    asked_per_s=200_000 / 91.8,
+    journal_bytes=1_060 * 2**20 / 1e6 - 208,
+    validated_per_s=100_000 / 34.2,
+    store_bytes={20: 33.07, 50: 73.44, 128: 168.96},
+    encoded_per_s={20: 381_914, 50: 187_707, 128: 75_260},
+    ngram_bytes=462 * 2**20 / 20e6,
+    counted_per_s=20e6 / 5.8,
+)
+MEASURED = (
+    ("query engine", "200,000 answers in 91.8 s, one process", "teachers.md, `benchmarks/teacher/million.py`"),
+    ("journal", "1,060 MiB for a million answers of 208 characters", "the same"),
+    ("validation", "100,000 rows in 34.2 s, two cores", "validation.md, `benchmarks/validation.py`"),
+    ("target store", "33.07, 73.44, 168.96 bytes a position at k = 20, 50, 128", "target-store.md"),
+    (
+        "writing it",
+        "381,914, 187,707, 75,260 positions a second, one core",
+        "the same, `benchmarks/targets/compare.py`",
+    ),
+    ("n-gram prior", "462 MiB and 5.8 s for 20 million tokens, two cores", "methods/prior.md"),
+)
+UTILISATION = Utilisation()
+PATIENCE_H, DAY_H = 168.0, 24.0
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Lines of a Markdown table; the first column is text."""
+    yield f"| {' | '.join(head)} |"
+    yield f"|---|{'---:|' * (len(head) - 1)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def quantity(value: float) -> str:
+    """Three digits."""
+    if value == 0:
+        return "0"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.1g}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A stage's work on accelerators, in hours of one H100."""
+
+    name: str
+    hours: float
+
+
+def works(corpus: Corpus, student: Model, device: Device = H100) -> list[Work]:
+    """All stages that want accelerators, in their order."""
+    training, forward = UTILISATION.training, UTILISATION.forward
+    pairs = (
+        ("proxy: SFT", scale.gpu_hours(scale.warmup_flop(corpus, PROXY), device, training)),
+        ("proxy: its own texts", scale.sampling_hours(corpus, PROXY, device, UTILISATION.sampling)),
+        ("proxy: DPO", scale.gpu_hours(scale.preference_flop(corpus, PROXY), device, training)),
+        ("estimation", scale.gpu_hours(scale.estimation_flop(corpus, PROXY), device, forward)),
+        (student.name, scale.gpu_hours(scale.distillation_flop(corpus, student), device, training)),
+        ("evaluation", scale.gpu_hours(scale.evaluation_flop(corpus, PROXY, student), device, forward)),
+    )
+    return [Work(name, hours) for name, hours in pairs]
+
+
+def inputs() -> Iterator[str]:
+    """What goes in."""
+    yield "## What goes in"
+    yield ""
+    yield "Measured here, on two cores without an accelerator:"
+    yield ""
+    yield from table(("what", "rate", "where"), MEASURED)
+    yield ""
+    yield "Data sheets and list prices:"
+    yield ""
+    head = ("device", "TFLOP/s, dense bfloat16", "GB/s", "GB", "USD an hour", "price")
+    rows = ((d.name, quantity(d.tflops), quantity(d.gb_per_s), quantity(d.gb), f"{d.usd_per_hour:.2f}", d.place)
+            for d in (H100, A100, L4))  # fmt: skip
+    yield from table(head, rows)
+    yield ""
+    corpus, account = SIZES[0], ACCOUNT
+    yield (
+        f"Assumed: {UTILISATION.training:.0%} of the data sheet's rate in training, {UTILISATION.forward:.0%} in "
+        f"forward passes, {UTILISATION.sampling:.0%} of the roofline where the proxy writes; texts of "
+        f"{corpus.prompt_tokens} tokens in and {corpus.completion_tokens} out, each read once by every stage "
+        f"(`split.mode: shared`); held out: a tenth, {corpus.most_heldout:,} at most; an account with "
+        f"{account.requests_per_minute:,.0f} calls and {account.tokens_per_minute / 1e6:.0f} million tokens a minute "
+        f"at {account.usd_in} and {account.usd_out:.0f} USD a million tokens in and out (gpt-4o's list price), "
+        f"{BATCH_DISCOUNT:.0%} less in batches."
+    )
+
+
+def teacher() -> Iterator[str]:
+    """Asking and checking, which need no accelerator."""
+    yield "## Teacher, journal, validation"
+    yield ""
+    head = ("teacher texts", "asking, h", "teacher, USD", "in batches, USD", "journal, GB", "validation, h")
+    rows = (
+        (
+            f"{corpus.texts:,}",
+            quantity(scale.query_hours(corpus, ACCOUNT, RATES)),
+            quantity(scale.query_usd(corpus, ACCOUNT)),
+            quantity(scale.query_usd(corpus, ACCOUNT, discount=BATCH_DISCOUNT)),
+            quantity(scale.journal_gb(corpus, RATES)),
+            quantity(scale.validation_hours(corpus, RATES)),
+        )
+        for corpus in SIZES
+    )
+    yield from table(head, rows)
+
+
+def accelerators() -> Iterator[str]:
+    """Hours and USD of every stage."""
+    yield "## Accelerators"
+    yield ""
+    yield "Hours of one H100; the last rows share all stages, with the 8B student, out among so many."
+    yield ""
+    yield from table(("stage", *(f"{corpus.texts:,}" for corpus in SIZES)), _stage_rows())
+
+
+def _stage_rows() -> Iterator[tuple[str, ...]]:
+    largest = STUDENTS[-1]
+    by_size = [works(corpus, largest) for corpus in SIZES]
+    for idx, work in enumerate(by_size[0]):
+        if work.name == largest.name:
+            for student in STUDENTS:
+                yield (f"{student.name}, both arms", *(quantity(works(c, student)[idx].hours) for c in SIZES))
+            continue
+        yield (work.name, *(quantity(size[idx].hours) for size in by_size))
+    totals = [sum(work.hours for work in size) for size in by_size]
+    yield ("all, H100 hours", *(quantity(total) for total in totals))
+    yield ("all, USD", *(quantity(total * H100.usd_per_hour) for total in totals))
+    gpus = [GPUS[corpus.texts] for corpus in SIZES]
+    yield ("H100s", *(str(count) for count in gpus))
+    yield ("all, days on them", *(quantity(total / n / DAY_H) for total, n in zip(totals, gpus, strict=True)))
+    slower = [sum(work.hours for work in works(corpus, largest, A100)) for corpus in SIZES]
+    yield ("all on A100s, USD", *(quantity(total * A100.usd_per_hour) for total in slower))
+
+
+def storage() -> Iterator[str]:
+    """Bytes of what is kept."""
+    yield "## Stores"
+    yield ""
+    head = ("teacher texts", *(f"targets k = {k}, GB" for k in RATES.store_bytes), "writing k = 50, core h",
+            "n-gram prior, GB at most", "counting it, h")  # fmt: skip
+    rows = (
+        (
+            f"{corpus.texts:,}",
+            *(quantity(scale.store_gb(corpus, RATES, k)) for k in RATES.store_bytes),
+            quantity(scale.encoding_core_hours(corpus, RATES, 50)),
+            quantity(scale.ngram_gb(corpus, RATES)),
+            quantity(scale.ngram_hours(corpus, RATES)),
+        )
+        for corpus in SIZES
+    )
+    yield from table(head, rows)
+
+
+def memory() -> Iterator[str]:
+    """What has to fit on accelerators, at any size of the corpus."""
+    yield "## Memory of accelerators"
+    yield ""
+    yield "Activations have the fifth that is left free. The proxy's frozen weights are bfloat16; students train in"
+    yield "float32."
+    yield ""
+    needs = [("70B proxy, weights", 2 * PROXY.parameters / scale.GB, None)]
+    needs += [(f"{one.name}, weights, gradients, moments", scale.training_gb(one), scale.checkpoint_gb(one))
+              for one in STUDENTS]  # fmt: skip
+    head = ("what", "GB", "checkpoint, GB", *(f"{device.name}, at least" for device in (H100, L4)))
+    rows = (
+        (
+            name,
+            quantity(gb),
+            "adapters only" if checkpoint is None else quantity(checkpoint),
+            *(str(scale.least_devices(gb, device)) for device in (H100, L4)),
+        )
+        for name, gb, checkpoint in needs
+    )
+    yield from table(head, rows)
+
+
+@dataclass(frozen=True)
+class Strain:
+    """A resource without shards, against what is bearable.
+
+    Attributes:
+        what: The resource.
+        value: How much is needed.
+        limit: How much is bearable.
+        unit: Of both.
+        answer: What the design does about it.
+    """
+
+    what: str
+    value: float
+    limit: float
+    unit: str
+    answer: str
+
+    @property
+    def ratio(self) -> float:
+        """Above 1 it breaks."""
+        return self.value / self.limit
+
+
+def strains(corpus: Corpus) -> list[Strain]:
+    """Every resource on one pod or one node of 8 H100, the tightest first."""
+    hours = {work.name: work.hours / 8 for work in works(corpus, STUDENTS[-1])}
+    alignment = sum(value for name, value in hours.items() if name.startswith("proxy"))
+    found = [
+        Strain("asking at the account's rate", scale.query_hours(corpus, ACCOUNT, RATES), DAY_H, "h",
+               "shards share one account's rate, so only a higher one or `teacher.batch` helps; nothing is paid twice"),
+        Strain("the journal's volume", scale.journal_gb(corpus, RATES), 100, "GB",
+               "a journal a shard, each on its own volume, merged after"),
+        Strain("validation in one pod", scale.validation_hours(corpus, RATES), DAY_H, "h",
+               "rows stream in constant memory; a core more is a process more"),
+        Strain("alignment on one node", alignment, PATIENCE_H, "h",
+               "more nodes by a TrainJob; `proxy.preference.epochs` below 1; a smaller proxy"),
+        Strain("estimation on one node", hours["estimation"], DAY_H, "h",
+               "shards, each its own pod; one that dies is done again alone; spot nodes will do"),
+        Strain("the target store, k = 50, on a node's disk", scale.store_gb(corpus, RATES, 50), 1_000, "GB",
+               "k = 20 takes less than half; mapped, so that memory stays level"),
+        Strain("the n-gram prior in memory", scale.ngram_gb(corpus, RATES), 256, "GB",
+               "mapped and shared by a node's pods, slower from disk; count a part of the corpus or lower `order`"),
+        Strain("8B student on one node", hours["8B student"], PATIENCE_H, "h",
+               "more nodes by a TrainJob, resumed from its checkpoints"),
+    ]  # fmt: skip
+    return sorted(found, key=lambda one: -one.ratio)
+
+
+def breaking() -> Iterator[str]:
+    """What breaks first at each size."""
+    yield "## What breaks first"
+    yield ""
+    yield (
+        "Every resource on a single pod, or on one node of 8 H100, against what is bearable there: a day for what "
+        "feeds the rest, a week for a training, the named GB. Above 1 it breaks; the three tightest of each size:"
+    )
+    for corpus in SIZES:
+        yield ""
+        yield f"### {corpus.texts:,} teacher texts"
+        yield ""
+        rows = (
+            (one.what, f"{quantity(one.value)} {one.unit}", f"{quantity(one.limit)} {one.unit}", quantity(one.ratio),
+             one.answer)
+            for one in strains(corpus)[:3]
+        )  # fmt: skip
+        yield from table(("what", "needed", "bearable", "ratio", "what the design does"), rows)
+
+
+def check() -> Iterator[str]:
+    """The arithmetic against the one figure of the paper's cost that is known."""
+    pairs = Corpus(40_000, prompt_tokens=512, completion_tokens=512, most_heldout=0)
+    hours = scale.gpu_hours(scale.preference_flop(pairs, PROXY), A100, UTILISATION.training)
+    hours += scale.sampling_hours(pairs, PROXY, A100, UTILISATION.sampling)
+    yield "## Against the paper"
+    yield ""
+    yield (
+        f"A preference round of 40,000 texts of 1,024 tokens with a 70B proxy on eight A100s: {hours / 8:.0f} h by "
+        "this arithmetic, about 28 h by a secondary source on the paper (arXiv:2401.07013)."
+    )
+
+
+def page() -> str:
+    """All tables."""
+    parts = (inputs, teacher, accelerators, storage, memory, breaking, check)
+    return "\n\n".join("\n".join(part()) for part in parts) + "\n"
+
+
+def main() -> None:
+    """Print, or write into the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--page", type=Path, help="write the tables below this page's marker")
+    path = parser.parse_args().page
+    if path is None:
+        print(page(), end="")
+        return
+    head, marker, _ = path.read_text(encoding="utf-8").partition(MARKER)
+    if not marker:
+        raise SystemExit(f"expected the line {MARKER.strip()!r} in {path}")
+    path.write_text(head + marker + "\n" + page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

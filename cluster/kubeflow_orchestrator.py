@@ -1,0 +1,158 @@
+"""ZenML's Kubeflow orchestrator, whose pods get what their placement says and no credential in clear text.
+
+The orchestrator compiles, uploads and follows as ZenML's own. Two things differ: resources, node pools, volumes and
+secrets of each step's pod come from its placement (``cluster.kubeflow_task``), and of the environment that ZenML would
+write into the pipeline only names of ``PUBLIC_VARIABLES`` pass. Address and key of the ZenML server reach a pod from a
+Secret, by reference.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from zenml.integrations.kubeflow.flavors.kubeflow_orchestrator_flavor import (
+    KubeflowOrchestratorConfig,
+    KubeflowOrchestratorFlavor,
+    KubeflowOrchestratorSettings,
+)
+from zenml.integrations.kubeflow.orchestrators.kubeflow_orchestrator import KubeflowOrchestrator
+
+from cluster.kubeflow_task import TaskPlacement, is_credential, place_task
+from proxykd.exceptions import ConfigError
+
+PUBLIC_VARIABLES = frozenset(
+    {
+        "ZENML_ACTIVE_PROJECT_ID",
+        "ZENML_ACTIVE_STACK_ID",
+        "ZENML_ANALYTICS_OPT_IN",
+        "ZENML_DISABLE_CREDENTIALS_DISK_CACHING",
+        "ZENML_USER_ID",
+    }
+)
+"""All that passes of the environment that ZenML gives to pods."""
+
+
+class PlacedKubeflowSettings(KubeflowOrchestratorSettings):
+    """Settings of a step or a pipeline: ZenML's, and ``task``, the placement of its pod as plain values."""
+
+    task: dict[str, Any] = Field(default_factory=dict)
+
+
+class PlacedKubeflowConfig(KubeflowOrchestratorConfig):
+    """Configuration of the component: ZenML's, and the service account under which all pods of a run run."""
+
+    service_account: str | None = None
+
+
+class PlacedKubeflowOrchestrator(KubeflowOrchestrator):
+    """Compiles a pipeline with the placement of each step and runs it on Kubeflow Pipelines."""
+
+    _placements: Mapping[str, TaskPlacement] = {}
+    _withheld: frozenset[str] = frozenset()
+
+    @property
+    def settings_class(self) -> type[PlacedKubeflowSettings]:
+        """Settings that a step or a pipeline may have."""
+        return PlacedKubeflowSettings
+
+    def submit_pipeline(
+        self,
+        snapshot: Any,
+        stack: Any,
+        base_environment: dict[str, str],
+        step_environments: dict[str, dict[str, str]],
+        placeholder_run: Any = None,
+    ) -> Any:
+        """Compile, upload and start, as ZenML's own does.
+
+        Args:
+            snapshot: What is to be run.
+            stack: Where.
+            base_environment: Variable -> value for every pod.
+            step_environments: Step -> the same.
+            placeholder_run: The run in ZenML's store.
+
+        Returns:
+            How to wait for the run's end.
+
+        Raises:
+            ConfigError: if a value that must not be in the pipeline is in it.
+        """
+        self._placements = {
+            task_name(name): TaskPlacement.model_validate(self.get_settings(step).task)
+            for name, step in snapshot.step_configurations.items()
+        }
+        environments = (base_environment, *step_environments.values())
+        self._withheld = frozenset(
+            value for one in environments for name, value in one.items() if value and is_credential(name)
+        )
+        return super().submit_pipeline(
+            snapshot=snapshot,
+            stack=stack,
+            base_environment=public(base_environment),
+            step_environments={name: public(variables) for name, variables in step_environments.items()},
+            placeholder_run=placeholder_run,
+        )
+
+    def _configure_container_resources(self, dynamic_component: Any, *_: Any, **__: Any) -> Any:
+        return place_task(dynamic_component, self._placements[dynamic_component.name])
+
+    def _upload_and_run_pipeline(self, snapshot: Any, pipeline_file_path: str, run_name: str) -> Any:
+        check_withheld(Path(pipeline_file_path).read_text(encoding="utf-8"), self._withheld)
+        return super()._upload_and_run_pipeline(snapshot, pipeline_file_path, run_name)
+
+    def _get_kfp_client(self, settings: Any) -> Any:
+        client = super()._get_kfp_client(settings)
+        if (account := self.config.service_account) is not None:
+            client.create_run_from_pipeline_package = partial(
+                client.create_run_from_pipeline_package, service_account=account
+            )
+        return client
+
+
+class PlacedKubeflowFlavor(KubeflowOrchestratorFlavor):
+    """What ZenML needs to know."""
+
+    @property
+    def name(self) -> str:
+        """Of the flavor."""
+        return "proxykd-kubeflow"
+
+    @property
+    def config_class(self) -> type[PlacedKubeflowConfig]:
+        """Of the component's configuration."""
+        return PlacedKubeflowConfig
+
+    @property
+    def implementation_class(self) -> type[PlacedKubeflowOrchestrator]:
+        """Of the component."""
+        return PlacedKubeflowOrchestrator
+
+
+def task_name(step: str) -> str:
+    """The name that kfp gives to a step's task."""
+    return step.replace("_", "-")
+
+
+def public(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that may stand in a pipeline."""
+    return {name: value for name, value in environment.items() if name in PUBLIC_VARIABLES}
+
+
+def check_withheld(text: str, withheld: frozenset[str]) -> None:
+    """Refuse a pipeline in which a credential stands.
+
+    Args:
+        text: The compiled pipeline.
+        withheld: Values of credentials.
+
+    Raises:
+        ConfigError: if one of them is in the text; the message does not repeat it.
+    """
+    if any(value in text for value in withheld):
+        raise ConfigError(
+            "expected a pipeline without credentials, but one of the environment's stands in it in clear text; name it "
+            "under `secrets` of the placement instead"
+        )

@@ -1,0 +1,105 @@
+"""A placement in the terms of Kubeflow Pipelines: the pods of the Kubernetes orchestrator, as far as these can say them.
+
+The pods come from ``pipelines.placement``, so that a step gets the same on both kinds of stack. Kubeflow Pipelines takes
+Secrets key by key, which the stack's file lists. It gives all pods of a run one service account, so what needs another
+one is refused here. It has no word for a pod's priority class, seccomp profile, file system and grace period: those are
+its own affair, and that of the namespace's admission.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cluster.kubeflow_orchestrator import PlacedKubeflowSettings
+from cluster.kubeflow_task import Folder, SecretVariable, TaskPlacement, Toleration
+from pipelines.placement import GPU, checked, run_options
+from proxykd.config.placement import PlacementSpec
+from proxykd.config.stack import KubeflowStackSpec
+from proxykd.exceptions import ConfigError
+
+ZENML_SECRET = "proxykd-zenml"
+"""Address and key of the ZenML server, for every pod."""
+
+
+def kubeflow_options(stack: KubeflowStackSpec, placement: PlacementSpec, steps: tuple[str, ...]) -> dict[str, Any]:
+    """What ``Pipeline.with_options`` takes for a run on Kubeflow Pipelines.
+
+    Args:
+        stack: Image, addresses and Secrets.
+        placement: Places and sizes.
+        steps: The names of the pipeline's steps.
+
+    Raises:
+        ConfigError: if a step asks for what Kubeflow Pipelines cannot give, or for a Secret whose keys are not told.
+    """
+    tasks = task_placements(stack, placement, steps)
+    run = {"user_namespace": stack.namespace, "synchronous": True, "timeout": 2**31}
+    return {
+        "settings": {
+            "docker": run_options(stack, placement, ())["settings"]["docker"],
+            "orchestrator": checked(run, PlacedKubeflowSettings),
+        },
+        "step_configurations": {
+            name: {"settings": {"orchestrator": {"task": task.model_dump(mode="json")}}} for name, task in tasks.items()
+        },
+    }
+
+
+def task_placements(
+    stack: KubeflowStackSpec, placement: PlacementSpec, steps: tuple[str, ...]
+) -> dict[str, TaskPlacement]:
+    """Step -> what its pod gets; arguments and errors as above."""
+    options = run_options(stack, placement, steps)["step_configurations"]
+    return {name: _task(stack, placement, name, options[name]["settings"]["orchestrator"]) for name in steps}
+
+
+def _task(stack: KubeflowStackSpec, placement: PlacementSpec, name: str, settings: Any) -> TaskPlacement:
+    step, pod = placement.step(name), settings.pod_settings
+    if step.launcher.kind == "trainjob" or step.service_account is not None:
+        wish = "a TrainJob" if step.launcher.kind == "trainjob" else f"the service account {step.service_account}"
+        raise ConfigError(
+            f"expected step {name} to do with its run's service account, as Kubeflow Pipelines has one for all pods, got "
+            f"{wish}; start its processes with `launcher: {{kind: torchrun}}`, or choose a stack of kind kubernetes"
+        )
+    requests = pod.resources["requests"]
+    return TaskPlacement(
+        cpu=requests["cpu"],
+        memory=requests["memory"],
+        gpus=int(requests.get(GPU, 0)),
+        user=placement.user,
+        node_selectors=pod.node_selectors,
+        tolerations=tuple(Toleration.model_validate(_filled(one)) for one in pod.tolerations),
+        labels=pod.labels,
+        annotations=pod.annotations,
+        environment={one["name"]: one["value"] for one in pod.env},
+        secrets=tuple(_secrets(stack, [one["secretRef"]["name"] for one in pod.env_from])),
+        claims={path: one["persistentVolumeClaim"]["claimName"] for one, path in _mounted(pod)
+                if "persistentVolumeClaim" in one},
+        folders=tuple(_folder(one, path) for one, path in _mounted(pod) if "emptyDir" in one),
+        retries=step.retries,
+        deadline_s=step.deadline_s,
+    )  # fmt: skip
+
+
+def _mounted(pod: Any) -> list[tuple[Mapping[str, Any], str]]:
+    """Volumes with the paths at which they lie."""
+    paths = {one["name"]: one["mountPath"] for one in pod.volume_mounts}
+    return [(volume, paths[volume["name"]]) for volume in pod.volumes]
+
+
+def _folder(volume: Mapping[str, Any], path: str) -> Folder:
+    own = volume["emptyDir"]
+    return Folder(name=volume["name"], path=path, in_memory=own.get("medium") == "Memory", size=own.get("sizeLimit"))
+
+
+def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _secrets(stack: KubeflowStackSpec, names: list[str]) -> Iterator[SecretVariable]:
+    for name in dict.fromkeys((*names, ZENML_SECRET)):
+        if name not in stack.secrets:
+            raise ConfigError(
+                f"expected the keys of the Secret {name} under `secrets` of the stack {stack.name}, found "
+                f"{sorted(stack.secrets) or 'none'}; Kubeflow Pipelines takes Secrets key by key: add `{name}: [KEY]`"
+            )
+        yield from (SecretVariable(secret=name, key=key, variable=key) for key in stack.secrets[name])

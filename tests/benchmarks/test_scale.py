@@ -1,0 +1,164 @@
+"""The page on scale: what its command prints; the arithmetic behind it in its limits, its slopes and by hand."""
+
+import importlib.util
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+CHECKOUT = Path(__file__).parents[2]
+SCRIPT = CHECKOUT / "benchmarks" / "scale.py"
+
+
+def load(name: str) -> ModuleType:
+    """A module of the benchmarks, which are no package."""
+    spec = importlib.util.spec_from_file_location(name, SCRIPT.with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+model = load("scale_model")
+page = load("scale")
+counts = st.integers(min_value=100, max_value=10**9)
+
+
+def test_the_page_holds_what_the_command_prints() -> None:
+    text = (CHECKOUT / "docs" / "scale.md").read_text(encoding="utf-8")
+    printed = subprocess.run([sys.executable, str(SCRIPT)], check=True, capture_output=True, text=True, timeout=60)
+    _, marker, shown = text.partition(page.MARKER)
+    assert marker
+    assert shown.strip() == printed.stdout.strip()
+
+
+def test_the_command_writes_its_part_of_a_page_and_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "page.md"
+    file.write_text(f"# Above\n\n{page.MARKER}\nold\n", encoding="utf-8")
+    command = [sys.executable, str(SCRIPT), "--page", str(file)]
+    subprocess.run(command, check=True, timeout=60)
+    assert file.read_text(encoding="utf-8") == f"# Above\n\n{page.MARKER}\n{page.page()}"
+    file.write_text("no marker", encoding="utf-8")
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 1
+    assert "expected the line" in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["teachers.md", "validation.md", "target-store.md", "methods/prior.md"])
+def test_the_rates_stand_on_the_pages_that_are_named(name: str) -> None:
+    text = (CHECKOUT / "docs" / name).read_text(encoding="utf-8")
+    figures = {
+        "teachers.md": ["91.8", "1,060 MiB"],
+        "validation.md": ["100000", "34.2 s"],
+        "target-store.md": ["33.07", "73.44", "168.96", "381,914", "187,707", "75,260"],
+        "methods/prior.md": ["462 MiB", "5.8 s", "20 million"],
+    }
+    assert not [figure for figure in figures[name] if figure not in text]
+
+
+@given(texts=counts, factor=st.integers(min_value=2, max_value=9))
+def test_work_and_bytes_grow_with_the_texts(texts: int, factor: int) -> None:
+    small, large = (model.Corpus(n, most_heldout=0) for n in (texts, texts * factor))
+    proxy, student = page.PROXY, page.STUDENTS[0]
+    for quantity in (
+        lambda corpus: model.query_usd(corpus, page.ACCOUNT),
+        lambda corpus: model.query_hours(corpus, page.ACCOUNT, page.RATES),
+        lambda corpus: model.journal_gb(corpus, page.RATES),
+        lambda corpus: model.estimation_flop(corpus, proxy),
+        lambda corpus: model.sampling_hours(corpus, proxy, page.H100, 0.5),
+        lambda corpus: model.distillation_flop(corpus, student),
+        lambda corpus: model.store_gb(corpus, page.RATES, 50),
+        lambda corpus: model.ngram_gb(corpus, page.RATES),
+    ):
+        assert quantity(large) == pytest.approx(factor * quantity(small), rel=1e-9)
+
+
+@given(texts=counts)
+def test_every_text_is_on_one_side(texts: int) -> None:
+    corpus = model.Corpus(texts)
+    assert corpus.training + corpus.heldout == texts
+    assert 0 <= corpus.heldout <= min(texts / 10, corpus.most_heldout)
+    assert corpus.positions < corpus.training_tokens
+
+
+@given(texts=counts, calls=st.floats(1, 1e6), tokens=st.floats(1, 1e9))
+def test_asking_is_as_slow_as_the_tightest_limit(texts: int, calls: float, tokens: float) -> None:
+    corpus, account = model.Corpus(texts), model.Account(calls, tokens, 1, 1)
+    hours = model.query_hours(corpus, account, page.RATES)
+    assert hours >= texts / calls / 60 * (1 - 1e-12)
+    assert hours >= texts * corpus.length / tokens / 60 * (1 - 1e-12)
+    assert model.query_hours(corpus, replace(account, requests_per_minute=2 * calls), page.RATES) <= hours
+
+
+def test_without_limits_the_engine_decides() -> None:
+    corpus = model.Corpus(1_000_000)
+    unbounded = model.Account(1e12, 1e18, 0, 0)
+    assert model.query_hours(corpus, unbounded, page.RATES) == pytest.approx(1e6 / (200_000 / 91.8) / 3600)
+    assert model.query_usd(corpus, unbounded) == 0
+
+
+@pytest.mark.parametrize("utilisation", [0.0, -0.1, 1.1])
+def test_a_utilisation_that_is_none_is_refused(utilisation: float) -> None:
+    with pytest.raises(ValueError, match="utilisation"):
+        model.gpu_hours(1e18, page.H100, utilisation)
+
+
+def test_hours_by_hand() -> None:
+    # 1e6 - 20,000 = 980,000 texts of 500 tokens, 2 x 70e9 FLOP each: 6.86e19 FLOP; at 494.7e12 a second 138,670 s.
+    corpus = model.Corpus(1_000_000)
+    flop = model.estimation_flop(corpus, page.PROXY)
+    assert flop == pytest.approx(6.86e19)
+    assert model.gpu_hours(flop, page.H100, 0.5) == pytest.approx(138_670 / 3600, rel=1e-4)
+    # 980,000 x 300 positions x 73.44 bytes.
+    assert model.store_gb(corpus, page.RATES, 50) == pytest.approx(21.59, abs=0.01)
+    # 70,000 x (200 x 2.5 + 300 x 10) / 1e6.
+    assert model.query_usd(model.Corpus(70_000), page.ACCOUNT) == pytest.approx(245.0)
+    assert model.query_usd(model.Corpus(70_000), page.ACCOUNT, discount=0.5) == pytest.approx(122.5)
+
+
+def test_writing_is_bound_by_memory_with_few_texts_and_by_arithmetic_with_many() -> None:
+    proxy = replace(page.PROXY, kv_bytes=0)
+
+    def rate(texts: int) -> float:
+        return float(model.sampling_tokens_per_s(proxy, page.H100, devices=8, texts=texts, length=500, utilisation=1.0))
+
+    # One text: 140 GB of weights at 8 x 3,350 GB/s a token.
+    assert rate(1) == pytest.approx(8 * 3350 / 140)
+    assert rate(16) == pytest.approx(16 * rate(1))
+    # Many: 2 N FLOP a token at 8 x 989.4 TFLOP/s.
+    assert rate(10_000) == pytest.approx(8 * 989.4e12 / 140e9)
+    assert rate(20_000) == rate(10_000)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="hold"):
+        model.sampling_tokens_per_s(page.PROXY, page.H100, devices=1, texts=1, length=1, utilisation=1.0)
+
+
+@given(gb=st.floats(min_value=0.1, max_value=1e5))
+def test_enough_devices_hold_it_and_one_fewer_does_not(gb: float) -> None:
+    devices = model.least_devices(gb, page.H100)
+    assert devices * 80 * 0.8 >= gb * (1 - 1e-12)
+    assert devices == 1 or (devices - 1) * 80 * 0.8 < gb
+
+
+def test_nothing_breaks_at_the_smallest_size_and_the_proxy_first_at_the_largest() -> None:
+    smallest, largest = page.strains(page.SIZES[0]), page.strains(page.SIZES[-1])
+    assert smallest[0].ratio < 1 < largest[0].ratio
+    assert largest[0].what == "alignment on one node"
+    assert [one.ratio for one in largest] == sorted((one.ratio for one in largest), reverse=True)
+    assert {one.what for one in largest if one.ratio > 1} >= {"estimation on one node", "the n-gram prior in memory"}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (0.0312, "0.03"), (0.25, "0.25"), (12.34, "12.3"), (1234.5, "1,234")]
+)
+def test_quantities_have_three_digits(value: float, text: str) -> None:
+    assert page.quantity(value) == text
