@@ -3,6 +3,7 @@
 import io
 import os
 import subprocess
+import sys
 import tarfile
 import tempfile
 import zipfile
@@ -50,8 +51,22 @@ def run_kubectl(*arguments: str, timeout_s: float = 60) -> "subprocess.Completed
     )
 
 
+def write_rendered(target: Path, folders: list[Path]) -> None:
+    """Each kustomization as one file of ``target``, named after its folder; nothing else stays there."""
+    target.mkdir(parents=True, exist_ok=True)
+    for left in target.glob("*.yaml"):
+        left.unlink()
+    for folder in folders:
+        finished = run_kubectl("kustomize", str(folder), "--output", str(target / f"{folder.name}.yaml"))
+        assert finished.returncode == 0, finished.stderr
+
+
 def render(folder: Path) -> list[Manifest]:
     """The objects of a kustomization, in the order in which kubectl applies them."""
     finished = run_kubectl("kustomize", str(folder))
     assert finished.returncode == 0, finished.stderr
     return list(yaml.load_all(finished.stdout, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+
+
+if __name__ == "__main__":
+    write_rendered(Path(sys.argv[1]), [Path(folder) for folder in sys.argv[2:]])
