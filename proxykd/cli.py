@@ -28,6 +28,7 @@ from proxykd.commands.query import query
 from proxykd.commands.registry import add_registry_commands
 from proxykd.commands.report import report as report_command
 from proxykd.commands.serve import add_serve_command
+from proxykd.commands.stack import build as stack_commands
 from proxykd.exceptions import ArtifactError, ConfigError, ProxykdError
 
 if TYPE_CHECKING:
@@ -185,13 +186,18 @@ def _with_tracking(module: str) -> Any:
     return _import_application(module)
 
 
-def _newest_quarantine(name: str) -> Any:
+def _with_engines(module: str) -> Any:
+    """A module of the application, in an environment where ZenML answers."""
     _spare_the_collector()
     _workspace().enter()
     from proxykd.progress import hush_engines
 
     hush_engines()
-    return _import_application("steps.adapters.quarantine_store").newest_quarantine(name)
+    return _import_application(module)
+
+
+def _newest_quarantine(name: str) -> Any:
+    return _with_engines("steps.adapters.quarantine_store").newest_quarantine(name)
 
 
 def _load_quietly(config: Path, overrides: list[str] | None) -> "RunSpec":
@@ -199,6 +205,7 @@ def _load_quietly(config: Path, overrides: list[str] | None) -> "RunSpec":
 
 
 app.add_typer(quarantine_commands(_load_quietly, _newest_quarantine), name="quarantine")
+app.add_typer(stack_commands(_with_engines), name="stack")
 add_registry_commands(app, _with_tracking)
 add_serve_command(app, _with_tracking)
 add_lineage_commands(app, _with_tracking)

@@ -13,6 +13,12 @@
     ├── BusyError (RuntimeError)        another run has the workspace
     ├── SandboxError (RuntimeError)     programs cannot be run apart from everything else here
     ├── TrackingError (RuntimeError)    MLflow refused or did not answer
+    ├── ClusterError (RuntimeError)     the Kubernetes cluster refused, or what runs there failed
+    │   ├── ClusterUnreachableError     its API server did not answer until the deadline
+    │   ├── ClusterAuthError            it does not know our identity
+    │   ├── ClusterForbiddenError       our identity may not do this
+    │   ├── ClusterMissingError         an object, or its kind, is not there
+    │   └── ClusterConflictError        another object or change came first
     ├── PromotionError (RuntimeError)   the champion is not the expected one, or another promotion came first
     ├── ArtifactError (ValueError)      an artifact is damaged or of another kind
     └── StorageError (OSError)          the disk is full or cannot be written
@@ -80,6 +86,30 @@ class SandboxError(ProxykdError, RuntimeError):
 
 class TrackingError(ProxykdError, RuntimeError):
     """MLflow, where runs are tracked and students registered, refused or did not answer."""
+
+
+class ClusterError(ProxykdError, RuntimeError):
+    """The Kubernetes cluster refused, or what runs there failed."""
+
+
+class ClusterUnreachableError(ClusterError):
+    """The API server did not answer, or was overloaded, until the deadline."""
+
+
+class ClusterAuthError(ClusterError):
+    """The API server does not know our identity."""
+
+
+class ClusterForbiddenError(ClusterError):
+    """Our identity may not do this."""
+
+
+class ClusterMissingError(ClusterError):
+    """An object is not there, or the cluster does not know its kind."""
+
+
+class ClusterConflictError(ClusterError):
+    """An object of that name is there already, or somebody else changed it first."""
 
 
 class PromotionError(ProxykdError, RuntimeError):

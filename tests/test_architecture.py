@@ -15,7 +15,9 @@ import proxykd
 from proxykd.config import RunSpec, load_specification
 
 CHECKOUT = Path(proxykd.__file__).parents[1]
-SOURCES = sorted(file for room in ("proxykd", "steps", "pipelines") for file in (CHECKOUT / room).rglob("*.py"))
+SOURCES = sorted(
+    file for room in ("proxykd", "cluster", "steps", "pipelines") for file in (CHECKOUT / room).rglob("*.py")
+)
 CONFIGS = sorted((CHECKOUT / "configs").rglob("*.yaml"))
 ORCHESTRATION = {"zenml", "mlflow", "great_expectations", "kubernetes", "kfp"}
 HEAVY = {"torch", "transformers", *ORCHESTRATION}

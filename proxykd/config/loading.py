@@ -12,7 +12,7 @@ from proxykd.config.specification import QuerySpec, RunSpec
 from proxykd.exceptions import ConfigError
 
 _MAY_HOLD_SECRETS = ("api_key", "api_key_file", "base_url")
-_UNIONS = ("teacher", "prompts")
+_UNIONS = ("teacher", "prompts", "artifact_store")
 _INNER_UNIONS = ("estimator", "reduction", "living_teacher", "divergence", "own_divergence", "prior_divergence")
 _SCALARS = (str, int, float, bool, type(None), Path)
 
@@ -28,7 +28,7 @@ def load_specification(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
     Raises:
         ConfigError: naming every key that is unknown, missing or out of bounds.
     """
-    values = _read_yaml(path)
+    values = read_yaml(path)
     for override in overrides:
         _apply_override(values, override)
     try:
@@ -62,7 +62,7 @@ def load_teacher(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: if there is none.
     """
-    values = _read_yaml(path).get("teacher")
+    values = read_yaml(path).get("teacher")
     if not isinstance(values, dict):
         raise ConfigError(f"expected a section `teacher` in {path}, found none; see configs/openai.yaml")
     for key in ("api_key_file",):
@@ -98,21 +98,49 @@ def _parse(text: str, what: str) -> Any:
         raise ConfigError(f"{what} is nested too deeply; see `proxykd schema`") from None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def load_model(path: Path, model: type[BaseModel], values: Mapping[str, Any], *, what: str, help_text: str) -> Any:
+    """Validate what a YAML file that is no run specification holds.
+
+    Args:
+        path: The file; relative paths inside it are relative to its folder.
+        model: What it describes.
+        values: Its content, as ``read_yaml`` gives it.
+        what: For the message, "a stack" say.
+        help_text: Where its keys are described, "docs/stacks.md" say.
+
+    Raises:
+        ConfigError: naming every key that is unknown, with the nearest known one, missing or out of bounds.
+    """
+    try:
+        return model.model_validate(values, context={"base_folder": path.resolve().parent})
+    except ValidationError as error:
+        raise ConfigError(f"{path} is not {what}:\n{_explain(error, model, help_text)}") from None
+
+
+def read_yaml(
+    path: Path, *, what: str = "a run specification", example: str = "configs/quickstart.yaml"
+) -> dict[str, Any]:
+    """The keys and values of a YAML file.
+
+    Args:
+        path: The file.
+        what: What it is to be, for the message.
+        example: A file of that kind.
+
+    Raises:
+        ConfigError: if it cannot be read, is not YAML, says a key twice or holds no keys.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(
-            f"expected a run specification at {path}: {error.strerror}; name a YAML file, configs/quickstart.yaml say"
-        ) from None
+        raise ConfigError(f"expected {what} at {path}: {error.strerror}; name a YAML file, {example} say") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not YAML: expected UTF-8; save the file as UTF-8") from None
     values = _parse(text, str(path))
     if not isinstance(values, dict):
         found = "nothing" if values is None else f"a {type(values).__name__}"
         raise ConfigError(
-            f"expected keys and values in {path}, found {found}; start from configs/quickstart.yaml or see "
-            "`proxykd schema`"
+            f"expected keys and values in {path}, found {found}; start from {example} or see `proxykd schema`"
         )
     return values
 
@@ -141,8 +169,8 @@ def _problem(error: yaml.YAMLError) -> str:
     return f"{getattr(error, 'problem', None) or 'it cannot be read'}{place}"
 
 
-def _explain(error: ValidationError) -> str:
-    return "\n".join(f"  {_location(item)}: {_reason(item)}" for item in error.errors())
+def _explain(error: ValidationError, model: type[BaseModel] = RunSpec, help_text: str = "`proxykd schema`") -> str:
+    return "\n".join(f"  {_location(item)}: {_reason(item, model, help_text)}" for item in error.errors())
 
 
 def _location(item: Mapping[str, Any]) -> str:
@@ -160,18 +188,18 @@ def _keys(item: Mapping[str, Any]) -> list[str]:
     return [part for part, leaves_out in zip(parts, [False, *is_kind], strict=False) if not leaves_out]
 
 
-def _reason(item: Mapping[str, Any]) -> str:
+def _reason(item: Mapping[str, Any], model: type[BaseModel], help_text: str) -> str:
     if item["type"] == "extra_forbidden":
         *parents, key = _keys(item)
-        known = _known_keys(parents)
+        known = _known_keys(parents, model)
         if key in known:
-            return "no key of this kind, but of another one; `proxykd schema` lists the keys of each"
+            return f"no key of this kind, but of another one; {help_text} lists the keys of each"
         close = difflib.get_close_matches(key, sorted(known), n=1)
-        return f"unknown key{f'; did you mean {close[0]!r}?' if close else ''}; `proxykd schema` lists all keys"
+        return f"unknown key{f'; did you mean {close[0]!r}?' if close else ''}; {help_text} lists all keys"
     if item["type"] == "missing":
-        return "missing; `proxykd schema` describes it"
+        return f"missing; {help_text} describes it"
     if item["type"] == "union_tag_not_found":
-        return "expected its kind, found none; write {kind: ...}, `proxykd schema` lists the kinds"
+        return f"expected its kind, found none; write {{kind: ...}}, {help_text} lists the kinds"
     if item["type"] == "union_tag_invalid":
         return f"expected one of the kinds {item['ctx']['expected_tags']}, got {item['ctx']['tag']!r}"
     if item["type"] == "model_attributes_type":
@@ -185,9 +213,9 @@ def _received(item: Mapping[str, Any]) -> str:
     return f", got {item['input']!r:.200}" if repeatable else ""
 
 
-def _known_keys(parents: Sequence[str]) -> set[str]:
+def _known_keys(parents: Sequence[str], model: type[BaseModel] = RunSpec) -> set[str]:
     """Keys of the section under ``parents``; of every kind of it where there are several."""
-    models: list[type[BaseModel]] = [RunSpec]
+    models: list[type[BaseModel]] = [model]
     for parent in (parent for parent in parents if not parent.isdecimal()):
         fields = [model.model_fields[parent].annotation for model in models if parent in model.model_fields]
         models = [model for field in fields for model in _models_in(field)]

@@ -18,8 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from proxykd.launching.interruption import InterruptedTrainingError, is_stop_asked
+from proxykd.launching.world import current_world
 from proxykd.progress import report
-from proxykd.student.sharding import current_world, like, total, whole
+from proxykd.student.sharding import like, total, whole
 
 FORMAT = "training-1"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -53,10 +55,18 @@ class Checkpoints:
     _saved_at: float = field(default_factory=time.monotonic)
 
     def save_if_due(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, reached: Reached) -> None:
-        """``save`` where the last one is old enough; the first process decides for all."""
+        """``save`` where the last one is old enough, which the first process decides, or where any was asked to stop.
+
+        Raises:
+            InterruptedTrainingError: in all processes, if any of them was asked to stop.
+        """
         is_due = current_world().rank == 0 and time.monotonic() - self._saved_at >= self.every_s
-        if total(torch.tensor(float(is_due), device=_device_of(module))) > 0.0:
+        asked = torch.tensor([float(is_due), float(is_stop_asked())], device=_device_of(module))
+        any_due, any_stop = total(asked).tolist()
+        if any_due or any_stop:
             self.save(module, optimizer, reached)
+        if any_stop:
+            raise InterruptedTrainingError(f"asked to stop after step {len(reached.curve)}, which is saved")
 
     def save(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer | None, reached: Reached) -> None:
         """Write one; called by all processes, written by the first.

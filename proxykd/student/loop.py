@@ -9,12 +9,15 @@ Both arms run through this loop; they differ in their examples and targets alone
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from proxykd.config.models import StudentSpec
+from proxykd.launching.interruption import noting_stops
+from proxykd.launching.world import current_world
 from proxykd.models.forward import Batch, collate, collate_packed
 from proxykd.progress import Progress, stage
 from proxykd.student.checkpoints import Checkpoints, Reached
@@ -23,7 +26,7 @@ from proxykd.student.living import LivingModule
 from proxykd.student.module import TERMS, StudentModule, check_packing, save_activation_memory
 from proxykd.student.optimizer import build_optimizer, learning_rate_factor
 from proxykd.student.order import micro_batches, pack_rows, share_out, staged_batches
-from proxykd.student.sharding import current_world, shard, sync_gradients, total
+from proxykd.student.sharding import shard, sync_gradients, total
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -67,13 +70,16 @@ def train(
 
     Raises:
         ModelError: if texts are to be packed and the model would let them see each other.
+        InterruptedTrainingError: if one of the processes was asked to stop (SIGTERM), after a checkpoint; a process
+            that has no other plan for the signal ends by it.
     """
     module, optimizer = _prepare(model, data, spec, alpha=alpha, learning_rate=learning_rate, seed=seed)
     curve, num_tokens, seconds = (checkpoints and checkpoints.load(module, optimizer)) or Reached([], 0, 0.0)
     batches = staged_batches(data.corpus.stages, num_steps=spec.steps, batch_size=spec.optimizer.batch_size, seed=seed)
     start = time.perf_counter() - seconds
     description = f"train student (seed {seed}, lr {learning_rate:g})"
-    with torch.random.fork_rng(), stage(description, total=spec.steps, unit="step") as progress:
+    stopping = noting_stops() if checkpoints else nullcontext()
+    with stopping, torch.random.fork_rng(), stage(description, total=spec.steps, unit="step") as progress:
         progress.advance(len(curve))
         for step, batch in islice(enumerate(batches), len(curve), None):
             if curve and not math.isfinite(curve[-1]["loss"]):

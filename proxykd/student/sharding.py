@@ -8,30 +8,13 @@ References:
     Zhao et al., PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel, arXiv:2304.11277.
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-
-class World(NamedTuple):
-    """Who trains.
-
-    Attributes:
-        rank: This process, 0 .. size - 1.
-        size: Processes in all.
-    """
-
-    rank: int
-    size: int
-
-
-def current_world() -> World:
-    """The process group's, or one process alone."""
-    return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World(0, 1)
+from proxykd.launching.world import current_world
 
 
 def shard(module: torch.nn.Module, layers: "list[torch.nn.Module]") -> None:

@@ -7,7 +7,6 @@ them is the objective and the rows: ``sft`` sees every text that Proxy-KD spends
 
 import math
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,13 +23,16 @@ from proxykd.data.splits import corpus_identity, select_rows, sides_for
 from proxykd.data.tokenizing import TokenizedCorpus
 from proxykd.data.trajectory_rows import TrajectoryRows, open_trajectories
 from proxykd.exceptions import ConfigError, GateError, ModelError
+from proxykd.launching.choice import choose_launcher
+from proxykd.launching.torchrun import Torchrun
+from proxykd.launching.work import InProcess, Launcher
 from proxykd.models.forward import score_corpus
-from proxykd.models.loading import load_saved, load_student, load_tokenizer, save_model
+from proxykd.models.loading import load_student, load_tokenizer, save_model
 from proxykd.progress import report, track
 from proxykd.records import Side, ValidatedRow, hash_json
 from proxykd.student.checkpoints import Checkpoints
 from proxykd.student.inputs import TrainingData
-from proxykd.student.launch import MODEL, Job, launch
+from proxykd.student.launch import Job
 from proxykd.student.living import LivingProxy
 from proxykd.student.loop import TrainingRun, train
 from proxykd.student.order import stage_steps
@@ -52,6 +54,7 @@ def distill_student(
     scratch: Path,
     checkpoints: Path | None = None,
     proxy: ProxyModel | None = None,
+    launcher: Launcher | None = None,
 ) -> StudentModel:
     """Train a student for every seed: ``seed-<seed>/model/`` each, and ``training.json``.
 
@@ -70,6 +73,7 @@ def distill_student(
             end; None = a killed call begins anew.
         proxy: The proxy itself, which the arm ``proxy_kd`` asks where ``student.living_teacher`` is set; the targets
             are not opened then. Otherwise targets that another proxy made are refused; None = any proxy's will do.
+        launcher: Who does the training runs; None = as ``student.processes`` or the environment says.
 
     Raises:
         GateError: if there are no rows to train on, or none on which to choose a learning rate, or none of the
@@ -82,7 +86,8 @@ def distill_student(
         ConfigError: if the objective does not fit the targets, or the living teacher is missing.
     """
     spec = run.student
-    _check_processes(spec)
+    launcher = launcher or choose_launcher(spec.processes)
+    _check_launcher(spec, launcher)
     living = _living_teacher(spec, proxy) if arm == "proxy_kd" else None
     soft = targets if arm == "proxy_kd" and living is None else None
     alpha = spec.alpha if soft is not None or living is not None else 0.0
@@ -107,7 +112,7 @@ def distill_student(
         **({f"trajectories-{number}": one.hash for number, one in enumerate(found)}),
     }
     own = None if checkpoints is None else checkpoints / hash_json([made_from, _resumable(arm, spec)])
-    trainer = _ArmTrainer(spec, alpha, data, tokenizer, folder, output, own)
+    trainer = _ArmTrainer(spec, alpha, data, tokenizer, folder, output, own, launcher)
     searched = {Side.DEVELOPMENT} if len(spec.learning_rates) > 1 else set()
     development = _tokenize(select_rows(validated, splits, searched), tokenizer, spec, scratch / "development.arrow")
     weights = {"alpha": alpha, "prior_alpha": prior_alpha}
@@ -168,12 +173,20 @@ def _resumable(arm: Arm, spec: StudentSpec) -> list[Any]:
     return [arm, spec.model_dump(mode="json", exclude=_NOT_OF_A_RUN)]
 
 
-def _check_processes(spec: StudentSpec) -> None:
-    if spec.processes > 1 and torch.accelerator.is_available():
-        found = torch.accelerator.device_count()
-        if found < spec.processes:
+def _check_launcher(spec: StudentSpec, launcher: Launcher) -> None:
+    """One accelerator a process, and nothing that only one process can do is asked of several."""
+    alone = {"cross_tokenizer": spec.cross_tokenizer, "living_teacher": spec.living_teacher}
+    if not isinstance(launcher, InProcess) and (found := [name for name, value in alone.items() if value is not None]):
+        raise ConfigError(
+            f"student.{found[0]} needs student and teacher in one process; leave student.processes=1, and let the "
+            "placement's launcher be of kind process"
+        )
+    if isinstance(launcher, Torchrun) and torch.accelerator.is_available():
+        found_devices = torch.accelerator.device_count()
+        if found_devices < launcher.processes:
             raise ConfigError(
-                f"expected an accelerator for each of student.processes={spec.processes}, found {found}; lower it"
+                f"expected an accelerator for each of {launcher.processes} processes, found {found_devices}; lower "
+                "student.processes, or processes_per_node in the placement"
             )
 
 
@@ -188,6 +201,7 @@ class _ArmTrainer:
     targets: Path | None
     output: Path
     checkpoints: Path | None
+    launcher: Launcher
 
     def train_all(self, development: TokenizedCorpus) -> dict[str, Any]:
         """Search, then train the remaining seeds; returns what goes into the record."""
@@ -238,8 +252,18 @@ class _ArmTrainer:
 
     def _train(self, seed: int, learning_rate: float) -> "tuple[PreTrainedModel, TrainingRun]":
         path = None if self.checkpoints is None else self.checkpoints / f"seed-{seed}-lr-{learning_rate!r}.safetensors"
-        if self.spec.processes > 1:
-            return self._train_in_processes(seed, learning_rate, path)
+        job = Job(
+            student=self.spec.model_dump(mode="json"),
+            alpha=self.alpha,
+            learning_rate=learning_rate,
+            seed=seed,
+            corpus=str(self.data.corpus.path),
+            targets=None if self.targets is None else str(self.targets),
+            checkpoint=None if path is None else str(path),
+        )
+        return self.launcher.launch(job.as_work(partial(self._train_here, seed, learning_rate, path)))
+
+    def _train_here(self, seed: int, learning_rate: float, path: Path | None) -> "tuple[PreTrainedModel, TrainingRun]":
         model = load_student(self.spec, seed=seed)
         run = train(
             model,
@@ -251,23 +275,6 @@ class _ArmTrainer:
             checkpoints=None if path is None else Checkpoints(path, self.spec.checkpoint_s),
         )
         return model, run
-
-    def _train_in_processes(
-        self, seed: int, learning_rate: float, checkpoint: Path | None
-    ) -> "tuple[PreTrainedModel, TrainingRun]":
-        with tempfile.TemporaryDirectory(dir=self.data.corpus.path.parent) as folder:
-            job = Job(
-                student=self.spec.model_dump(mode="json"),
-                alpha=self.alpha,
-                learning_rate=learning_rate,
-                seed=seed,
-                corpus=str(self.data.corpus.path),
-                targets=None if self.targets is None else str(self.targets),
-                checkpoint=None if checkpoint is None else str(checkpoint),
-                output=folder,
-            )
-            run = TrainingRun(**launch(job, processes=self.spec.processes))
-            return load_saved(Path(folder) / MODEL)[0], run
 
     def _save(self, model: "PreTrainedModel", seed: int) -> None:
         folder = self.output / f"seed-{seed}" / "model"

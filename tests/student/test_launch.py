@@ -1,12 +1,13 @@
 """Several processes that share a run make what one makes, and none of them outlives the run."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,18 @@ import torch
 
 from proxykd.config import RunSpec
 from proxykd.exceptions import ArtifactError, ModelError
-from proxykd.models.loading import load_saved, load_student
+from proxykd.models.loading import load_student
 from proxykd.student.inputs import TrainingData
-from proxykd.student.launch import MODEL, Job, launch
+from proxykd.student.launch import Job
 from proxykd.student.loop import train
+from tests.support.launched import launch
 
 MakeRun = Callable[..., RunSpec]
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def job(training_data: TrainingData, student_run: MakeRun, tmp_path: Path) -> Job:
+def job(training_data: TrainingData, student_run: MakeRun) -> Job:
     folder = training_data.corpus.path
     return Job(
         student=student_run(steps=4).student.model_dump(mode="json"),
@@ -35,7 +37,6 @@ def job(training_data: TrainingData, student_run: MakeRun, tmp_path: Path) -> Jo
         corpus=str(folder),
         targets=str(folder.parent / "targets"),
         checkpoint=None,
-        output=str(tmp_path / "out"),
     )
 
 
@@ -54,11 +55,11 @@ def test_two_processes_make_what_one_makes(
     model = load_student(run.student, seed=0)
     alone = train(model, training_data, run.student, alpha=1.0, learning_rate=1e-3, seed=0)
     plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-    result = launch(replace(job, student=run.student.model_dump(mode="json")), processes=2)
-    assert [point["step"] for point in result["curve"]] == [1, 2, 3, 4]
-    for ours, theirs in zip(alone.curve, result["curve"], strict=True):
+    together, result = launch(replace(job, student=run.student.model_dump(mode="json")), processes=2)
+    assert [point["step"] for point in result.curve] == [1, 2, 3, 4]
+    for ours, theirs in zip(alone.curve, result.curve, strict=True):
         assert theirs == pytest.approx(ours, rel=1e-4)
-    shared = load_saved(Path(job.output) / MODEL)[0].state_dict()
+    shared = together.state_dict()
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(shared[name], value, rtol=1e-3, atol=1e-4)
 
@@ -67,13 +68,13 @@ def test_what_one_process_saved_two_go_on_from(
     training_data: TrainingData, student_run: MakeRun, job: Job, tmp_path: Path
 ) -> None:
     checkpoint = tmp_path / "run.safetensors"
-    whole = launch(job, processes=2)
+    _, whole = launch(job, processes=2)
     short = student_run(steps=4, checkpoint_s=0.0).student.model_dump(mode="json")
-    told = replace(job, student=short, checkpoint=str(checkpoint), output=str(tmp_path / "first"))
-    first = launch(told, processes=1)
-    again = launch(replace(told, output=str(tmp_path / "second")), processes=2)
-    assert again["curve"] == first["curve"], "it was finished"
-    assert first["curve"] == [pytest.approx(point, rel=1e-4) for point in whole["curve"]]
+    told = replace(job, student=short, checkpoint=str(checkpoint))
+    _, first = launch(told, processes=1)
+    _, again = launch(told, processes=2)
+    assert again.curve == first.curve, "it was finished"
+    assert first.curve == [pytest.approx(point, rel=1e-4) for point in whole.curve]
 
 
 def test_the_error_of_a_process_is_the_error_of_the_run(job: Job, tmp_path: Path) -> None:
@@ -90,16 +91,16 @@ def test_processes_that_just_end_are_told(job: Job, monkeypatch: pytest.MonkeyPa
 def test_no_process_outlives_a_killed_run(job: Job, student_run: MakeRun, tmp_path: Path) -> None:
     long = student_run(steps=100_000).student.model_dump(mode="json")
     job_file = tmp_path / "told.json"
-    replace(job, student=long).write(job_file)
+    job_file.write_text(json.dumps(asdict(replace(job, student=long))))
     code = (
-        "import sys; from pathlib import Path; from proxykd.student.launch import Job, launch;"
-        "launch(Job.read(Path(sys.argv[1])), processes=2)"
+        "import json, sys; from proxykd.student.launch import Job; from tests.support.launched import launch;"
+        "launch(Job(**json.load(open(sys.argv[1]))), processes=2)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(job_file)]) as parent:
-        workers = _wait_for(lambda: _processes_with(f"{job.output}/job.json"), 2 + 1, seconds=60.0)
+        workers = _wait_for(lambda: _processes_below(job), 2 + 1, seconds=60.0)
         parent.send_signal(signal.SIGKILL)
     assert len(workers) >= 3
-    assert not _wait_for(lambda: _processes_with(f"{job.output}/job.json"), 0, seconds=30.0)
+    assert not _wait_for(lambda: _processes_below(job), 0, seconds=30.0)
 
 
 def _wait_for(found: Callable[[], list[int]], count: int, *, seconds: float) -> list[int]:
@@ -109,13 +110,15 @@ def _wait_for(found: Callable[[], list[int]], count: int, *, seconds: float) -> 
     return found()
 
 
-def _processes_with(argument: str) -> list[int]:
-    found = []
+def _processes_below(job: Job) -> list[int]:
+    """Those that were told a job's file in a folder of the run."""
+    beginning, found = str(Path(job.corpus).parent), []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
             try:
                 command = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
             except OSError:
                 continue
-            found += [int(folder.name)] if argument in command else []
+            is_told = any(word.startswith(beginning) and word.endswith("/job.json") for word in command)
+            found += [int(folder.name)] if is_told else []
     return found

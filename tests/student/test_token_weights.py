@@ -27,12 +27,13 @@ from proxykd.student import loop
 from proxykd.student import module as student_module
 from proxykd.student.checkpoints import Checkpoints
 from proxykd.student.inputs import TrainingData
-from proxykd.student.launch import Job, launch
+from proxykd.student.launch import Job
 from proxykd.student.living import LivingModule, LivingProxy
 from proxykd.student.loop import train, train_step
 from proxykd.student.module import StudentModule
 from proxykd.student.objective import divergence_totals, student_objective
 from proxykd.student.training import distill_student
+from tests.support.launched import launch
 from tests.support.tokenizer_pairs import byte_level, sentence_piece
 from tests.support.trajectories import correct_all, corrected, write_trajectories
 
@@ -369,7 +370,6 @@ def test_two_processes_make_what_one_makes(
         corpus=str(mixed.corpus.path),
         targets=str(training_data.corpus.path.parent / "targets"),
         checkpoint=None,
-        output=str(tmp_path / "out"),
     )
-    shared = launch(job, processes=2)["curve"]
+    shared = launch(job, processes=2)[1].curve
     assert shared == [pytest.approx(point, rel=1e-4) for point in curve]

@@ -1,0 +1,175 @@
+"""What a run needs in its namespace before anything is submitted: permissions, accounts, secrets, volumes, extensions.
+
+Values of secrets are never read into a finding: only the names of their keys.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from cluster.api import ClusterApi
+from cluster.findings import Finding, missing, ok, unchecked
+from cluster.kinds import (
+    CLAIMS,
+    CRON_JOBS,
+    JOBS,
+    LOCAL_QUEUES,
+    NAMESPACES,
+    PODS,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+    STORAGE_CLASSES,
+    TRAIN_JOBS,
+    Kind,
+)
+from proxykd.exceptions import ClusterForbiddenError, ClusterMissingError
+
+JOB_SETS = Kind("jobset.x-k8s.io/v1alpha2", "JobSet", "jobsets")
+OLDEST, NEWEST = (1, 31), (1, 37)
+"""Minor versions of Kubernetes: pod failure policies are stable since the first, the manifests are checked to the last."""
+
+_RBAC = "bind the Role proxykd-submitter (k8s/base) to this identity, or have an administrator add the verb"
+
+
+class Permission(NamedTuple):
+    """A verb on a kind of object, as in a Role."""
+
+    verb: str
+    kind: Kind
+    part: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.kind.plural}{f'/{self.part}' if self.part else ''}"
+
+
+SUBMISSION = (
+    *(Permission(verb, JOBS) for verb in ("create", "get", "list")),
+    *(Permission(verb, SECRETS) for verb in ("create", "patch", "delete")),
+    *(Permission(verb, PODS) for verb in ("get", "list")),
+    Permission("get", PODS, "log"),
+)
+"""What submitting and following a run takes."""
+
+SCHEDULING = tuple(Permission(verb, CRON_JOBS) for verb in ("create", "get", "list", "patch", "delete"))
+"""What a schedule takes beside that."""
+
+
+def check_version(api: ClusterApi) -> Iterator[Finding]:
+    """The API server answers, and is of a version that the manifests are made for."""
+    version = api.version()
+    what, parts = f"API server {api.address}", version.removeprefix("v").split(".")
+    try:
+        minor = int(parts[0]), int(parts[1])
+    except (IndexError, ValueError):
+        yield unchecked(what, f"its version reads {version!r}")
+        return
+    span = f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}"
+    if minor < OLDEST:
+        yield missing(what, version, f"upgrade the cluster: supported are Kubernetes {span}")
+    elif minor > NEWEST:
+        yield unchecked(what, f"{version}; checked are {span}")
+    else:
+        yield ok(what, version)
+
+
+def check_namespace(api: ClusterApi) -> Iterator[Finding]:
+    """The namespace is there, and what Pod Security it enforces."""
+    what = f"namespace {api.namespace}"
+    if (found := api.find(NAMESPACES, api.namespace)) is None:
+        yield missing(what, "there is none", "kubectl apply -k k8s/overlays/production makes it, say")
+        return
+    level = found["metadata"].get("labels", {}).get("pod-security.kubernetes.io/enforce", "nothing")
+    yield ok(what, f"enforces Pod Security {level}")
+
+
+def check_permissions(api: ClusterApi, permissions: Collection[Permission]) -> Iterator[Finding]:
+    """One line for all that this identity may do, and one for each thing that it may not."""
+    lacking = [one for one in permissions if not api.allows(one.verb, one.kind, part=one.part)]
+    for one in lacking:
+        yield missing(f"permission to {one}", "forbidden", _RBAC)
+    if not lacking:
+        yield ok("permissions", f"all {len(permissions)} that submission needs")
+
+
+def check_extension(api: ClusterApi, what: str, kind: Kind, remedy: str) -> Iterator[Finding]:
+    """The cluster knows a kind of object that is not Kubernetes' own."""
+    name = f"{what} ({kind.api_version})"
+    try:
+        next(iter(api.list(kind)), None)
+    except ClusterMissingError:
+        yield missing(name, f"the cluster knows no {kind.plural}", remedy)
+    else:
+        yield ok(name)
+
+
+def check_kueue(api: ClusterApi) -> Iterator[Finding]:
+    """Kueue is installed."""
+    return check_extension(api, "Kueue", LOCAL_QUEUES, "install Kueue 0.19, or use pools without queue")
+
+
+def check_trainer(api: ClusterApi) -> Iterator[Finding]:
+    """Kubeflow Trainer and what it is built on are installed."""
+    remedy = "install Kubeflow Trainer 2.3, or choose the launcher process or torchrun in the placement"
+    yield from check_extension(api, "Kubeflow Trainer", TRAIN_JOBS, remedy)
+    yield from check_extension(api, "JobSet", JOB_SETS, "install JobSet 0.12, which Kubeflow Trainer needs")
+
+
+def check_accounts(api: ClusterApi, names: Iterable[str]) -> Iterator[Finding]:
+    """Service accounts under which pods run."""
+    for name in dict.fromkeys(names):
+        what = f"service account {name}"
+        found = api.find(SERVICE_ACCOUNTS, name)
+        yield ok(what) if found else missing(what, "there is none", "apply k8s/base, or correct service_accounts")
+
+
+def check_secrets(api: ClusterApi, wanted: Mapping[str, Collection[str]]) -> Iterator[Finding]:
+    """Secrets and the keys in them, by name."""
+    for name, keys in wanted.items():
+        what = f"secret {name}"
+        try:
+            found = api.find(SECRETS, name)
+        except ClusterForbiddenError:
+            yield unchecked(what, f"this identity may not read it; it should hold {', '.join(keys) or 'something'}")
+            continue
+        held = set((found or {}).get("data") or {})
+        if found is None:
+            yield missing(what, "there is none", _how_to_make(api, name, keys))
+        elif lacking := sorted(set(keys) - held):
+            yield missing(what, f"it lacks {', '.join(lacking)}", f"add the keys {', '.join(lacking)} to it")
+        else:
+            yield ok(what, ", ".join(sorted(held)))
+
+
+def _how_to_make(api: ClusterApi, name: str, keys: Collection[str]) -> str:
+    files = " ".join(f"--from-file={key}=FILE" for key in keys) or "..."
+    return f"kubectl -n {api.namespace} create secret generic {name} {files}"
+
+
+def check_volumes(api: ClusterApi, names: Iterable[str]) -> Iterator[Finding]:
+    """Volume claims, whether each is bound, and whether its storage class exists."""
+    for name in dict.fromkeys(names):
+        what = f"volume claim {name}"
+        if (claim := api.find(CLAIMS, name)) is None:
+            yield missing(what, "there is none", "apply k8s/base, or correct volumes")
+            continue
+        phase, wanted = claim.get("status", {}).get("phase", "Pending"), claim["spec"].get("storageClassName")
+        if phase == "Bound":
+            yield ok(what, f"bound, {claim['status'].get('capacity', {}).get('storage', 'size unknown')}")
+        elif phase == "Lost":
+            yield missing(what, "its volume is lost", "make the claim anew; what was in it is gone")
+        else:
+            yield _unbound(api, what, wanted)
+
+
+def _unbound(api: ClusterApi, what: str, wanted: str | None) -> Finding:
+    classes = {one["metadata"]["name"]: one for one in api.list(STORAGE_CLASSES)}
+    if wanted is None:
+        mark = "storageclass.kubernetes.io/is-default-class"
+        defaults = [name for name, one in classes.items() if one["metadata"].get("annotations", {}).get(mark) == "true"]
+        wanted = defaults[0] if defaults else None
+    if not wanted or wanted not in classes:
+        offered = ", ".join(sorted(classes)) or "none"
+        found = f"not bound, and there is no storage class {wanted or 'by default'}; there are: {offered}"
+        return missing(what, found, "name one of them in the claim")
+    if classes[wanted].get("volumeBindingMode") == "WaitForFirstConsumer":
+        return ok(what, f"not bound yet: class {wanted} waits for the first pod")
+    return unchecked(what, f"not bound yet by class {wanted}", f"kubectl describe pvc {what.split()[-1]} says why")

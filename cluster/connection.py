@@ -1,0 +1,155 @@
+"""The credentials of a kubeconfig or of a pod, and one request to the API server.
+
+A service account's token lives for an hour and its file is rewritten before that, so credentials are read again
+whenever the server refuses them.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from proxykd.exceptions import ClusterError, ClusterUnreachableError
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+CONNECT_S, READ_S = 5.0, 30.0
+
+
+class Answer(NamedTuple):
+    """What the server said.
+
+    Attributes:
+        status: HTTP's.
+        headers: With lower-case names.
+        raw: The open response; whoever asked for a stream reads and closes it.
+        body: The object; {} where a stream was asked for, or where the body is no JSON object.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    raw: Any
+    body: Mapping[str, Any]
+
+
+class Connection:
+    """A server and a way to be known there.
+
+    Attributes:
+        namespace: The one that the credentials name.
+        address: Of the server.
+    """
+
+    def __init__(self, load: "Callable[[], tuple[Any, str]]") -> None:
+        self._load = load
+        self.renew()
+
+    def renew(self) -> None:
+        """Read the credentials again."""
+        from kubernetes.client import ApiClient
+
+        configuration, self.namespace = self._load()
+        self.address: str = configuration.host.rstrip("/")
+        self._pool = ApiClient(configuration).rest_client.pool_manager
+        token = configuration.get_api_key_with_prefix("authorization")
+        self._headers = {"Accept": "application/json", "User-Agent": "proxykd"}
+        self._headers |= {"Authorization": token} if token else {}
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        content: str = "application/json",
+        read_s: float = READ_S,
+        is_stream: bool = False,
+    ) -> Answer:
+        """One request, tried once.
+
+        Args:
+            method: HTTP's.
+            path: With a leading slash, and its query.
+            body: What can be written as JSON; None = nothing.
+            content: The body's media type.
+            read_s: Seconds without a byte before the server counts as away.
+            is_stream: Whether to leave the body unread.
+
+        Raises:
+            ClusterUnreachableError: if there was no answer.
+        """
+        from urllib3 import Timeout
+        from urllib3.exceptions import HTTPError
+
+        try:
+            raw = self._pool.request(
+                method,
+                self.address + path,
+                body=None if body is None else json.dumps(body),
+                headers={**self._headers, "Content-Type": content},
+                timeout=Timeout(connect=CONNECT_S, read=read_s),
+                retries=False,
+                preload_content=not is_stream,
+            )
+        except HTTPError as error:
+            raise ClusterUnreachableError(
+                f"expected an answer from the Kubernetes API server {self.address}, got none ({error}); check the "
+                "kubeconfig, the network and that the control plane is up"
+            ) from error
+        headers = {name.lower(): value for name, value in raw.headers.items()}
+        keep = is_stream and raw.status < 300
+        return Answer(raw.status, headers, raw, {} if keep else _json_object(raw.data))
+
+
+def _json_object(data: bytes) -> Mapping[str, Any]:
+    try:
+        read = json.loads(data)
+    except ValueError:
+        return {"message": data[:500].decode(errors="replace").strip()}
+    return read if isinstance(read, dict) else {}
+
+
+def open_connection(context: str | None, *, environ: Mapping[str, str] = os.environ) -> Connection:
+    """The pod's own service account where there is one and no context is named, else the kubeconfig.
+
+    Args:
+        context: Name in the kubeconfig; None = in a pod its service account, elsewhere the current context.
+        environ: ``KUBECONFIG`` names other files than ``~/.kube/config``.
+
+    Raises:
+        ClusterError: if neither can be used.
+    """
+    in_pod = context is None and "KUBERNETES_SERVICE_HOST" in environ and (SERVICE_ACCOUNT / "token").is_file()
+    return Connection(_of_pod if in_pod else lambda: _of_kubeconfig(context, environ.get("KUBECONFIG")))
+
+
+def _of_pod() -> tuple[Any, str]:
+    from kubernetes import config
+    from kubernetes.client import Configuration
+
+    configuration = Configuration()
+    try:
+        config.load_incluster_config(client_configuration=configuration)
+        return configuration, (SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
+    except (config.ConfigException, OSError) as error:
+        raise ClusterError(
+            f"expected the service account's token, certificate and namespace in {SERVICE_ACCOUNT}, found: {error}; "
+            "give the pod a service account and automountServiceAccountToken: true"
+        ) from error
+
+
+def _of_kubeconfig(context: str | None, files: str | None) -> tuple[Any, str]:
+    from kubernetes import config
+    from kubernetes.client import Configuration
+
+    configuration = Configuration()
+    try:
+        config.load_kube_config(files, context=context, client_configuration=configuration, persist_config=False)
+        known, current = config.list_kube_config_contexts(files)
+    except (config.ConfigException, OSError, TypeError) as error:
+        raise ClusterError(
+            f"expected {'a current context' if context is None else f'the context {context!r}'} in the kubeconfig, "
+            f"found: {error}; set KUBECONFIG, or take a name that `kubectl config get-contexts` lists"
+        ) from error
+    chosen = current if context is None else next(one for one in known if one["name"] == context)
+    return configuration, str(chosen["context"].get("namespace") or "default")

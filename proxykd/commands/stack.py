@@ -1,0 +1,118 @@
+"""``proxykd stack``: stacks as code, registered with ZenML, and what they lack."""
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
+
+import typer
+
+from proxykd.exceptions import ConfigError
+
+StackArgument = Annotated[
+    str, typer.Argument(metavar="STACK", help="A stack's file, or NAME for k8s/stacks/NAME.yaml.")
+]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a stack that ZenML holds.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+
+_MARKS = {"ok": "ok", "missing": "MISSING", "unchecked": "not checked"}
+
+
+def build(load: Callable[[str], Any]) -> typer.Typer:
+    """The group of commands.
+
+    Args:
+        load: Name of a module of the application -> the module, in an environment where ZenML answers.
+    """
+    app = typer.Typer(help="Where runs take place: stacks as code.", no_args_is_help=True)
+
+    @app.command()
+    def apply(stack: StackArgument, yes: YesOption = False) -> None:
+        """Show what differs between a stack's file and ZenML, and make ZenML hold what the file says."""
+        from proxykd.config.stack import load_stack
+
+        specification, stacks = load_stack(stack), load("cluster.stacks")
+        if not (changes := stacks.compare(specification)):
+            typer.echo(f"{specification.name}: nothing to change")
+            return
+        for change in changes:
+            typer.echo(_line(change))
+        confirm(f"Apply these {len(changes)} changes to {specification.name}?", yes=yes)
+        stacks.apply(specification)
+        typer.echo(f"{specification.name}: {len(changes)} changes applied")
+
+    @app.command("list")
+    def list_stacks() -> None:
+        """List the stacks that ZenML holds."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("stack", "orchestrator", "artifact store", "made by", "")
+        for one in load("cluster.stacks").standings():
+            flavors = {part.kind: part.flavor for part in one.components}
+            maker, note = ("proxykd" if one.is_ours else "others"), ("active" if one.is_active else "")
+            table.add_row(one.name, flavors.get("orchestrator", ""), flavors.get("artifact_store", ""), maker, note)
+        Console(highlight=False).print(table)
+
+    @app.command()
+    def show(name: NameArgument) -> None:
+        """Show a stack's components and their settings; secrets by name."""
+        for part in load("cluster.stacks").standing(name).components:
+            typer.echo(f"{part.kind}: {part.flavor} ({part.name})")
+            for key, value in sorted(part.configuration.items()):
+                typer.echo(f"  {key}: {value}")
+
+    @app.command()
+    def delete(name: NameArgument, yes: YesOption = False) -> None:
+        """Remove a stack and those of its components that no other stack uses; its artifacts and runs stay."""
+        stacks = load("cluster.stacks")
+        parts = ", ".join(part.name for part in stacks.standing(name).components)
+        confirm(f"Remove the stack {name} ({parts}) from ZenML?", yes=yes)
+        stacks.delete(name)
+        typer.echo(f"{name}: removed")
+
+    @app.command()
+    def doctor(stack: StackArgument) -> None:
+        """Say what is there and what is missing for a stack, before anything is submitted. Status 2 = something is."""
+        from proxykd.config.stack import load_stack
+
+        specification = load_stack(stack)
+        if missing := show_findings(load("cluster.doctor").examine(specification)):
+            raise ConfigError(
+                f"the stack {specification.name} lacks {missing} of what a run needs: see the last column"
+            )
+
+    return app
+
+
+def show_findings(findings: Iterable[Any]) -> int:
+    """Print a doctor's findings as a table; how many of them are missing."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table, missing = Table("", "what", "found", "to do", title_justify="left"), 0
+    for finding in findings:
+        missing += finding.state == "missing"
+        table.add_row(_MARKS[finding.state], finding.what, finding.found, finding.remedy)
+    Console(highlight=False, markup=False).print(table)
+    return missing
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Go on only if the user agrees.
+
+    Raises:
+        ConfigError: if nobody can be asked.
+        typer.Abort: if the answer is no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError("expected --yes where nobody can be asked; nothing was changed")
+    typer.confirm(question, abort=True)
+
+
+def _line(change: Any) -> str:
+    place = f"{change.component}.{change.key}"
+    if not change.old:
+        return f"  + {place}: {change.new}"
+    return f"  ~ {place}: {change.old} -> {change.new}" if change.new else f"  - {place}: {change.old}"

@@ -1,0 +1,250 @@
+"""The API server is reached through every passing trouble, and what it refuses is told with what to do."""
+
+import json
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import yaml
+
+from cluster.api import ClusterApi, Patience
+from cluster.connection import Connection, open_connection
+from cluster.kinds import JOBS, NODES, PODS, TRAIN_JOBS
+from proxykd.exceptions import (
+    ClusterAuthError,
+    ClusterConflictError,
+    ClusterError,
+    ClusterForbiddenError,
+    ClusterMissingError,
+    ClusterUnreachableError,
+)
+
+Answer = tuple[int, dict[str, str], Any]
+
+
+class Server(ThreadingHTTPServer):
+    """Gives the scripted answers in order, the last one for ever, and keeps what it was asked."""
+
+    answers: ClassVar[list[Answer]]
+    asked: ClassVar[list[tuple[str, str, str, Any]]]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def _answer(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(length)) if length else None
+        self.server.asked.append((self.command, self.path, self.headers.get("Authorization", ""), body))
+        answers = self.server.answers
+        status, headers, said = answers.pop(0) if len(answers) > 1 else answers[0]
+        if not status:
+            self.close_connection = True
+            return
+        data = said if isinstance(said, bytes) else json.dumps(said).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(data)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer
+
+    def log_message(self, *_: object) -> None:
+        """Nothing is printed."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server(("127.0.0.1", 0), _Handler) as running:
+        running.answers, running.asked = [], []  # type: ignore[misc]
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def write_kubeconfig(folder: Path, address: str, token: str = "first") -> Path:
+    (folder / "token").write_text(token)
+    path = folder / "kubeconfig"
+    context = {"cluster": "here", "user": "me", "namespace": "proxykd"}
+    content = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "here",
+        "contexts": [{"name": "here", "context": context}],
+        "clusters": [{"name": "here", "cluster": {"server": address}}],
+        "users": [{"name": "me", "user": {"tokenFile": str(folder / "token")}}],
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+class Clock:
+    """Time that passes by sleeping alone."""
+
+    def __init__(self) -> None:
+        self.now, self.slept = 0.0, list[float]()
+
+    def read(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def connection(server: Server, tmp_path: Path) -> Connection:
+    path = write_kubeconfig(tmp_path, f"http://127.0.0.1:{server.server_port}")
+    return open_connection(None, environ={"KUBECONFIG": str(path)})
+
+
+@pytest.fixture
+def api(connection: Connection, clock: Clock) -> ClusterApi:
+    return ClusterApi(connection, patience=Patience(deadline_s=60.0), clock=clock.read, sleep=clock.sleep)
+
+
+POD = {"metadata": {"name": "a"}}
+
+
+def test_an_object_is_read_from_the_namespace_of_the_credentials(server: Server, api: ClusterApi) -> None:
+    server.answers[:] = [(200, {}, POD)]
+    assert api.get(PODS, "a") == POD
+    assert api.get(TRAIN_JOBS, "a/b", namespace="other") == POD
+    assert api.get(NODES, "n") == POD
+    assert [path for _, path, _, _ in server.asked] == [
+        "/api/v1/namespaces/proxykd/pods/a",
+        "/apis/trainer.kubeflow.org/v1alpha1/namespaces/other/trainjobs/a%2Fb",
+        "/api/v1/nodes/n",
+    ]
+    assert {token for _, _, token, _ in server.asked} == {"Bearer first"}
+
+
+def test_a_list_is_read_to_its_last_page(server: Server, api: ClusterApi) -> None:
+    first = {"items": [{"n": 1}, {"n": 2}], "metadata": {"continue": "more"}}
+    server.answers[:] = [(200, {}, first), (200, {}, {"items": [{"n": 3}], "metadata": {}})]
+    assert [one["n"] for one in api.list(PODS, labels="a=b,c in (d)")] == [1, 2, 3]
+    assert "labelSelector=a%3Db%2Cc+in+%28d%29" in server.asked[0][1]
+    assert "continue=more" in server.asked[1][1]
+
+
+@pytest.mark.parametrize("status", [0, 429, 500, 502, 503, 504])
+def test_a_passing_trouble_is_waited_out(server: Server, api: ClusterApi, clock: Clock, status: int) -> None:
+    server.answers[:] = [(status, {}, {"message": "later"})] * 4 + [(200, {}, POD)]
+    assert api.get(PODS, "a") == POD
+    assert len(clock.slept) == 4
+    assert clock.slept[3] > clock.slept[0], "each wait is longer"
+
+
+def test_the_server_says_how_long_to_wait(server: Server, api: ClusterApi, clock: Clock) -> None:
+    server.answers[:] = [(429, {"Retry-After": "17"}, {}), (200, {}, POD)]
+    api.get(PODS, "a")
+    assert clock.slept == [17.0]
+
+
+def test_a_server_that_stays_away_ends_in_an_error_at_the_deadline(
+    server: Server, api: ClusterApi, clock: Clock
+) -> None:
+    server.answers[:] = [(503, {}, {"message": "etcd is away"})]
+    with pytest.raises(ClusterUnreachableError, match=r"get pods a in namespace proxykd.*503.*etcd is away"):
+        api.get(PODS, "a")
+    assert 40.0 < clock.now <= 60.0
+
+
+def test_a_server_that_is_not_there_is_named(connection: Connection, server: Server, clock: Clock) -> None:
+    server.shutdown()
+    server.server_close()
+    api = ClusterApi(connection, patience=Patience(deadline_s=1.0), clock=clock.read, sleep=clock.sleep)
+    with pytest.raises(ClusterUnreachableError, match=rf"http://127\.0\.0\.1:{server.server_port}.*kubeconfig"):
+        api.get(PODS, "a")
+
+
+def test_a_token_that_was_renewed_meanwhile_is_read_again(server: Server, api: ClusterApi, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("second")
+    server.answers[:] = [(401, {}, {"message": "Unauthorized"}), (200, {}, POD)]
+    assert api.get(PODS, "a") == POD
+    assert [token for _, _, token, _ in server.asked] == ["Bearer first", "Bearer second"]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "message"),
+    [
+        (401, ClusterAuthError, "log in again"),
+        (403, ClusterForbiddenError, "create trainjobs t in namespace proxykd.*stack doctor"),
+        (404, ClusterMissingError, "stack doctor"),
+        (422, ClusterError, "spec.trainer.image"),
+    ],
+)
+def test_a_refusal_is_told_at_once_with_what_to_do(
+    server: Server, api: ClusterApi, clock: Clock, status: int, kind: type[ClusterError], message: str
+) -> None:
+    server.answers[:] = [(status, {}, {"message": "spec.trainer.image: invalid"})]
+    with pytest.raises(kind, match=message) as caught:
+        api.create(TRAIN_JOBS, {"metadata": {"name": "t"}})
+    assert not clock.slept
+    assert type(pickle.loads(pickle.dumps(caught.value))) is type(caught.value)  # noqa: S301
+
+
+def test_an_object_that_is_there_already_is_a_conflict_at_once(server: Server, api: ClusterApi, clock: Clock) -> None:
+    server.answers[:] = [(409, {}, {"reason": "AlreadyExists"})]
+    with pytest.raises(ClusterConflictError):
+        api.create(JOBS, {"metadata": {"name": "j"}})
+    assert not clock.slept
+
+
+@pytest.mark.parametrize("change", [lambda api: api.create(JOBS, POD), lambda api: api.patch(JOBS, "a", POD)])
+def test_a_conflict_of_the_server_with_itself_passes(
+    server: Server, api: ClusterApi, change: Callable[[ClusterApi], object]
+) -> None:
+    server.answers[:] = [(409, {}, {"reason": "Conflict", "message": "quota changed"}), (200, {}, POD)]
+    change(api)
+    assert len(server.asked) == 2
+
+
+def test_what_somebody_else_changed_is_not_overwritten(server: Server, api: ClusterApi) -> None:
+    server.answers[:] = [(409, {}, {"reason": "Conflict"}), (200, {}, POD)]
+    with pytest.raises(ClusterConflictError):
+        api.replace(JOBS, POD)
+
+
+def test_removing_tells_whether_there_was_one(server: Server, api: ClusterApi) -> None:
+    server.answers[:] = [(200, {}, {}), (404, {}, {})]
+    assert api.delete(JOBS, "a", is_foreground=True, uid="u")
+    assert not api.delete(JOBS, "a")
+    body = server.asked[0][3]
+    assert body["propagationPolicy"] == "Foreground"
+    assert body["preconditions"] == {"uid": "u"}
+    assert api.find(JOBS, "a") is None
+
+
+def test_a_log_comes_as_it_is(server: Server, api: ClusterApi) -> None:
+    server.answers[:] = [(200, {}, b"2026-01-01T00:00:00Z one\n2026-01-01T00:00:01Z two\n")]
+    assert b"".join(api.log("a", container="node", tail=2)).count(b"\n") == 2
+    assert "/pods/a/log?" in server.asked[0][1]
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_permissions_are_asked_of_the_authorizer(server: Server, api: ClusterApi, allowed: bool) -> None:
+    server.answers[:] = [(201, {}, {"status": {"allowed": allowed}})]
+    assert api.allows("get", PODS, part="log") is allowed
+    attributes = server.asked[0][3]["spec"]["resourceAttributes"]
+    assert attributes == {"verb": "get", "resource": "pods", "subresource": "log", "namespace": "proxykd"}
+
+
+def test_credentials_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="KUBECONFIG"):
+        open_connection(None, environ={"KUBECONFIG": str(tmp_path / "none")})
+    path = write_kubeconfig(tmp_path, "http://127.0.0.1:1")
+    with pytest.raises(ClusterError, match=r"context 'there'.*KUBECONFIG"):
+        open_connection("there", environ={"KUBECONFIG": str(path)})

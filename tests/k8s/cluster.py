@@ -1,0 +1,60 @@
+"""A whole cluster double in one process: API server, Job controller and kubelet.
+
+::
+
+    with cluster(folder) as double:
+        double.api.kubeconfig("proxykd")                      # for clients
+        double.kubelet.befall("evicted", step_name="split")   # what happens to the next pod with that label
+        double.jobs.closed.add("proxykd-gpu")                 # a queue that admits nothing
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.k8s.api_server import ApiServer, api_server
+from tests.k8s.containers import Machine
+from tests.k8s.jobs import Jobs
+from tests.k8s.kubelet import Kubelet
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The three doubles."""
+
+    api: ApiServer
+    jobs: Jobs
+    kubelet: Kubelet
+
+
+@contextmanager
+def cluster(
+    folder: Path,
+    *,
+    addresses: dict[str, str] | None = None,
+    passed: dict[str, str] | None = None,
+    num_slots: int = 8,
+    namespace: str = "proxykd",
+) -> Iterator[Cluster]:
+    """A running cluster double; all that it started is ended on leaving.
+
+    Args:
+        folder: Pods, volumes and logs are below it.
+        addresses: The cluster's names -> addresses on loopback.
+        passed: Variables of every container, as the image would set them.
+        num_slots: Pods that run at once.
+        namespace: Made at once, with the service account ``default``.
+    """
+    with api_server(folder / "api") as api:
+        api.create_namespace(namespace)
+        jobs = Jobs(api.store)
+        api.answers.webhooks.append(jobs.suspend_queued)
+        kubelet = Kubelet(api, Machine(folder, addresses or {}, passed or {}), num_slots=num_slots)
+        jobs.start()
+        kubelet.start()
+        try:
+            yield Cluster(api, jobs, kubelet)
+        finally:
+            jobs.stop()
+            kubelet.stop()

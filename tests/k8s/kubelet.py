@@ -1,0 +1,276 @@
+"""A kubelet double: runs the command of each Pod as a process of this machine and reports what became of it.
+
+Faults on demand end a pod as a cluster would: killed, evicted with a grace period, its node gone, out of memory, or
+its image never found. It ends only processes that it started itself.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tests.k8s.access import service_account
+from tests.k8s.api_server import ApiServer
+from tests.k8s.containers import CannotStart, Machine, prepare
+from tests.k8s.kinds import CORE
+from tests.k8s.refusals import Refusal
+from tests.k8s.store import now
+
+Object = dict[str, Any]
+How = Literal["killed", "evicted", "node gone", "out of memory", "image missing"]
+POD = CORE["Pod"]
+REASONS = {"evicted": "EvictionByEvictionAPI", "node gone": "DeletionByTaintManager"}
+
+
+@dataclass
+class Mishap:
+    """What happens to the next pods that fit.
+
+    Attributes:
+        how: What a cluster would call it.
+        chosen: Which pods it befalls.
+        num_times: Pods left to befall.
+        when: Asked about a running pod and its log: whether it is time; at once by default.
+    """
+
+    how: How
+    chosen: Callable[[Object], bool]
+    num_times: int = 1
+    when: Callable[[Object, Path], bool] = lambda pod, log: True
+    _befallen: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Running:
+    """A pod's processes, by container."""
+
+    pod: Object
+    processes: dict[str, "subprocess.Popen[bytes]"]
+    logs: dict[str, Path]
+    began: float
+    ends: float | None = None
+    how: str = ""
+
+
+class Kubelet:
+    """See the module.
+
+    Attributes:
+        mishaps: The faults that are due.
+        num_slots: Pods that run at once; the others wait unscheduled.
+        starts: (pod's name, labels) of every pod that started, in order.
+    """
+
+    def __init__(self, api: ApiServer, machine: Machine, *, num_slots: int = 8) -> None:
+        self.api, self.machine, self.num_slots = api, machine, num_slots
+        self.mishaps: list[Mishap] = []
+        self.starts: list[tuple[str, dict[str, str]]] = []
+        self._running: dict[str, Running] = {}
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+
+    def start(self) -> None:
+        """Begin to look for pods."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End every process that is still running, at once."""
+        self._is_over.set()
+        self.api.store.wake()
+        self._thread.join(30)
+        for running in list(self._running.values()):
+            self._signal(running, signal.SIGKILL)
+            for process in running.processes.values():
+                process.wait(10)
+
+    def befall(self, how: How, num_times: int = 1, when: Any = None, **labels: str) -> None:
+        """Let the next pods with these labels suffer a mishap."""
+
+        def is_chosen(pod: Object) -> bool:
+            own = pod["metadata"].get("labels") or {}
+            return all(own.get(key) == value for key, value in labels.items())
+
+        self.mishaps.append(Mishap(how, is_chosen, num_times, when or (lambda pod, log: True)))
+
+    def _loop(self) -> None:
+        version = ""
+        while not self._is_over.is_set():
+            version = self.api.store.wait(version, 0.1 if self._running else 0.5)
+            pods = {pod["metadata"]["uid"]: pod for pod in self.api.store.list(POD)}
+            for uid, running in list(self._running.items()):
+                self._follow(running, pods.get(uid))
+            for uid, pod in pods.items():
+                if uid not in self._running and pod["status"].get("phase") == "Pending":
+                    self._begin(pod)
+            time.sleep(0.02)
+
+    def _begin(self, pod: Object) -> None:
+        if pod["metadata"].get("deletionTimestamp"):
+            self._write(pod, {"phase": "Failed"})
+            return
+        if len(self._running) >= self.num_slots:
+            told = {"reason": "Unschedulable", "message": f"0/1 nodes are available: {self.num_slots} pods run there"}
+            self._wait(pod, "", "", {"type": "PodScheduled", "status": "False", **told})
+            return
+        mishap = self._due(pod, None)
+        if mishap is not None and mishap.how == "image missing":
+            image = pod["spec"]["containers"][0]["image"]
+            self._wait(pod, "ImagePullBackOff", f'Back-off pulling image "{image}"')
+            return
+        try:
+            self._start(pod)
+        except CannotStart as trouble:
+            self._wait(pod, trouble.reason, str(trouble))
+
+    def _start(self, pod: Object) -> None:
+        own = self.machine.folder / "pods" / pod["metadata"]["uid"]
+        place = str(self.api.port), self._account(pod, own)
+        prepared = {
+            container["name"]: prepare(self.machine, self.api.store, pod, container, place)
+            for container in pod["spec"]["containers"]
+        }
+        processes, logs = {}, {}
+        for name, found in prepared.items():
+            logs[name] = own / f"{name}.log"
+            with logs[name].open("ab") as log:
+                processes[name] = subprocess.Popen(
+                    found.command,
+                    cwd=found.cwd,
+                    env=found.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            key = (pod["metadata"]["namespace"], pod["metadata"]["name"], name)
+            self.api.log_files[key] = logs[name]
+        self._running[pod["metadata"]["uid"]] = Running(pod, processes, logs, time.monotonic())
+        self.starts.append((pod["metadata"]["name"], pod["metadata"].get("labels") or {}))
+        state = {"running": {"startedAt": now()}}
+        statuses = [_status(one, state, is_ready=True) for one in pod["spec"]["containers"]]
+        scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": now()}
+        self._write(
+            pod, {"phase": "Running", "startTime": now(), "containerStatuses": statuses, "conditions": [scheduled]}
+        )
+
+    def _account(self, pod: Object, own: Path) -> str:
+        namespace, name = pod["metadata"]["namespace"], pod["spec"]["serviceAccountName"]
+        try:
+            account = self.api.store.get(CORE["ServiceAccount"], namespace, name)
+        except Refusal as refusal:
+            raise CannotStart("CreateContainerConfigError", str(refusal)) from refusal
+        wanted = pod["spec"].get("automountServiceAccountToken")
+        if not (account.get("automountServiceAccountToken", True) if wanted is None else wanted):
+            return ""
+        folder = own / "serviceaccount"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "namespace").write_text(namespace, encoding="utf-8")
+        (folder / "token").write_text(self.api.access.issue(service_account(namespace, name)), encoding="utf-8")
+        shutil.copyfile(self.api.certificate, folder / "ca.crt")
+        return str(folder)
+
+    def rotate_tokens(self) -> None:
+        """Write a new token for every running pod, as a kubelet does before the old one expires."""
+        for uid, running in list(self._running.items()):
+            folder = self.machine.folder / "pods" / uid / "serviceaccount"
+            if folder.exists():
+                user = service_account(running.pod["metadata"]["namespace"], running.pod["spec"]["serviceAccountName"])
+                (folder / "token").write_text(self.api.access.issue(user), encoding="utf-8")
+
+    def _follow(self, running: Running, pod: Object | None) -> None:
+        uid = running.pod["metadata"]["uid"]
+        codes = {name: process.poll() for name, process in running.processes.items()}
+        if None not in codes.values():
+            del self._running[uid]
+            if pod is not None:
+                self._report(running, pod, {name: int(code or 0) for name, code in codes.items()})
+            return
+        if pod is None or pod["metadata"].get("deletionTimestamp"):
+            self._ask_to_end(running, pod or running.pod)
+        elif not running.how and (mishap := self._due(pod, next(iter(running.logs.values())))) is not None:
+            self._suffer(running, pod, mishap.how)
+        if running.ends is not None and time.monotonic() >= running.ends:
+            self._signal(running, signal.SIGKILL)
+
+    def _suffer(self, running: Running, pod: Object, how: str) -> None:
+        running.how = how
+        if how in REASONS:
+            condition = {"type": "DisruptionTarget", "status": "True", "reason": REASONS[how], "message": how}
+            self._write(pod, {}, {**condition, "lastTransitionTime": now()})
+        if how == "evicted":
+            self._ask_to_end(running, pod)
+        else:
+            self._signal(running, signal.SIGKILL)
+
+    def _ask_to_end(self, running: Running, pod: Object) -> None:
+        if running.ends is None:
+            running.ends = time.monotonic() + float(pod["spec"].get("terminationGracePeriodSeconds", 30))
+            self._signal(running, signal.SIGTERM)
+
+    def _signal(self, running: Running, number: signal.Signals) -> None:
+        for process in running.processes.values():
+            if process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+
+    def _report(self, running: Running, pod: Object, codes: dict[str, int]) -> None:
+        statuses = []
+        for container in pod["spec"]["containers"]:
+            code = codes[container["name"]]
+            code = 128 - code if code < 0 else code
+            reason = "OOMKilled" if running.how == "out of memory" else "Error" if code else "Completed"
+            ended = {"exitCode": code, "reason": reason, "startedAt": now(), "finishedAt": now()}
+            statuses.append(_status(container, {"terminated": ended}, is_ready=False))
+        status: Object = {"phase": "Failed" if any(codes.values()) else "Succeeded", "containerStatuses": statuses}
+        if running.how in REASONS:
+            status |= {"phase": "Failed", "reason": "Evicted" if running.how == "evicted" else "NodeLost"}
+            status["message"] = f"the pod's end on demand: {running.how}"
+        self._write(pod, status)
+
+    def _wait(self, pod: Object, reason: str, message: str, condition: Object | None = None) -> None:
+        status: Object = {"phase": "Pending"}
+        if reason:
+            state = {"waiting": {"reason": reason, "message": message}}
+            status["containerStatuses"] = [_status(one, state, is_ready=False) for one in pod["spec"]["containers"]]
+        self._write(pod, status, condition)
+
+    def _write(self, pod: Object, status: Object, condition: Object | None = None) -> None:
+        def change(found: Object) -> None:
+            found["status"].update(status)
+            if condition is not None:
+                others = [one for one in found["status"].get("conditions", []) if one["type"] != condition["type"]]
+                found["status"]["conditions"] = [*others, condition]
+
+        self.api.store.change(POD, pod["metadata"]["namespace"], pod["metadata"]["name"], change)
+
+    def _due(self, pod: Object, log: Path | None) -> Mishap | None:
+        uid = pod["metadata"]["uid"]
+        for mishap in self.mishaps:
+            is_image = mishap.how == "image missing"
+            if is_image != (log is None) or not mishap.chosen(pod):
+                continue
+            if is_image and uid in mishap._befallen:
+                return mishap
+            if mishap.num_times > 0 and (log is None or mishap.when(pod, log)):
+                mishap.num_times -= 1
+                mishap._befallen.add(uid)
+                return mishap
+        return None
+
+
+def _status(container: Object, state: Object, *, is_ready: bool) -> Object:
+    return {
+        "name": container["name"],
+        "image": container["image"],
+        "imageID": "",
+        "ready": is_ready,
+        "restartCount": 0,
+        "state": state,
+    }
