@@ -30,6 +30,8 @@ from proxykd.commands.registry import add_registry_commands
 from proxykd.commands.report import report as report_command
 from proxykd.commands.serve import add_serve_command
 from proxykd.commands.stack import build as stack_commands
+from proxykd.commands.stack import show_findings
+from proxykd.commands.submit import DetachOption, OnStack, StackOption, refuse_missing
 from proxykd.exceptions import ArtifactError, ConfigError, ProxykdError
 
 if TYPE_CHECKING:
@@ -98,12 +100,20 @@ def schema(
 
 
 @app.command()
-def plan(config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption = False) -> None:
+def plan(
+    config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption = False, stack: StackOption = None
+) -> None:
     """Check everything that can be known before spending, and forecast calls, tokens, USD, steps and GB."""
     from proxykd.plan import make_plan, plan_table
 
-    found = make_plan(_load(config, overrides, quiet), workspace=_workspace())
-    _console().print(plan_table(found))
+    specification = _load(config, overrides, quiet)
+    if stack is None:
+        _console().print(plan_table(make_plan(specification, workspace=_workspace())))
+        return
+    there = OnStack(specification, stack, _workspace(), _with_engines)
+    _console().print(plan_table(there.plan()))
+    show_findings(findings := there.examine())
+    refuse_missing(stack, findings)
 
 
 @app.command()
@@ -121,13 +131,27 @@ def preview(
 
 @app.command()
 def run(
-    config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption = False, anew: AnewOption = None
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    quiet: QuietOption = False,
+    anew: AnewOption = None,
+    stack: StackOption = None,
+    detach: DetachOption = False,
 ) -> None:
     """Run the whole way: query, validate, align, estimate, distil, evaluate, promote. Finished parts are not redone."""
     started = time.monotonic()
     _spare_the_collector()
     specification = _load(config, overrides, quiet)
     workspace = _workspace()
+    if stack is not None:
+        there = OnStack(specification, stack, workspace, _with_engines)
+        if there.is_cluster:
+            if (finished := there.run(anew=anew or (), is_detached=detach)) is not None:
+                _show_result(finished, workspace, time.monotonic() - started)
+            return
+        there.activate()
+    if detach:
+        raise ConfigError("expected --detach with a --stack of a cluster: a run on this machine ends with its process")
     workspace.set_environment()
     from proxykd.progress import heed_interrupts, hush_engines
 
