@@ -10,7 +10,7 @@ from zenml.config.cache_policy import CachePolicy
 
 from proxykd.config import RunSpec
 from proxykd.config.shielding import unshielded
-from proxykd.data.portions import Portion
+from proxykd.config.steps import portion_name
 from proxykd.records import hash_json
 from steps import (
     align_proxy,
@@ -62,7 +62,7 @@ class _Wiring:
         count, portion_step = self.portions.get(name, 1), getattr(module, f"{name}_portion")
         arguments = {**self.told(module), **more, "of": count}
         return [
-            portion_step(*made_from, **arguments, number=number, id=f"{name}_{Portion(number, count)}")
+            portion_step(*made_from, **arguments, number=number, id=portion_name(name, number, count))
             for number in range(count if count > 1 else 0)
         ]
 

@@ -127,6 +127,11 @@ def arguments(
     }
 
 
+def can_be_divided(run: RunSpec, step: str) -> bool:
+    """Whether a step of ``DIVISIBLE`` has prompts to work on apart: recorded texts are read, not asked for."""
+    return step != "query_teacher" or run.teacher.kind != "recorded"
+
+
 def check_shards(run: RunSpec, shards: Mapping[str, int]) -> None:
     """Check that steps can be divided as is wished.
 
@@ -137,7 +142,7 @@ def check_shards(run: RunSpec, shards: Mapping[str, int]) -> None:
         raise ConfigError(f"expected shards of {' or '.join(DIVISIBLE)}, got some of {', '.join(unknown)}; remove them")
     if low := {name: count for name, count in shards.items() if count < 1}:
         raise ConfigError(f"expected 1 shard or more of a step, got {low}")
-    if shards.get("query_teacher", 1) > 1 and run.teacher.kind == "recorded":
+    if any(count > 1 and not can_be_divided(run, name) for name, count in shards.items()):
         raise ConfigError(
             "expected a teacher that is asked, found recorded texts: they need no shards of query_teacher; remove them"
         )

@@ -31,6 +31,8 @@ from proxykd.commands.registry import add_registry_commands
 from proxykd.commands.report import report as report_command
 from proxykd.commands.serve import add_serve_command
 from proxykd.commands.stack import build as stack_commands
+from proxykd.commands.stack import show_findings
+from proxykd.commands.submit import DetachOption, OnStack, ShardsOption, StackOption, read_shards, refuse_missing
 from proxykd.exceptions import ArtifactError, ConfigError, ProxykdError
 
 if TYPE_CHECKING:
@@ -68,15 +70,6 @@ AnewOption = Annotated[
         help="Do a finished step again, e.g. --anew estimate_distributions, whose files are damaged, say. Repeatable.",
     ),
 ]
-ShardsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--shards",
-        metavar="STEP=N",
-        help="Work on a step's prompts in N parts, each a step of its own (on a cluster, a pod of its own): "
-        "query_teacher=8, estimate_distributions=4. Repeatable.",
-    ),
-]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
 
@@ -108,12 +101,20 @@ def schema(
 
 
 @app.command()
-def plan(config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption = False) -> None:
+def plan(
+    config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption = False, stack: StackOption = None
+) -> None:
     """Check everything that can be known before spending, and forecast calls, tokens, USD, steps and GB."""
     from proxykd.plan import make_plan, plan_table
 
-    found = make_plan(_load(config, overrides, quiet), workspace=_workspace())
-    _console().print(plan_table(found))
+    specification = _load(config, overrides, quiet)
+    if stack is None:
+        _console().print(plan_table(make_plan(specification, workspace=_workspace())))
+        return
+    there = OnStack(specification, stack, _workspace(), _with_engines)
+    _console().print(plan_table(there.plan()))
+    show_findings(findings := there.examine())
+    refuse_missing(stack, findings)
 
 
 @app.command()
@@ -136,12 +137,23 @@ def run(
     quiet: QuietOption = False,
     anew: AnewOption = None,
     shards: ShardsOption = None,
+    stack: StackOption = None,
+    detach: DetachOption = False,
 ) -> None:
     """Run the whole way: query, validate, align, estimate, distil, evaluate, promote. Finished parts are not redone."""
     started = time.monotonic()
     _spare_the_collector()
-    specification, divided = _load(config, overrides, quiet), _shards(shards or [])
+    specification, divided = _load(config, overrides, quiet), read_shards(shards)
     workspace = _workspace()
+    if stack is not None:
+        there = OnStack(specification, stack, workspace, _with_engines)
+        if there.is_cluster:
+            if (finished := there.run(anew=anew or (), shards=divided, is_detached=detach)) is not None:
+                _show_result(finished, workspace, time.monotonic() - started)
+            return
+        there.activate()
+    if detach:
+        raise ConfigError("expected --detach with a --stack of a cluster: a run on this machine ends with its process")
     workspace.set_environment()
     from proxykd.progress import heed_interrupts, hush_engines
 
@@ -289,16 +301,6 @@ def _load(config: Path, overrides: list[str] | None, quiet: bool) -> "RunSpec":
     if quiet:
         os.environ["PROXYKD_PROGRESS"] = "off"
     return load_specification(config, overrides or ()).with_ablations_applied().with_questions_guarded()
-
-
-def _shards(given: list[str]) -> dict[str, int]:
-    shards = {}
-    for text in given:
-        name, _, count = text.partition("=")
-        if not (name and count.isdecimal()):
-            raise ConfigError(f"expected STEP=N after --shards, query_teacher=8 say, got {text!r}")
-        shards[name] = int(count)
-    return shards
 
 
 def _check_plan(specification: "RunSpec", workspace: "Workspace") -> "Plan":

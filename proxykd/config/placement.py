@@ -17,7 +17,7 @@ from proxykd.config.base import Count, PositiveFloat, Spec
 from proxykd.config.launcher import LauncherSpec, Quantity
 from proxykd.config.loading import load_model, read_yaml
 from proxykd.config.stack import ObjectName
-from proxykd.config.steps import STEPS
+from proxykd.config.steps import DIVISIBLE, STEPS
 from proxykd.exceptions import ConfigError
 
 WHAT, HELP = "a placement", "see docs/placement.md"
@@ -193,6 +193,11 @@ class PlacementSpec(Spec):
         except ValidationError as error:
             raise ValueError("; ".join(f"steps.{name}.{_told(one)}" for one in error.errors())) from None
 
+    @property
+    def shards(self) -> dict[str, int]:
+        """Step -> in how many parts its prompts are worked on; those left out are one."""
+        return {name: count for name in DIVISIBLE if (count := self.step(name).shards) > 1}
+
     def launcher(self, name: str) -> LauncherSpec:
         """What a step's pod is told about starting processes: the launcher, with its pool spelt out."""
         step = self.step(name)
@@ -208,6 +213,8 @@ class PlacementSpec(Spec):
         step = self.step(name)
         pool = self._pool(name, step.pool)
         _check_room(f"steps.{name}", step.pool, pool, step)
+        if step.shards > 1 and name in STEPS and name not in DIVISIBLE:
+            raise ValueError(f"steps.{name}.shards: expected shards of {' or '.join(DIVISIBLE)} alone; leave it out")
         if step.launcher.kind == "trainjob":
             place = step.launcher.pool or step.pool
             _check_room(f"steps.{name}.launcher", place, self._pool(f"{name}.launcher", place), step.launcher)
