@@ -41,7 +41,14 @@ class RunResult:
     statuses: Mapping[str, str]
 
 
-def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str], anew: Sequence[str] = ()) -> RunResult:
+def run_distillation(
+    run: RunSpec,
+    *,
+    inputs: str,
+    models: Mapping[str, str],
+    anew: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> RunResult:
     """Run the main job; one that ends well is the baseline of the next one's drift.
 
     Args:
@@ -49,6 +56,7 @@ def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str], an
         inputs: Hash of the prompts' file.
         models: Role -> identity of the model behind its source.
         anew: Steps that are done again although they are finished; what follows from them only if its inputs change.
+        options: Settings of the run and of each step on a cluster, from ``pipelines.placement``; None = a local stack.
 
     Raises:
         ConfigError: if there is no such step.
@@ -60,11 +68,13 @@ def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str], an
     accepted = Workspace.default().accepted(run.name)
     if unknown := sorted(set(anew) - set(STEPS)):
         raise ConfigError(f"expected steps of the pipeline after --anew, got {unknown}; choose among {list(STEPS)}")
+    steps: dict[str, Any] = dict((options or {}).get("step_configurations", {}))
     configured = distill.with_options(
         run_name=f"{run.name}-{{date}}-{{time}}",
         tags=[run.name],
         execution_mode=_execution_mode(),
-        step_configurations={name: {"enable_cache": False} for name in anew},
+        settings=(options or {}).get("settings", {}),
+        step_configurations=steps | {name: {**steps.get(name, {}), "enable_cache": False} for name in anew},
     )
     try:
         response = configured(
