@@ -49,6 +49,7 @@ def run_distillation(
     models: Mapping[str, str],
     anew: Sequence[str] = (),
     shards: Mapping[str, int] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """Run the main job; one that ends well is the baseline of the next one's drift.
 
@@ -58,13 +59,14 @@ def run_distillation(
         models: Role -> identity of the model behind its source.
         anew: Steps that are done again although they are finished; what follows from them only if its inputs change.
         shards: Step -> in how many parts its prompts are worked on; those left out are one.
+        options: Settings of the run and of each step on a cluster, from ``pipelines.placement``; None = a local stack.
 
     Raises:
         ConfigError: if there is no such step, or it cannot be divided.
         ProxykdError: as the step raised it.
         KeyboardInterrupt: if the run was interrupted (ZenML turns SIGINT and SIGTERM into an exception of its own).
     """
-    configured = configure(run, anew=anew)
+    configured = configure(run, anew=anew, options=options)
     try:
         response = configured(**arguments(run, inputs=inputs, models=models, shards=shards))
     except RunInterruptedException as interruption:
