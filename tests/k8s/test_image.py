@@ -96,7 +96,7 @@ def secrets_in_layers(text: str) -> list[str]:
 
 RULES: dict[Callable[[str], list[str]], tuple[str, str]] = {
     unpinned_bases: ("@sha256:", ":"),
-    installs_in_the_last_stage: ("install -d -o", "apt-get install gcc && install -d -o"),
+    installs_in_the_last_stage: ("install -d -m", "apt-get install gcc && install -d -m"),
     privileged_users: ("USER 10001:10001", "USER root"),
     layers_after_the_code: ("WORKDIR /app", "RUN chmod -R a+rX /app"),
     arguments_before_the_code: ("COPY --from=dependencies /split/torch/", "ARG REVISION\nCOPY --from=dependencies /"),
@@ -119,7 +119,8 @@ def test_only_a_number_that_is_not_root_is_a_user(user: str) -> None:
 
 
 def test_everything_writable_is_the_users() -> None:
-    owned = next(i.rest for i in last_stage(RECIPE) if i.word == "RUN").split("install -d -o 10001 -g 10001 ")[1].split()
+    making = next(i.rest for i in last_stage(RECIPE) if i.word == "RUN")
+    owned = " ".join(making.split()).split("install -d -m 1777 -o 10001 -g 10001 ")[1].split(" && ")[0].split()
     environment = " ".join(i.rest for i in last_stage(RECIPE) if i.word == "ENV")
     for variable in ("HOME", "PROXYKD_HOME", "HF_HOME"):
         value = re.search(rf"(?:^|\s){variable}=(\S+)", environment)
