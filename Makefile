@@ -8,19 +8,20 @@ export OMP_NUM_THREADS ?= 2
 
 # uv does not read pip's configuration: it is told of pip's indexes and folder of wheels, where pip has any. Addresses
 # may hold a key, so they stay in variables of the shell, which are not printed. What is set for uv already wins.
-define UV
-of_pip() { $(BIN)/python -m pip config get "$$1" 2>/dev/null || true; }; \
+PIP_PYTHON = $(BIN)/python
+define REGISTRIES
+of_pip() { $(PIP_PYTHON) -m pip config get "$$1" 2>/dev/null || true; }; \
 export UV_FIND_LINKS="$${UV_FIND_LINKS-$$(of_pip global.find-links)}"; \
 index="$${PIP_INDEX_URL-$$(of_pip global.index-url)}"; \
 more="$${PIP_EXTRA_INDEX_URL-$$(of_pip global.extra-index-url)}"; \
 more=$$(for address in $$more; do case "$$address" in http://*|https://*) echo "$$address";; esac; done); \
 if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX-$$index}"; fi; \
-if [ -n "$$more" ]; then export UV_INDEX="$${UV_INDEX-$$(echo $$more)}"; fi; \
-$(BIN)/uv
+if [ -n "$$more" ]; then export UV_INDEX="$${UV_INDEX-$$(echo $$more)}"; fi
 endef
+UV = $(REGISTRIES); $(BIN)/uv
 
-.PHONY: quickstart test test-default test-integration test-browser check-manifests lint install check-python lock dist \
-	kubeconfig clean
+.PHONY: quickstart test test-default test-integration test-browser test-containers check-manifests image lint install \
+	check-python lock dist kubeconfig clean
 
 quickstart: $(STAMP) ## distil the embedded teacher: the whole job on one machine
 	$(BIN)/proxykd run configs/quickstart.yaml
@@ -48,6 +49,17 @@ check-manifests: $(STAMP) ## checkov over the rendered overlays, in an environme
 	@$(UV) pip install --quiet --python $(VENV)/checkov/bin/python checkov==3.3.30
 	$(BIN)/python -m tests.support.kubectl $(VENV)/manifests k8s/overlays/local k8s/overlays/staging k8s/overlays/production
 	$(VENV)/checkov/bin/checkov --config-file k8s/checkov.yaml --directory $(VENV)/manifests
+
+image: PIP_PYTHON = $(PYTHON)
+image: ## the application's image, by podman or docker: see docs/image.md
+	@$(REGISTRIES); export PIP_CERT="$${PIP_CERT-$$(of_pip global.cert)}"; \
+	if [ -n "$$index" ]; then export PIP_INDEX_URL="$$index"; fi; \
+	if [ -n "$$more" ]; then export PIP_EXTRA_INDEX_URL="$$more"; fi; \
+	if [ -d "$$UV_FIND_LINKS" ]; then export WHEELS="$${WHEELS-$$UV_FIND_LINKS}"; fi; \
+	k8s/image/build
+
+test-containers: $(STAMP) ## the image built and run as a pod runs it: not among what CI runs
+	$(BIN)/pytest -m containers
 
 install: $(STAMP)
 
