@@ -74,7 +74,7 @@ def measure(
     sides = [_side(sums[metric][arm], prompts) for metric, arm in keys]
     spreads = [seed_spread_of(side, None) if seeds_in_interval else NO_SEEDS for side in sides]
     contrasts = [
-        Contrast(side.mean, None, metric_of(metric).is_binary, spread)
+        Contrast(side.mean, None, metric_of(metric).is_judgement, spread)
         for (metric, _), side, spread in zip(keys, sides, spreads, strict=True)
     ]
     found: dict[str, dict[str, dict[str, Any]]] = {}
@@ -116,7 +116,7 @@ def compare(
             made.append((one, _side(seeds[0], prompts), _side(seeds[1], prompts), len(next(iter(seeds[0].values())))))
     spreads = [seed_spread_of(first, other) if seeds_in_interval else NO_SEEDS for _, first, other, _ in made]
     contrasts = [
-        Contrast(first.mean, other.mean, metric_of(one.metric).is_binary, spread)
+        Contrast(first.mean, other.mean, metric_of(one.metric).is_judgement, spread)
         for (one, first, other, _), spread in zip(made, spreads, strict=True)
     ]
     estimates = statistics.estimate(contrasts, settings)

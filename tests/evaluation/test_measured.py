@@ -110,7 +110,7 @@ def test_perplexity_is_the_exponential_of_the_nll(report: dict[str, Any]) -> Non
 
 def test_metrics_are_described(report: dict[str, Any]) -> None:
     described = report["metrics"]
-    assert described["accuracy/picks"]["is_binary"]
+    assert described["accuracy/picks"]["is_judgement"]
     assert described["ece/tokens"]["direction"] == described["brier/picks"]["direction"] == "lower"
     assert described["length_ratio"]["direction"] == "none"
     names = {name for measures in report["arms"].values() for name in measures}
