@@ -15,6 +15,7 @@ import shlex
 import sqlite3
 import sys
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -366,6 +367,24 @@ def _console() -> Any:
     return Console(highlight=False)
 
 
+def describe_promotion(promotion: Mapping[str, Any]) -> dict[str, str]:
+    """What became of the student, as the lines ``decision`` and ``student`` at the end of a run.
+
+    A version keeps the decision that was taken about it, so one that was promoted need not be the champion any more.
+
+    Args:
+        promotion: Content of ``promotion.json``.
+    """
+    outcome, aliases, name = promotion["outcome"], promotion["aliases"], promotion["model_name"]
+    later = ""
+    if outcome == "promote" and "champion" not in aliases:
+        later = f" (decided by an earlier run; another version is champion since: `proxykd history {name}`)"
+    return {
+        "decision": f"{outcome}{later}: {'; '.join(promotion['reasons'])}",
+        "student": f"{promotion['model_uri']} ({'alias ' + ', '.join(aliases) if aliases else 'no alias'})",
+    }
+
+
 def _show_result(result: Any, workspace: "Workspace", seconds: float) -> None:
     """The arms, what was spent, where everything is, and what to type next."""
     from proxykd.artifacts import read_json
@@ -379,8 +398,7 @@ def _show_result(result: Any, workspace: "Workspace", seconds: float) -> None:
     console.print(report_table(report))
     lines = {
         "spent": spend_line(report),
-        "decision": f"{promotion['outcome']}: {'; '.join(promotion['reasons'])}",
-        "student": f"{promotion['model_uri']} (alias {', '.join(promotion['aliases'])})",
+        **describe_promotion(promotion),
         "report": page,
         "mlflow": f"run {promotion['run_id']} in {promotion['tracking_uri']}",
         "time": f"{seconds:.0f} s; {cached} of {len(result.statuses)} steps from the cache",

@@ -22,6 +22,7 @@ from proxykd.data.release import check_files
 from proxykd.data.segments import render_trajectory
 from proxykd.data.splits import side_of, sides_for, split_keys_of
 from proxykd.data.trajectory_rows import count_kept, open_trajectories
+from proxykd.evaluation.measurable import check_gate
 from proxykd.exceptions import ConfigError, InputError, StorageError
 from proxykd.forecast import GIB, Asked, Forecast, JudgeForecast, LivingForecast, TextLengths, forecast_run
 from proxykd.models.sizes import model_size
@@ -80,6 +81,7 @@ def make_plan(run: RunSpec, *, workspace: Workspace, is_elsewhere: bool = False)
     Raises:
         ProxykdError: for the first check that fails; nothing has been spent.
     """
+    check_gate(run)
     if not is_elsewhere:
         _check_keys(run)
     sizes = {role: model_size(spec) for role, spec in run.models().items()}

@@ -374,3 +374,20 @@ def test_the_command_line_is_a_module_too(module: str) -> None:
     command = [sys.executable, "-m", module, "--version"]
     ended = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True, check=True)
     assert ended.stdout.startswith("proxykd ")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "aliases", "decision", "student"),
+    [
+        ("promote", ["challenger", "champion"], "promote: better", "models:/m/2 (alias challenger, champion)"),
+        ("keep", [], "keep: better", "models:/m/2 (no alias)"),
+        ("promote", ["challenger"], "another version is champion since: `proxykd history m`", "(alias challenger)"),
+    ],
+)
+def test_the_end_of_a_run_says_whether_the_student_is_champion_now(
+    outcome: str, aliases: list[str], decision: str, student: str
+) -> None:
+    promotion = {"outcome": outcome, "reasons": ["better"], "aliases": aliases, "model_name": "m"}
+    found = cli.describe_promotion({**promotion, "model_uri": "models:/m/2"})
+    assert decision in found["decision"]
+    assert student in found["student"]

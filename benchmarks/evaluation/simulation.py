@@ -132,13 +132,13 @@ def contrasts_of(
 ) -> Iterator[tuple[Wanted, Contrast]]:
     """The differences of one evaluation."""
     scores, metric = draw(cell.kind, cell.num_prompts, effect, rng), policy.primary.metric
-    is_binary = metric.startswith("accuracy")
+    is_judgement = metric.startswith("accuracy")
     others = {CHAMPION: scores.other[0], FIRST_SFT: scores.other[1]}
     if cell.gate == "champion":
-        others[FIRST_SFT] = np.zeros_like(scores.below) if is_binary else scores.first + 9.0 * scores.below
+        others[FIRST_SFT] = np.zeros_like(scores.below) if is_judgement else scores.first + 9.0 * scores.below
     for bar in bars_of(policy, has_champion=cell.gate != "sft"):
         first, other = Arm(scores.first, scores.below), Arm(others[bar], scores.below)
-        yield Wanted(metric, None, REGISTERED, bar), Contrast(first, other, is_binary)
+        yield Wanted(metric, None, REGISTERED, bar), Contrast(first, other, is_judgement)
     if cell.gate != "guarded":
         return
     guard = draw("ratio", cell.num_prompts, 0.0, rng)
@@ -146,7 +146,7 @@ def contrasts_of(
     yield Wanted("top1_agreement", None, REGISTERED, CHAMPION), pair
     for part in (0, 1):
         of_part = [Arm(one[part::2], scores.below[part::2]) for one in (scores.first, scores.other[0])]
-        yield Wanted(metric, f"part={part}", REGISTERED, CHAMPION), Contrast(of_part[0], of_part[1], is_binary)
+        yield Wanted(metric, f"part={part}", REGISTERED, CHAMPION), Contrast(of_part[0], of_part[1], is_judgement)
 
 
 def simulate(cell: Cell, effect: float = 0.0) -> tuple[Counter[str], float]:

@@ -67,8 +67,9 @@ def add_registry_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
 
 
 def _tell(name: str, found: Any) -> None:
-    former = f"version {found.replaced}" if found.replaced else "nobody"
-    typer.echo(f"champion of {name}: version {found.standing.champion}, before it {former}")
+    typer.echo(f"champion of {name}: version {found.standing.champion}, in place of {_version(found.replaced)}")
+    if found.standing.previous:
+        typer.echo(f"`proxykd rollback {name}` goes back to version {found.standing.previous}")
 
 
 def _show_history(name: str, found: Any) -> None:

@@ -5,6 +5,10 @@
 A tie counts as half a win for each. The likelihood is maximised by Newton's steps. Everyone has drawn ``PRIOR_GAMES``
 games against everyone else besides, so that somebody who won every game has a finite strength, and two who never met
 can be compared; with real games their weight vanishes.
+
+Intervals come from drawing prompts. Their ends are the further of two: those of what was played, and those with one win
+and one loss more in each duel, as judgements have everywhere (``statistics``). Without these, who won every game would
+win every resampled one, and have no interval at all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +53,7 @@ def strength_intervals(
     resamples: int,
     seed: int = 0,
 ) -> dict[str, tuple[float, float, float]]:
-    """Strengths with percentile intervals over prompts: (value, low, high) for each player.
+    """Strengths with percentile intervals over prompts: (value, low, high) for each player; low <= value <= high.
 
     Args:
         players: All of them.
@@ -63,14 +67,27 @@ def strength_intervals(
     values = _fit(_won(place, outcomes, np.ones((1, count))))[0]
     if count < 2:
         return {player: (float(values[at]), float("nan"), float("nan")) for player, at in place.items()}
-    times_drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    low, high = np.quantile(_fit(_won(place, outcomes, times_drawn.astype(np.float64))), tails, axis=0)
+    rng, tails, ends = np.random.default_rng(seed), [(1 - confidence) / 2, (1 + confidence) / 2], [values]
+    for drawn_from in (outcomes, _with_a_win_and_a_loss(outcomes)):
+        count = len(next(iter(drawn_from.values())))
+        times_drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
+        ends.extend(np.quantile(_fit(_won(place, drawn_from, times_drawn)), tails, axis=0))
+    low, high = np.min(ends, axis=0), np.max(ends, axis=0)
     return {player: (float(values[at]), float(low[at]), float(high[at])) for player, at in place.items()}
 
 
 def _places(players: Sequence[str]) -> dict[str, int]:
     return {player: at for at, player in enumerate(players)}
+
+
+def _with_a_win_and_a_loss(
+    outcomes: Mapping[tuple[str, str], NDArray[np.float64]],
+) -> dict[tuple[str, str], NDArray[np.float64]]:
+    """Two more prompts for each duel, on which nothing but that duel was judged."""
+    more = np.full((len(outcomes), 2 * len(outcomes)), np.nan)
+    for idx, row in enumerate(more):
+        row[2 * idx : 2 * idx + 2] = 1.0, 0.0
+    return {duel: np.concatenate([points, row]) for (duel, points), row in zip(outcomes.items(), more, strict=True)}
 
 
 def _won(

@@ -8,7 +8,11 @@ y_b and their mean confidence c_b,
     squared    = sum_b n_b / n [ (y_b - c_b)^2 - y_b (1 - y_b) / (n_b - 1) ]     (Kumar et al. 2019, arXiv:1909.10155)
 
 ECE is biased upwards: it is above 0 for a perfectly calibrated model, by about ECE_0 (the mean of the absolute value
-of a normal variable). ``squared`` is not biased: around 0 for a calibrated model, sometimes below it.
+of a normal variable). ``squared`` is not biased: around 0 for a calibrated model, sometimes below it. A resample has
+the luck of its own draw besides, so quantiles of resampled ECEs alone would miss the truth of a calibrated model, and
+often the ECE itself. With their quantiles q and mean m, the interval of ECE is
+
+    low  = min(ECE, 2 ECE - q_high, ECE - ECE_0 - (m - q_low)), at least 0        high = max(q_high, 2 ECE - q_low)
 
 Sums for each prompt and bin (number, confidences, outcomes) are all that is kept, so intervals come from drawing
 prompts, as everywhere else; outcomes of one prompt (the tokens of a text, say) need not be independent of each other.
@@ -121,9 +125,9 @@ def calibration(
         seed: Seed of the draws.
 
     Returns:
-        ``value`` (mean of the seeds' ECE), ``low`` and ``high`` (percentile interval over prompts; None with fewer
-        than two), ``per_seed``, ``by_luck``, ``squared`` (both of the first seed), ``num_outcomes``, ``num_prompts``
-        and ``bins``: ``{low, high, count, confidence, outcome}`` of the first seed, empty bins left out.
+        ``value`` (mean of the seeds' ECE), ``low`` and ``high`` (interval over prompts as in the module's docstring;
+        None with fewer than two), ``per_seed``, ``by_luck``, ``squared`` (both of the first seed), ``num_outcomes``,
+        ``num_prompts`` and ``bins``: ``{low, high, count, confidence, outcome}`` of the first seed, without empty bins.
     """
     sums = [one.sums for one in seeds.values()]
     per_seed = {str(name): _number(expected_calibration_error(one.sums.sum(axis=0))) for name, one in seeds.items()}
@@ -162,7 +166,7 @@ def reliability_bins(sums: NDArray[np.float64]) -> list[dict[str, float]]:
 def _interval(
     seeds: Sequence[NDArray[np.float64]], confidence: float, resamples: int, seed: int
 ) -> tuple[float | None, float | None]:
-    """Percentile interval of the mean ECE of the seeds, all on the same draws of prompts."""
+    """The interval of the module's docstring for the mean ECE of the seeds, all on the same draws of prompts."""
     num_prompts, bins, _ = seeds[0].shape
     if num_prompts < 2:
         return None, None
@@ -173,10 +177,14 @@ def _interval(
         draws = rng.multinomial(num_prompts, np.full(num_prompts, 1 / num_prompts), size=size).astype(np.float64)
         drawn = [(draws @ one.reshape(num_prompts, -1)).reshape(size, bins, 3) for one in seeds]
         values.append(np.mean([expected_calibration_error(one) for one in drawn], axis=0))
-    every = np.concatenate(values)
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(every, [tail, 1 - tail]) if np.isfinite(every).any() else (np.nan, np.nan)
-    return _number(low), _number(high)
+    every, totals = np.concatenate(values), [one.sum(axis=0) for one in seeds]
+    every, found = every[np.isfinite(every)], float(np.mean([expected_calibration_error(one) for one in totals]))
+    if not len(every):
+        return None, None
+    tail, luck = (1 - confidence) / 2, float(np.mean([error_by_luck(one) for one in totals]))
+    below, above = np.quantile(every, [tail, 1 - tail])
+    low = min(found, 2 * found - above, found - luck - (float(every.mean()) - below))
+    return max(0.0, float(low)), min(1.0, float(max(found, above, 2 * found - below)))
 
 
 def _filled(sums: NDArray[np.float64], least: int) -> tuple[NDArray[np.float64], ...]:

@@ -4,7 +4,8 @@ Everything that a report or a gate wants to know is collected first and estimate
 draws of the bootstrap.
 
 A difference is only made where both arms have a finite number for exactly the same prompts. Where they have not, the
-row carries a ``refusal`` that says why, and no number, so that nothing can be decided on it.
+row carries a ``refusal`` that says why, and no number, so that nothing can be decided on it. A prompt on which one side
+was not judged (its denominator is 0) is left out on both.
 """
 
 import math
@@ -74,7 +75,7 @@ def measure(
     sides = [_side(sums[metric][arm], prompts) for metric, arm in keys]
     spreads = [seed_spread_of(side, None) if seeds_in_interval else NO_SEEDS for side in sides]
     contrasts = [
-        Contrast(side.mean, None, metric_of(metric).is_binary, spread)
+        Contrast(side.mean, None, metric_of(metric).is_judgement, spread)
         for (metric, _), side, spread in zip(keys, sides, spreads, strict=True)
     ]
     found: dict[str, dict[str, dict[str, Any]]] = {}
@@ -110,13 +111,16 @@ def compare(
         members = None if one.slice is None else prompts.slices.get(one.slice, frozenset())
         seeds = [_in_slice(sums.get(one.metric, {}).get(name, {}), members) for name in (one.arm, one.against)]
         reason = (refusals or {}).get(one) or _reason_against(seeds[0], seeds[1], one)
+        if not reason:
+            seeds = _in_common(seeds)
+            reason = "" if _has_any(seeds[0]) else _nothing_in_common(one)
         if reason:
             found[one] = refused(one, reason, settings)
         else:
             made.append((one, _side(seeds[0], prompts), _side(seeds[1], prompts), len(next(iter(seeds[0].values())))))
     spreads = [seed_spread_of(first, other) if seeds_in_interval else NO_SEEDS for _, first, other, _ in made]
     contrasts = [
-        Contrast(first.mean, other.mean, metric_of(one.metric).is_binary, spread)
+        Contrast(first.mean, other.mean, metric_of(one.metric).is_judgement, spread)
         for (one, first, other, _), spread in zip(made, spreads, strict=True)
     ]
     estimates = statistics.estimate(contrasts, settings)
@@ -208,6 +212,27 @@ def _in_slice(seeds: Seeds, members: frozenset[str] | None) -> Seeds:
     if members is None:
         return seeds
     return {seed: {name: pair for name, pair in sums.items() if name in members} for seed, sums in seeds.items()}
+
+
+def _in_common(sides: Sequence[Seeds]) -> list[Seeds]:
+    """The sides without the prompts that some of them have a denominator for and some have none."""
+    measured = [{name for name, pair in sums.items() if pair[1] > 0} for seeds in sides for sums in seeds.values()]
+    partly = set.union(*measured) - set.intersection(*measured)
+    if not partly:
+        return list(sides)
+    return [
+        {seed: {name: pair for name, pair in sums.items() if name not in partly} for seed, sums in seeds.items()}
+        for seeds in sides
+    ]
+
+
+def _has_any(seeds: Seeds) -> bool:
+    return any(pair[1] > 0 for sums in seeds.values() for pair in sums.values())
+
+
+def _nothing_in_common(one: Wanted) -> str:
+    where = "" if one.slice is None else f" in the slice {one.slice}"
+    return f"no prompt{where} has {one.metric} of both {one.arm} and {one.against}; hold out more prompts"
 
 
 def _reason_against(first: Seeds, other: Seeds, one: Wanted) -> str:

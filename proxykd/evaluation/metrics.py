@@ -20,7 +20,8 @@ class Metric:
         label: Name for readers, without the unit.
         unit: Unit of a value, "" for a share or a plain number.
         direction: Which way is better.
-        is_binary: Each judgement is 0 or 1, so that McNemar's test applies where a prompt has one judgement.
+        is_judgement: Each unit of it is a judgement from 0 (wrong, lost) to 1 (right, won), so that a clean sheet
+            is no proof; McNemar's test applies where a prompt has one judgement that is either.
         is_per_token: Its denominator counts tokens of the model's own tokenizer, so that two models with different
             tokenizers cannot be compared by it.
         rank: Smaller = stands further to the left in tables.
@@ -29,7 +30,7 @@ class Metric:
     label: str
     unit: str = ""
     direction: Direction = "higher"
-    is_binary: bool = False
+    is_judgement: bool = False
     is_per_token: bool = False
     rank: int = 50
 
@@ -48,21 +49,21 @@ METRICS: dict[str, Metric] = {
     "exact_kl": Metric("exact KL", "nats/token", "lower", is_per_token=True, rank=0),
     "heldout_nll": Metric("held-out NLL", "nats/token", "lower", is_per_token=True, rank=1),
     "top1_agreement": Metric("top-1 agreement", "", "higher", is_per_token=True, rank=2),
-    "win_rate/teacher": Metric("win rate against the teacher", "", "higher", rank=9),
+    "win_rate/teacher": Metric("win rate against the teacher", "", "higher", is_judgement=True, rank=9),
     "perplexity": Metric("perplexity", "", "lower", is_per_token=True, rank=40),
     "length_ratio": Metric("length, of the teacher's", "", "none", rank=60),
-    "refusal_rate": Metric("refusals", "", "none", is_binary=True, rank=61),
+    "refusal_rate": Metric("refusals", "", "none", is_judgement=True, rank=61),
     "refusal_drift": Metric("refusals beyond the teacher's", "", "none", rank=62),
-    "cut_rate": Metric("answers without an end", "", "lower", is_binary=True, rank=63),
+    "cut_rate": Metric("answers without an end", "", "lower", is_judgement=True, rank=63),
 }
 """Metrics with a name of their own."""
 
 FAMILIES: dict[str, Metric] = {
-    "accuracy": Metric("accuracy", "", "higher", is_binary=True, rank=10),
-    "accuracy_normalised": Metric("length-normalised accuracy", "", "higher", is_binary=True, rank=11),
-    "pass@k": Metric("pass@k", "", "higher", rank=12),
-    "score": Metric("score", "", "higher", rank=13),
-    "answer_agreement": Metric("agreement with the teacher's answers,", "", "higher", rank=14),
+    "accuracy": Metric("accuracy", "", "higher", is_judgement=True, rank=10),
+    "accuracy_normalised": Metric("length-normalised accuracy", "", "higher", is_judgement=True, rank=11),
+    "pass@k": Metric("pass@k", "", "higher", is_judgement=True, rank=12),
+    "score": Metric("score", "", "higher", is_judgement=True, rank=13),
+    "answer_agreement": Metric("agreement with the teacher's answers,", "", "higher", is_judgement=True, rank=14),
     "nll": Metric("NLL", "nats/token", "lower", is_per_token=True, rank=15),
     "bits_per_byte": Metric("bits a byte", "", "lower", rank=16),
     "nll_per_word": Metric("NLL", "nats/word", "lower", rank=17),
@@ -77,7 +78,7 @@ def metric_of(name: str) -> Metric:
     """What is known of the metric ``name``; of an unknown one nothing but its name, and no way is better.
 
     Example:
-        >>> metric_of("accuracy/sums").label, metric_of("accuracy/sums").is_binary
+        >>> metric_of("accuracy/sums").label, metric_of("accuracy/sums").is_judgement
         ('accuracy sums', True)
         >>> metric_of("surprise").direction
         'none'

@@ -3,7 +3,7 @@
     report = {
         name, num_prompts, confidence, resamples,
         heldout:      {tokenizer, num_texts, num_cut, num_skipped}: the held-out texts in the candidate's tokens,
-        metrics:      name -> {label, unit, direction, is_binary, is_per_token, rank}, the most telling first,
+        metrics:      name -> {label, unit, direction, is_judgement, is_per_token, rank}, the most telling first,
         slices:       name -> number of prompts,
         resources:    name -> number: usd, tokens_per_s, size_gb ... of the registered model,
         arms:         arm -> metric -> {value, low, high, per_seed, std_over_seeds, num_prompts, num_clusters,

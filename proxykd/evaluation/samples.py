@@ -101,7 +101,7 @@ def _changes(ours: dict[str, _Found], theirs: dict[str, _Found]) -> Iterator[dic
         other = theirs.get(prompt_id, _Found(None))
         nll = found.nll - other.nll if found.nll is not None and other.nll is not None else None
         for task in found.is_correct or {"": True}:
-            is_right, was_right = found.is_correct.get(task, True), other.is_correct.get(task, not other.is_correct)
+            is_right, was_right = found.is_correct.get(task, True), other.is_correct.get(task, False)
             is_lost = was_right and not is_right
             by = nll if nll is not None else found.nll if found.nll is not None else 0.0
             yield {

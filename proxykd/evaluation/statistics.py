@@ -13,9 +13,9 @@ Two questions can be asked of arms with several seeds. "Is this model better tha
 one seed of each. "Is the method better, on other prompts and with other seeds?" takes the mean over seeds, prompt by
 prompt, and lets the spread of the seeds' differences widen the interval (``SeedSpread``).
 
-Judgements of 0 or 1 get one win and one loss of an average unit added before their interval is taken (Bonett and Price
-2012; Agresti and Caffo 2000), because ten right answers of ten do not show that the eleventh will be right. On
-questions judged once, their p is that of McNemar's exact test.
+Judgements from 0 to 1 get one win and one loss of an average unit added before their interval is taken (Bonett and
+Price 2012; Agresti and Caffo 2000), because ten right answers of ten do not show that the eleventh will be right. On
+questions judged once, right or wrong, their p is that of McNemar's exact test.
 
 The functions know nothing of models, files or metrics' names.
 
@@ -58,13 +58,13 @@ class Contrast(NamedTuple):
     Attributes:
         first: The arm.
         other: The arm that it is held against, over the same prompts in the same order; None = the metric of ``first``.
-        is_binary: Each judgement is 0 or 1.
+        is_judgement: Each unit is a judgement, or a sum of judgements, from 0 to 1.
         seeds: What the seeds add; ``NO_SEEDS`` where the question is about these models.
     """
 
     first: Arm
     other: Arm | None = None
-    is_binary: bool = False
+    is_judgement: bool = False
     seeds: SeedSpread = NO_SEEDS
 
 
@@ -162,9 +162,9 @@ def in_clusters(sums: Arm, clusters: NDArray[np.int64]) -> Arm:
     return Arm(above.astype(np.float64), below.astype(np.float64))
 
 
-def interval(sums: Arm, settings: Settings | None = None, *, is_binary: bool = False) -> Estimate:
+def interval(sums: Arm, settings: Settings | None = None, *, is_judgement: bool = False) -> Estimate:
     """The metric with its interval over prompts."""
-    return estimate([Contrast(sums, None, is_binary)], settings or Settings())[0]
+    return estimate([Contrast(sums, None, is_judgement)], settings or Settings())[0]
 
 
 def paired_difference(
@@ -172,7 +172,7 @@ def paired_difference(
     other: Arm,
     settings: Settings | None = None,
     *,
-    is_binary: bool = False,
+    is_judgement: bool = False,
     seeds: SeedSpread = NO_SEEDS,
 ) -> Estimate:
     """``first - other`` on the same prompts.
@@ -180,7 +180,7 @@ def paired_difference(
     Raises:
         ShapeError: if the arms have different numbers of prompts.
     """
-    return estimate([Contrast(first, other, is_binary, seeds)], settings or Settings())[0]
+    return estimate([Contrast(first, other, is_judgement, seeds)], settings or Settings())[0]
 
 
 def estimate(contrasts: Sequence[Contrast], settings: Settings) -> list[Estimate]:
@@ -304,7 +304,7 @@ def _can_be_drawn(units: Units) -> bool:
 
 
 def _with_a_win_and_a_loss(units: Units, contrast: Contrast) -> Units:
-    if not contrast.is_binary:
+    if not contrast.is_judgement:
         return units
     average = units.denominators.mean(axis=1)
     loss = average[1] if contrast.other is not None else 0.0
@@ -319,7 +319,7 @@ def _estimate(contrast: Contrast, units: Units, padded: Units, drawn: Resampled,
     if contrast.other is not None and units.shares_denominators:
         value = float((units.numerators[0] - units.numerators[1]).sum() / units.denominators[0].sum())
     low, high = found.lower(tail), found.upper(tail)
-    if contrast.is_binary:
+    if contrast.is_judgement:
         low, high = max(low, -1.0 if contrast.other is not None else 0.0), min(high, 1.0)
     plain = Estimate(
         value,
@@ -346,7 +346,7 @@ def _detectable(found: Distribution, settings: Settings) -> tuple[float, float]:
 
 def _is_mcnemar(contrast: Contrast, units: Units) -> bool:
     is_judged_once = bool((units.denominators == 1.0).all() and np.isin(units.numerators, (0.0, 1.0)).all())
-    return contrast.is_binary and contrast.other is not None and contrast.seeds.std_error == 0.0 and is_judged_once
+    return contrast.is_judgement and contrast.other is not None and contrast.seeds.std_error == 0.0 and is_judged_once
 
 
 def _with_mcnemar(plain: Estimate, units: Units, settings: Settings) -> Estimate:

@@ -138,7 +138,7 @@ def _duel(
         "ties": int((judged == 0.5).sum()),
         "losses": int((judged == 0.0).sum()),
         "num_unjudged": len(outcomes) - len(judged),
-        "win_rate": _interval(judged, evaluation),
+        "win_rate": _interval(judged, evaluation, is_judgement=True),
         "score": _mean([pair.score for pair in pairs if pair.is_judged]),
         "score_against": _mean([pair.score_against for pair in pairs if pair.is_judged]),
         "consistency": consistency(pairs, tie_margin),
@@ -166,8 +166,8 @@ def _grades(grades: Sequence[Grade], evaluation: EvaluationSpec) -> dict[str, An
     return {**_interval(np.asarray(scores, dtype=np.float64), evaluation), "num_ungraded": len(grades) - len(scores)}
 
 
-def _interval(values: NDArray[np.float64], evaluation: EvaluationSpec) -> dict[str, Any]:
-    found = statistics.interval(statistics.arm(values), settings_of(evaluation))
+def _interval(values: NDArray[np.float64], evaluation: EvaluationSpec, *, is_judgement: bool = False) -> dict[str, Any]:
+    found = statistics.interval(statistics.arm(values), settings_of(evaluation), is_judgement=is_judgement)
     return {name: number(getattr(found, name)) for name in ("value", "low", "high")}
 
 

@@ -77,7 +77,8 @@ def rollback(
 ) -> Promoted:
     """Make the champion before the present one champion again; once more goes one further back.
 
-    Former champions that were deleted are passed over, and a champion that was deleted is one to go back from.
+    Former champions that were deleted are passed over, and a champion that was deleted is one to go back from. Where
+    the alias was moved by other means, the champion before is the one that the history knows.
 
     Args:
         model_name: Registered model.
@@ -87,15 +88,18 @@ def rollback(
         patience_s: As for ``promote``.
 
     Raises:
-        PromotionError: if there is none to go back to, or as for ``promote``.
+        PromotionError: if there is no such model or none to go back to, or as for ``promote``.
         TrackingError: if MLflow refuses or does not answer.
     """
     log = PromotionLog(connect(), model_name)
+    log.require_model()
     standing, champion = log.settled(patience_s), log.alias(CHAMPION)
     is_deleted = champion is None and standing.champion is not None and not log.has_version(standing.champion)
     if not (is_deleted and expected in (ANY, standing.champion)):
         log.check(champion, standing, expected)
-    former = next((version for version in reversed(standing.line) if log.has_version(version)), None)
+    was_moved = champion != standing.champion and standing.champion is not None
+    line = (*standing.line, standing.champion) if was_moved else standing.line
+    former = next((version for version in reversed(line) if log.has_version(str(version))), None)
     if former is None:
         raise PromotionError(
             f"expected a former champion of {model_name} to go back to, found none in its history; promote a version "

@@ -85,3 +85,22 @@ def test_prompts_that_were_not_judged_are_in_no_count_and_one_prompt_gives_no_in
     assert found["a"][0] == pytest.approx(0.0, abs=1e-9)
     alone = strength_intervals(["a", "b"], {("a", "b"): np.asarray([1.0])}, confidence=0.9, resamples=50)
     assert math.isnan(alone["a"][1])
+
+
+def test_who_won_every_duel_has_an_interval_that_chance_could_have_made() -> None:
+    found = strength_intervals(["a", "b"], {("a", "b"): np.ones(20)}, confidence=0.9, resamples=400)
+    value, low, high = found["a"]
+    assert low < value <= high
+    # Twenty wins of twenty rule out odds below 0.86 (Clopper and Pearson, 5 %: 0.05 ** (1 / 20)), no more.
+    assert 0.6 < 1 / (1 + math.exp(-2 * low)) < 0.9
+    assert found["b"] == pytest.approx((-value, -high, -low))
+
+
+@pytest.mark.parametrize("true", [0.0, 1.5, 3.0])
+def test_intervals_of_few_games_cover_at_least_about_as_often_as_they_say(true: float) -> None:
+    draws, hits, rounds = np.random.default_rng(7), 0, 150
+    for _ in range(rounds):
+        won = (draws.random(20) < 1 / (1 + math.exp(-true))).astype(float)
+        _, low, high = strength_intervals(["a", "b"], {("a", "b"): won}, confidence=0.9, resamples=200)["a"]
+        hits += low <= true / 2 <= high
+    assert hits / rounds >= 0.85

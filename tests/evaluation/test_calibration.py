@@ -110,3 +110,19 @@ def test_confidence_that_is_no_probability_is_refused() -> None:
         bin_outcomes([1.5], [1], [0], num_prompts=1, bins=4)
     with pytest.raises(ShapeError, match="one length"):
         bin_outcomes([0.5], [1, 0], [0], num_prompts=1, bins=4)
+
+
+@pytest.mark.parametrize(("num_prompts", "shift"), [(50, 0.0), (50, 0.1), (200, 0.05), (1000, 0.0)])
+def test_interval_holds_the_value_and_covers_the_truth_of_a_model_that_is_nearly_calibrated(
+    num_prompts: int, shift: float
+) -> None:
+    # Drawing prompts again adds the luck of the second draw to that of the first: quantiles of it alone lie too high.
+    rng, covered, rounds = np.random.default_rng(4), 0, 40
+    for _ in range(rounds):
+        confidences = rng.uniform(0.3, 1.0, num_prompts)
+        outcomes = rng.uniform(size=num_prompts) < confidences - shift
+        sums = bin_outcomes(confidences, outcomes, np.arange(num_prompts), num_prompts=num_prompts, bins=BINS)
+        found = calibration({0: Reliability(("",) * num_prompts, sums)}, confidence=0.95, resamples=200)
+        assert 0.0 <= found["low"] <= found["value"] <= found["high"]
+        covered += found["low"] <= shift <= found["high"]
+    assert covered >= 0.9 * rounds

@@ -116,3 +116,15 @@ def test_p_is_corrected_over_the_metrics_and_slices_of_two_arms() -> None:
     rows = compare(sums, wanted, prompts, SETTINGS, seeds_in_interval=False)
     assert [row["p_adjusted"] for row in rows[:3]] == holm([row["p_value"] for row in rows[:3]])
     assert rows[3]["p_adjusted"] == rows[3]["p_value"]
+
+
+def test_prompts_that_one_side_has_nothing_on_are_left_out_on_both() -> None:
+    # The judge could not read a verdict on the champion's answers to half of the prompts, on which the other lost.
+    first = {name: (float(idx % 2), 1.0) for idx, name in enumerate(IDS)}
+    other = {name: (pair if pair[0] else (0.0, 0.0)) for name, pair in first.items()}
+    row = _compare(first, other, metric="win_rate/teacher")
+    assert (row["value"], row["num_prompts"], row["num_clusters"]) == (0.0, 20, 20)
+    assert row["low"] < 0.0 < row["high"]
+    few = {name: (pair if name == "p1" else (0.0, 0.0)) for name, pair in first.items()}
+    apart = {name: (0.0, 0.0) if name in ("p1", "p2") else (1.0, 1.0) for name in IDS}
+    assert "no prompt" in _compare(few, apart, metric="win_rate/teacher")["refusal"]

@@ -62,7 +62,11 @@ def test_each_pair_is_judged_in_both_orders_and_the_better_wins(build: Build, en
     assert (duel["wins"], duel["ties"], duel["losses"], duel["num_unjudged"]) == (6, 0, 0, 0)
     assert duel["consistency"] == {"num_pairs": 6, "agreement": 1.0, "first_preferred": 0.5}
     assert duel["score"] > duel["score_against"]
+    # Six wins of six do not show that the seventh will be won.
+    assert (duel["win_rate"]["value"], duel["win_rate"]["high"]) == (1.0, 1.0)
+    assert 0.3 < duel["win_rate"]["low"] < 0.95
     assert found["strengths"]["proxy_kd"]["value"] > 0 > found["strengths"]["sft"]["value"]
+    assert found["strengths"]["proxy_kd"]["low"] < found["strengths"]["proxy_kd"]["value"] - 0.1
     assert found["fates"] == {"scored": 12}
     orders = {tuple(answers_in(question)) for question in endpoint.asked}
     assert orders == {pair for name in MESSAGES for pair in [(LONG[name], SHORT[name]), (SHORT[name], LONG[name])]}

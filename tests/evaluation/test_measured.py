@@ -12,6 +12,7 @@ from proxykd.artifacts import SplitSet, ValidatedSet, read_json
 from proxykd.config import RunSpec
 from proxykd.config.evaluation import EvaluationSpec
 from proxykd.evaluation.evaluating import evaluate
+from proxykd.evaluation.measurable import measured_metrics
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +111,17 @@ def test_perplexity_is_the_exponential_of_the_nll(report: dict[str, Any]) -> Non
 
 def test_metrics_are_described(report: dict[str, Any]) -> None:
     described = report["metrics"]
-    assert described["accuracy/picks"]["is_binary"]
+    assert described["accuracy/picks"]["is_judgement"]
     assert described["ece/tokens"]["direction"] == described["brier/picks"]["direction"] == "lower"
     assert described["length_ratio"]["direction"] == "none"
     names = {name for measures in report["arms"].values() for name in measures}
     assert set(described) == names
+
+
+def test_the_names_that_a_gate_may_use_are_those_of_the_report(report: dict[str, Any], asked: RunSpec) -> None:
+    # A task whose models never wrote an answer has no confidence, so no ECE.
+    assert set(measured_metrics(asked.evaluation)) - set(report["metrics"]) <= {"ece/sums"}
+    assert set(report["metrics"]) <= set(measured_metrics(asked.evaluation))
 
 
 def test_every_measure_has_what_the_others_have(report: dict[str, Any]) -> None:

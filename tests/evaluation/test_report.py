@@ -54,7 +54,7 @@ def test_report_has_every_arm_and_difference(report: dict[str, Any]) -> None:
 
 def test_report_describes_metrics_slices_and_resources(report: dict[str, Any]) -> None:
     assert report["metrics"]["heldout_nll"]["direction"] == "lower"
-    assert report["metrics"]["accuracy/sums"]["is_binary"] is True
+    assert report["metrics"]["accuracy/sums"]["is_judgement"] is True
     assert report["resources"] == {"usd": 1.5}
     assert report["slices"] == {"task=a": 3}
     # Three prompts are too few for differences of their own.

@@ -78,3 +78,12 @@ def test_the_champion_comes_from_a_file_of_its_own(corpus: Corpus, tmp_path: Pat
     (found,) = collect_samples([first, second], validated, splits, candidate="proxy_kd", against="champion")
     assert found["change"] == {"is_lost": True, "nll": pytest.approx(1.0)}
     assert [answer["arm"] for answer in found["answers"]] == ["proxy_kd", "champion"]
+
+
+def test_a_champion_that_was_not_asked_was_not_right(corpus: Corpus, tmp_path: Path) -> None:
+    validated, splits, (one, other, *_) = corpus
+    rows = [row("proxy_kd", one, 2.0, False), row("proxy_kd", other, 3.0, True)]
+    rows += [row("champion", one, 1.0, None), row("champion", other, 1.0, None)]
+    found = collect_samples([write(tmp_path, rows)], validated, splits, candidate="proxy_kd", against="champion")
+    assert [sample["change"]["is_lost"] for sample in found] == [False, False]
+    assert [sample["prompt_id"] for sample in found] == [one, other], "what is wrong comes before what is right"

@@ -181,14 +181,14 @@ def test_prompts_without_tokens_count_for_nothing() -> None:
 
 
 def test_ten_right_of_ten_do_not_make_the_eleventh_certain() -> None:
-    found = statistics.interval(statistics.arm(np.ones(10)), is_binary=True)
+    found = statistics.interval(statistics.arm(np.ones(10)), is_judgement=True)
     assert (found.value, found.high) == (1.0, 1.0)
     assert 0.6 < found.low < 0.95
 
 
 def test_models_that_never_differed_are_not_shown_to_be_equal() -> None:
     same = statistics.arm(np.ones(30))
-    found = statistics.paired_difference(same, same, Settings(confidence=0.9), is_binary=True)
+    found = statistics.paired_difference(same, same, Settings(confidence=0.9), is_judgement=True)
     assert found.value == 0.0
     # Bonett and Price: one win and one loss among 32: 1.694 * sqrt(2 / 32 / 31) = 0.076 (t with 31 df).
     assert found.high == pytest.approx(0.076, abs=0.01)
@@ -198,11 +198,11 @@ def test_models_that_never_differed_are_not_shown_to_be_equal() -> None:
 def test_accuracy_on_the_same_questions_is_tested_by_mcnemar() -> None:
     first, other = statistics.arm([1.0] * 8 + [0.0] * 12), statistics.arm([0.0] * 7 + [1.0] * 2 + [0.0] * 11)
     # 7 wins, 1 loss: P(Bin(8, 1/2) >= 7) = 9 / 256.
-    found = statistics.paired_difference(first, other, is_binary=True)
+    found = statistics.paired_difference(first, other, is_judgement=True)
     assert found.test == "mcnemar"
     assert found.p_above == pytest.approx(9 / 256)
     twice = Arm(np.r_[first.numerators[:10], 2.0], np.r_[np.ones(10), 2.0])
-    assert statistics.paired_difference(twice, twice, is_binary=True).test == "bootstrap"
+    assert statistics.paired_difference(twice, twice, is_judgement=True).test == "bootstrap"
 
 
 def test_seeds_are_averaged_prompt_by_prompt() -> None:

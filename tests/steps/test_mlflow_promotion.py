@@ -101,6 +101,8 @@ def test_a_version_that_is_not_there_is_refused(name: str, version: str) -> None
         promotion.promote(name, version)
     with pytest.raises(PromotionError, match="expected a registered model 'nosuch'"):
         promotion.promote("nosuch", version)
+    with pytest.raises(PromotionError, match="expected a registered model 'nosuch'"):
+        promotion.rollback("nosuch")
     assert aliases(name) == NOBODYS
 
 
@@ -148,6 +150,20 @@ def test_an_alias_that_was_moved_by_other_means_is_not_overwritten_unasked(name:
     assert promotion.settle(name) == "4"
     promotion.promote(name, "3", expected="4")
     assert aliases(name) == {"champion": "3", "previous-champion": "4"}
+
+
+@pytest.mark.parametrize("moved_to", ["4", None])
+def test_a_rollback_of_an_alias_that_was_moved_by_other_means_goes_back_to_the_champion_by_the_history(
+    name: str, moved_to: str | None
+) -> None:
+    promote(name, "1", "2")
+    if moved_to is None:
+        connect().delete_registered_model_alias(name, "champion")
+    else:
+        connect().set_registered_model_alias(name, "champion", moved_to)
+    assert promotion.rollback(name, expected=moved_to or NOBODY).standing.champion == "2"
+    assert aliases(name) == {"champion": "2", "previous-champion": "1"}
+    assert promotion.rollback(name).standing.champion == "1"
 
 
 def test_a_deleted_champion_is_said_and_gone_back_from(name: str) -> None:
