@@ -17,6 +17,7 @@ from proxykd.artifacts import (
 from proxykd.config import RunSpec
 from proxykd.evaluation.evaluating import evaluate
 from proxykd.evaluation.facts import collect_facts
+from proxykd.evaluation.generation_journal import ANSWERS
 from proxykd.models.loading import save_untrained
 from proxykd.workspace import Workspace
 from steps.materializers.folder import FolderMaterializer
@@ -74,6 +75,6 @@ def evaluate_student(
             facts=facts,
             output=output,
             scratch=scratch,
-            journals=checkpoint_folder(models, code) / "answers",
+            journals=checkpoint_folder(models, code) / ANSWERS,
             journal_path=Workspace.default().journal,
         )

@@ -105,6 +105,12 @@ def decide(report: Mapping[str, Any], policy: GateSpec, champion: Mapping[str, A
     return Decision(outcome, _reasons(outcome, judged), tuple(one.check for one in judged), version)
 
 
+def decision_of(values: Mapping[str, Any]) -> Decision:
+    """A decision from the JSON values of its fields; others are left aside."""
+    checks = tuple(Check(**check) for check in values["checks"])
+    return Decision(values["outcome"], tuple(values["reasons"]), checks, values["expected_champion"])
+
+
 def comparison(
     report: Mapping[str, Any], metric: str, arm: str, against: str, part: str | None = None
 ) -> Mapping[str, Any] | None:
@@ -251,7 +257,10 @@ def _judge_limit(report: Mapping[str, Any], limit: LimitSpec) -> _Judged:
     is_high_enough = limit.at_least is None or value >= limit.at_least
     bounds = [f"at most {limit.at_most:g}" if limit.at_most is not None else ""]
     bounds += [f"at least {limit.at_least:g}" if limit.at_least is not None else ""]
-    text = f"{limit.name} is {value:.4g}, allowed is {' and '.join(filter(None, bounds))}"
+    beside = _number(report.get(CHAMPION, {}).get("resources", {}).get(limit.name))
+    share = f" ({value / beside:.0%} of it)" if beside else ""
+    champion = "" if beside is None else f"; the champion's is {beside:.4g}{share}"
+    text = f"{limit.name} is {value:.4g}, allowed is {' and '.join(filter(None, bounds))}{champion}"
     return _Judged(Check(name, is_low_enough and is_high_enough, text))
 
 

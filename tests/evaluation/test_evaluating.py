@@ -11,8 +11,9 @@ import pytest
 
 from proxykd.artifacts import Evaluation, SplitSet, ValidatedSet, read_json
 from proxykd.config import RunSpec
+from proxykd.evaluation.bars import compare_registered, compare_with_champion
 from proxykd.evaluation.decision import comparison, decide
-from proxykd.evaluation.evaluating import compare_registered, compare_with_champion, evaluate
+from proxykd.evaluation.evaluating import evaluate
 from proxykd.models.loading import load_model, load_tokenizer, save_model
 
 

@@ -20,6 +20,7 @@ from proxykd.evaluation.page import differences, facts, views
 from proxykd.evaluation.page.shown_text import cut, visible
 from proxykd.evaluation.report import cut_note, seeds_note
 from proxykd.evaluation.samples import SHOWN_CHARS
+from proxykd.evaluation.spend import JUDGE
 
 Json = Mapping[str, Any]
 
@@ -124,9 +125,14 @@ def _key_facts(data: PageData) -> list[tuple[str, str]]:
         ("model", str(registered.get("model_uri", ""))),
         ("aliases", ", ".join(map(str, registered.get("aliases", ())))),
         ("teacher answers", views.number(spend.get("num_completions")) if spend else ""),
-        ("teacher cost", f"{spend['cost_usd']:,.2f} USD" if views.is_known(spend.get("cost_usd")) else ""),
+        ("teacher cost", _usd(spend)),
+        ("judge cost", _usd(spend.get(JUDGE, {}))),
     ]
     return [(name, value) for name, value in found if value]
+
+
+def _usd(spend: Json) -> str:
+    return f"{spend['cost_usd']:,.2f} USD" if views.is_known(spend.get("cost_usd")) else ""
 
 
 def _numbers(data: PageData) -> dict[str, Any]:
