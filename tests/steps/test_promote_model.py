@@ -149,10 +149,10 @@ def killed_at(write: str, act: Callable[[], Any]) -> None:
 
         log = MlflowClient.log_artifact
 
-        def dying(client: MlflowClient, run_id: str, path: str, **named: Any) -> None:
+        def dying(client: MlflowClient, run_id: str, path: str, *more: Any, **named: Any) -> None:
             if path.endswith(write):
                 os.kill(os.getpid(), signal.SIGKILL)
-            log(client, run_id, path, **named)
+            log(client, run_id, path, *more, **named)
 
         MlflowClient.log_artifact = dying  # type: ignore[method-assign]
         act()
@@ -232,7 +232,7 @@ def test_a_page_whose_basis_is_lost_is_made_from_the_champion_of_then(given: Giv
 def test_a_judge_that_fails_leaves_nothing_registered_and_the_answers_known(
     given: Given, endpoint: Any, tmp_path: Path
 ) -> None:
-    answer, endpoint.answer = endpoint.answer, lambda request: (400, {"error": {"message": "no"}})
+    answer, endpoint.answer = endpoint.answer, lambda request: (401, {"error": {"message": "no"}})
     with pytest.raises(TeacherError):
         given.promote()
     assert registry.find_student("tiny", given.student.hash) is None
