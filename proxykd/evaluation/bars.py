@@ -34,7 +34,7 @@ from proxykd.progress import stage
 CHAMPION_PREDICTIONS = "champion.parquet"
 """File of ``PREDICTIONS``: what the present champion said."""
 
-_HELDOUT_METRICS = frozenset({"heldout_nll", "top1_agreement"})
+_HELDOUT_METRICS = frozenset({"heldout_nll", "top1_agreement", "perplexity", "ece/tokens"})
 """What scoring the teacher's text alone gives."""
 
 _OTHER_TOKENS = (
@@ -181,7 +181,9 @@ def _with_comparisons(
     wanted = list(dict.fromkeys(rule.wanted for rule in rules if not rule.is_empty))
     sums: dict[str, dict[str, dict[int, Sums]]] = {}
     path = evaluation.path / "sums.parquet"
-    sides: dict[str, Mapping[str, Sums]] = {name: _first_seed(path, arm) for arm, name in _bars(wanted).items()}
+    sides: dict[str, Mapping[str, Sums]] = {
+        name: _first_seed(path, arm, run.evaluation.calibration_bins) for arm, name in _bars(wanted).items()
+    }
     if champion is not None:
         sides[CHAMPION] = champion
     for name, by_metric in sides.items():
@@ -199,15 +201,17 @@ def _bars(wanted: Iterable[Wanted]) -> dict[str, str]:
     return {CANDIDATE: REGISTERED, **{arm: name for arm, name in FIRST_SEEDS.items() if name in against}}
 
 
-def _first_seed(path: Path, arm: str) -> dict[str, Sums]:
+def _first_seed(path: Path, arm: str, bins: int) -> dict[str, Sums]:
     """Metric -> sums of an arm's first seed; empty for an arm that was not evaluated."""
     table = pq.read_table(path, filters=[("arm", "=", arm)])
     if not table.num_rows:
         return {}
     # The seeds stand one after the other in the order in which they were given: the first row has the first one.
     table = table.filter(pc.equal(table["seed"], table["seed"][0]))
-    found: dict[str, dict[str, tuple[float, float]]] = {}
-    columns = (table[name].to_pylist() for name in ("metric", "prompt_id", "numerator", "denominator"))
-    for metric, prompt_id, numerator, denominator in zip(*columns, strict=True):
-        found.setdefault(metric, {})[prompt_id] = (numerator, denominator)
-    return dict(found)
+    found: dict[str, dict[str, list[float]]] = {}
+    columns = (table[name].to_pylist() for name in ("metric", "prompt_id", "part", "numerator", "denominator"))
+    for metric, prompt_id, part, *pair in zip(*columns, strict=True):
+        num_parts = bins if metric_of(metric).form == "bins" else 1
+        pairs = found.setdefault(metric, {}).setdefault(prompt_id, [0.0] * (2 * num_parts))
+        pairs[2 * part : 2 * part + 2] = pair
+    return {metric: {name: tuple(pairs) for name, pairs in of_metric.items()} for metric, of_metric in found.items()}

@@ -153,7 +153,7 @@ def _judge(report: Mapping[str, Any], policy: GateSpec, rule: Rule, p_loss: floa
     part = "" if rule.wanted.slice is None else f" on {rule.wanted.slice or rule.pattern}"
     name = f"{rule.kind} {rule.wanted.metric or rule.pattern}{part} against {rule.wanted.against}"
     found = None if rule.is_empty else comparison(report, *_keys(rule))
-    reason = _unusable(found, policy, rule, metric)
+    reason = _unusable(report, found, policy, rule, metric)
     if found is None or reason:
         return _Judged(Check(name, None, f"{metric.label or rule.pattern}{part} against {bar}: {reason}"), True)
     passed = (
@@ -169,13 +169,17 @@ def _keys(rule: Rule) -> tuple[str, str, str, str | None]:
     return rule.wanted.metric, rule.wanted.arm, rule.wanted.against, rule.wanted.slice
 
 
-def _unusable(found: Mapping[str, Any] | None, policy: GateSpec, rule: Rule, metric: Metric) -> str:
+def _unusable(
+    report: Mapping[str, Any], found: Mapping[str, Any] | None, policy: GateSpec, rule: Rule, metric: Metric
+) -> str:
     """Why nothing can be said of a rule, and what to do; "" if something can."""
     least = policy.min_prompts if rule.wanted.slice is None else policy.min_slice_prompts
     if rule.is_empty:
         return f"the report has nothing that gate's pattern {rule.pattern!r} fits; name what it has, or drop the rule"
     if metric.direction == "none":
-        return "neither way is better by this metric; name another one in the gate"
+        return f"neither way is better by this metric; name another one in the gate: {_usable_metrics(report)}"
+    if rule.wanted.metric not in report.get("metrics", {}):
+        return f"the report does not have this metric; name one of those that it has: {_usable_metrics(report)}"
     if found is None:
         return "they were not compared; evaluate the student with this metric, slice and bar, or change the gate"
     if found.get("refusal"):
@@ -189,6 +193,12 @@ def _unusable(found: Mapping[str, Any] | None, policy: GateSpec, rule: Rule, met
     if not all(_is_number(found[key]) for key in ("low", "high", "std_error", "df", "p_value")):
         return "too few prompts for an interval; hold out more prompts"
     return ""
+
+
+def _usable_metrics(report: Mapping[str, Any]) -> str:
+    """The metrics of a report that a gate can be set on."""
+    usable = [name for name in report.get("metrics", {}) if described(report, name).direction != "none"]
+    return ", ".join(usable) or "it has none; evaluate again"
 
 
 def _is_better(found: Mapping[str, Any], policy: GateSpec, rule: Rule, metric: Metric) -> bool | None:
@@ -211,7 +221,7 @@ def _losses(report: Mapping[str, Any], policy: GateSpec, rules: tuple[Rule, ...]
     found: dict[Rule, float] = {}
     for rule in rules:
         metric, made = described(report, rule.wanted.metric), comparison(report, *_keys(rule))
-        if rule.kind != "primary" and not _unusable(made, policy, rule, metric) and made is not None:
+        if rule.kind != "primary" and not _unusable(report, made, policy, rule, metric) and made is not None:
             loss = -_gain(made, metric).value
             found[rule] = p_beyond(loss - rule.margin, made["std_error"], made["df"])
     adjusted = holm(list(found.values())) if policy.correction == "holm" else list(found.values())

@@ -37,11 +37,15 @@ SUMS = pa.schema(
         ("seed", pa.int64()),
         ("metric", pa.string()),
         ("prompt_id", pa.string()),
+        ("part", pa.int32()),
         ("numerator", pa.float64()),
         ("denominator", pa.float64()),
     ]
 )
-"""One row an arm, seed, metric and prompt; an arm's seeds in the order in which they were given."""
+"""One row an arm, seed, metric, prompt and part; an arm's seeds in the order in which they were given.
+
+Metrics of bins have a part for each bin, of which empty ones beyond the first are left out; others have the part 0.
+"""
 
 
 def evaluate(
@@ -136,9 +140,15 @@ def _write_sums(scores: Mapping[str, Mapping[int, ModelScores]], path: Path) -> 
         for arm, seeds in scores.items():
             for seed, one in seeds.items():
                 for metric, sums in one.sums().items():
-                    above, below = zip(*sums.values(), strict=True) if sums else ((), ())
-                    names = ([name] * len(sums) for name in (arm, seed, metric))
-                    writer.write_table(pa.table([*names, list(sums), list(above), list(below)], schema=SUMS))
+                    rows = [
+                        (prompt_id, place // 2, pairs[place], pairs[place + 1])
+                        for prompt_id, pairs in sums.items()
+                        for place in range(0, len(pairs), 2)
+                        if not place or pairs[place + 1]
+                    ]
+                    columns = map(list, zip(*rows, strict=True)) if rows else [[]] * 4
+                    names = ([name] * len(rows) for name in (arm, seed, metric))
+                    writer.write_table(pa.table([*names, *columns], schema=SUMS))
 
 
 def _score_arms(

@@ -142,8 +142,12 @@ def _wanted(shared: ArmSums, prompts: PromptTable) -> list[Wanted]:
         for part, pairs in places
         for metric, arms in shared.items()
         for arm, against in pairs
-        if arm in arms and against in arms and (part is None or _divides(prompts.slices[part], arms[arm]))
+        if arm in arms and against in arms and (part is None or _is_shown_on(metric, prompts.slices[part], arms[arm]))
     ]
+
+
+def _is_shown_on(metric: str, members: frozenset[str], seeds: Mapping[int, Sums]) -> bool:
+    return metric_of(metric).form == "ratio" and _divides(members, seeds)
 
 
 def _divides(members: frozenset[str], seeds: Mapping[int, Sums]) -> bool:
