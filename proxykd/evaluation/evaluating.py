@@ -87,7 +87,7 @@ def evaluate(
     sets = HeldoutSets(validated, splits, run, scratch)
     scores = _score_arms(arms, sets, run, output, journals)
     verdicts, spend = _judge(scores, validated, splits, run, output, scratch=scratch, journal_path=journal_path)
-    heldout = PromptTable.of_rows(select_rows(validated, splits, {Side.HELDOUT}))
+    heldout = PromptTable.of_rows(select_rows(validated, splits, {Side.HELDOUT}), run.evaluation.slices)
     prompts = with_task_slices(heldout, scores)
     prompts.write(output / "prompts.parquet")
     _write_sums(scores, output / "sums.parquet")
