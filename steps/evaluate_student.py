@@ -23,7 +23,7 @@ from proxykd.workspace import Workspace
 from steps.materializers.folder import FolderMaterializer
 from steps.settings import checkpoint_folder, new_folder, scratch_folder
 
-SECTIONS = ("name", "seed", "student", "proxy", "split", "evaluation", "teacher", "targets", "staging")
+SECTIONS = ("name", "seed", "student", "proxy", "split", "validation", "evaluation", "teacher", "targets", "staging")
 MODELS = ("student",)
 
 

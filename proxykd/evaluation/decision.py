@@ -278,7 +278,7 @@ def _judge_data(report: Mapping[str, Any], policy: GateSpec) -> list[_Judged]:
     validation = report.get("facts", {}).get("validation", {})
     judged = [_judge_validation(validation)] if policy.require_validation else []
     if policy.max_contamination is not None:
-        judged.append(_judge_contamination(validation, policy.max_contamination))
+        judged.append(_judge_contamination(report, validation, policy.max_contamination))
     return judged
 
 
@@ -294,8 +294,9 @@ def _judge_validation(validation: Mapping[str, Any]) -> _Judged:
     return _Judged(Check("validation", gate["is_open"], text))
 
 
-def _judge_contamination(validation: Mapping[str, Any], most: float) -> _Judged:
-    overlap = validation.get("rules", {}).get("overlap", {})
+def _judge_contamination(report: Mapping[str, Any], validation: Mapping[str, Any], most: float) -> _Judged:
+    """The rows that the validation found and those that share text with questions that it could not know, together."""
+    overlap, asked = validation.get("rules", {}).get("overlap", {}), report.get("facts", {}).get("contamination", {})
     if not overlap.get("measured"):
         text = (
             "overlap with the evaluation prompts was not measured; validate again, or set gate.max_contamination=null"
@@ -303,8 +304,10 @@ def _judge_contamination(validation: Mapping[str, Any], most: float) -> _Judged:
         return _Judged(Check("contamination", None, text), True)
     dropped = validation.get("verdicts", {}).get("overlap", 0)
     share = max(0, overlap["broken"] - dropped) / overlap["measured"]
-    text = f"{share:.1%} of the training rows overlap with evaluation prompts, allowed are {most:.1%}"
-    return _Judged(Check("contamination", share <= most, text))
+    more = asked["broken"] / asked["measured"] if asked.get("measured") else 0.0
+    tasks = f", {more:.1%} with questions of {', '.join(asked['tasks'])}" if asked else ""
+    text = f"{share:.1%} of the training rows overlap with evaluation prompts{tasks}, allowed are {most:.1%} in all"
+    return _Judged(Check("contamination", share + more <= most, text))
 
 
 def _bar_label(rule: Rule, version: str | None) -> str:

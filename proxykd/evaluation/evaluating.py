@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from proxykd.artifacts import Evaluation, SplitSet, ValidatedSet, seal, write_json
 from proxykd.config import RunSpec
 from proxykd.data.splits import select_rows
+from proxykd.evaluation.contamination import measure_contamination
 from proxykd.evaluation.generation_journal import mark_answers
 from proxykd.evaluation.judged import WIN_RATE, free_answers, open_referee, write_verdicts
 from proxykd.evaluation.measured import AnswersFile, add_measures, collect_resources, with_task_slices
@@ -95,6 +96,8 @@ def evaluate(
     settings = {name: section.model_dump(mode="json") for name, section in sections.items() if section is not None}
     made_from = {"validated": validated.hash, "splits": splits.hash, **facts.get("made_from", {})}
     facts = {**facts, "resources": collect_resources(arms.get(CANDIDATE, ()), run)}
+    if shared := measure_contamination(output / "answers.parquet", validated, splits, run, scratch=scratch):
+        facts["contamination"] = shared
     if spend:
         facts["spend"] = with_judge(facts.get("spend", {}), spend)
     report = build_report(

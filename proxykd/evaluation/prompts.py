@@ -42,18 +42,18 @@ class PromptTable:
         """
         clusters: dict[str, str] = {}
         lengths: dict[str, int] = {}
-        values: dict[str, dict[str, set[str]]] = {field: {} for field in spec.by}
+        values: dict[str, dict[str, set[str]]] = {name: {} for name in spec.by}
         for row in rows:
             if row.prompt_id in clusters:
                 continue
             clusters[row.prompt_id] = row.group or row.prompt_id
             lengths[row.prompt_id] = length_of(row)
-            for field in spec.by:
-                if value := _VALUES[field](row) if field != "length" else "":
-                    values[field].setdefault(value, set()).add(row.prompt_id)
+            for name in spec.by:
+                if value := _VALUES[name](row) if name != "length" else "":
+                    values[name].setdefault(value, set()).add(row.prompt_id)
         if "length" in values:
             values["length"] = _by_length(lengths, spec.length_bounds)
-        found = {f"{field}={value}": kept for field in spec.by for value, kept in _largest(values[field], spec)}
+        found = {f"{name}={value}": kept for name in spec.by for value, kept in _largest(values[name], spec)}
         return cls(clusters, {name: frozenset(found[name]) for name in sorted(found)})
 
     @classmethod

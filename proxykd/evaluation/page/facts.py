@@ -17,7 +17,7 @@ MAX_POINTS = 200
 _SHOWN_APART = frozenset({"curves", "fidelity", "spend", "settings", "made_from", "validation", "targets"})
 _REPORT_SHOWN_APART = frozenset(
     {"name", "num_prompts", "confidence", "resamples", "heldout", "arms", "comparisons", "teacher", "facts"}
-    | {"metrics", "slices", "resources", "champion", "gate"}
+    | {"metrics", "slices", "resources", "champion", "judge", "calibration", "gate"}
 )
 _FIDELITY = {
     "development_nll": "NLL of the teacher's text, nats/token",

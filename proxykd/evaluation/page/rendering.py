@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from proxykd.evaluation.metrics import described
-from proxykd.evaluation.page import differences, facts, views
+from proxykd.evaluation.page import differences, facts, judgements, reliability, views
 from proxykd.evaluation.page.shown_text import cut, visible
 from proxykd.evaluation.report import cut_note, seeds_note
 from proxykd.evaluation.samples import SHOWN_CHARS
@@ -95,7 +95,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    environment.globals.update(plot_height=facts.PLOT_HEIGHT, zip=zip, shown_samples=SHOWN_SAMPLES)
+    environment.globals.update(
+        plot_height=facts.PLOT_HEIGHT,
+        reliability_height=reliability.HEIGHT,
+        duel_head=judgements.DUEL_HEAD,
+        zip=zip,
+        shown_samples=SHOWN_SAMPLES,
+    )
     return environment
 
 
@@ -154,6 +160,8 @@ def _numbers(data: PageData) -> dict[str, Any]:
             )
             for other in differences.other_pairs(report)
         ],
+        "judged": judgements.judgements(report),
+        "diagrams": reliability.diagrams(report),
         "has_bands": any(one.get("mde") is not None for one in report.get("comparisons", ())),
         "has_bounds": bool(report.get("gate")),
         "is_adjusted": any(one.get("p_adjusted") is not None for one in report.get("comparisons", ())),
