@@ -289,6 +289,7 @@ class ValidatedRow(Record):
         findings: Every rule that the row broke, those that only count too, in the order of the rules.
         released: Who lets the row teach in spite of its findings, and why; "" = nobody had to.
         stage: Which teacher wrote the text, as in ``Completion``.
+        source: File (and line) or generator that the prompt came from.
     """
 
     schema: ClassVar[pa.Schema] = pa.schema(
@@ -306,6 +307,7 @@ class ValidatedRow(Record):
             ("findings", _FINDINGS),
             ("released", pa.string()),
             ("stage", pa.int32()),
+            ("source", pa.string()),
         ]
     )
 
@@ -322,6 +324,7 @@ class ValidatedRow(Record):
     findings: tuple[Finding, ...] = ()
     released: str = ""
     stage: int = 0
+    source: str = ""
 
     @property
     def split_key(self) -> str:

@@ -17,12 +17,13 @@ from proxykd.artifacts import (
 from proxykd.config import RunSpec
 from proxykd.evaluation.evaluating import evaluate
 from proxykd.evaluation.facts import collect_facts
+from proxykd.evaluation.generation_journal import ANSWERS
 from proxykd.models.loading import save_untrained
 from proxykd.workspace import Workspace
 from steps.materializers.folder import FolderMaterializer
 from steps.settings import checkpoint_folder, new_folder, scratch_folder
 
-SECTIONS = ("name", "seed", "student", "proxy", "split", "evaluation", "teacher", "targets", "staging")
+SECTIONS = ("name", "seed", "student", "proxy", "split", "validation", "evaluation", "teacher", "targets", "staging")
 MODELS = ("student",)
 
 
@@ -74,6 +75,6 @@ def evaluate_student(
             facts=facts,
             output=output,
             scratch=scratch,
-            journals=checkpoint_folder(models, code) / "answers",
+            journals=checkpoint_folder(models, code) / ANSWERS,
             journal_path=Workspace.default().journal,
         )

@@ -69,7 +69,12 @@ def checkpoint_folder(models: Mapping[str, str], code: str) -> Path:
         models: Identity of the models that are trained.
         code: Hash of the code that trains them: other code begins anew.
     """
-    return _workspace().root / "checkpoints" / hash_json([dict(models), code])
+    return checkpoints() / hash_json([dict(models), code])
+
+
+def checkpoints() -> Path:
+    """The folder of all ``checkpoint_folder``s."""
+    return _workspace().root / "checkpoints"
 
 
 def _workspace() -> Workspace:

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from proxykd.config.base import Count, InputPath, Spec
 from proxykd.config.judge import JudgeSpec
+from proxykd.config.slices import SlicesSpec
 from proxykd.config.statistics import StatisticsSpec
 from proxykd.config.verifiers import AnswerPattern, SandboxSpec
 
@@ -202,8 +203,10 @@ class EvaluationSpec(StatisticsSpec):
     """Free answers to held-out prompts; None = none are generated but those of the tasks."""
     judge: JudgeSpec | None = None
     """A model behind an API that compares or grades the free answers, so that drift must be set; None = nobody does."""
+    slices: SlicesSpec = SlicesSpec()
+    """Parts of the held-out prompts that have differences of their own."""
     speed: SpeedSpec | None = SpeedSpec()
-    """Speed and size of the candidate; None = not measured."""
+    """Speed and size of the candidate, and of the champion that it is compared with; None = size alone."""
     calibration_bins: Annotated[int, Field(ge=2, le=100)] = 15
     """Bins of equal width in which confidence and outcome are compared (Guo et al. 2017)."""
     engine: Literal["transformers", "vllm"] = "transformers"

@@ -147,6 +147,7 @@ class RunSpec(QuerySpec):
                 f"corrections need a verifier, which says what is wrong, and a live API, which answers all; got "
                 f"verifier={self.verifier and self.verifier.kind!r}, teacher.kind={self.teacher.kind!r}"
             )
+        _check_slices(self.gate, self.evaluation)
         if self.evaluation.exact_kl and self.teacher.kind != "embedded":
             raise ValueError("evaluation.exact_kl needs teacher.kind=embedded: no other teacher tells its odds")
         if isinstance(self.targets.estimator, LogprobsEstimatorSpec) and not _tells_logprobs(self.teacher):
@@ -213,6 +214,17 @@ class RunSpec(QuerySpec):
     def models(self) -> dict[str, ModelSpec]:
         """The open models of the run by role."""
         return {"proxy": self.proxy.model, "student": self.student.model}
+
+
+def _check_slices(gate: GateSpec, evaluation: EvaluationSpec) -> None:
+    """Refuse a rule on a slice that no prompt can fall into before anything is paid for."""
+    for rule in gate.slices:
+        field, _, value = rule.slice.partition("=")
+        if value and field.isalpha() and field not in evaluation.slices.by:
+            raise ValueError(
+                f"gate.slices names {rule.slice!r}, but evaluation.slices.by divides by "
+                f"{', '.join(evaluation.slices.by) or 'nothing'} alone; add {field!r} to it, or drop the rule"
+            )
 
 
 def _tells_logprobs(teacher: TeacherSpec) -> bool:

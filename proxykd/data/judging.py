@@ -199,6 +199,7 @@ class _Judging:
             findings,
             released,
             completion.stage,
+            prompt.source,
         )
         return JudgedRow(row, side, completion.finish_reason, completion.reason, measured, text.num_tokens)
 

@@ -17,7 +17,7 @@ This module knows arrays alone; numba compiles it when first used and keeps the 
 import numpy as np
 from numpy.typing import NDArray
 
-from proxykd.estimation.compiling import compiled
+from proxykd.compiling import compiled
 from proxykd.estimation.ngram_files import LONG_LIST
 
 _LOW_32 = 2**32 - 1

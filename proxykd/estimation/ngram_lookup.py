@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from proxykd.estimation.compiling import compiled
+from proxykd.compiling import compiled
 from proxykd.estimation.ngram_files import LONG_LIST
 
 Index = tuple[Any, ...]

@@ -15,7 +15,7 @@ References:
 import numpy as np
 from numpy.typing import NDArray
 
-from proxykd.estimation.compiling import compiled
+from proxykd.compiling import compiled
 from proxykd.estimation.ngram_lookup import (
     Floats,
     Index,

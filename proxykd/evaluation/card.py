@@ -18,6 +18,7 @@ from proxykd.config import RunSpec
 from proxykd.config.prompts import HuggingFacePromptsSpec
 from proxykd.config.terms import UNKNOWN
 from proxykd.evaluation.report import ARM_LABELS, cut_note, format_interval, metric_label, metrics_of
+from proxykd.evaluation.spend import JUDGE
 
 STUDENT = "proxy_kd"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -147,6 +148,9 @@ def _made_from(report: Mapping[str, Any], lineage: Mapping[str, Any]) -> Iterato
     if spend := report["facts"].get("spend"):
         yield f"Teacher: {spend.get('num_completions', 0):,} completions, USD {spend.get('cost_usd', 0.0):.2f}."
         yield from _by_teacher(spend)
+        if judge := spend.get(JUDGE):
+            yield ""
+            yield f"Judge: {judge['requests']:,} requests, USD {judge['cost_usd']:.2f}."
         yield ""
     yield f"- specification: `{lineage['specification']['hash']}`"
     yield f"- journal root: `{lineage['journal']['root'] or 'none: the texts were recorded'}`"

@@ -13,16 +13,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from proxykd.config.statistics import StatisticsSpec
 from proxykd.evaluation import statistics
+from proxykd.evaluation.functions import Columns, binned_error, estimate_functions, exponential, mean_of
 from proxykd.evaluation.intervals import NO_SEEDS, SeedSpread
-from proxykd.evaluation.metrics import Metric, metric_of
+from proxykd.evaluation.metrics import Form, Metric, metric_of, sums_of
 from proxykd.evaluation.prompts import PromptTable
 from proxykd.evaluation.statistics import Arm, Contrast, Estimate, Settings
 
-Sums = Mapping[str, tuple[float, float]]
-"""Prompt id -> (numerator, denominator)."""
+Sums = Mapping[str, tuple[float, ...]]
+"""Prompt id -> (numerator, denominator); for a metric of bins one such pair a bin, one after the other."""
 
 Seeds = Mapping[int, Sums]
 """Seed -> sums of one arm and one metric."""
@@ -63,7 +65,7 @@ def settings_of(spec: StatisticsSpec, *, level: float | None = None) -> Settings
 def measure(
     sums: ArmSums, prompts: PromptTable, settings: Settings, *, seeds_in_interval: bool
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """``report["arms"]``: arm -> metric -> value, interval, seeds and counts.
+    """``report["arms"]``: arm -> metric -> value, interval, seeds and counts, for metrics that are ratios of sums.
 
     Args:
         sums: What was scored.
@@ -71,8 +73,8 @@ def measure(
         settings: How intervals are made.
         seeds_in_interval: Whether the spread over seeds widens them.
     """
-    keys = [(metric, arm) for metric, arms in sums.items() for arm in arms]
-    sides = [_side(sums[metric][arm], prompts) for metric, arm in keys]
+    keys = [(metric, arm) for metric, arms in sums.items() for arm in arms if metric_of(metric).form == "ratio"]
+    sides = [_side(metric, sums[metric][arm], prompts) for metric, arm in keys]
     spreads = [seed_spread_of(side, None) if seeds_in_interval else NO_SEEDS for side in sides]
     contrasts = [
         Contrast(side.mean, None, metric_of(metric).is_judgement, spread)
@@ -109,7 +111,7 @@ def compare(
     found: dict[Wanted, dict[str, Any]] = {}
     for one in rows:
         members = None if one.slice is None else prompts.slices.get(one.slice, frozenset())
-        seeds = [_in_slice(sums.get(one.metric, {}).get(name, {}), members) for name in (one.arm, one.against)]
+        seeds = [_in_slice(sums.get(sums_of(one.metric), {}).get(name, {}), members) for name in (one.arm, one.against)]
         reason = (refusals or {}).get(one) or _reason_against(seeds[0], seeds[1], one)
         if not reason:
             seeds = _in_common(seeds)
@@ -117,17 +119,32 @@ def compare(
         if reason:
             found[one] = refused(one, reason, settings)
         else:
-            made.append((one, _side(seeds[0], prompts), _side(seeds[1], prompts), len(next(iter(seeds[0].values())))))
+            sides = [_side(one.metric, of_arm, prompts) for of_arm in seeds]
+            made.append((one, *sides, len(next(iter(seeds[0].values())))))
     spreads = [seed_spread_of(first, other) if seeds_in_interval else NO_SEEDS for _, first, other, _ in made]
-    contrasts = [
-        Contrast(first.mean, other.mean, metric_of(one.metric).is_judgement, spread)
-        for (one, first, other, _), spread in zip(made, spreads, strict=True)
-    ]
-    estimates = statistics.estimate(contrasts, settings)
+    pairs = [(one.metric, first, other) for one, first, other, _ in made]
+    estimates = _estimates(pairs, spreads, settings)
     for (one, first, other, count), spread, estimate in zip(made, spreads, estimates, strict=True):
         seeds_of_both = _per_seed(first, other)
         found[one] = row_of(one, estimate, settings, count, seeds_of_both) | {"over": _over(spread)}
     return _adjusted([found[one] for one in rows])
+
+
+def _estimates(
+    pairs: Sequence[tuple[str, "Side", "Side"]], spreads: Sequence[SeedSpread], settings: Settings
+) -> list[Estimate]:
+    """The differences of (metric, first, other), ratios of sums and others, each kind on one set of draws."""
+    found: dict[int, Estimate] = {}
+    ratios, others = dict[int, Contrast](), dict[int, tuple[Columns, Columns]]()
+    for idx, ((metric, first, other), spread) in enumerate(zip(pairs, spreads, strict=True)):
+        if isinstance(first.mean, Columns) and isinstance(other.mean, Columns):
+            others[idx] = (first.mean, other.mean)
+        elif isinstance(first.mean, Arm) and isinstance(other.mean, Arm):
+            ratios[idx] = Contrast(first.mean, other.mean, metric_of(metric).is_judgement, spread)
+    found.update(zip(ratios, statistics.estimate(list(ratios.values()), settings), strict=True))
+    of_others = estimate_functions(list(others.values()), settings, [spreads[idx] for idx in others])
+    found.update(zip(others, of_others, strict=True))
+    return [found[idx] for idx in range(len(pairs))]
 
 
 def refused(one: Wanted, reason: str, settings: Settings) -> dict[str, Any]:
@@ -173,11 +190,12 @@ class Side(NamedTuple):
     """One arm of a difference in units.
 
     Attributes:
-        mean: Its seeds, averaged prompt by prompt and added up over clusters.
+        mean: Its seeds, averaged prompt by prompt and added up over clusters; for bins, whose errors must not cancel
+            between seeds, the seeds' sums side by side.
         per_seed: Seed -> the metric.
     """
 
-    mean: Arm
+    mean: Arm | Columns
     per_seed: dict[int, float]
 
 
@@ -191,16 +209,31 @@ def seed_spread_of(first: Side, other: Side | None) -> SeedSpread:
     return statistics.seed_spread(ours, list(other.per_seed.values()))
 
 
-def _side(seeds: Seeds, prompts: PromptTable) -> Side:
+def _side(metric: str, seeds: Seeds, prompts: PromptTable) -> Side:
     # By their ids, so that both arms have one order, and the order of the rows changes nothing.
     prompt_ids = sorted(next(iter(seeds.values())))
     numbers: dict[str, int] = {}
     clusters = np.array(
         [numbers.setdefault(prompts.clusters.get(name, name), len(numbers)) for name in prompt_ids], dtype=np.int64
     )
+    if (form := metric_of(metric).form) != "ratio":
+        return _function_side(form, seeds, prompt_ids, clusters)
     arms = {seed: _vectors(sums, prompt_ids) for seed, sums in seeds.items()}
     mean = statistics.in_clusters(statistics.mean_over_seeds(list(arms.values())), clusters)
     return Side(mean, {seed: statistics.ratio(one) for seed, one in arms.items()})
+
+
+def _function_side(form: Form, seeds: Seeds, prompt_ids: Sequence[str], clusters: NDArray[np.int64]) -> Side:
+    every = {
+        seed: np.array([sums[prompt_id] for prompt_id in prompt_ids], dtype=np.float64) for seed, sums in seeds.items()
+    }
+    function = exponential if form == "exponential" else binned_error
+    per_seed = {seed: Columns(sums, function).value for seed, sums in every.items()}
+    if form == "exponential":
+        found = Columns(np.mean(list(every.values()), axis=0), function)
+    else:
+        found = Columns(np.hstack(list(every.values())), mean_of(function, len(every)))
+    return Side(found.in_clusters(clusters), per_seed)
 
 
 def _vectors(sums: Sums, prompt_ids: Sequence[str]) -> Arm:
@@ -243,7 +276,7 @@ def _reason_against(first: Seeds, other: Seeds, one: Wanted) -> str:
             return f"{one.metric} of {name} was not measured; evaluate it with the task or metric that the gate names"
         if not all(seeds.values()):
             return f"no prompt{where} has {one.metric} of {name}; name another slice or hold out more prompts"
-        numbers = np.array([pair for sums in seeds.values() for pair in sums.values()])
+        numbers = np.array([pair for sums in seeds.values() for pair in sums.values()]).reshape(-1, 2)
         if num_bad := int(np.count_nonzero(~np.isfinite(numbers).all(axis=1) | (numbers[:, 1] < 0))):
             return f"{one.metric} of {name} is no number for {num_bad} prompts{where}; look at that model's predictions"
         if not (numbers[:, 1] > 0).any():

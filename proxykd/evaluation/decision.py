@@ -105,6 +105,12 @@ def decide(report: Mapping[str, Any], policy: GateSpec, champion: Mapping[str, A
     return Decision(outcome, _reasons(outcome, judged), tuple(one.check for one in judged), version)
 
 
+def decision_of(values: Mapping[str, Any]) -> Decision:
+    """A decision from the JSON values of its fields; others are left aside."""
+    checks = tuple(Check(**check) for check in values["checks"])
+    return Decision(values["outcome"], tuple(values["reasons"]), checks, values["expected_champion"])
+
+
 def comparison(
     report: Mapping[str, Any], metric: str, arm: str, against: str, part: str | None = None
 ) -> Mapping[str, Any] | None:
@@ -147,7 +153,7 @@ def _judge(report: Mapping[str, Any], policy: GateSpec, rule: Rule, p_loss: floa
     part = "" if rule.wanted.slice is None else f" on {rule.wanted.slice or rule.pattern}"
     name = f"{rule.kind} {rule.wanted.metric or rule.pattern}{part} against {rule.wanted.against}"
     found = None if rule.is_empty else comparison(report, *_keys(rule))
-    reason = _unusable(found, policy, rule, metric)
+    reason = _unusable(report, found, policy, rule, metric)
     if found is None or reason:
         return _Judged(Check(name, None, f"{metric.label or rule.pattern}{part} against {bar}: {reason}"), True)
     passed = (
@@ -163,13 +169,17 @@ def _keys(rule: Rule) -> tuple[str, str, str, str | None]:
     return rule.wanted.metric, rule.wanted.arm, rule.wanted.against, rule.wanted.slice
 
 
-def _unusable(found: Mapping[str, Any] | None, policy: GateSpec, rule: Rule, metric: Metric) -> str:
+def _unusable(
+    report: Mapping[str, Any], found: Mapping[str, Any] | None, policy: GateSpec, rule: Rule, metric: Metric
+) -> str:
     """Why nothing can be said of a rule, and what to do; "" if something can."""
     least = policy.min_prompts if rule.wanted.slice is None else policy.min_slice_prompts
     if rule.is_empty:
         return f"the report has nothing that gate's pattern {rule.pattern!r} fits; name what it has, or drop the rule"
     if metric.direction == "none":
-        return "neither way is better by this metric; name another one in the gate"
+        return f"neither way is better by this metric; name another one in the gate: {_usable_metrics(report)}"
+    if rule.wanted.metric not in report.get("metrics", {}):
+        return f"the report does not have this metric; name one of those that it has: {_usable_metrics(report)}"
     if found is None:
         return "they were not compared; evaluate the student with this metric, slice and bar, or change the gate"
     if found.get("refusal"):
@@ -183,6 +193,12 @@ def _unusable(found: Mapping[str, Any] | None, policy: GateSpec, rule: Rule, met
     if not all(_is_number(found[key]) for key in ("low", "high", "std_error", "df", "p_value")):
         return "too few prompts for an interval; hold out more prompts"
     return ""
+
+
+def _usable_metrics(report: Mapping[str, Any]) -> str:
+    """The metrics of a report that a gate can be set on."""
+    usable = [name for name in report.get("metrics", {}) if described(report, name).direction != "none"]
+    return ", ".join(usable) or "it has none; evaluate again"
 
 
 def _is_better(found: Mapping[str, Any], policy: GateSpec, rule: Rule, metric: Metric) -> bool | None:
@@ -205,7 +221,7 @@ def _losses(report: Mapping[str, Any], policy: GateSpec, rules: tuple[Rule, ...]
     found: dict[Rule, float] = {}
     for rule in rules:
         metric, made = described(report, rule.wanted.metric), comparison(report, *_keys(rule))
-        if rule.kind != "primary" and not _unusable(made, policy, rule, metric) and made is not None:
+        if rule.kind != "primary" and not _unusable(report, made, policy, rule, metric) and made is not None:
             loss = -_gain(made, metric).value
             found[rule] = p_beyond(loss - rule.margin, made["std_error"], made["df"])
     adjusted = holm(list(found.values())) if policy.correction == "holm" else list(found.values())
@@ -251,7 +267,10 @@ def _judge_limit(report: Mapping[str, Any], limit: LimitSpec) -> _Judged:
     is_high_enough = limit.at_least is None or value >= limit.at_least
     bounds = [f"at most {limit.at_most:g}" if limit.at_most is not None else ""]
     bounds += [f"at least {limit.at_least:g}" if limit.at_least is not None else ""]
-    text = f"{limit.name} is {value:.4g}, allowed is {' and '.join(filter(None, bounds))}"
+    beside = _number(report.get(CHAMPION, {}).get("resources", {}).get(limit.name))
+    share = f" ({value / beside:.0%} of it)" if beside else ""
+    champion = "" if beside is None else f"; the champion's is {beside:.4g}{share}"
+    text = f"{limit.name} is {value:.4g}, allowed is {' and '.join(filter(None, bounds))}{champion}"
     return _Judged(Check(name, is_low_enough and is_high_enough, text))
 
 
@@ -259,7 +278,7 @@ def _judge_data(report: Mapping[str, Any], policy: GateSpec) -> list[_Judged]:
     validation = report.get("facts", {}).get("validation", {})
     judged = [_judge_validation(validation)] if policy.require_validation else []
     if policy.max_contamination is not None:
-        judged.append(_judge_contamination(validation, policy.max_contamination))
+        judged.append(_judge_contamination(report, validation, policy.max_contamination))
     return judged
 
 
@@ -275,8 +294,9 @@ def _judge_validation(validation: Mapping[str, Any]) -> _Judged:
     return _Judged(Check("validation", gate["is_open"], text))
 
 
-def _judge_contamination(validation: Mapping[str, Any], most: float) -> _Judged:
-    overlap = validation.get("rules", {}).get("overlap", {})
+def _judge_contamination(report: Mapping[str, Any], validation: Mapping[str, Any], most: float) -> _Judged:
+    """The rows that the validation found and those that share text with questions that it could not know, together."""
+    overlap, asked = validation.get("rules", {}).get("overlap", {}), report.get("facts", {}).get("contamination", {})
     if not overlap.get("measured"):
         text = (
             "overlap with the evaluation prompts was not measured; validate again, or set gate.max_contamination=null"
@@ -284,8 +304,10 @@ def _judge_contamination(validation: Mapping[str, Any], most: float) -> _Judged:
         return _Judged(Check("contamination", None, text), True)
     dropped = validation.get("verdicts", {}).get("overlap", 0)
     share = max(0, overlap["broken"] - dropped) / overlap["measured"]
-    text = f"{share:.1%} of the training rows overlap with evaluation prompts, allowed are {most:.1%}"
-    return _Judged(Check("contamination", share <= most, text))
+    more = asked["broken"] / asked["measured"] if asked.get("measured") else 0.0
+    tasks = f", {more:.1%} with questions of {', '.join(asked['tasks'])}" if asked else ""
+    text = f"{share:.1%} of the training rows overlap with evaluation prompts{tasks}, allowed are {most:.1%} in all"
+    return _Judged(Check("contamination", share + more <= most, text))
 
 
 def _bar_label(rule: Rule, version: str | None) -> str:

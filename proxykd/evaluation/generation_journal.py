@@ -4,17 +4,62 @@ A file of JSON lines, one an answer, ``{"key": ..., "value": ...}``, appended an
 asked (``proxykd.evaluation.generation``); the file's name says which model was asked and in which arithmetic. A line
 that a killed process left half written is no answer: it is cut off when the file is opened, and asked for again. What
 is held in memory is 16 bytes and an offset an answer.
+
+The journals of one piece of work lie in one folder. When the work is done it says there what it made
+(``mark_answers``); once that has come back out of the artifact store the answers are of no more use
+(``remove_answers``).
 """
 
 import json
 import os
+import shutil
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from proxykd.exceptions import StorageError
 from proxykd.records import canonical_json, hash_text
+
+ANSWERS = "answers"
+"""Name of a folder of journals, below the folder of the work that they belong to."""
+
+MADE_FILE = "made"
+"""File beside the journals with the hash of the artifact that was made from them."""
+
+KEPT_S = 30 * 24 * 3600.0
+"""Seconds after which answers that nobody has asked for any more are removed, whatever became of the work."""
+
+
+def mark_answers(folder: Path, *, made: str | None) -> None:
+    """Say what was made from the journals of a folder; nothing happens where there are none.
+
+    Args:
+        folder: Of the journals.
+        made: Hash of the artifact; None = the work is under way, and the journals stay whatever was made before.
+    """
+    if made is None:
+        (folder / MADE_FILE).unlink(missing_ok=True)
+    elif folder.is_dir():
+        (folder / MADE_FILE).write_text(made, encoding="utf-8")
+
+
+def remove_answers(root: Path, *, made: str) -> None:
+    """Remove the journals of an artifact that is safely stored, and those that nobody has used for a month.
+
+    Args:
+        root: Folder of folders of work, in each of which a folder ``ANSWERS`` may be.
+        made: Hash of the artifact.
+    """
+    for folder in root.glob(f"*/{ANSWERS}"):
+        with suppress(OSError):  # another run may be doing the same
+            mark = folder / MADE_FILE
+            is_stored = mark.is_file() and mark.read_text(encoding="utf-8") == made
+            if is_stored or max(file.stat().st_mtime for file in (folder, *folder.iterdir())) < time.time() - KEPT_S:
+                shutil.rmtree(folder)
+                folder.parent.rmdir()  # unless something else is in it
 
 
 class AnswerJournal:

@@ -36,7 +36,8 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from proxykd.evaluation.resampling import Floats, Resampled, Units
 
-Method = Literal["studentised", "percentile", "bca"]
+Method = Literal["studentised", "percentile", "bca", "further"]
+"""How ends are found; ``further`` = the further of BCa's and of a t interval's, for what has no error in a resample."""
 
 _NUM_HALVINGS = 20
 
@@ -127,7 +128,11 @@ class Distribution:
             further = max(found) if is_lower else min(found)
             return self.moments.value - self.moments.std_error * further
         at = tail if is_lower else 1.0 - tail
-        return _quantile(self.ascending, at if self.method == "percentile" else self._moved(at))
+        found = _quantile(self.ascending, at if self.method == "percentile" else self._moved(at))
+        if self.method != "further":
+            return found
+        by_t = self.moments.value + self.moments.std_error * float(stdtrit(self.moments.df, at))
+        return min(found, by_t) if is_lower else max(found, by_t)
 
     def _moved(self, tail: float) -> float:
         shifted = self.bias + float(ndtri(tail))
@@ -152,7 +157,7 @@ def distribution(units: Units, resampled: Resampled, *, seeds: SeedSpread, metho
         values = np.divide(centred, errors, out=np.zeros_like(values), where=errors > 1e-4 * moments.std_error)
     bias, acceleration = 0.0, 0.0
     if method == "bca" and moments.std_error > 0.0:
-        bias, acceleration = _bias(values, moments.value), _acceleration(units)
+        bias, acceleration = compute_bias(values, moments.value), _acceleration(units)
     return Distribution(moments, np.sort(values), bias, acceleration, seeds, method)
 
 
@@ -172,7 +177,7 @@ def compute_moments(units: Units) -> Moments:
         influence = (gaps - value * below) / totals[0, 0]
     else:
         value = float(ratios[0, 0] - ratios[1, 0])
-    weights, df = _small_sample(shares)
+    weights, df = small_sample(shares)
     std_error = float(np.sqrt(np.sum(weights * influence**2)))
     if std_error <= 1e-12 * (np.abs(ratios).max() + abs(value)):
         return Moments(value, 0.0, df)
@@ -218,8 +223,8 @@ def _last_tail(touches: Callable[[float], bool], smallest: float) -> float:
     return high
 
 
-def _small_sample(shares: Floats) -> tuple[Floats, float]:
-    """(a_i, df) of the module's docstring; the double sum is expanded into sums over i."""
+def small_sample(shares: Floats) -> tuple[Floats, float]:
+    """(a_i, df) of the module's docstring for shares h_i; the double sum is expanded into sums over i."""
     squares = float(np.sum(shares**2))
     own = 1.0 - 2.0 * shares + squares
     weights = 1.0 / np.maximum(own, 1e-12)
@@ -238,7 +243,8 @@ def _quantile(ascending: Floats, tail: float) -> float:
     return float(ascending[count - max(int(np.floor((1.0 - tail) * (count + 1) + 1e-9)), 1)])
 
 
-def _bias(values: Floats, value: float) -> float:
+def compute_bias(values: Floats, value: float) -> float:
+    """BCa's: the normal quantile of the share of resampled values that lie below the value."""
     below = (np.count_nonzero(values < value) + 0.5 * np.count_nonzero(values == value)) / len(values)
     return float(ndtri(np.clip(below, 1.0 / len(values), 1.0 - 1.0 / len(values))))
 
@@ -247,7 +253,11 @@ def _acceleration(units: Units) -> float:
     with np.errstate(divide="ignore", invalid="ignore"):
         above = units.numerators.sum(axis=1, keepdims=True) - units.numerators
         ratios = above / (units.denominators.sum(axis=1, keepdims=True) - units.denominators)
-    left_out = (ratios[0] - ratios[1])[np.isfinite(ratios).all(axis=0)]
+    return compute_acceleration((ratios[0] - ratios[1])[np.isfinite(ratios).all(axis=0)])
+
+
+def compute_acceleration(left_out: Floats) -> float:
+    """BCa's: the skewness of the values without one unit each, over 6."""
     gaps = left_out.mean() - left_out if len(left_out) else np.zeros(1)
     below = float(np.sum(gaps**2)) ** 1.5
     return float(np.sum(gaps**3) / (6.0 * below)) if below > 0.0 else 0.0

@@ -6,7 +6,7 @@ of an arm is judged, its first seed: the one that may be registered.
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,8 @@ from proxykd.records import Message, Side
 TEACHER = "teacher"
 WIN_RATE = "win_rate/teacher"
 """Metric: mean points against the teacher's text; 0.5 = as good."""
+
+VERDICTS_FILE, REQUESTS_FILE = "verdicts.parquet", "judge-requests.parquet"
 
 _SCORES = pa.list_(pa.float64())
 VERDICTS = pa.schema(
@@ -73,6 +75,7 @@ def open_referee(
     *,
     journal_path: Path | None,
     scratch: Path,
+    counted: Iterable[str] = (),
 ) -> Referee:
     """A judge of the answers to the held-out prompts.
 
@@ -83,6 +86,7 @@ def open_referee(
         splits: Which prompts are held out.
         journal_path: The journal of paid answers.
         scratch: Folder for temporary files.
+        counted: Hashes of the requests whose cost is counted elsewhere.
 
     Raises:
         ConfigError: if there is no journal, or the user's template cannot be used.
@@ -95,7 +99,9 @@ def open_referee(
         messages.setdefault(row.prompt_id, row.messages)
         texts.setdefault(row.prompt_id, row.text)
     folder = Path(tempfile.mkdtemp(prefix="judge-", dir=scratch))
-    return Referee(Judge.of(spec, seed=run.seed, journal_path=journal_path, folder=folder), messages, texts)
+    judge = Judge.of(spec, seed=run.seed, journal_path=journal_path, folder=folder)
+    judge.asking.counted.update(counted)
+    return Referee(judge, messages, texts)
 
 
 def free_answers(path: Path, first_seeds: Mapping[str, int]) -> dict[str, dict[str, str]]:
@@ -122,6 +128,13 @@ def duels_with_teacher(spec: JudgeSpec, arms: Sequence[str]) -> JudgeSpec:
     )
 
 
-def write_verdicts(judged: Judged, path: Path) -> None:
-    """Write every verdict to a Parquet file."""
-    pq.write_table(pa.Table.from_pylist(judged.rows(), schema=VERDICTS), path)
+def write_verdicts(referee: Referee, judged: Judged, folder: Path) -> None:
+    """Write every verdict, and the hashes of the requests that were paid for, to Parquet files."""
+    pq.write_table(pa.Table.from_pylist(judged.rows(), schema=VERDICTS), folder / VERDICTS_FILE)
+    pq.write_table(pa.table({"request_hash": sorted(referee.judge.asking.counted)}), folder / REQUESTS_FILE)
+
+
+def counted_requests(folder: Path) -> set[str]:
+    """Hashes of the requests that an evaluation's judge was paid for; empty if nobody judged."""
+    path = folder / REQUESTS_FILE
+    return set(pq.read_table(path)["request_hash"].to_pylist()) if path.exists() else set()

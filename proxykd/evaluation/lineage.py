@@ -9,7 +9,8 @@
         artifacts:      name -> hash of every artifact on the way,
         weights:        {source, seed}: what the registered model was before it was trained, and its seed,
         validation, fidelity, estimator, targets, evaluation: what the stages measured and how they were set,
-        seeds, packages, cost: {usd, wall_hours, gpu_hours, accelerators, steps},
+        seeds, packages,
+        cost:           {usd, teacher_usd, judge_usd, wall_hours, gpu_hours, accelerators, steps}; usd is all of it,
         files:          name -> SHA-256 of every other file of the registered version; added when it is stored,
     }
 
@@ -27,6 +28,7 @@ from proxykd.artifacts import write_json
 from proxykd.config import RunSpec
 from proxykd.config.prompts import EmbeddedPromptsSpec, where_is
 from proxykd.config.teacher import TeacherSpec
+from proxykd.evaluation.spend import JUDGE, total_usd
 from proxykd.records import hash_json
 
 LINEAGE_FILE = "lineage.json"
@@ -140,8 +142,11 @@ def _teacher(stage: int, spec: TeacherSpec, dates: Mapping[int, Mapping[str, Any
 def _cost(facts: Mapping[str, Any], steps: Mapping[str, float] | None, accelerators: int | None) -> dict[str, Any]:
     hours = None if steps is None else {name: round(seconds / 3600, 6) for name, seconds in steps.items()}
     wall = None if hours is None else round(sum(hours.values()), 6)
+    spend = facts.get("spend", {})
     return {
-        "usd": facts.get("spend", {}).get("cost_usd"),
+        "usd": total_usd(spend),
+        "teacher_usd": spend.get("cost_usd"),
+        "judge_usd": spend.get(JUDGE, {}).get("cost_usd"),
         "wall_hours": wall,
         "gpu_hours": None if wall is None or accelerators is None else round(wall * accelerators, 6),
         "accelerators": accelerators,

@@ -21,6 +21,8 @@ from proxykd.evaluation.task_answers import TaskAnswer
 
 _ROWS_AT_ONCE = 1024
 _DERIVED = ("value", "low", "high")
+_MACHINE = ("device", "num_threads")
+_OF_THE_MACHINE = frozenset({"tokens_per_s", "tokens_per_s_single", "memory_gb"})
 
 
 class AnswersFile:
@@ -61,14 +63,37 @@ class AnswersFile:
             self._rows.clear()
 
 
-def collect_resources(candidate: Sequence[Path], run: RunSpec) -> dict[str, float]:
-    """Numbers of the model that would be registered, the first seed's: ``size_gb`` and, if asked for, its speed."""
-    if not candidate:
-        return {}
+def collect_resources(candidate: Sequence[Path], run: RunSpec) -> dict[str, Any]:
+    """``measure_model`` of the model that would be registered, the first seed's; {} if there is no candidate."""
+    return measure_model(candidate[0], run) if candidate else {}
+
+
+def measure_model(folder: Path, run: RunSpec) -> dict[str, Any]:
+    """``size_gb`` of a model and, if the specification asks for it, what ``measure_speed`` finds.
+
+    Args:
+        folder: As ``save_model`` wrote it.
+        run: Its ``evaluation.speed`` and the student's precision, which every model is measured with.
+    """
     if run.evaluation.speed is None:
-        return {"size_gb": size_gb(candidate[0])}
-    found = measure_speed(candidate[0], run.evaluation.speed, precision=run.student.model.precision)
-    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+        return {"size_gb": size_gb(folder)}
+    return measure_speed(folder, run.evaluation.speed, precision=run.student.model.precision)
+
+
+def comparable_resources(measured: Mapping[str, Any], beside: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured of a model, as far as it can stand beside another's: speed and memory on the same machine.
+
+    Args:
+        measured: As ``measure_model`` gives it.
+        beside: The other's.
+
+    Example:
+        >>> comparable_resources({"tokens_per_s": 9.0, "size_gb": 1.0, "device": "cpu"}, {"device": "cuda:0"})
+        {'size_gb': 1.0, 'device': 'cpu'}
+    """
+    if all(measured.get(name) == beside.get(name) for name in _MACHINE):
+        return dict(measured)
+    return {name: value for name, value in measured.items() if name not in _OF_THE_MACHINE}
 
 
 def with_task_slices(prompts: PromptTable, scores: Mapping[str, Mapping[int, ModelScores]]) -> PromptTable:

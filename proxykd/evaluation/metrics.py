@@ -12,6 +12,10 @@ Direction = Literal["lower", "higher", "none"]
 """Which way a metric is better; "none" = neither way is (a length, say), so that nothing is decided on it."""
 
 
+Form = Literal["ratio", "exponential", "bins"]
+"""How a metric is computed from sums over prompts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """What a reader and a statistic need to know of a metric.
@@ -25,6 +29,8 @@ class Metric:
         is_per_token: Its denominator counts tokens of the model's own tokenizer, so that two models with different
             tokenizers cannot be compared by it.
         rank: Smaller = stands further to the left in tables.
+        form: What is made of the sums: their ratio; the exponential of the ratio ``heldout_nll``; or, of one pair of
+            sums a bin, sum |numerators| / sum denominators.
     """
 
     label: str
@@ -33,6 +39,7 @@ class Metric:
     is_judgement: bool = False
     is_per_token: bool = False
     rank: int = 50
+    form: Form = "ratio"
 
     @property
     def title(self) -> str:
@@ -50,7 +57,8 @@ METRICS: dict[str, Metric] = {
     "heldout_nll": Metric("held-out NLL", "nats/token", "lower", is_per_token=True, rank=1),
     "top1_agreement": Metric("top-1 agreement", "", "higher", is_per_token=True, rank=2),
     "win_rate/teacher": Metric("win rate against the teacher", "", "higher", is_judgement=True, rank=9),
-    "perplexity": Metric("perplexity", "", "lower", is_per_token=True, rank=40),
+    "perplexity": Metric("perplexity", "", "lower", is_per_token=True, rank=40, form="exponential"),
+    "ece/tokens": Metric("calibration error (ECE) tokens", "", "lower", is_per_token=True, rank=21, form="bins"),
     "length_ratio": Metric("length, of the teacher's", "", "none", rank=60),
     "refusal_rate": Metric("refusals", "", "none", is_judgement=True, rank=61),
     "refusal_drift": Metric("refusals beyond the teacher's", "", "none", rank=62),
@@ -69,7 +77,7 @@ FAMILIES: dict[str, Metric] = {
     "nll_per_word": Metric("NLL", "nats/word", "lower", rank=17),
     "nll_per_byte": Metric("NLL", "nats/byte", "lower", rank=18),
     "brier": Metric("Brier score", "", "lower", rank=20),
-    "ece": Metric("calibration error (ECE)", "", "lower", rank=21),
+    "ece": Metric("calibration error (ECE)", "", "lower", rank=21, form="bins"),
 }
 """Metrics named ``<family>/<task>``; ``pass@k`` stands for every k."""
 
@@ -91,6 +99,16 @@ def metric_of(name: str) -> Metric:
         label = family if family.startswith("pass@") else found.label
         return replace(found, label=f"{label} {task}")
     return Metric(name.replace("/", " ").replace("_", " "), direction="none", rank=90)
+
+
+def sums_of(name: str) -> str:
+    """The metric whose sums a metric is computed from.
+
+    Example:
+        >>> sums_of("perplexity"), sums_of("accuracy/sums")
+        ('heldout_nll', 'accuracy/sums')
+    """
+    return "heldout_nll" if metric_of(name).form == "exponential" else name
 
 
 def describe_metrics(names: Iterable[str]) -> dict[str, dict[str, Any]]:

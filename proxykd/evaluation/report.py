@@ -5,13 +5,14 @@
         heldout:      {tokenizer, num_texts, num_cut, num_skipped}: the held-out texts in the candidate's tokens,
         metrics:      name -> {label, unit, direction, is_judgement, is_per_token, rank}, the most telling first,
         slices:       name -> number of prompts,
-        resources:    name -> number: usd, tokens_per_s, size_gb ... of the registered model,
+        resources:    usd of teacher and judge; tokens_per_s, size_gb, device ... of the registered model,
         arms:         arm -> metric -> {value, low, high, per_seed, std_over_seeds, num_prompts, num_clusters,
                       num_tokens, over},
         comparisons:  [{metric, slice, arm, against, value, low, high, confidence, std_error, df, p_value, p_adjusted,
                       mde, test, interval, over, num_prompts, num_clusters, per_seed, refusal?}],
         judge:        as ``verdicts.describe`` gives it, where a model judged,
         teacher:      {entropy} where its odds are known: the floor of the held-out NLL,
+        champion:     {resources} of the present champion, once the student has been compared with it,
         facts:        what the stage was given: spend, fidelity, curves, settings, made_from ...
     }
 
@@ -32,6 +33,7 @@ from proxykd.evaluation import comparing, statistics
 from proxykd.evaluation.comparing import ArmSums, Sums, Wanted
 from proxykd.evaluation.metrics import describe_metrics, described, metric_of
 from proxykd.evaluation.prompts import PromptTable
+from proxykd.evaluation.spend import JUDGE, num_tokens, total_usd
 from proxykd.evaluation.statistics import Arm
 from proxykd.exceptions import GateError
 
@@ -140,8 +142,12 @@ def _wanted(shared: ArmSums, prompts: PromptTable) -> list[Wanted]:
         for part, pairs in places
         for metric, arms in shared.items()
         for arm, against in pairs
-        if arm in arms and against in arms and (part is None or _divides(prompts.slices[part], arms[arm]))
+        if arm in arms and against in arms and (part is None or _is_shown_on(metric, prompts.slices[part], arms[arm]))
     ]
+
+
+def _is_shown_on(metric: str, members: frozenset[str], seeds: Mapping[int, Sums]) -> bool:
+    return metric_of(metric).form == "ratio" and _divides(members, seeds)
 
 
 def _divides(members: frozenset[str], seeds: Mapping[int, Sums]) -> bool:
@@ -150,9 +156,20 @@ def _divides(members: frozenset[str], seeds: Mapping[int, Sums]) -> bool:
     return 0 < sum(prompt_id in members for prompt_id in scored) < len(scored)
 
 
-def _resources(facts: Mapping[str, Any]) -> dict[str, float]:
-    spent = {"usd": facts["spend"]["cost_usd"]} if "cost_usd" in facts.get("spend", {}) else {}
-    return {**spent, **facts.get("resources", {})}
+def with_spend(report: Mapping[str, Any], spend: Mapping[str, Any]) -> dict[str, Any]:
+    """The report with another spend, among its facts and in ``resources``.
+
+    Args:
+        report: As ``build_report`` gives it; not changed.
+        spend: As ``proxykd.evaluation.spend`` has it.
+    """
+    facts = {**report["facts"], "spend": dict(spend)}
+    return {**report, "facts": facts, "resources": _resources(facts)}
+
+
+def _resources(facts: Mapping[str, Any]) -> dict[str, Any]:
+    usd = total_usd(facts.get("spend", {}))
+    return {**({} if usd is None else {"usd": usd}), **facts.get("resources", {})}
 
 
 def _entropy(entropy: Arm, settings: statistics.Settings) -> dict[str, Any]:
@@ -197,7 +214,7 @@ def _over(report: Mapping[str, Any]) -> str:
 
 
 def spend_line(report: Mapping[str, Any]) -> str:
-    """What the teacher was asked and what it cost, in one line; for several teachers, each one's part too."""
+    """What the teacher was asked and what it cost, in one line; the parts of several teachers, and a judge's, too."""
     spend = report["facts"].get("spend", {})
     teachers = "".join(
         f"; {one['model']}: {sum(one['outcomes'].values()):,}, {one['cost_usd']:.2f} USD"
@@ -206,7 +223,14 @@ def spend_line(report: Mapping[str, Any]) -> str:
     return (
         f"{spend.get('num_completions', 0):,} completions, {spend.get('prompt_tokens', 0):,} tokens in, "
         f"{spend.get('completion_tokens', 0):,} tokens out, {spend.get('cost_usd', 0.0):.2f} USD{teachers}"
+        f"{_judge_part(spend.get(JUDGE, {}))}"
     )
+
+
+def _judge_part(judge: Mapping[str, Any]) -> str:
+    if not judge:
+        return ""
+    return f"; judge: {judge['requests']:,} requests, {num_tokens(judge):,} tokens, {judge['cost_usd']:.2f} USD"
 
 
 def difference_lines(report: Mapping[str, Any], metrics: Collection[str] | None = None) -> list[str]:

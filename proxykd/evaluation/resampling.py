@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_MAX_COUNTS_AT_ONCE = 1 << 21
+_MAX_COUNTS_AT_ONCE = 1 << 17
 
 
 class Units(NamedTuple):
@@ -60,13 +60,14 @@ def draw_counts(num_units: int, resamples: int, seed: int) -> Iterator[Floats]:
         resamples: Rows of all blocks together.
         seed: Seed of the draws.
     """
-    rng = np.random.default_rng([seed, num_units])
-    rows = max(1, _MAX_COUNTS_AT_ONCE // num_units)
+    from proxykd.evaluation.drawing import count_draws, num_words
+
+    bits, rows = np.random.PCG64([seed, num_units]), max(1, _MAX_COUNTS_AT_ONCE // num_units)
+    words = num_words(num_units)
     for start in range(0, resamples, rows):
-        some = min(rows, resamples - start)
-        drawn, counts = rng.integers(num_units, size=(some, num_units), dtype=np.int32), np.empty((some, num_units))
-        for row, units in enumerate(drawn):
-            counts[row] = np.bincount(units, minlength=num_units)
+        counts = np.zeros((min(rows, resamples - start), num_units))
+        for row in counts:
+            count_draws(bits.random_raw(-(-words // 2)).view(np.uint32), row)
         yield counts
 
 

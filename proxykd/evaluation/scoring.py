@@ -148,17 +148,29 @@ class ModelScores:
     reliability: Mapping[str, Reliability] = field(default_factory=dict)
     texts: Mapping[str, Any] = field(default_factory=dict)
 
-    def sums(self) -> dict[str, dict[str, tuple[float, float]]]:
-        """Metric -> prompt id -> (numerator, denominator); prompts that were not measured are absent."""
+    def sums(self) -> dict[str, dict[str, tuple[float, ...]]]:
+        """Metric -> prompt id -> sums, as ``comparing.Sums`` has them; prompts that were not measured are absent."""
         nll, tokens, top1, _ = self.heldout
-        found = {
+        found: dict[str, dict[str, tuple[float, ...]]] = {
             "heldout_nll": dict(zip(self.prompt_ids, zip(nll, tokens, strict=True), strict=True)),
             "top1_agreement": dict(zip(self.prompt_ids, zip(top1, tokens, strict=True), strict=True)),
         }
         if self.kl_sum is not None:
             triples = zip(self.prompt_ids, self.kl_sum, tokens, strict=True)
             found["exact_kl"] = {name: (kl, count) for name, kl, count in triples if not np.isnan(kl)}
-        return found | self.tasks.sums
+        calibrations = {f"ece/{source}": self._gaps(source) for source in self.reliability}
+        return {**found, **self.tasks.sums, **calibrations}
+
+    def _gaps(self, source: str) -> dict[str, tuple[float, ...]]:
+        """Prompt id -> (confidences minus outcomes, number) of each bin; zeros for questions without a confidence."""
+        one = self.reliability[source]
+        asked = self.tasks.sums.get(f"accuracy/{source}", {})
+        gaps = np.stack([one.sums[..., 1] - one.sums[..., 2], one.sums[..., 0]], axis=-1).reshape(len(one.sums), -1)
+        nothing = (0.0,) * gaps.shape[1]
+        return {
+            **dict.fromkeys(asked, nothing),
+            **{name: tuple(row) for name, row in zip(one.prompt_ids, gaps.tolist(), strict=True)},
+        }
 
     def rows(self, arm: str, seed: int) -> Iterator[dict[str, Any]]:
         """Rows of ``PREDICTIONS``."""

@@ -321,18 +321,33 @@ def _estimate(contrast: Contrast, units: Units, padded: Units, drawn: Resampled,
     low, high = found.lower(tail), found.upper(tail)
     if contrast.is_judgement:
         low, high = max(low, -1.0 if contrast.other is not None else 0.0), min(high, 1.0)
-    plain = Estimate(
+    plain = estimate_of(found, value, (low, high), units.numerators.shape[1], settings)
+    return _with_mcnemar(plain, units, settings) if _is_mcnemar(contrast, units) else plain
+
+
+def estimate_of(
+    found: Distribution, value: float, ends: tuple[float, float], num_units: int, settings: Settings
+) -> Estimate:
+    """What is said of a value whose distribution is known; its interval holds the value.
+
+    Args:
+        found: Where the truth may lie.
+        value: On all units.
+        ends: Of the interval.
+        num_units: Units with a denominator.
+        settings: How.
+    """
+    return Estimate(
         value,
-        min(low, value),
-        max(high, value),
+        min(ends[0], value),
+        max(ends[1], value),
         found.std_error,
         found.df,
         *p_values(found),
         *_detectable(found, settings),
-        units.numerators.shape[1],
+        num_units,
         "bootstrap",
     )
-    return _with_mcnemar(plain, units, settings) if _is_mcnemar(contrast, units) else plain
 
 
 def _detectable(found: Distribution, settings: Settings) -> tuple[float, float]:

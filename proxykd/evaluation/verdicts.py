@@ -12,6 +12,7 @@ A win rate counts a tie as half. Prompts that were not judged are in no rate; th
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
@@ -29,6 +30,8 @@ from proxykd.records import Message
 
 Answers = Mapping[str, Mapping[str, str]]
 """Arm -> prompt id -> its answer."""
+
+_COSTS = ("requests", "prompt_tokens", "completion_tokens", "cost_usd")
 
 
 class Judged(NamedTuple):
@@ -107,6 +110,21 @@ def describe(judge: Judge, judged: Judged, evaluation: EvaluationSpec) -> dict[s
         "strengths": _strengths(judged, spec.tie_margin, evaluation),
         "grades": {arm: _grades(grades, evaluation) for arm, grades in judged.grades.items()},
     }
+
+
+def merge_described(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """One section ``judge`` of two: the duels of both, their requests, costs and fates added up.
+
+    Args:
+        first: The arms', whose strengths and grades stay; {} = nobody judged them.
+        other: Of the same judge, asked later.
+    """
+    if not first:
+        return dict(other)
+    fates = Counter(first["fates"])
+    fates.update(other["fates"])
+    added = {name: first[name] + other[name] for name in _COSTS}
+    return {**first, **added, "fates": dict(fates), "duels": [*first["duels"], *other["duels"]]}
 
 
 def duel_sums(pairs: Sequence[Pair], tie_margin: float) -> tuple[dict[str, tuple[float, float]], ...]:

@@ -25,7 +25,9 @@ class FollowUp:
         seed: Of the run.
         journal_path: The journal; the run's own, so that nothing is paid twice.
         folder: Folder for temporary files.
-        costs: ``requests``, ``prompt_tokens``, ``completion_tokens`` and ``cost_usd`` so far.
+        costs: ``requests``, ``prompt_tokens``, ``completion_tokens`` and ``cost_usd`` so far; the same request again
+            is in the journal and costs nothing.
+        counted: Hashes of the requests whose cost is counted, here or elsewhere.
     """
 
     teacher: ApiTeacherSpec
@@ -35,6 +37,7 @@ class FollowUp:
     costs: dict[str, float] = field(
         default_factory=lambda: {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
     )
+    counted: set[str] = field(default_factory=set)
 
     def ask(self, name: str, questions: Iterable[Prompt], what: str) -> CompletionSet:
         """The answers to the questions of one round, in their order.
@@ -53,6 +56,9 @@ class FollowUp:
         report(f"{what} ({asked.num_rows})")
         answers = query_teacher(asked, self._within_budget(), journal_path=self.journal_path, output=self.folder / name)
         for answer in answers.rows():
+            if answer.request_hash in self.counted:
+                continue
+            self.counted.add(answer.request_hash)
             self.costs["requests"] += 1
             self.costs["prompt_tokens"] += answer.prompt_tokens
             self.costs["completion_tokens"] += answer.completion_tokens

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from proxykd.evaluation.decision import Check, Decision
+from proxykd.evaluation.decision import Decision, decision_of
 from proxykd.evaluation.lineage import LINEAGE_FILE, hash_file
 from proxykd.exceptions import ModelError, PromotionError, TrackingError
 from steps.adapters import mlflow_promotion
@@ -127,6 +127,13 @@ def register_student(
 
 
 @tracking_errors()
+def find_student(model_name: str, student_hash: str) -> RegisteredVersion | None:
+    """The version that holds a student; None if it is not registered."""
+    found = _find_version(connect(), model_name, student_hash)
+    return None if found is None else _registered(found, student_hash, is_new=False)
+
+
+@tracking_errors()
 def apply_decision(registered: RegisteredVersion, decision: Decision, *, patience_s: float = PATIENCE_S) -> None:
     """Record a decision and do what it calls for; only "promote" moves the champion.
 
@@ -164,8 +171,7 @@ def applied_decision(registered: RegisteredVersion, *, patience_s: float = PATIE
             _act(registered, record, patience_s)
         except PromotionError:
             return None
-    checks = tuple(Check(**check) for check in record["checks"])
-    return Decision(record["outcome"], tuple(record["reasons"]), checks, record["expected_champion"])
+    return decision_of(record)
 
 
 def _act(registered: RegisteredVersion, record: Mapping[str, Any], patience_s: float) -> None:

@@ -1,7 +1,8 @@
 """The report for people in MLflow: written once a decision, kept with the run, and earlier runs to compare with.
 
-``log_evaluation`` has logged the numbers before anything is decided; the page is logged when the decision has been
-applied, so that it never says what did not happen. A run that was interrupted in between gets its page on the next try.
+``log_evaluation`` has logged the numbers before anything is decided, and ``log_basis`` logs what a decision rests on
+before it is acted on; the page is logged when the decision has been applied, so that it never says what did not happen.
+A run that was interrupted in between gets the same page on the next try.
 """
 
 from collections.abc import Mapping
@@ -9,9 +10,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proxykd.artifacts import write_json
+from proxykd.artifacts import read_json, write_json
+from proxykd.evaluation.basis import Basis
+from proxykd.evaluation.decision import Decision
 from proxykd.evaluation.page.rendering import PageData, write_page
-from steps.adapters.mlflow_tracking import COST_METRIC, TOKENS_METRIC, TrackedRun, connect, tracking_errors
+from proxykd.exceptions import ArtifactError
+from steps.adapters.mlflow_tracking import (
+    COST_METRIC,
+    TOKENS_METRIC,
+    TrackedRun,
+    connect,
+    spend_values,
+    tracking_errors,
+)
+from steps.settings import scratch_folder
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -21,6 +33,9 @@ FOLDER = "report"
 
 FILES = ("report.html", "report.md", "decided.json")
 """The page, its summary, and ``report.json`` with the comparisons that the decision was made on."""
+
+BASIS_FILE = "basis.json"
+"""What the decision was made on, as ``Basis.to_json`` gives it; there before the decision is acted on."""
 
 OUTCOME_TAG = "proxykd.outcome"
 """Run tag, written when the page has been logged: promote, keep or undecided."""
@@ -48,6 +63,44 @@ def find_report(tracked: TrackedRun, destination: Path) -> bool:
         downloaded = download_artifacts(run_id=tracked.run_id, artifact_path=path, tracking_uri=client.tracking_uri)
         (destination / name).write_bytes(Path(downloaded).read_bytes())
     return True
+
+
+@tracking_errors()
+def log_basis(tracked: TrackedRun, basis: Basis) -> None:
+    """Keep what a decision rests on with its run, in place of an earlier one's; the run's cost is brought up to it.
+
+    Args:
+        tracked: The run.
+        basis: The decision is not acted on yet.
+    """
+    client = connect()
+    with scratch_folder() as folder:
+        write_json(folder / BASIS_FILE, basis.to_json())
+        client.log_artifact(tracked.run_id, str(folder / BASIS_FILE), artifact_path=FOLDER)
+    started = client.get_run(tracked.run_id).info.start_time
+    for key, value in spend_values(basis.report):
+        client.log_metric(tracked.run_id, key, value, timestamp=started, step=0)
+
+
+@tracking_errors()
+def find_basis(tracked: TrackedRun, decision: Decision) -> Basis | None:
+    """What a decision that has been acted on rests on; None if it was not kept, or belongs to another decision.
+
+    Args:
+        tracked: The run.
+        decision: As the registry has it.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    client, path = connect(), f"{FOLDER}/{BASIS_FILE}"
+    if path not in {item.path for item in client.list_artifacts(tracked.run_id, FOLDER)}:
+        return None
+    kept = download_artifacts(run_id=tracked.run_id, artifact_path=path, tracking_uri=client.tracking_uri)
+    try:
+        found = Basis.of_json(read_json(Path(kept)))
+    except (ArtifactError, KeyError, TypeError):  # half written
+        return None
+    return found if found.decision == decision else None
 
 
 @tracking_errors()

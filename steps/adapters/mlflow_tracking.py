@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from proxykd.artifacts import Evaluation, batched, read_json
 from proxykd.config import RunSpec
 from proxykd.evaluation.page.facts import flatten
+from proxykd.evaluation.spend import JUDGE, num_tokens, total_usd
 from proxykd.exceptions import TrackingError
 from proxykd.records import hash_json
 from proxykd.workspace import Workspace
@@ -35,7 +36,9 @@ SPECIFICATION_TAG = "proxykd.specification"
 """Run tag: the hash of the specification whose values are the run's parameters; MLflow lets none of them change."""
 
 COST_METRIC, TOKENS_METRIC = "spend/cost_usd", "spend/teacher_tokens"
-"""Metrics: what the teacher cost, and tokens from and to it."""
+"""Metrics: what teacher and judge cost, and tokens from and to the teacher."""
+JUDGE_COST_METRIC, JUDGE_TOKENS_METRIC = "spend/judge_cost_usd", "spend/judge_tokens"
+"""Metrics: the judge's part, where a model judged."""
 
 _MAX_METRICS, _MAX_PARAMS, _MAX_PARAM_CHARS = 1000, 100, 5000
 
@@ -168,13 +171,20 @@ def named_values(report: Mapping[str, Any]) -> Iterator[tuple[str, int, float]]:
         yield from _ends(f"{found['arm']}-vs-{found['against']}/{found['metric']}{part}", found, "p_value", "mde")
     if entropy := report["teacher"].get("entropy"):
         yield from _ends("teacher/entropy", entropy)
-    spend = report["facts"].get("spend", {})
-    if spend:
-        yield COST_METRIC, 0, float(spend.get("cost_usd", 0.0))
-        yield TOKENS_METRIC, 0, float(spend.get("prompt_tokens", 0) + spend.get("completion_tokens", 0))
+    yield from ((key, 0, value) for key, value in spend_values(report))
     for name, points in report["facts"].get("curves", {}).items():
         for point in points:
             yield from _at_step(f"curves/{name}", point)
+
+
+def spend_values(report: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """What was spent as (MLflow key, value); nothing for a report that does not say."""
+    if spend := report["facts"].get("spend", {}):
+        yield COST_METRIC, total_usd(spend) or 0.0
+        yield TOKENS_METRIC, float(num_tokens(spend))
+    if judge := spend.get(JUDGE, {}):
+        yield JUDGE_COST_METRIC, float(judge["cost_usd"])
+        yield JUDGE_TOKENS_METRIC, float(num_tokens(judge))
 
 
 def _ends(key: str, measure: Mapping[str, Any], *more: str) -> Iterator[tuple[str, int, float]]:

@@ -11,8 +11,9 @@ import pytest
 
 from proxykd.artifacts import Evaluation, SplitSet, ValidatedSet, read_json
 from proxykd.config import RunSpec
+from proxykd.evaluation.bars import compare_registered, compare_with_champion
 from proxykd.evaluation.decision import comparison, decide
-from proxykd.evaluation.evaluating import compare_registered, compare_with_champion, evaluate
+from proxykd.evaluation.evaluating import evaluate
 from proxykd.models.loading import load_model, load_tokenizer, save_model
 
 
@@ -157,3 +158,30 @@ def test_champion_with_another_tokenizer_is_not_compared(
     assert decision.outcome == "undecided"
     assert "tokenizer" in decision.reasons[0]
     assert "registry.model_name" in decision.reasons[0]
+
+
+def test_metrics_that_are_no_ratio_of_sums_can_guard(
+    evaluation: Evaluation,
+    arms: dict[str, list[Path]],
+    validated: ValidatedSet,
+    splits: SplitSet,
+    run_spec: RunSpec,
+    tmp_path: Path,
+) -> None:
+    guards = [{"metric": metric, "margin": 0.5} for metric in ("perplexity", "ece/tokens", "length_ratio")]
+    gate = run_spec.gate.model_validate({"guards": guards, "min_prompts": 3})
+    run = run_spec.model_copy(update={"gate": gate})
+    champion = compare_with_champion(evaluation, arms["sft"][0], validated, splits, run, scratch=tmp_path)
+    values = {arm: champion["arms"][arm] for arm in ("proxy_kd", "sft")}
+    for metric in ("perplexity", "ece/tokens"):
+        found = comparison(champion, metric, "registered", "champion")
+        assert found is not None
+        difference = values["proxy_kd"][metric]["per_seed"]["3"] - values["sft"][metric]["per_seed"]["3"]
+        assert found["value"] == pytest.approx(difference)
+        assert found["low"] < found["value"] < found["high"]
+    checks = {check.name: check for check in decide(champion, gate, {"version": "1"}).checks}
+    assert checks["guard ece/tokens against champion"].passed is not None
+    refused = checks["guard length_ratio against champion"]
+    assert refused.passed is None
+    assert "perplexity" in refused.text
+    assert "ece/tokens" in refused.text

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from proxykd.artifacts import Evaluation, SplitSet, ValidatedSet, read_json
 from proxykd.config import RunSpec
+from proxykd.evaluation.bars import Journals, compare_registered, compare_with_champion
 from proxykd.evaluation.decision import comparison, decide
-from proxykd.evaluation.evaluating import compare_registered, compare_with_champion, evaluate
+from proxykd.evaluation.evaluating import evaluate
 from proxykd.exceptions import ConfigError
 from tests.evaluation.conftest import FACTS, SPECIFICATION
 from tests.evaluation.test_judge import prefers_the_longer
@@ -91,7 +92,7 @@ def test_verdicts_are_in_the_report_and_decide(
         splits,
         judged_spec,
         scratch=tmp_path,
-        journal_path=tmp_path / "journal.sqlite",
+        journals=Journals(paid=tmp_path / "journal.sqlite"),
     )
     found = comparison(champion, "win_rate/teacher", "registered", "champion")
     assert found is not None

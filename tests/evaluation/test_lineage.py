@@ -45,6 +45,8 @@ def test_everything_is_said(report: dict[str, Any], run_spec: RunSpec) -> None:
     # 1800 s + 900 s = 0.75 h, on two GPUs 1.5 h of GPU.
     assert lineage["cost"] == {
         "usd": 0.25,
+        "teacher_usd": 0.25,
+        "judge_usd": None,
         "wall_hours": 0.75,
         "gpu_hours": 1.5,
         "accelerators": 2,

@@ -82,7 +82,7 @@ def test_every_answer_is_kept_and_gives_the_metrics_again(output: Path, report: 
 def test_second_evaluation_takes_the_answers_from_the_journal(output: Path) -> None:
     first, again = (pq.read_table(output / name / "answers.parquet") for name in ("first", "again"))
     assert first.equals(again)
-    journals = list((output / "journals").iterdir())
+    journals = list((output / "journals").glob("*.jsonl"))
     assert len(journals) == 2
     for journal in journals:
         keys = [json.loads(line)["key"] for line in journal.read_text().splitlines()]

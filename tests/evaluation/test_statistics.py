@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from proxykd.evaluation import resampling, statistics
+from proxykd.evaluation.drawing import count_draws
 from proxykd.evaluation.intervals import NO_SEEDS, Method, SeedSpread
 from proxykd.evaluation.statistics import Arm, Contrast, Settings
 from proxykd.exceptions import ShapeError
@@ -54,7 +55,30 @@ def test_blocks_of_draws_do_not_change_the_numbers(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(resampling, "_MAX_COUNTS_AT_ONCE", 70)
     drawn = np.vstack(list(resampling.draw_counts(10, 500, 0)))
     assert len(drawn) == 500
-    assert statistics.interval(sums, Settings(resamples=500))[:1] == whole[:1]
+    assert statistics.interval(sums, Settings(resamples=500)) == pytest.approx(whole)
+
+
+def test_every_unit_is_drawn_as_often_as_every_other() -> None:
+    # 20,000 draws of each of 7 units: the sum of (count - 20,000)^2 / 20,000 is chi-square with 6 degrees of freedom.
+    totals = np.vstack(list(resampling.draw_counts(7, 20_000, 5))).sum(axis=0)
+    assert ((totals - 20_000) ** 2 / 20_000).sum() < 22.5, "p = 0.001"
+
+
+def test_words_that_would_favour_a_unit_are_left_out() -> None:
+    # 2^32 mod 3 = 1: the word 0 alone is left out, and the words that follow are used instead.
+    third = 2**32 // 3 + 1
+    counts = np.zeros(3)
+    count_draws(np.array([0, third, 2 * third, 5, 7], np.uint32), counts)
+    assert counts.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_draws_are_the_multinomial_ones_of_a_slow_oracle() -> None:
+    """Means, variances and covariances of the counts: 1, 1 - 1/n and -1/n."""
+    counts = np.vstack(list(resampling.draw_counts(4, 40_000, 1)))
+    covariance = np.cov(counts.T)
+    assert counts.mean(axis=0) == pytest.approx(np.ones(4), abs=0.02)
+    assert np.diag(covariance) == pytest.approx(np.full(4, 0.75), abs=0.02)
+    assert covariance[np.triu_indices(4, 1)] == pytest.approx(np.full(6, -0.25), abs=0.02)
 
 
 @pytest.mark.parametrize("is_shared", [True, False])

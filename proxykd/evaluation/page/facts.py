@@ -15,6 +15,10 @@ MAX_POINTS = 200
 """Points of one drawn curve; ``training.json`` keeps every step."""
 
 _SHOWN_APART = frozenset({"curves", "fidelity", "spend", "settings", "made_from", "validation", "targets"})
+_REPORT_SHOWN_APART = frozenset(
+    {"name", "num_prompts", "confidence", "resamples", "heldout", "arms", "comparisons", "teacher", "facts"}
+    | {"metrics", "slices", "resources", "champion", "judge", "calibration", "gate"}
+)
 _FIDELITY = {
     "development_nll": "NLL of the teacher's text, nats/token",
     "heldout_nll": "NLL of the teacher's text, nats/token",
@@ -214,7 +218,7 @@ def pareto_plot(runs: Sequence[Json], metric: Metric) -> ParetoPlot | None:
     front = pareto_front(places, is_lower_better=metric.direction == "lower")
     steps = staircase([places[idx] for idx in front])
     return ParetoPlot(
-        "what the teacher cost, USD" if key == "cost_usd" else "tokens from and to the teacher",
+        "what teacher and judge cost, USD" if key == "cost_usd" else "tokens from and to the teacher",
         metric.title,
         _x_ticks(x),
         _y_ticks(y),
@@ -262,15 +266,23 @@ def broken_rules(validation: Json) -> list[tuple[str, str]]:
 def sections(report: Json) -> list[tuple[str, list[tuple[str, str]]]]:
     """(title, rows) of everything that has no section of its own, and of the settings, which come last."""
     facts = report.get("facts", {})
-    known = {"name", "num_prompts", "confidence", "resamples", "heldout", "arms", "comparisons", "teacher", "facts"}
-    others = {name: report[name] for name in report if name not in known | {"metrics", "slices", "resources", "gate"}}
+    others = {name: report[name] for name in report if name not in _REPORT_SHOWN_APART}
     found = {**others, **{name: facts[name] for name in facts if name not in _SHOWN_APART}}
-    titled = [("Cost, speed and size", flatten(report.get("resources", {})))]
+    titled = [("Cost, speed and size", _resources(report))]
     titled += [(_title(name), flatten(value)) for name, value in found.items()]
     return [
         *titled,
         ("Held-out texts", flatten(report.get("heldout", {}))),
         ("Settings", flatten(facts.get("settings", {}))),
+    ]
+
+
+def _resources(report: Json) -> list[tuple[str, str]]:
+    """The student's numbers, with the champion's beside them where it was measured."""
+    champion = dict(flatten(report.get("champion", {}).get("resources", {})))
+    return [
+        (name, f"{text} (champion: {champion[name]})" if name in champion else text)
+        for name, text in flatten(report.get("resources", {}))
     ]
 
 

@@ -16,10 +16,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from proxykd.evaluation.metrics import described
-from proxykd.evaluation.page import differences, facts, views
+from proxykd.evaluation.page import differences, facts, judgements, reliability, views
 from proxykd.evaluation.page.shown_text import cut, visible
 from proxykd.evaluation.report import cut_note, seeds_note
 from proxykd.evaluation.samples import SHOWN_CHARS
+from proxykd.evaluation.spend import JUDGE
 
 Json = Mapping[str, Any]
 
@@ -94,7 +95,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    environment.globals.update(plot_height=facts.PLOT_HEIGHT, zip=zip, shown_samples=SHOWN_SAMPLES)
+    environment.globals.update(
+        plot_height=facts.PLOT_HEIGHT,
+        reliability_height=reliability.HEIGHT,
+        duel_head=judgements.DUEL_HEAD,
+        zip=zip,
+        shown_samples=SHOWN_SAMPLES,
+    )
     return environment
 
 
@@ -124,9 +131,14 @@ def _key_facts(data: PageData) -> list[tuple[str, str]]:
         ("model", str(registered.get("model_uri", ""))),
         ("aliases", ", ".join(map(str, registered.get("aliases", ())))),
         ("teacher answers", views.number(spend.get("num_completions")) if spend else ""),
-        ("teacher cost", f"{spend['cost_usd']:,.2f} USD" if views.is_known(spend.get("cost_usd")) else ""),
+        ("teacher cost", _usd(spend)),
+        ("judge cost", _usd(spend.get(JUDGE, {}))),
     ]
     return [(name, value) for name, value in found if value]
+
+
+def _usd(spend: Json) -> str:
+    return f"{spend['cost_usd']:,.2f} USD" if views.is_known(spend.get("cost_usd")) else ""
 
 
 def _numbers(data: PageData) -> dict[str, Any]:
@@ -148,6 +160,8 @@ def _numbers(data: PageData) -> dict[str, Any]:
             )
             for other in differences.other_pairs(report)
         ],
+        "judged": judgements.judgements(report),
+        "diagrams": reliability.diagrams(report),
         "has_bands": any(one.get("mde") is not None for one in report.get("comparisons", ())),
         "has_bounds": bool(report.get("gate")),
         "is_adjusted": any(one.get("p_adjusted") is not None for one in report.get("comparisons", ())),
