@@ -107,7 +107,7 @@ def compare(
         seeds_in_interval: Whether the spread over seeds widens them.
         refusals: Differences that make no sense for reasons that the sums do not show.
     """
-    rows, made = list(wanted), []
+    rows, made = list(wanted), list[tuple[Wanted, Side, Side, int]]()
     found: dict[Wanted, dict[str, Any]] = {}
     for one in rows:
         members = None if one.slice is None else prompts.slices.get(one.slice, frozenset())
@@ -119,8 +119,8 @@ def compare(
         if reason:
             found[one] = refused(one, reason, settings)
         else:
-            sides = [_side(one.metric, of_arm, prompts) for of_arm in seeds]
-            made.append((one, *sides, len(next(iter(seeds[0].values())))))
+            first, other = (_side(one.metric, of_arm, prompts) for of_arm in seeds)
+            made.append((one, first, other, len(next(iter(seeds[0].values())))))
     spreads = [seed_spread_of(first, other) if seeds_in_interval else NO_SEEDS for _, first, other, _ in made]
     pairs = [(one.metric, first, other) for one, first, other, _ in made]
     estimates = _estimates(pairs, spreads, settings)
@@ -249,8 +249,10 @@ def _in_slice(seeds: Seeds, members: frozenset[str] | None) -> Seeds:
 
 def _in_common(sides: Sequence[Seeds]) -> list[Seeds]:
     """The sides without the prompts that some of them have a denominator for and some have none."""
-    measured = [{name for name, pair in sums.items() if pair[1] > 0} for seeds in sides for sums in seeds.values()]
-    partly = set.union(*measured) - set.intersection(*measured)
+    measured = [
+        {name for name, parts in sums.items() if _is_measured(parts)} for seeds in sides for sums in seeds.values()
+    ]
+    partly = set[str]().union(*measured) - measured[0].intersection(*measured[1:])
     if not partly:
         return list(sides)
     return [
@@ -260,7 +262,12 @@ def _in_common(sides: Sequence[Seeds]) -> list[Seeds]:
 
 
 def _has_any(seeds: Seeds) -> bool:
-    return any(pair[1] > 0 for sums in seeds.values() for pair in sums.values())
+    return any(_is_measured(parts) for sums in seeds.values() for parts in sums.values())
+
+
+def _is_measured(parts: Sequence[float]) -> bool:
+    """Whether a prompt's sums say anything: a ratio's denominator does, or any of the sums of another function."""
+    return parts[1] > 0 if len(parts) == 2 else any(parts)
 
 
 def _nothing_in_common(one: Wanted) -> str:
