@@ -46,3 +46,18 @@ def test_the_effect_that_would_be_found_is_found_with_the_power() -> None:
 def test_too_few_questions_find_nothing() -> None:
     # Four questions: even four wins have p = 1/16.
     assert math.isnan(mcnemar_mde(4, 4, level=0.05, power=0.8))
+
+
+@pytest.mark.parametrize(
+    ("effect", "count", "discordance", "level"), [(0.1, 40, 0.3, 0.05), (0.3, 25, 0.3, 0.025), (0.02, 60, 0.1, 0.05)]
+)
+def test_power_is_the_sum_over_every_outcome(effect: float, count: int, discordance: float, level: float) -> None:
+    share = (1 + effect / discordance) / 2
+    slow = sum(
+        stats.binom.pmf(differing, count, discordance) * stats.binom.pmf(wins, differing, share)
+        for differing in range(count + 1)
+        for wins in range(differing + 1)
+        if stats.binom.sf(wins - 1, differing, 0.5) <= level
+    )
+    fast = mcnemar_power(effect, num_questions=count, discordance=discordance, level=level)
+    assert fast == pytest.approx(slow, rel=1e-9)

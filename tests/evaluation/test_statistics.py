@@ -1,11 +1,13 @@
 """Intervals: what must hold whatever the numbers, and small cases computed by hand."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy import stats
 
 from proxykd.evaluation import resampling, statistics
@@ -103,6 +105,37 @@ def test_standard_error_and_degrees_of_freedom_of_a_mean_are_students() -> None:
     found = statistics.interval(sums, FAST)
     assert found.std_error == pytest.approx(stats.sem(sums.numerators))
     assert found.df == pytest.approx(8)
+
+
+@pytest.mark.parametrize("tokens", [np.arange(1.0, 15.0), np.r_[900.0, 700.0, np.ones(12)], np.full(14, 3.0)])
+def test_standard_error_and_degrees_of_freedom_are_bell_and_mccaffreys_by_matrices(tokens: NDArray[np.float64]) -> None:
+    # A ratio is the mean of z_i = n_i / d_i with weights h_i; with R = I - 1 h' its residuals are R z.
+    above = np.random.default_rng(8).normal(size=14) * tokens
+    shares = tokens / tokens.sum()
+    away = np.eye(14) - np.outer(np.ones(14), shares)
+    weights = shares**2 / (away @ away.T).diagonal()
+    form = away.T @ np.diag(weights) @ away
+    found = statistics.interval(statistics.arm(above, tokens), FAST)
+    assert found.std_error == pytest.approx(np.sqrt(above / tokens @ form @ (above / tokens)))
+    assert found.df == pytest.approx(np.trace(form) ** 2 / np.trace(form @ form))
+
+
+@pytest.mark.parametrize(("method", "theirs"), [("percentile", "percentile"), ("bca", "BCa")])
+def test_percentile_and_bca_are_scipys(method: Method, theirs: str) -> None:
+    rng = np.random.default_rng(9)
+    below = rng.integers(1, 30, 40).astype(float)
+    first = rng.gamma(2.0, 1.0, 40) * below
+    other = 0.9 * first + rng.normal(size=40)
+
+    def difference(first: Any, other: Any, below: Any, axis: int) -> Any:
+        return (first.sum(axis) - other.sum(axis)) / below.sum(axis)
+
+    settings = Settings(resamples=10_000, method=method)
+    found = statistics.paired_difference(statistics.arm(first, below), statistics.arm(other, below), settings)
+    ends = stats.bootstrap(
+        (first, other, below), difference, paired=True, n_resamples=10_000, method=theirs, rng=rng
+    ).confidence_interval
+    assert (found.low, found.high) == pytest.approx((ends.low, ends.high), abs=0.05 * (ends.high - ends.low))
 
 
 def test_few_long_prompts_leave_few_degrees_of_freedom() -> None:
