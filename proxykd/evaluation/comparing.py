@@ -78,6 +78,7 @@ def measure(
     contrasts = [
         Contrast(side.mean, None, metric_of(metric).is_binary, spread)
         for (metric, _), side, spread in zip(keys, sides, spreads, strict=True)
+        if isinstance(side.mean, Arm)
     ]
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for (metric, arm), side, estimate in zip(keys, sides, statistics.estimate(contrasts, settings), strict=True):
@@ -106,7 +107,7 @@ def compare(
         seeds_in_interval: Whether the spread over seeds widens them.
         refusals: Differences that make no sense for reasons that the sums do not show.
     """
-    rows, made = list(wanted), []
+    rows, made = list(wanted), list[tuple[Wanted, Side, Side, int]]()
     found: dict[Wanted, dict[str, Any]] = {}
     for one in rows:
         members = None if one.slice is None else prompts.slices.get(one.slice, frozenset())
@@ -115,8 +116,8 @@ def compare(
         if reason:
             found[one] = refused(one, reason, settings)
         else:
-            sides = [_side(one.metric, of_arm, prompts) for of_arm in seeds]
-            made.append((one, *sides, len(next(iter(seeds[0].values())))))
+            first, other = (_side(one.metric, of_arm, prompts) for of_arm in seeds)
+            made.append((one, first, other, len(next(iter(seeds[0].values())))))
     spreads = [seed_spread_of(first, other) if seeds_in_interval else NO_SEEDS for _, first, other, _ in made]
     pairs = [(one.metric, first, other) for one, first, other, _ in made]
     estimates = _estimates(pairs, spreads, settings)

@@ -65,4 +65,4 @@ def test_every_heldout_prompt_is_scored_and_no_other(
     scores = score_model(arms["sft"][0], sets, run_spec, heldout_only=True)
     expected = {row.prompt_id for row in select_rows(validated, splits, {Side.HELDOUT})}
     assert set(scores.prompt_ids) == expected
-    assert set(scores.sums()) == {"heldout_nll", "top1_agreement"}
+    assert set(scores.sums()) == {"heldout_nll", "top1_agreement", "ece/tokens"}
