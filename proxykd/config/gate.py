@@ -88,8 +88,8 @@ class GateSpec(Spec):
     """The validation gate must have been open."""
     max_contamination: Fraction | None = 0.1
     """Largest share of the training rows that may share a run of validation.overlap_ngram words with a held-out prompt
-    or a question of any task, whatever its source; None = not looked at. Templates share such runs without harm, so that
-    0 suits prompts written one by one."""
+    or a question of any task, whatever its source; None = not looked at. Templates share such runs without harm, so
+    that 0 suits prompts written one by one."""
 
     @model_validator(mode="after")
     def _rules_are_named_once(self) -> Self:

@@ -79,6 +79,7 @@ def measure(
     contrasts = [
         Contrast(side.mean, None, metric_of(metric).is_judgement, spread)
         for (metric, _), side, spread in zip(keys, sides, spreads, strict=True)
+        if isinstance(side.mean, Arm)
     ]
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for (metric, arm), side, estimate in zip(keys, sides, statistics.estimate(contrasts, settings), strict=True):

@@ -128,11 +128,11 @@ class Distribution:
             further = max(found) if is_lower else min(found)
             return self.moments.value - self.moments.std_error * further
         at = tail if is_lower else 1.0 - tail
-        found = _quantile(self.ascending, at if self.method == "percentile" else self._moved(at))
+        by_draws = _quantile(self.ascending, at if self.method == "percentile" else self._moved(at))
         if self.method != "further":
-            return found
+            return by_draws
         by_t = self.moments.value + self.moments.std_error * float(stdtrit(self.moments.df, at))
-        return min(found, by_t) if is_lower else max(found, by_t)
+        return min(by_draws, by_t) if is_lower else max(by_draws, by_t)
 
     def _moved(self, tail: float) -> float:
         shifted = self.bias + float(ndtri(tail))

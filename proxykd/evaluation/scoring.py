@@ -89,7 +89,7 @@ class AskedTasks:
         judged: Task -> (prompt id, confidence, whether right) of the answers that have both.
     """
 
-    sums: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    sums: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)
     slices: dict[str, set[str]] = field(default_factory=dict)
     heldout: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     judged: dict[str, list[tuple[str, float, bool]]] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from proxykd.config import RunSpec
 from proxykd.evaluation.bars import Journals, compare_registered, compare_with_champion
 from proxykd.evaluation.decision import comparison, decide
 from proxykd.evaluation.evaluating import evaluate
+from proxykd.evaluation.report import spend_line
 from proxykd.exceptions import ConfigError
 from tests.evaluation.conftest import FACTS, SPECIFICATION
 from tests.evaluation.test_judge import prefers_the_longer
@@ -111,3 +112,13 @@ def test_a_judge_needs_something_to_read(judged_spec: RunSpec) -> None:
     sections["evaluation"]["drift"] = None
     with pytest.raises(ValidationError, match=r"evaluation\.drift"):
         RunSpec.model_validate(sections)
+
+
+def test_the_same_request_is_counted_once_and_the_spend_is_the_sum(evaluated: Evaluate, judged_spec: RunSpec) -> None:
+    spent = FACTS["spend"]["cost_usd"]
+    report = read_json(evaluated().path / "report.json")
+    judge = report["facts"]["spend"]["judge"]
+    assert judge["requests"] == report["judge"]["requests"] <= 36
+    assert judge["completion_tokens"] == report["judge"]["completion_tokens"] > 0
+    assert report["resources"]["usd"] == pytest.approx(spent + judge["cost_usd"])
+    assert "judge: " in spend_line(report)

@@ -16,6 +16,7 @@ from proxykd.evaluation.metrics import describe_metrics
 from proxykd.evaluation.page.rendering import PageData
 from proxykd.evaluation.scoring import PREDICTIONS
 from proxykd.records import Message, Outcome, ValidatedRow
+from tests.support.judged_report import calibration, judge
 
 ARMS = ("none", "sft", "proxy_kd", "proxy", "champion", "on-policy", "sequence-level", "half-width")
 HOSTILE = (
@@ -43,11 +44,17 @@ def large_page(*, num_tasks: int = 20, num_prompts: int = 5000, seed: int = 0) -
         "heldout": {"tokenizer": "ab" * 32, "num_texts": num_prompts, "num_cut": 12, "num_skipped": 0},
         "metrics": describe_metrics(metrics),
         "slices": {f"task={name}": num_prompts // num_tasks for name in tasks},
-        "resources": {"usd": 12.5, "tokens_per_s": 1830.5, "size_gb": 0.27},
+        "resources": {"usd": 15.75, "tokens_per_s": 1830.5, "size_gb": 0.27},
+        "champion": {"resources": {"tokens_per_s": 1210.25, "size_gb": 0.31}},
         "arms": arms,
         "comparisons": list(_comparisons(rng, arms, metrics, num_prompts)),
         "teacher": {"entropy": {"value": 0.35, "low": 0.34, "high": 0.36, "num_prompts": 200}},
         "facts": _facts(rng),
+    }
+    more = random.Random(seed + 1)
+    report |= {
+        "judge": judge(more, f"referee {HOSTILE[0][:60]}"),
+        "calibration": calibration(more, list(ARMS), num_tasks),
     }
     return PageData(
         report, _decision(), _gate(), {"model_uri": "models:/large/7", "aliases": ["challenger"]}, (), runs(rng)
@@ -100,7 +107,13 @@ def _facts(rng: random.Random) -> dict[str, Any]:
     }
     stages = ["unaligned", "warmup", "round 1 of 2", "round 2 of 2"]
     return {
-        "spend": {"num_completions": 50_000, "cost_usd": 12.5, "prompt_tokens": 10**6, "completion_tokens": 10**7},
+        "spend": {
+            "num_completions": 50_000,
+            "cost_usd": 12.5,
+            "prompt_tokens": 10**6,
+            "completion_tokens": 10**7,
+            "judge": {"requests": 1600, "cost_usd": 3.25},
+        },
         "fidelity": [
             {"stage": stage, "development_nll": 2 / (idx + 1), "top1_agreement": 0.2 * (idx + 1), "num_tokens": 27_760}
             for idx, stage in enumerate(stages)

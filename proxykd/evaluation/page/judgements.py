@@ -1,4 +1,4 @@
-"""``report["judge"]`` -> what the page shows of it: win rates, strengths and grades on axes, and the judge's consistency."""
+"""``report["judge"]`` -> what the page shows: win rates, strengths and grades on axes, and the judge's consistency."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -74,7 +74,7 @@ def _diagram(source: str, by_arm: Mapping[str, Json], shades: Mapping[str, int])
                 x.across(one["confidence"]),
                 y.down(one["outcome"], HEIGHT),
                 round(_SMALLEST + _GROWTH * math.sqrt(one["count"] / total), 1),
-                f"{arm_label(arm)}: sure {one['confidence']:.0%}, right {one['outcome']:.0%}, {one['count']:,} outcomes",
+                f"{arm_label(arm)}: sure {one['confidence']:.0%}, right {one['outcome']:.0%} of {one['count']:,}",
             )
             for one in bins
         )

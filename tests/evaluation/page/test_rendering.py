@@ -167,7 +167,7 @@ def test_numbers_that_do_not_exist_are_no_numbers() -> None:
 
 
 def test_facts_that_no_section_shows_are_listed(page: Page) -> None:
-    judged = {**MINIMAL, "judge": {"win_rate": 0.625}, "facts": {"drift": {"refusals": 0.25}}}
+    judged = {**MINIMAL, "extra": {"win_rate": 0.625}, "facts": {"drift": {"refusals": 0.25}}}
     shown = Page(render_page(PageData(judged))).all_text
     assert "win_rate" in shown
     assert "0.625" in shown
