@@ -147,7 +147,7 @@ def building(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"
     (folder / ".gitignore").write_text("build/\n", encoding="utf-8")
     engine = tmp_path / "docker"
     engine.write_text(
-        f"#!/bin/sh\necho \"$@\" >> {tmp_path}/asked\n"
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n'
         f'case "$1" in build) for word; do case "$word" in id=registries,src=*) cp "${{word#*src=}}" {tmp_path}/registries;;'
         " esac; done;; create) echo box;; esac\n",
         encoding="utf-8",

@@ -183,7 +183,8 @@ def volume_options(
             if source is None:
                 raise ValueError(f"expected a volume that is empty, a claim, a secret or a configMap, got {volume}")
             folder = folders[volume[source][_VOLUME_SOURCES[source]]]
-        mode = "ro" if mount.get("readOnly") else "rw"
+        is_writable = "emptyDir" in volume or "persistentVolumeClaim" in volume
+        mode = "rw" if is_writable and not mount.get("readOnly") else "ro"
         options += ["--volume", f"{folder / mount.get('subPath', '')}:{target}:{mode}"]
     return options
 
