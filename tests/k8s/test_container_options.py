@@ -1,4 +1,4 @@
-"""How a pod's fields become an engine's options: nothing that limits the process is lost, nothing unknown is ignored."""
+"""A pod's fields as an engine's options: nothing that limits the process is lost, nothing unknown is ignored."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A pod's container as a real container: the Kubernetes fields of its specification become podman's (or docker's) options.
+"""A pod's container as a real container: the fields of its specification become podman's (or docker's) options.
 
 ``run_container`` takes the same dictionaries as the API server stores, so whoever plays the kubelet can hand a pod's
 container here. Only what the application's pods use is translated; anything else that would change what the process
