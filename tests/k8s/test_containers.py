@@ -152,6 +152,19 @@ def test_a_pod_that_is_ended_in_the_middle_goes_on_where_it_was(
     assert "models:/tiny-student/1" in second.text()
 
 
+def test_the_containers_first_process_can_be_ended_before_the_run_has_begun(
+    image: str, claims: dict[str, Path], tmp_path: Path
+) -> None:
+    fifo = claims["inputs"] / "waited-for.yaml"
+    os.mkfifo(fifo, 0o666)
+    fifo.chmod(0o666)
+    container = run_container(pod(image, "plan", f"/inputs/{fifo.name}"), log=tmp_path / "plan.log", folders=claims)
+    with fifo.open("wb"):  # once somebody reads it
+        container.send_signal(signal.SIGTERM)
+        assert container.wait(60) == 130, container.text()
+    assert "interrupted" in container.text()
+
+
 def test_too_little_memory_ends_the_container_as_it_ends_a_pod(
     image: str, claims: dict[str, Path], tmp_path: Path
 ) -> None:

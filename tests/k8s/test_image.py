@@ -1,6 +1,6 @@
 """The image's recipe, as text: what it is built from, what its last stage has, and what never reaches it.
 
-Each rule is a function over the Dockerfile's instructions, and each is shown to catch its fault in a recipe that has it.
+Each rule is a function over the Dockerfile's instructions, and is shown to catch its fault in a recipe that has it.
 """
 
 import re
@@ -148,8 +148,8 @@ def building(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"
     engine = tmp_path / "docker"
     engine.write_text(
         f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n'
-        f'case "$1" in build) for word; do case "$word" in id=registries,src=*) cp "${{word#*src=}}" {tmp_path}/registries;;'
-        " esac; done;; create) echo box;; esac\n",
+        'case "$1" in create) echo box;; build) for word; do case "$word" in '
+        f'id=registries,src=*) cp "${{word#*src=}}" {tmp_path}/registries;; esac; done;; esac\n',
         encoding="utf-8",
     )
     engine.chmod(0o755)
@@ -223,9 +223,9 @@ def ignored(path: str) -> bool:
 @pytest.mark.parametrize(
     "path",
     [
-        ".git/config", ".env", ".venv/bin/python", ".proxykd/journal.sqlite", "key.pem", "configs/.env", "configs/a.key",
-        "proxykd/__pycache__/cli.cpython-311.pyc", "k8s/kubeconfig", "tests/conftest.py", "build/image/proxykd.cdx.json",
-        "notes.txt", "configs/own.env", "k8s/overlays/production/tls.pem",
+        ".git/config", ".env", ".venv/bin/python", ".proxykd/journal.sqlite", "key.pem", "configs/.env",
+        "configs/a.key", "proxykd/__pycache__/cli.cpython-311.pyc", "k8s/kubeconfig", "tests/conftest.py",
+        "build/image/layers.txt", "notes.txt", "configs/own.env", "k8s/overlays/production/tls.pem",
     ],
 )  # fmt: skip
 def test_what_could_be_secret_stays_outside(path: str) -> None:

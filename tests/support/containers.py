@@ -1,4 +1,4 @@
-"""A pod's container as a real container: the Kubernetes fields of its specification become podman's (or docker's) options.
+"""A pod's container as a real container: the fields of its specification become podman's (or docker's) options.
 
 ``run_container`` takes the same dictionaries as the API server stores, so whoever plays the kubelet can hand a pod's
 container here. Only what the application's pods use is translated; anything else that would change what the process
@@ -183,7 +183,8 @@ def volume_options(
             if source is None:
                 raise ValueError(f"expected a volume that is empty, a claim, a secret or a configMap, got {volume}")
             folder = folders[volume[source][_VOLUME_SOURCES[source]]]
-        mode = "ro" if mount.get("readOnly") else "rw"
+        is_writable = "emptyDir" in volume or "persistentVolumeClaim" in volume
+        mode = "rw" if is_writable and not mount.get("readOnly") else "ro"
         options += ["--volume", f"{folder / mount.get('subPath', '')}:{target}:{mode}"]
     return options
 
