@@ -104,8 +104,9 @@ def _orchestrator_pod(stack: ClusterStackSpec, placement: PlacementSpec, own: Or
 def _step(stack: ClusterStackSpec, placement: PlacementSpec, name: str) -> dict[str, Any]:
     step, accounts = placement.step(name), stack.service_accounts
     is_trainer = step.launcher.kind == "trainjob"
+    role = "launcher" if is_trainer else step.role  # the network lets launchers reach the API server
     account = step.service_account or (accounts.trainer if is_trainer else accounts.step)
-    values = _pod(stack, placement, step, placement.pools[step.pool], role=step.role, is_client=is_trainer)
+    values = _pod(stack, placement, step, placement.pools[step.pool], role=role, is_client=is_trainer)
     values["env"] += _variables({LAUNCHER_VARIABLE: placement.launcher(name).model_dump_json()} | step.env)
     settings = {
         "step_pod_service_account_name": account,

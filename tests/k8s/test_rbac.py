@@ -23,6 +23,7 @@ EXPECTED = {
     | rights("", "pods", "get list")
     | rights("", "secrets", "delete"),
     "proxykd-trainer": rights("trainer.kubeflow.org", "trainjobs", "create get list watch patch delete")
+    | rights("kueue.x-k8s.io", "workloads", "list")
     | rights("", "pods", "get list")
     | rights("", "pods/log", "get"),
     "proxykd-step": set(),
