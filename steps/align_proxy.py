@@ -6,9 +6,11 @@ from zenml import step
 
 from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet
 from proxykd.config import RunSpec
+from proxykd.launching.choice import choose_launcher
 from proxykd.proxy.alignment import align_proxy as align
+from steps.launchers import LAUNCHERS
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import new_folder, scratch_folder
+from steps.settings import checkpoint_folder, new_folder, scratch_folder
 
 SECTIONS = ("seed", "split", "proxy", "staging")
 MODELS = ("proxy",)
@@ -27,5 +29,14 @@ def align_proxy(
         models: Identity of the proxy's model, so that another one behind the same source is used.
         code: Hash of the code that the step runs.
     """
+    run = RunSpec.view(settings)
     with new_folder("proxy") as output, scratch_folder() as scratch:
-        return align(validated, splits, RunSpec.view(settings), output=output, scratch=scratch)
+        return align(
+            validated,
+            splits,
+            run,
+            output=output,
+            scratch=scratch,
+            checkpoints=checkpoint_folder(models, code),
+            launcher=choose_launcher(run.proxy.processes, others=LAUNCHERS),
+        )

@@ -98,6 +98,10 @@ class ProxySpec(Spec):
     """First stage of the alignment; None = leave it out."""
     preference: PreferenceSpec | None = PreferenceSpec()
     """Second stage of the alignment; None = leave it out. Without both, the proxy stays unaligned."""
+    processes: Count = 1
+    """Processes on this machine that share the alignment (torchrun), one an accelerator; each holds the whole proxy.
+    With several, other completions are drawn for the preference rounds than one process draws. A placement's launcher
+    goes before it."""
 
 
 class StudentSpec(Spec):
@@ -123,7 +127,8 @@ class StudentSpec(Spec):
     gradient_checkpointing: bool = False
     """Keep each layer's inputs alone and compute the rest again: less memory for about a third more time."""
     processes: Count = 1
-    """Processes on this machine that share each training run (torchrun and FSDP), one an accelerator."""
+    """Processes on this machine that share each training run (torchrun and FSDP), one an accelerator. A placement's
+    launcher goes before it."""
     checkpoint_s: Annotated[float, Field(ge=0.0)] = 300.0
     """Seconds between two checkpoints of a training run, from which the same command goes on after a kill."""
     cross_tokenizer: CrossTokenizerSpec | None = None

@@ -31,9 +31,8 @@ def choose_launcher(
     try:
         spec = LauncherSpec.model_validate_json(text)
     except ValidationError as error:
-        raise ConfigError(
-            f"expected a launcher in {LAUNCHER_VARIABLE}, found: {error}; correct the placement"
-        ) from error
+        told = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'all'}: {one['msg']}" for one in error.errors())
+        raise ConfigError(f"expected a launcher in {LAUNCHER_VARIABLE}, found {told}; correct the placement") from error
     if spec.kind == "process":
         return InProcess()
     if spec.kind == "torchrun":

@@ -54,9 +54,11 @@ class Torchrun:
 
     def _threads(self) -> str:
         """Of each process, so that together they have this process's."""
+        if told := os.environ.get("OMP_NUM_THREADS"):
+            return told
         import torch
 
-        return os.environ.get("OMP_NUM_THREADS") or str(max(1, torch.get_num_threads() // self.processes))
+        return str(max(1, torch.get_num_threads() // self.processes))
 
 
 def _stop(torchrun: "subprocess.Popen[bytes]") -> None:

@@ -9,8 +9,10 @@ looking at the held-out prompts; only where that side is empty on text of the he
 all, and says which side it was.
 """
 
+import shutil
 import time
 from collections.abc import Collection
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -26,14 +28,27 @@ from proxykd.config.models import OptimizerSpec, PreferenceSpec, WarmupSpec
 from proxykd.data.splits import select_rows, sides_for
 from proxykd.data.tokenizing import Example, TokenizedCorpus
 from proxykd.exceptions import ConfigError, GateError
+from proxykd.launching.choice import choose_launcher
+from proxykd.launching.work import Launcher, Work
+from proxykd.launching.world import current_world, own_share, put_together
 from proxykd.models.loading import attach_lora, load_model, load_tokenizer, save_model
 from proxykd.models.sampling import TransformersSampler, sample_examples
+from proxykd.proxy.checkpoints import StageCheckpoint
 from proxykd.proxy.fidelity import FIDELITY_EXAMPLES, measure_fidelity, measure_preference, sequence_scores
 from proxykd.proxy.rounds import PairSet, ReferenceLogprobs, round_indices
 from proxykd.records import Side, hash_json
 
 
-def align_proxy(validated: ValidatedSet, splits: SplitSet, run: RunSpec, *, output: Path, scratch: Path) -> ProxyModel:
+def align_proxy(
+    validated: ValidatedSet,
+    splits: SplitSet,
+    run: RunSpec,
+    *,
+    output: Path,
+    scratch: Path,
+    checkpoints: Path | None = None,
+    launcher: Launcher | None = None,
+) -> ProxyModel:
     """Align the proxy of ``run`` to the teacher's text and write it with its fidelity.
 
     Args:
@@ -42,6 +57,9 @@ def align_proxy(validated: ValidatedSet, splits: SplitSet, run: RunSpec, *, outp
         run: The specification, ablations applied. Without warm-up and preference rounds the proxy stays as it is.
         output: Folder of the artifact.
         scratch: Folder for tokenised texts.
+        checkpoints: Folder that outlives a kill: the same call goes on after the last stage that was finished, and
+            removes what it left there at the end; None = a killed call begins anew.
+        launcher: Who does it; None = as ``proxy.processes`` or the environment says.
 
     Raises:
         ConfigError: if both terms of the loss are switched off.
@@ -51,19 +69,66 @@ def align_proxy(validated: ValidatedSet, splits: SplitSet, run: RunSpec, *, outp
     spec = run.proxy
     if spec.preference is not None and spec.preference.nll_coef == spec.preference.preference_coef == 0.0:
         raise ConfigError("proxy.preference: nll_coef and preference_coef are both 0; set one, or preference: null")
-    alignment = _Alignment(validated, splits, run, scratch)
+    settings = {"seed": run.seed, "proxy": spec.model_dump(mode="json", exclude={"processes"})}
+    made_from = {"validated": validated.hash, "splits": splits.hash, "settings": hash_json(settings)}
+    checkpoint = None if checkpoints is None else checkpoints / f"alignment-{hash_json(made_from)}.safetensors"
+    work = Work(
+        name="proxy",
+        module="proxykd.proxy.worker",
+        job={
+            "validated": str(validated.path),
+            "splits": str(splits.path),
+            "run": run.model_dump(mode="json", include={"seed", "split", "proxy", "staging"}),
+            "checkpoint": None if checkpoint is None else str(checkpoint),
+        },
+        inputs=("validated", "splits"),
+        identity="" if checkpoint is None else str(checkpoint),
+        folder=scratch,
+        advice="proxy.processes, or batch_size in proxy.warmup.optimizer and proxy.preference.optimizer",
+        here=partial(align_here, validated, splits, run, output=output, scratch=scratch, checkpoint=checkpoint),
+        collect=partial(_collect, output),
+    )
+    (launcher or choose_launcher(spec.processes)).launch(work)
+    artifact = ProxyModel(output)
+    seal(artifact, made_from)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return artifact
+
+
+def _collect(output: Path, made: Path) -> None:
+    shutil.copytree(made / ALIGNED, output, dirs_exist_ok=True)
+
+
+def align_here(
+    validated: ValidatedSet, splits: SplitSet, run: RunSpec, *, output: Path, scratch: Path, checkpoint: Path | None
+) -> None:
+    """This process's part of the alignment; the first process writes ``model/`` and ``fidelity.json``.
+
+    Args:
+        validated: The teacher's texts.
+        splits: Which stage sees which prompts.
+        run: The specification.
+        output: Folder of the artifact.
+        scratch: Folder for tokenised texts, of this process alone.
+        checkpoint: File with the last finished stage; None = there is none.
+    """
+    spec = run.proxy
+    alignment = _Alignment(validated, splits, run, scratch, None if checkpoint is None else StageCheckpoint(checkpoint))
     if spec.warmup is not None:
         alignment.warm_up(spec.warmup)
     if spec.preference is not None:
         alignment.run_rounds(spec.preference)
+    if current_world().rank > 0:
+        return
     save_model(alignment.model, alignment.tokenizer, output / "model")
-    settings = {"seed": run.seed, "proxy": spec.model_dump(mode="json")}
+    settings = {"seed": run.seed, "proxy": spec.model_dump(mode="json", exclude={"processes"})}
     write_json(
         output / "fidelity.json", {"side": alignment.side.value, "stages": alignment.stages, "settings": settings}
     )
-    artifact = ProxyModel(output)
-    seal(artifact, {"validated": validated.hash, "splits": splits.hash, "settings": hash_json(settings)})
-    return artifact
+
+
+ALIGNED = "aligned"
 
 
 class _Alignment:
@@ -77,8 +142,10 @@ class _Alignment:
             ``seconds`` by part, ``training`` and, for a preference round, ``preference``.
     """
 
-    def __init__(self, validated: ValidatedSet, splits: SplitSet, run: RunSpec, scratch: Path) -> None:
-        """Load the proxy, attach its adapters and measure it as it is."""
+    def __init__(
+        self, validated: ValidatedSet, splits: SplitSet, run: RunSpec, scratch: Path, checkpoint: StageCheckpoint | None
+    ) -> None:
+        """Load the proxy, attach its adapters and measure it as it is, or put it where its checkpoint was."""
         self._validated, self._splits, self._run, self._scratch = validated, splits, run, scratch
         self._spec, clock = run.proxy.model, _Clock()
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self._spec)
@@ -89,11 +156,16 @@ class _Alignment:
         clock.lap("loading_s")
         self._scoring = {"pad_id": self.tokenizer.pad_token_id, "precision": self._spec.precision}
         self.side, self._measured = self._choose_side()
-        self.stages: list[dict[str, Any]] = []
-        self._measure("unaligned", clock)
+        self._checkpoint = checkpoint
+        self.stages: list[dict[str, Any]] = checkpoint.load(self.model) if checkpoint is not None else []
+        self._done = {stage["stage"] for stage in self.stages}
+        if not self._done:
+            self._measure("unaligned", clock)
 
     def warm_up(self, warmup: WarmupSpec) -> None:
         """Supervised fine-tuning on the warm-up side (Eq. 3)."""
+        if "warmup" in self._done:
+            return
         corpus = self._training_corpus("warmup")
         (indices,) = round_indices(len(corpus), epochs=warmup.epochs, rounds=1, seed=self._run.seed)
         clock = _Clock()
@@ -113,6 +185,8 @@ class _Alignment:
                 )
             name = f"round {round_idx} of {preference.rounds}"
             seed = self._run.seed + round_idx
+            if name in self._done:
+                continue
             if preference.preference_coef == 0.0:
                 self._run_nll_round(name, _take(corpus, indices), preference, seed=seed)
             else:
@@ -149,20 +223,32 @@ class _Alignment:
         self, name: str, chosen: list[Example], preference: PreferenceSpec, clock: "_Clock", *, seed: int
     ) -> PairSet:
         """Sample the present proxy, the reference of this round, and score both sides under it."""
-        rejected = sample_examples(
-            chosen,
-            TransformersSampler(
-                self.model, self.tokenizer, precision=self._spec.precision, description=f"sampling for {name}"
-            ),
-            max_new_tokens=preference.max_new_tokens,
-            max_seq_tokens=self._spec.max_seq_tokens,
-            temperature=preference.temperature,
-            seed=seed,
-        )
+        rejected = self._sample(f"sampling for {name}", chosen, preference, seed=seed)
         clock.lap("sampling_s")
         scores = ReferenceLogprobs(*(sequence_scores(self.model, side, **self._scoring) for side in (chosen, rejected)))
         clock.lap("reference_s")
         return PairSet(chosen, rejected, scores, eos_id=self.tokenizer.eos_token_id)
+
+    def _sample(
+        self, description: str, chosen: list[Example], preference: PreferenceSpec, *, seed: int
+    ) -> list[Example]:
+        """The present proxy's completions; each process draws those of its share, with a seed of its own."""
+        world = current_world()
+        sampled = sample_examples(
+            [chosen[idx] for idx in own_share(len(chosen))],
+            TransformersSampler(self.model, self.tokenizer, precision=self._spec.precision, description=description),
+            max_new_tokens=preference.max_new_tokens,
+            max_seq_tokens=self._spec.max_seq_tokens,
+            temperature=preference.temperature,
+            seed=seed if world.size == 1 else seed * 1_000_003 + world.rank,
+        )
+        if world.size == 1:
+            return sampled
+        completions = put_together([one.completion_ids.tolist() for one in sampled], len(chosen))
+        return [
+            example._replace(completion_ids=np.asarray(completion, np.int32), weights=None)
+            for example, completion in zip(chosen, completions, strict=True)
+        ]
 
     def _minimise_nll(
         self,
@@ -189,6 +275,8 @@ class _Alignment:
         fidelity = measure_fidelity(self.model, self._measured, side=self.side, **self._scoring)
         clock.lap("measuring_s")
         self.stages.append({"stage": name, **fidelity, "seconds": clock.laps, **facts})
+        if self._checkpoint is not None:
+            self._checkpoint.save(self.model, self.stages)
 
     def _choose_side(self) -> tuple[Side, TokenizedCorpus]:
         development = self._tokenize("development", {Side.DEVELOPMENT}, limit=FIDELITY_EXAMPLES)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from proxykd.data.tokenizing import Example
+from proxykd.launching.world import exchange, own_share, put_together
 from proxykd.models.forward import score_corpus
 from proxykd.preferences import preference_loss, reward_margins
 from proxykd.progress import track
@@ -37,11 +38,13 @@ def measure_fidelity(
         None without text.
     """
     nll = num_agreed = num_tokens = 0.0
-    scores = score_corpus(model, examples, pad_id=pad_id, precision=precision)
-    for score in track(scores, "measuring the proxy", total=len(examples), unit="text"):
+    own = [examples[idx] for idx in own_share(len(examples))]
+    scores = score_corpus(model, own, pad_id=pad_id, precision=precision)
+    for score in track(scores, "measuring the proxy", total=len(own), unit="text"):
         nll -= float(score.logprobs.sum(dtype=np.float64))
         num_agreed += int(score.is_top1.sum())
         num_tokens += len(score.logprobs)
+    nll, num_agreed, num_tokens = map(sum, zip(*exchange([nll, num_agreed, num_tokens]), strict=True))
     return {
         f"{side.value}_nll": nll / num_tokens if num_tokens else None,
         "top1_agreement": num_agreed / num_tokens if num_tokens else None,
@@ -54,11 +57,12 @@ def sequence_scores(
     model: PreTrainedModel, examples: Sequence[Example], *, pad_id: int, precision: str
 ) -> NDArray[np.float32]:
     """Log p(completion | prompt) of each example, summed over tokens, float32 [num_examples], nats."""
-    scores = np.zeros(len(examples), np.float32)
-    found = score_corpus(model, examples, pad_id=pad_id, precision=precision)
-    for score in track(found, "scoring pairs", total=len(examples), unit="text"):
-        scores[score.example_idx] = score.logprobs.sum(dtype=np.float64)
-    return scores
+    own = [examples[idx] for idx in own_share(len(examples))]
+    scores = [0.0] * len(own)
+    found = score_corpus(model, own, pad_id=pad_id, precision=precision)
+    for score in track(found, "scoring pairs", total=len(own), unit="text"):
+        scores[score.example_idx] = float(score.logprobs.sum(dtype=np.float64))
+    return np.asarray(put_together(scores, len(examples)), np.float32)
 
 
 def measure_preference(

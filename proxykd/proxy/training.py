@@ -6,21 +6,26 @@ adds an end token, cuts, drops, reports, pushes or saves anything here.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from proxykd.artifacts import batched
 from proxykd.config.models import OptimizerSpec, PreferenceSpec
 from proxykd.data.tokenizing import Example
+from proxykd.launching.world import current_world
 from proxykd.models.loading import default_device
 from proxykd.progress import Progress, stage
 from proxykd.proxy.rounds import PairSet
+from proxykd.proxy.sharing import OwnShares, pair_scales, shared_loader
 
 _IGNORED = -100
 _IDS = pa.list_(pa.int32())
@@ -66,8 +71,10 @@ def train_nll(
     """
     arguments = _arguments(optimizer, len(examples), precision=precision, seed=seed, scratch=scratch)
     config = SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True})
-    dataset = _store(map(_labelled, examples), _LABELLED, scratch / f"{description}.arrow")
-    trainer = SFTTrainer(model, config, train_dataset=dataset, processing_class=tokenizer)
+    rows = chain(map(_labelled, examples), map(_unlabelled, _stand_ins(examples)))
+    dataset = _store(rows, _LABELLED, scratch / f"{description}.arrow")
+    trainer = _TextTrainer(model, config, train_dataset=dataset, processing_class=tokenizer)
+    trainer.shares = OwnShares(len(examples), optimizer.batch_size)
     return _train(trainer, len(examples), optimizer, description)
 
 
@@ -104,9 +111,27 @@ def train_preference(
         loss_weights=[preference.preference_coef, preference.nll_coef],
         precompute_ref_log_probs=True,
     )
-    dataset = _store(pairs.rows(), _PAIRS, scratch / f"{description}.arrow")
+    rows = chain(pairs.rows(), islice(pairs.rows(), len(_stand_ins(pairs.chosen))))
+    dataset = _store(rows, _PAIRS, scratch / f"{description}.arrow")
     trainer = _PairTrainer(model, args=config, train_dataset=dataset, processing_class=tokenizer)
+    trainer.shares = OwnShares(len(pairs), preference.optimizer.batch_size)
     return _train(trainer, len(pairs), preference.optimizer, description)
+
+
+class _TextTrainer(SFTTrainer):  # type: ignore[misc]
+    """``SFTTrainer``, whose processes share each batch; it divides by the batch's tokens, whoever has them.
+
+    Attributes:
+        shares: This process's part of each batch.
+    """
+
+    shares: OwnShares
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        if current_world().size == 1:
+            whole: DataLoader[Any] = super().get_train_dataloader()
+            return whole
+        return shared_loader(self.train_dataset, self.shares, self.data_collator)
 
 
 class _PairTrainer(DPOTrainer):  # type: ignore[misc]
@@ -114,7 +139,26 @@ class _PairTrainer(DPOTrainer):  # type: ignore[misc]
 
     The stock trainer tokenises prompt + completion as one text and adds an end token to completions that were cut;
     its own scoring of the reference would also take as long as one more pass in the batch size of the training.
+
+    Attributes:
+        shares: This process's part of each batch.
     """
+
+    shares: OwnShares
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        if current_world().size == 1:
+            whole: DataLoader[Any] = super().get_train_dataloader()
+            return whole
+        return shared_loader(self.train_dataset, self.shares, self.data_collator)
+
+    def _compute_loss(self, model: Any, inputs: Any, return_outputs: bool) -> Any:
+        if current_world().size == 1:
+            return super()._compute_loss(model, inputs, return_outputs)
+        preference, nll = pair_scales(inputs, self.shares, self.state.global_step)
+        self.loss_weights = [self.args.loss_weights[0] * preference, self.args.loss_weights[1] * nll]
+        with _no_metrics_exchanged(self.accelerator):
+            return super()._compute_loss(model, inputs, return_outputs)
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
@@ -142,6 +186,16 @@ def _labelled(example: Example) -> dict[str, list[int]]:
     return {"input_ids": prompt + completion, "labels": [_IGNORED] * len(prompt) + completion}
 
 
+def _unlabelled(example: Example) -> dict[str, list[int]]:
+    ids = example.prompt_ids.tolist() + example.completion_ids.tolist()
+    return {"input_ids": ids, "labels": [_IGNORED] * len(ids)}
+
+
+def _stand_ins(examples: Sequence[Example]) -> Sequence[Example]:
+    """What a process works on that has no part of a batch: an example that is not counted."""
+    return examples[:1] if current_world().size > 1 else []
+
+
 def _store(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, path: Path) -> Dataset:
     """Rows as the memory-mapped dataset that the trainers ask for."""
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
@@ -157,7 +211,7 @@ def _arguments(
     constant = "constant_with_warmup" if optimizer.warmup_ratio > 0 else "constant"
     return {
         "output_dir": str(scratch),
-        "per_device_train_batch_size": optimizer.batch_size,
+        "per_device_train_batch_size": -(-optimizer.batch_size // current_world().size),
         "num_train_epochs": 1.0,
         "learning_rate": optimizer.learning_rate,
         "weight_decay": optimizer.weight_decay,
@@ -176,6 +230,7 @@ def _arguments(
         "report_to": "none",
         "save_strategy": "no",
         "disable_tqdm": True,
+        "ddp_find_unused_parameters": False,
         "push_to_hub": False,
     }
 
@@ -200,6 +255,16 @@ def _train(
         "num_examples": num_examples,
         "curve": curve,
     }
+
+
+@contextmanager
+def _no_metrics_exchanged(accelerator: Any) -> Iterator[None]:
+    """Leave TRL's own metrics, which nobody reads here, to each process: it would gather as many pairs from each."""
+    accelerator.gather = accelerator.gather_for_metrics = lambda values: values
+    try:
+        yield
+    finally:
+        del accelerator.gather, accelerator.gather_for_metrics
 
 
 def _restore(model: PreTrainedModel) -> None:

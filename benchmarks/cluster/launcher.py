@@ -1,0 +1,175 @@
+"""What a TrainJob's launcher adds to a training: seconds and memory, against bare ``torchrun`` of the same job.
+
+    python benchmarks/cluster/launcher.py [--steps 100] [--repeats 3]
+
+The same job in two processes, in turn: started by ``torchrun`` itself, and as a TrainJob with one pod on the stand-in
+cluster of the tests, whose kubelet runs a pod's command as a process of this machine. So the difference is the launcher
+(files, TrainJob, following, logs, clearing up) and the stand-in together; images are not pulled and no queue is waited
+in. The launcher runs in a process of its own; its peak is that process's, all libraries included.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(CHECKOUT))
+
+NAMESPACE, PROCESSES = "proxykd", 2
+LIMIT_S, LIMIT_MIB = 2.0, 300.0
+
+
+def write_job(folder: Path, steps: int) -> dict[str, Any]:
+    """A job of the tiny student on 200 of the embedded teacher's texts; its corpus is in ``folder``."""
+    from proxykd.config.models import StudentSpec
+    from proxykd.data.tokenizing import TokenizedCorpus
+    from proxykd.models.loading import load_tokenizer
+    from proxykd.records import Outcome, ValidatedRow
+    from proxykd.teacher.problems import generate_prompts, sample_completion
+
+    rng = random.Random(0)
+    model = {"source": "embedded:student", "num_layers": 1, "max_seq_tokens": 160}
+    spec = StudentSpec.model_validate({"model": model, "steps": steps, "alpha": 0.0, "optimizer": {"batch_size": 4}})
+    rows = (
+        ValidatedRow(
+            one.prompt_id,
+            0,
+            one.messages,
+            sample_completion(one.messages[-1].content, rng),
+            one.task,
+            one.reference,
+            Outcome.OK,
+            "keep",
+            "",
+        )
+        for one in generate_prompts(200, 0)
+    )
+    corpus = folder / "rows.arrow"
+    TokenizedCorpus.build(rows, load_tokenizer(spec.model), max_seq_tokens=160, path=corpus)
+    told = {"student": spec.model_dump(mode="json"), "alpha": 0.0, "learning_rate": 1e-3, "seed": 0}
+    return {**told, "corpus": str(corpus), "targets": None, "checkpoint": None}
+
+
+def run_bare(job: dict[str, Any], folder: Path) -> float:
+    """Seconds of ``torchrun`` from its start to its end."""
+    output = Path(tempfile.mkdtemp(dir=folder))
+    (output / "job.json").write_text(json.dumps({**job, "output": str(output)}))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
+    began = time.perf_counter()
+    # Its processes end when their standard input does.
+    with subprocess.Popen(
+        [*command, "-m", "proxykd.student.worker", str(output / "job.json")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as torchrun:
+        if status := torchrun.wait():
+            sys.exit(f"torchrun ended with status {status}")
+    return time.perf_counter() - began
+
+
+def run_launched(job: dict[str, Any], folder: Path, kubeconfig: Path, home: Path) -> dict[str, float]:
+    """Seconds of the launch and the peak memory of the launcher's process."""
+    (folder / "told.json").write_text(json.dumps(job))
+    environ = {**os.environ, "KUBECONFIG": str(kubeconfig)}
+    command = [sys.executable, __file__, "--launch", str(folder / "told.json"), "--home", str(home)]
+    finished = subprocess.run(command, env=environ, capture_output=True, text=True)
+    if finished.returncode:
+        sys.exit(finished.stderr)
+    read: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
+    return read
+
+
+def launch(told: Path, home: Path) -> dict[str, float]:
+    """What ``run_launched`` runs in a process of its own."""
+    from cluster.api import ClusterApi
+    from cluster.train_job import TrainJobLauncher
+    from proxykd.config.launcher import LauncherSpec
+    from proxykd.launching.work import Work, read_result
+
+    def not_here() -> dict[str, Any]:
+        raise AssertionError("the pods do it")
+
+    work = Work(
+        name="student",
+        module="proxykd.student.worker",
+        job=json.loads(told.read_text()),
+        inputs=("corpus", "targets"),
+        identity="",
+        folder=home,
+        advice="",
+        here=not_here,
+        collect=read_result,
+    )
+    spec = LauncherSpec(kind="trainjob", processes_per_node=PROCESSES, image="image")
+    began = time.perf_counter()
+    TrainJobLauncher(spec, ClusterApi.connect(), home).launch(work)
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def compare(steps: int, repeats: int) -> None:
+    """Run both in turn and print the table."""
+    from tests.k8s.cluster import cluster
+
+    runtime = yaml.safe_load((CHECKOUT / "k8s/trainjob/training-runtime.yaml").read_text())
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "proxykd-step"}}
+    bare, launched = list[float](), list[dict[str, float]]()
+    with tempfile.TemporaryDirectory() as name, cluster(Path(name) / "cluster") as double:
+        folder, home = Path(name), double.kubelet.machine.claim(NAMESPACE, "proxykd-journal")
+        home.mkdir(parents=True)
+        double.api.apply(runtime, account, *map(claim, ("proxykd-journal", "proxykd-models")), namespace=NAMESPACE)
+        job = write_job(folder, steps)
+        kubeconfig = double.api.kubeconfig(NAMESPACE)
+        run_bare(job, folder)  # files and compiled modules into the caches
+        for _ in range(repeats):
+            bare.append(run_bare(job, folder))
+            launched.append(run_launched(job, folder, kubeconfig, home))
+    report(bare, [one["seconds"] for one in launched], max(one["peak_mib"] for one in launched))
+
+
+def claim(name: str) -> dict[str, Any]:
+    """A volume claim of the double."""
+    spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
+
+
+def report(bare: list[float], launched: list[float], peak_mib: float) -> None:
+    """Medians, and whether what is added keeps below the limits."""
+    added = statistics.median(two - one for one, two in zip(bare, launched, strict=True))
+    print(f"torchrun alone   {statistics.median(bare):6.2f} s  ({', '.join(f'{one:.2f}' for one in bare)})")
+    print(f"as a TrainJob    {statistics.median(launched):6.2f} s  ({', '.join(f'{one:.2f}' for one in launched)})")
+    print(f"added            {added:6.2f} s  (limit {LIMIT_S:g} s)")
+    print(f"launcher's peak  {peak_mib:6.0f} MiB (limit {LIMIT_MIB:g} MiB)")
+    if added > LIMIT_S or peak_mib > LIMIT_MIB:
+        sys.exit("over the limit")
+
+
+def main() -> None:
+    """Parse the command line and measure."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--launch", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT), "PROXYKD_PROGRESS": "off"}
+    if arguments.launch:
+        print(json.dumps(launch(arguments.launch, arguments.home)))
+    else:
+        compare(arguments.steps, arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""What an alignment that was cut short goes on from: the trained weights after its last finished stage.
+
+A stage begins with nothing but the weights, the texts and its seed, so that an alignment that goes on ends with the
+weights that it would have had.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from proxykd.launching.world import current_world
+from proxykd.progress import report
+
+FORMAT = "alignment-1"
+
+
+@dataclass(frozen=True, slots=True)
+class StageCheckpoint:
+    """The file of one alignment.
+
+    Attributes:
+        path: Of the file; its folder is created.
+    """
+
+    path: Path
+
+    def save(self, model: torch.nn.Module, stages: list[dict[str, Any]]) -> None:
+        """Keep the trained weights and what was measured so far; the first process writes."""
+        if current_world().rank > 0:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(f"{self.path.name}.partial")
+        tensors = {name: value.detach().cpu().contiguous() for name, value in _trained(model).items()}
+        save_file(tensors, partial, metadata={"format": FORMAT, "stages": json.dumps(stages)})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, self.path)
+
+    def load(self, model: torch.nn.Module) -> list[dict[str, Any]]:
+        """Put the weights back; returns what was measured, or nothing where there is no checkpoint that can be used."""
+        if not self.path.is_file():
+            return []
+        wanted = _trained(model)
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT or set(file.keys()) != set(wanted):
+                    raise ValueError("it is of another model or another release")
+                tensors = {name: file.get_tensor(name) for name in wanted}
+        except (OSError, SafetensorError, ValueError) as error:
+            report(f"the checkpoint {self.path} cannot be used ({error}); the alignment begins anew")
+            return []
+        with torch.no_grad():
+            for name, value in wanted.items():
+                value.copy_(tensors[name])
+        stages: list[dict[str, Any]] = json.loads(metadata["stages"])
+        return stages
+
+
+def _trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}

@@ -1,0 +1,31 @@
+"""A process of an alignment that several share: ``torchrun ... -m proxykd.proxy.worker JOB``."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from proxykd.artifacts import SplitSet, ValidatedSet
+from proxykd.config import RunSpec
+from proxykd.launching.worker import run_worker
+from proxykd.launching.world import current_world
+from proxykd.proxy.alignment import ALIGNED, align_here
+
+
+def _work(told: dict[str, Any]) -> dict[str, Any]:
+    output = Path(told["output"])
+    scratch = output / f"scratch-{current_world().rank}"
+    scratch.mkdir()
+    checkpoint = told["checkpoint"]
+    align_here(
+        ValidatedSet(Path(told["validated"])),
+        SplitSet(Path(told["splits"])),
+        RunSpec.view(told["run"]),
+        output=output / ALIGNED,
+        scratch=scratch,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+    )
+    return {}
+
+
+if __name__ == "__main__":
+    sys.exit(run_worker(_work, Path(sys.argv[1])))

@@ -1,0 +1,113 @@
+"""Several processes that share an alignment end where one ends, and one that is cut short ends there too."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet, read_json
+from proxykd.config import RunSpec
+from proxykd.launching.torchrun import Torchrun
+from proxykd.launching.work import InProcess, Launcher
+from proxykd.models.loading import load_saved
+from proxykd.proxy import alignment
+from proxykd.proxy.alignment import align_proxy
+
+pytestmark = pytest.mark.integration
+Corpus = tuple[ValidatedSet, SplitSet]
+Align = Callable[..., ProxyModel]
+
+
+def specify(*, batch_size: int = 7, **model: Any) -> RunSpec:
+    optimizer = {"learning_rate": 1e-3, "batch_size": batch_size}
+    return RunSpec.view(
+        {
+            "seed": 0,
+            "split": {"mode": "shared", "heldout": 0.05, "development": 0.2},
+            "proxy": {
+                "model": {"source": "embedded:student", "num_layers": 1, "max_seq_tokens": 120, **model},
+                "warmup": {"optimizer": optimizer, "epochs": 0.1},
+                # All but greedy, as several processes draw other completions than one.
+                "preference": {
+                    "optimizer": {**optimizer, "learning_rate": 1e-4},
+                    "rounds": 2,
+                    "epochs": 0.1,
+                    "max_new_tokens": 12,
+                    "temperature": 1e-4,
+                },
+            },
+            "staging": None,
+        }
+    )
+
+
+@pytest.fixture
+def align(corpus: Corpus, tmp_path: Path) -> Align:
+    def make(name: str, run: RunSpec, launcher: Launcher, *, checkpoints: Path | None = None) -> ProxyModel:
+        output, scratch = tmp_path / name / "output", tmp_path / name / "scratch"
+        for folder in (output, scratch):
+            folder.mkdir(parents=True)
+        return align_proxy(*corpus, run, output=output, scratch=scratch, checkpoints=checkpoints, launcher=launcher)
+
+    return make
+
+
+def weights(proxy: ProxyModel) -> dict[str, torch.Tensor]:
+    return dict(load_saved(proxy.path / "model")[0].state_dict())
+
+
+def facts(proxy: ProxyModel) -> list[dict[str, Any]]:
+    stages = read_json(proxy.path / "fidelity.json")["stages"]
+    return [{key: value for key, value in stage.items() if key != "seconds"} for stage in stages]
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 3}, {"batch_size": 1, "lora": {"rank": 2, "dropout": 0.0}}])
+def test_two_processes_align_as_one_does(align: Align, options: dict[str, Any]) -> None:
+    run = specify(**options)
+    alone, shared = align("alone", run, InProcess()), align("shared", run, Torchrun(2))
+    shared.verify()
+    for ours, theirs in zip(facts(alone), facts(shared), strict=True):
+        assert theirs.pop("training", {}) == approximately(ours.pop("training", {}))
+        assert theirs.pop("preference", {}) == approximately(ours.pop("preference", {}))
+        assert theirs == approximately(ours)
+    found = weights(shared)
+    for name, value in weights(alone).items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=2e-4)
+
+
+def approximately(facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: [approximately(one) for one in value]
+        if isinstance(value, list)
+        else pytest.approx(value, rel=2e-3, abs=2e-3)
+        if isinstance(value, float)
+        else value
+        for key, value in facts.items()
+    }
+
+
+def test_an_alignment_that_was_cut_short_goes_on_after_its_last_stage(
+    align: Align, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = align("whole", specify(), InProcess())
+    measure, seen = alignment.measure_fidelity, []
+
+    def stop_in_the_third(*arguments: Any, **options: Any) -> Any:
+        seen.append(1)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return measure(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(alignment, "measure_fidelity", stop_in_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            align("cut", specify(), InProcess(), checkpoints=tmp_path / "kept")
+    (kept,) = (tmp_path / "kept").iterdir()
+    again = align("again", specify(), InProcess(), checkpoints=tmp_path / "kept")
+    assert not kept.exists(), "the alignment is done"
+    assert facts(again) == facts(whole)
+    found = weights(again)
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(found[name], value, rtol=0.0, atol=0.0)
