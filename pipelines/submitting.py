@@ -19,7 +19,6 @@ from proxykd.config import RunSpec
 from proxykd.config.placement import load_placement
 from proxykd.config.shielding import shielded
 from proxykd.config.stack import ClusterStackSpec, KubernetesStackSpec
-from proxykd.config.steps import STEPS
 from proxykd.exceptions import ClusterError, ConfigError
 
 IMAGE_CHECKOUT = Path("/app")
