@@ -87,7 +87,7 @@ def test_a_stack_that_is_not_there_is_told_with_those_that_are() -> None:
 def test_a_local_stack_may_have_a_bucket_and_its_keys_are_told_as_written(tmp_path: Path) -> None:
     store = {"kind": "s3", "path": "s3://bucket"}
     assert load(tmp_path, kind="local", name="x", artifact_store=store).artifact_store.path == "s3://bucket"
-    with pytest.raises(ConfigError, match="artifact_store.regoin: unknown key; did you mean 'region'"):
+    with pytest.raises(ConfigError, match=r"artifact_store\.regoin: unknown key; did you mean 'region'"):
         load(tmp_path, kind="local", name="x", artifact_store={**store, "regoin": "eu"})
 
 
