@@ -179,6 +179,11 @@ def find_objects(api: ClusterApi, records: Records, ages: Ages) -> Iterator[Wast
     yield from _find_tokens(api, records, ages)
 
 
+def remove_job(api: ClusterApi, job: Object) -> bool:
+    """Remove a Job and all that it owns; whether it was still there."""
+    return _removal(api, JOBS, job, "").remove()
+
+
 def _ours(api: ClusterApi, kind: Kind) -> Iterator[Object]:
     try:
         for found in api.list(kind, labels=OURS):

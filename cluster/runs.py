@@ -93,6 +93,16 @@ def steps_of(run_id: str) -> dict[str, str]:
     return {one.name: str(one.status.value) for one in found.items}
 
 
+def failures(run_id: str) -> list[str]:
+    """Why a run's steps failed, in their own words, a line each."""
+    found = []
+    for step in Client().list_run_steps(pipeline_run_id=run_id, size=1000, hydrate=True).items:
+        if step.status.is_failed:
+            told = step.exception_info.message if step.exception_info is not None else None
+            found.append(f"{step.name}: {told or 'it left no message'}")
+    return found
+
+
 def state_of(run_id: str) -> tuple[str, bool]:
     """A run's state in ZenML's word, and whether it is the last one.
 

@@ -41,7 +41,14 @@ class RunResult:
     statuses: Mapping[str, str]
 
 
-def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str], anew: Sequence[str] = ()) -> RunResult:
+def run_distillation(
+    run: RunSpec,
+    *,
+    inputs: str,
+    models: Mapping[str, str],
+    anew: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> RunResult:
     """Run the main job; one that ends well is the baseline of the next one's drift.
 
     Args:
@@ -49,13 +56,14 @@ def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str], an
         inputs: Hash of the prompts' file.
         models: Role -> identity of the model behind its source.
         anew: Steps that are done again although they are finished; what follows from them only if its inputs change.
+        options: Settings of the run and of each step on a cluster, from ``pipelines.placement``; None = a local stack.
 
     Raises:
         ConfigError: if there is no such step.
         ProxykdError: as the step raised it.
         KeyboardInterrupt: if the run was interrupted (ZenML turns SIGINT and SIGTERM into an exception of its own).
     """
-    configured = configure(run, anew=anew)
+    configured = configure(run, anew=anew, options=options)
     try:
         response = configured(**arguments(run, inputs=inputs, models=models))
     except RunInterruptedException as interruption:

@@ -97,6 +97,9 @@ class ScheduleFileSpec(Spec):
     """The run specification."""
     overrides: tuple[str, ...] = ()
     """KEY=VALUE each, as after `proxykd run --set`."""
+    anew: tuple[str, ...] = ()
+    """Steps that every run does again although they are finished, as after `proxykd run --anew`: otherwise a run whose
+    inputs are those of the last one finds everything done."""
     stack: Annotated[str, AfterValidator(_resolve_stack)]
     """A stack's file, or NAME for k8s/stacks/NAME.yaml."""
     schedule: ScheduleSpec

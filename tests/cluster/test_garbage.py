@@ -152,7 +152,7 @@ def test_passing_trouble_is_waited_out_and_refusals_are_told(littered: ApiServer
     littered.trouble.add(503, verb="delete", num_times=2)
     assert all(one.remove() for one in found(api))
     littered.access.is_enforced = True
-    with pytest.raises(ClusterForbiddenError, match="list trainjobs"):
+    with pytest.raises(ClusterForbiddenError, match="list jobs"):
         found(connect("default"))
     littered.close()
     with pytest.raises(ClusterUnreachableError, match=r"got none|got no answer"):

@@ -1,0 +1,34 @@
+"""``python -m tests.support.kubernetes_run SPECIFICATION STACK``: the run on a cluster's stack, and its outcome as JSON."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from cluster import stacks
+from pipelines.placement import run_options
+from pipelines.running import run_distillation
+from proxykd.config.loading import load_specification
+from proxykd.config.placement import load_placement
+from proxykd.config.stack import ClusterStackSpec, load_stack
+from proxykd.plan import make_plan
+from proxykd.workspace import Workspace
+
+
+def run(specification: Path, stack_file: Path) -> dict[str, Any]:
+    """Register the stack, run the pipeline on it and wait for its end."""
+    stack = load_stack(str(stack_file))
+    assert isinstance(stack, ClusterStackSpec)
+    stacks.apply(stack)
+    os.environ["ZENML_ACTIVE_STACK_ID"] = stacks.stack_id(stack)
+    run = load_specification(specification)
+    found = make_plan(run, workspace=Workspace.default())
+    options = run_options(stack, load_placement(stack.placement))
+    result = run_distillation(run, inputs=found.inputs_hash, models=found.models, options=options)
+    report = json.loads((result.evaluation.path / "report.json").read_text(encoding="utf-8"))
+    return {"report": report, "promotion": dict(result.promotion), "statuses": dict(result.statuses)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(Path(sys.argv[1]), Path(sys.argv[2]))))
