@@ -7,18 +7,12 @@ Secret, by reference.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-from zenml.integrations.kubeflow.flavors.kubeflow_orchestrator_flavor import (
-    KubeflowOrchestratorConfig,
-    KubeflowOrchestratorFlavor,
-    KubeflowOrchestratorSettings,
-)
 from zenml.integrations.kubeflow.orchestrators.kubeflow_orchestrator import KubeflowOrchestrator
 
+from cluster.kubeflow_flavor import PlacedKubeflowSettings
 from cluster.kubeflow_task import TaskPlacement, is_credential, place_task
 from proxykd.exceptions import ConfigError
 
@@ -32,18 +26,6 @@ PUBLIC_VARIABLES = frozenset(
     }
 )
 """All that passes of the environment that ZenML gives to pods."""
-
-
-class PlacedKubeflowSettings(KubeflowOrchestratorSettings):
-    """Settings of a step or a pipeline: ZenML's, and ``task``, the placement of its pod as plain values."""
-
-    task: dict[str, Any] = Field(default_factory=dict)
-
-
-class PlacedKubeflowConfig(KubeflowOrchestratorConfig):
-    """Configuration of the component: ZenML's, and the service account under which all pods of a run run."""
-
-    service_account: str | None = None
 
 
 class PlacedKubeflowOrchestrator(KubeflowOrchestrator):
@@ -102,33 +84,6 @@ class PlacedKubeflowOrchestrator(KubeflowOrchestrator):
     def _upload_and_run_pipeline(self, snapshot: Any, pipeline_file_path: str, run_name: str) -> Any:
         check_withheld(Path(pipeline_file_path).read_text(encoding="utf-8"), self._withheld)
         return super()._upload_and_run_pipeline(snapshot, pipeline_file_path, run_name)
-
-    def _get_kfp_client(self, settings: Any) -> Any:
-        client = super()._get_kfp_client(settings)
-        if (account := self.config.service_account) is not None:
-            client.create_run_from_pipeline_package = partial(
-                client.create_run_from_pipeline_package, service_account=account
-            )
-        return client
-
-
-class PlacedKubeflowFlavor(KubeflowOrchestratorFlavor):
-    """What ZenML needs to know."""
-
-    @property
-    def name(self) -> str:
-        """Of the flavor."""
-        return "proxykd-kubeflow"
-
-    @property
-    def config_class(self) -> type[PlacedKubeflowConfig]:
-        """Of the component's configuration."""
-        return PlacedKubeflowConfig
-
-    @property
-    def implementation_class(self) -> type[PlacedKubeflowOrchestrator]:
-        """Of the component."""
-        return PlacedKubeflowOrchestrator
 
 
 def task_name(step: str) -> str:

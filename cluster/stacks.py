@@ -16,6 +16,7 @@ from zenml.exceptions import EntityExistsError
 from zenml.stack.utils import validate_stack_component_config
 from zenml.utils.secret_utils import is_secret_field, is_secret_reference
 
+from cluster.kubeflow_flavor import FLAVOR, PlacedKubeflowConfig, register_flavor
 from proxykd.config.stack import ClusterStackSpec, KubeflowStackSpec, S3StoreSpec, StackSpec
 from proxykd.exceptions import ConfigError
 from proxykd.workspace import Workspace
@@ -94,7 +95,7 @@ def _orchestrator(stack: StackSpec) -> tuple[str, dict[str, Any]]:
         return "local", {}
     if isinstance(stack, KubeflowStackSpec):
         place = {"kubeflow_namespace": stack.pipelines_namespace, "kubernetes_context": stack.context}
-        return "kubeflow", _told({**place, "kubeflow_hostname": stack.hostname, "synchronous": False})
+        return FLAVOR, _told({**place, "kubeflow_hostname": stack.hostname, "synchronous": False})
     return "kubernetes", _told(
         {
             "kubernetes_context": stack.context,
@@ -189,6 +190,9 @@ def _shown(config_field: Any, value: Any) -> str:
 def _validated(component: Component) -> tuple[dict[str, Any], Any]:
     """The settings as ZenML will keep them, and the class that checked them."""
     try:
+        if component.flavor == FLAVOR:  # which ZenML may not know yet
+            config: Any = PlacedKubeflowConfig.model_validate(dict(component.configuration))
+            return dict(config.model_dump(mode="json", exclude_unset=True)), PlacedKubeflowConfig
         config = validate_stack_component_config(
             configuration_dict=dict(component.configuration),
             flavor=component.flavor,
@@ -229,6 +233,8 @@ def apply(stack: StackSpec) -> None:
 def _apply_component(component: Component) -> None:
     client, kind = Client(), StackComponentType(component.kind)
     settings, _ = _validated(component)
+    if component.flavor == FLAVOR:
+        register_flavor()
     if (found := _component_named(component)) is None:
         try:
             client.create_stack_component(component.name, component.flavor, kind, settings, labels=dict(LABELS))

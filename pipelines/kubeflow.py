@@ -22,7 +22,8 @@ from zenml.stack import Stack
 from zenml.utils import source_utils
 
 import proxykd
-from cluster.kubeflow_orchestrator import PlacedKubeflowConfig, PlacedKubeflowOrchestrator
+from cluster.kubeflow_flavor import PlacedKubeflowConfig
+from cluster.kubeflow_orchestrator import PlacedKubeflowOrchestrator
 from pipelines.distill import distill
 from pipelines.kubeflow_placement import kubeflow_options
 from proxykd.config import RunSpec

@@ -1,17 +1,17 @@
-"""A placement in the terms of Kubeflow Pipelines: the pods of the Kubernetes orchestrator, as far as these can say them.
+"""A placement in the terms of Kubeflow Pipelines: the pods of the Kubernetes orchestrator, as far as it can say them.
 
-The pods come from ``pipelines.placement``, so that a step gets the same on both kinds of stack. Kubeflow Pipelines takes
-Secrets key by key, which the stack's file lists. It gives all pods of a run one service account, so what needs another
-one is refused here. It has no word for a pod's priority class, seccomp profile, file system and grace period: those are
-its own affair, and that of the namespace's admission.
+The pods come from ``pipelines.placement``, so that a step gets the same on both kinds of stack. Kubeflow Pipelines
+takes Secrets key by key, which the stack's file lists. It gives all pods of a run one service account, so what needs
+another one is refused here. It has no word for a pod's priority class, seccomp profile, file system and grace period:
+those are its own affair, and that of the namespace's admission.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cluster.kubeflow_orchestrator import PlacedKubeflowSettings
+from cluster.kubeflow_flavor import PlacedKubeflowSettings
 from cluster.kubeflow_task import Folder, SecretVariable, TaskPlacement, Toleration
-from pipelines.placement import GPU, checked, run_options
+from pipelines.placement import GPU, checked, image_settings, step_options
 from proxykd.config.placement import PlacementSpec
 from proxykd.config.stack import KubeflowStackSpec
 from proxykd.exceptions import ConfigError
@@ -35,7 +35,7 @@ def kubeflow_options(stack: KubeflowStackSpec, placement: PlacementSpec, steps: 
     run = {"user_namespace": stack.namespace, "synchronous": True, "timeout": 2**31}
     return {
         "settings": {
-            "docker": run_options(stack, placement, ())["settings"]["docker"],
+            "docker": image_settings(stack.image),
             "orchestrator": checked(run, PlacedKubeflowSettings),
         },
         "step_configurations": {
@@ -48,17 +48,17 @@ def task_placements(
     stack: KubeflowStackSpec, placement: PlacementSpec, steps: tuple[str, ...]
 ) -> dict[str, TaskPlacement]:
     """Step -> what its pod gets; arguments and errors as above."""
-    options = run_options(stack, placement, steps)["step_configurations"]
-    return {name: _task(stack, placement, name, options[name]["settings"]["orchestrator"]) for name in steps}
+    return {name: _task(stack, placement, name) for name in steps}
 
 
-def _task(stack: KubeflowStackSpec, placement: PlacementSpec, name: str, settings: Any) -> TaskPlacement:
-    step, pod = placement.step(name), settings.pod_settings
+def _task(stack: KubeflowStackSpec, placement: PlacementSpec, name: str) -> TaskPlacement:
+    step = placement.step(name)
+    pod = step_options(stack, placement, name)["settings"]["orchestrator"].pod_settings
     if step.launcher.kind == "trainjob" or step.service_account is not None:
         wish = "a TrainJob" if step.launcher.kind == "trainjob" else f"the service account {step.service_account}"
         raise ConfigError(
-            f"expected step {name} to do with its run's service account, as Kubeflow Pipelines has one for all pods, got "
-            f"{wish}; start its processes with `launcher: {{kind: torchrun}}`, or choose a stack of kind kubernetes"
+            f"expected step {name} to do with its run's service account, as Kubeflow Pipelines has one for all pods, "
+            f"got {wish}; start its processes with `launcher: {{kind: torchrun}}`, or choose a stack of kind kubernetes"
         )
     requests = pod.resources["requests"]
     return TaskPlacement(

@@ -18,7 +18,7 @@ from zenml.integrations.kubernetes.pod_settings import KubernetesPodSettings
 
 from proxykd.config.launcher import LAUNCHER_VARIABLE
 from proxykd.config.placement import OrchestratorPodSpec, PlacementSpec, PoolSpec, StepPlacementSpec, amount
-from proxykd.config.stack import ClusterStackSpec
+from proxykd.config.stack import ClusterStackSpec, KubeflowStackSpec
 from proxykd.config.steps import STEPS
 from proxykd.exceptions import ConfigError
 from proxykd.workspace import Workspace
@@ -47,13 +47,17 @@ def run_options(stack: ClusterStackSpec, placement: PlacementSpec, steps: tuple[
         placement: Places and sizes.
         steps: The names of the pipeline's steps.
     """
+    if isinstance(stack, KubeflowStackSpec):
+        from pipelines.kubeflow_placement import kubeflow_options
+
+        return kubeflow_options(stack, placement, steps)
     orchestrator = _orchestrator(stack, placement)
     return {
         "settings": {
-            "docker": _image(stack.image),
+            "docker": image_settings(stack.image),
             "orchestrator": checked(orchestrator, KubernetesOrchestratorSettings),
         },
-        "step_configurations": {name: _step(stack, placement, name) for name in steps},
+        "step_configurations": {name: step_options(stack, placement, name) for name in steps},
     }
 
 
@@ -68,7 +72,7 @@ def checked(values: Mapping[str, Any], model: type[Settings]) -> Settings:
     return model.model_validate(dict(values))
 
 
-def _image(image: str) -> DockerSettings:
+def image_settings(image: str) -> DockerSettings:
     """Run the image as it is: the checkout is in it, so nothing is built, uploaded or downloaded."""
     nothing = {"install_stack_requirements": False, "allow_including_files_in_images": False}
     downloads = {"allow_download_from_code_repository": False, "allow_download_from_artifact_store": False}
@@ -101,7 +105,8 @@ def _orchestrator_pod(stack: ClusterStackSpec, placement: PlacementSpec, own: Or
     return checked(values, KubernetesPodSettings)
 
 
-def _step(stack: ClusterStackSpec, placement: PlacementSpec, name: str) -> dict[str, Any]:
+def step_options(stack: ClusterStackSpec, placement: PlacementSpec, name: str) -> dict[str, Any]:
+    """A step's share of ``run_options``."""
     step, accounts = placement.step(name), stack.service_accounts
     is_trainer = step.launcher.kind == "trainjob"
     role = "launcher" if is_trainer else step.role  # the network lets launchers reach the API server
