@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "loopback", "AWS_SECRET_ACCESS_KEY": "loopback"}
 ACCOUNTS = ("proxykd-submitter", "proxykd-orchestrator", "proxykd-step", "proxykd-trainer")
 CLAIMS = ("proxykd-models", "proxykd-journal")
 MLFLOW = "http://mlflow:5000"
-LIMIT_S = 420
+LIMIT_S = 900
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,19 @@ class Platform:
         home.mkdir(parents=True, exist_ok=True)
         specification = home / "tiny.yaml"
         specification.write_text(yaml.safe_dump(SPECIFICATION), encoding="utf-8")
-        command = [sys.executable, "-m", "tests.support.kubernetes_run", str(specification), str(self.stack(placement))]
+        stack = str(self.stack(placement))
+        return self._submit(home, ["tests.support.kubernetes_run", str(specification), stack], more)
+
+    def run_small(self, home: Path, placement: Path, wait_s: float, **more: str) -> "Outcome":
+        """The small pipeline of two steps, the first of which waits on its first try."""
+        home.mkdir(parents=True, exist_ok=True)
+        arguments = ["tests.support.small_pipeline", str(self.stack(placement)), str(wait_s)]
+        return self._submit(home, arguments, more)
+
+    def _submit(self, home: Path, arguments: list[str], more: dict[str, str]) -> "Outcome":
         with (home / "stdout.txt").open("w") as out, (home / "stderr.txt").open("w") as err:
             process = subprocess.Popen(
-                command,
+                [sys.executable, "-m", *arguments],
                 cwd=home,
                 env={**self.environment(home), **more},
                 stdout=out,
@@ -98,6 +108,17 @@ class Platform:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
         return Outcome(status, (home / "stdout.txt").read_text(), (home / "stderr.txt").read_text())
+
+    def statuses(self) -> dict[str, str]:
+        """Name of each run and of each of its steps -> status, as the ZenML server's database has them."""
+        path = next((self.folder / "zenml-server").rglob("zenml.db"))
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+            rows = database.execute(
+                "SELECT '', status FROM pipeline_run WHERE id = (SELECT id FROM pipeline_run ORDER BY created DESC LIMIT 1)"
+                " UNION ALL SELECT name, status FROM step_run WHERE pipeline_run_id = "
+                "(SELECT id FROM pipeline_run ORDER BY created DESC LIMIT 1)"
+            ).fetchall()
+        return {name: str(status) for name, status in rows}
 
 
 @dataclass(frozen=True)
