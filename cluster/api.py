@@ -27,6 +27,8 @@ Object = dict[str, Any]
 _AWAY = frozenset({429, 500, 502, 503, 504})
 _VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _PAGE = 500
+_RULES = ("admission webhook", "violates PodSecurity", "exceeded quota", "usage per", "ValidatingAdmissionPolicy")
+"""Words of a refusal that no Role would lift."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,12 @@ class ClusterApi:
             ClusterError: if there are no usable credentials.
         """
         return cls(open_connection(context), namespace=namespace, patience=patience)
+
+    def with_patience(self, patience: Patience) -> "ClusterApi":
+        """The same server and identity, tried for longer or shorter."""
+        return ClusterApi(
+            self._connection, namespace=self.namespace, patience=patience, clock=self._clock, sleep=self._sleep
+        )
 
     def get(self, kind: Kind, name: str, *, namespace: str | None = None) -> Object:
         """An object.
@@ -194,7 +202,7 @@ class ClusterApi:
         *,
         container: str,
         is_followed: bool = False,
-        since_s: int | None = None,
+        since: str | None = None,
         tail: int | None = None,
     ) -> Iterator[bytes]:
         """A container's log in pieces as they come, each line with its time before it.
@@ -203,7 +211,7 @@ class ClusterApi:
             pod: Its name.
             container: One of its containers.
             is_followed: Wait for more until the container ends, or no byte has come for a while.
-            since_s: The last so many seconds only; None = from the beginning.
+            since: From this time on, to the second, as the lines have it; None = from the beginning.
             tail: The last so many lines only; None = all.
 
         Raises:
@@ -212,7 +220,7 @@ class ClusterApi:
         from urllib3.exceptions import HTTPError
 
         query = {"container": container, "timestamps": "true", "follow": str(is_followed).lower()}
-        query |= {} if since_s is None else {"sinceSeconds": str(max(1, since_s))}
+        query |= {} if since is None else {"sinceTime": f"{since[:19]}Z"}
         query |= {} if tail is None else {"tailLines": str(tail)}
         path = PODS.path(self.namespace, pod, "log")
         answer = self._ask("GET", path, PODS, f"{pod}/log", None, query=query, is_stream=True)
@@ -321,6 +329,10 @@ def refusal(answer: Answer, what: str, address: str) -> ClusterError:
         return ClusterAuthError(
             f"expected the API server {address} to know this identity, but it refused the token for: {what} ({said}); "
             "log in again, or give the pod a service account whose token is renewed"
+        )
+    if answer.status == 403 and any(word in said for word in _RULES):
+        return ClusterError(
+            f"expected to {what}, but a rule of the namespace refuses it ({said}); change what it names"
         )
     if answer.status == 403:
         return ClusterForbiddenError(

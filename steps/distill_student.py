@@ -7,7 +7,9 @@ from zenml import step
 from proxykd.artifacts import ProxyModel, SplitSet, StudentModel, Targets, ValidatedSet
 from proxykd.config import RunSpec
 from proxykd.data.trajectory_rows import check_trajectories
+from proxykd.launching.choice import choose_launcher
 from proxykd.student.training import distill_student as distill
+from steps.launchers import LAUNCHERS
 from steps.materializers.folder import FolderMaterializer
 from steps.settings import checkpoint_folder, new_folder, scratch_folder
 
@@ -56,4 +58,5 @@ def distill_student(
             scratch=scratch,
             checkpoints=checkpoint_folder(models, code),
             proxy=proxy if arm == "proxy_kd" else None,
+            launcher=choose_launcher(run.student.processes, others=LAUNCHERS),
         )

@@ -1,0 +1,190 @@
+"""A TrainJob followed to its end: what it says is told, and what it cannot recover from is one clear error."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from cluster.api import ClusterApi
+from cluster.kinds import PODS, TRAIN_JOBS, WORKLOADS
+from cluster.manifest import CONTAINER
+from cluster.own_pod import condition, has_condition
+from cluster.pod_log import LogCopies, last_lines
+from cluster.training_pods import (
+    JOBSET_LABEL,
+    Trouble,
+    describe,
+    has_begun,
+    is_queued,
+    is_running,
+    node_index,
+    troubles,
+)
+from proxykd.config.launcher import LauncherSpec
+from proxykd.exceptions import (
+    ClusterError,
+    ClusterForbiddenError,
+    ClusterMissingError,
+    ClusterUnreachableError,
+    ModelError,
+)
+from proxykd.progress import report
+
+AWAY_S, IMAGE_S, UNHEARD_S = 1800.0, 180.0, 300.0
+"""Seconds for which the API server may be away, an image may be missing, and Kubeflow Trainer may say nothing."""
+_POLL_S, _SLOWEST_POLL_S, _WHY_S = 0.5, 5.0, 30.0
+_LINES = 30
+
+
+class Follower:
+    """Follows one TrainJob.
+
+    Args:
+        api: Its namespace.
+        name: Of the TrainJob.
+        spec: What was asked for.
+        advice: What to lower where memory runs out.
+        clock: Seconds.
+        sleep: Waits.
+        say: Tells the user.
+    """
+
+    def __init__(
+        self,
+        api: ClusterApi,
+        name: str,
+        spec: LauncherSpec,
+        *,
+        advice: str,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        say: Callable[[str], None] = report,
+    ) -> None:
+        self._api, self._name, self._spec, self._advice = api, name, spec, advice
+        self._clock, self._sleep, self._say = clock, sleep, say
+        self._logs = LogCopies(api, container=CONTAINER)
+        self._said, self._why, self._asked_why = "", "", float("-inf")
+        self._began = self._idle_since = self._heard = clock()
+        self._missing_since: float | None = None
+
+    def wait(self) -> None:
+        """Return when it is complete.
+
+        Raises:
+            ModelError: if it used up its memory, or failed.
+            ClusterError: if it is never admitted, its image is missing, somebody removed it, or the server stays away.
+        """
+        try:
+            while not self._look():
+                age = self._clock() - self._began
+                self._sleep(min(max(_POLL_S, age / 60.0), _SLOWEST_POLL_S))
+        finally:
+            self._logs.finish(wait_s=1.0)
+
+    def _look(self) -> bool:
+        try:
+            job = self._api.get(TRAIN_JOBS, self._name)
+            pods = list(self._api.list(PODS, labels=f"{JOBSET_LABEL}={self._name}"))
+        except ClusterMissingError:
+            raise ClusterError(
+                f"expected the TrainJob {self._name} in namespace {self._api.namespace} until its end, but somebody "
+                "removed it; run the same command again: it goes on from the last checkpoint"
+            ) from None
+        except ClusterUnreachableError as error:
+            self._bear(error)
+            return False
+        self._heard = self._clock()
+        for pod in pods:
+            if has_begun(pod):
+                prefix = f"[node {node_index(pod)}] " if self._spec.nodes > 1 else ""
+                self._logs.follow(pod["metadata"]["name"], prefix=prefix)
+        if has_condition(job, "Complete"):
+            return True
+        self._check(job, pods)
+        return False
+
+    def _bear(self, error: ClusterUnreachableError) -> None:
+        away = self._clock() - self._heard
+        if away > AWAY_S:
+            raise error
+        self._tell(f"goes on unseen, as the API server does not answer: {error}")
+
+    def _check(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> None:
+        for trouble in troubles(pods):
+            self._judge(trouble)
+        if not any(trouble.may_pass for trouble in troubles(pods)):
+            self._missing_since = None
+        if has_condition(job, "Failed"):
+            raise self._failure(job, pods)
+        if is_queued(job):
+            self._ask_why(job)
+        self._tell(describe(job, pods, nodes=self._spec.nodes, why=self._why))
+        if sum(map(is_running, pods)) >= self._spec.nodes:
+            self._idle_since = self._clock()
+        elif self._clock() - self._idle_since > self._spec.start_s:
+            raise self._never_started(job, pods)
+        self._check_heard(job, pods)
+
+    def _judge(self, trouble: Trouble) -> None:
+        """Raise what will not pass, and what has not passed for too long."""
+        if trouble.kind == "memory":
+            raise ModelError(
+                f"expected the training to fit into the memory of pod {trouble.pod} ({trouble.text}), but it was used "
+                f"up and the pod killed; lower {self._advice}, or raise the launcher's memory in the placement"
+            )
+        if trouble.may_pass:
+            self._missing_since = self._clock() if self._missing_since is None else self._missing_since
+            if self._clock() - self._missing_since < IMAGE_S:
+                self._tell(f"pod {trouble.pod} cannot start yet: {trouble.text}")
+                return
+        wanted = "its image" if trouble.kind == "image" else "all that its manifest names (secrets, claims, command)"
+        raise ClusterError(
+            f"expected pod {trouble.pod} to find {wanted}, but: {trouble.text}; push the image, correct the stack's "
+            "image, or add the pull secret to the service account: `proxykd stack doctor` looks for them"
+        )
+
+    def _failure(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> ModelError:
+        failed = condition(job, "Failed")
+        ended = [pod for pod in pods if (pod.get("status") or {}).get("phase") == "Failed"]
+        shown = ""
+        if ended:
+            name = ended[-1]["metadata"]["name"]
+            shown = f"; the end of pod {name}'s log:\n{last_lines(self._api, name, container=CONTAINER, count=_LINES)}"
+        return ModelError(
+            f"expected the TrainJob {self._name} to complete, but it failed ({failed.get('reason')}: "
+            f"{failed.get('message')}); its log stands above{shown}"
+        )
+
+    def _never_started(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> ClusterError:
+        state = describe(job, pods, nodes=self._spec.nodes, why=self._why)
+        queue = f"queue {self._spec.queue!r}" if self._spec.queue else "no queue"
+        return ClusterError(
+            f"expected the TrainJob {self._name} ({self._spec.nodes} x {self._spec.gpus} GPUs, {queue}) to run within "
+            f"{self._spec.start_s:g} s, but it {state}; ask for fewer GPUs or another queue in the placement, raise "
+            "the launcher's start_s, or let `proxykd stack doctor` look at the queue"
+        )
+
+    def _check_heard(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> None:
+        """A TrainJob that nobody has touched since it was made shows that its controller is not there."""
+        if not pods and not job.get("status") and not is_queued(job) and self._clock() - self._began > UNHEARD_S:
+            raise ClusterError(
+                f"expected Kubeflow Trainer to take up the TrainJob {self._name}, but for {UNHEARD_S:g} s nobody did; "
+                "install or restart its controller: `proxykd stack doctor` looks for it"
+            )
+
+    def _ask_why(self, job: dict[str, Any]) -> None:
+        """What Kueue says of its Workload, where this identity may read it."""
+        if self._clock() - self._asked_why < _WHY_S:
+            return
+        self._asked_why = self._clock()
+        try:
+            found = list(self._api.list(WORKLOADS, labels=f"kueue.x-k8s.io/job-uid={job['metadata']['uid']}"))
+        except (ClusterForbiddenError, ClusterMissingError):
+            self._asked_why = float("inf")
+            return
+        reserved = condition(found[-1], "QuotaReserved") if found else {}
+        self._why = str(reserved.get("message", "")) if reserved.get("status") == "False" else ""
+
+    def _tell(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            self._say(f"TrainJob {self._name} {text}")
