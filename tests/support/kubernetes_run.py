@@ -1,4 +1,4 @@
-"""``python -m tests.support.kubernetes_run SPECIFICATION STACK``: the run on a cluster's stack, and its outcome as JSON."""
+"""``python -m tests.support.kubernetes_run SPECIFICATION STACK``: the run on a cluster's stack, its outcome as JSON."""
 
 import json
 import os

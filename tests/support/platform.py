@@ -2,7 +2,6 @@
 
 import base64
 import json
-import logging
 import os
 import signal
 import sqlite3
@@ -18,15 +17,13 @@ from typing import Any
 import yaml
 
 from tests.k8s.cluster import Cluster, cluster
-from tests.k8s.kinds import CORE
+from tests.support.kubectl import render
 from tests.support.mlflow_servers import mlflow_server, postgresql
 from tests.support.program import CHECKOUT, SPECIFICATION
+from tests.support.s3_server import CREDENTIALS, s3_server
 from tests.support.zenml_server import ZenmlServer, zenml_server
 
 BUCKET = "proxykd"
-KEYS = {"AWS_ACCESS_KEY_ID": "loopback", "AWS_SECRET_ACCESS_KEY": "loopback"}
-ACCOUNTS = ("proxykd-submitter", "proxykd-orchestrator", "proxykd-step", "proxykd-trainer")
-CLAIMS = ("proxykd-models", "proxykd-journal")
 MLFLOW = "http://mlflow:5000"
 LIMIT_S = 900
 
@@ -45,8 +42,7 @@ class Platform:
         """Of a user's machine whose own state is in ``home``."""
         own = {
             **self.zenml.environment(home),
-            **KEYS,
-            "AWS_DEFAULT_REGION": "eu-central-1",
+            **CREDENTIALS,
             "MLFLOW_TRACKING_URI": self.mlflow,
             "KUBECONFIG": str(self.cluster.api.kubeconfig("proxykd", account="proxykd-submitter")),
             "PROXYKD_HOME": str(home / "state"),
@@ -68,7 +64,7 @@ class Platform:
                 "kind": "s3",
                 "path": f"s3://{BUCKET}/artifacts",
                 "endpoint_url": self.storage,
-                "region": "eu-central-1",
+                "region": CREDENTIALS["AWS_DEFAULT_REGION"],
                 "secret": "proxykd-s3",
             },
             "placement": str(placement),
@@ -112,12 +108,11 @@ class Platform:
     def statuses(self) -> dict[str, str]:
         """Name of each run and of each of its steps -> status, as the ZenML server's database has them."""
         path = next((self.folder / "zenml-server").rglob("zenml.db"))
+        latest = "(SELECT id FROM pipeline_run ORDER BY created DESC LIMIT 1)"
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
-            rows = database.execute(
-                "SELECT '', status FROM pipeline_run WHERE id = (SELECT id FROM pipeline_run ORDER BY created DESC LIMIT 1)"
-                " UNION ALL SELECT name, status FROM step_run WHERE pipeline_run_id = "
-                "(SELECT id FROM pipeline_run ORDER BY created DESC LIMIT 1)"
-            ).fetchall()
+            run = database.execute(f"SELECT '', status FROM pipeline_run WHERE id = {latest}").fetchall()
+            steps = database.execute(f"SELECT name, status FROM step_run WHERE pipeline_run_id = {latest}")
+            rows = run + steps.fetchall()
         return {name: str(status) for name, status in rows}
 
 
@@ -137,35 +132,13 @@ class Outcome:
 
 
 @contextmanager
-def storage() -> Iterator[str]:
-    """An S3 server with an empty bucket; gives its address."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        address = f"http://{host}:{port}"
-        keys = {"aws_access_key_id": "loopback", "aws_secret_access_key": "loopback", "region_name": "eu-central-1"}
-        place = {"LocationConstraint": "eu-central-1"}
-        boto3.client("s3", endpoint_url=address, **keys).create_bucket(
-            Bucket=BUCKET, CreateBucketConfiguration=place
-        )
-        yield address
-    finally:
-        server.stop()
-
-
-@contextmanager
 def platform(folder: Path, *, num_slots: int = 4) -> Iterator[Platform]:
     """Everything up; the slow ones start side by side."""
     with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
         slow = pool.submit(stack.enter_context, zenml_server(folder))
         database = stack.enter_context(postgresql())
         mlflow = stack.enter_context(mlflow_server(folder, database))
-        bucket = stack.enter_context(storage())
+        bucket = stack.enter_context(s3_server(folder, BUCKET))
         double = stack.enter_context(
             cluster(folder / "cluster", addresses={MLFLOW: mlflow}, num_slots=num_slots, passed=_passed())
         )
@@ -174,23 +147,20 @@ def platform(folder: Path, *, num_slots: int = 4) -> Iterator[Platform]:
 
 
 def _passed() -> dict[str, str]:
-    """What the image's environment would bring, and what keeps many processes on few cores from waiting for each other."""
-    return {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "AWS_DEFAULT_REGION": "eu-central-1"}
+    """What the image's environment would bring."""
+    return {
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "AWS_DEFAULT_REGION": CREDENTIALS["AWS_DEFAULT_REGION"],
+    }
 
 
 def furnish(double: Cluster) -> None:
-    """The accounts, secrets and claims that a run needs."""
-    api = "v1"
-    size = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
-    data = {key: base64.b64encode(value.encode()).decode() for key, value in KEYS.items()}
-    objects: list[dict[str, Any]] = [
-        {"apiVersion": api, "kind": "ServiceAccount", "metadata": {"name": name}} for name in ACCOUNTS
+    """The overlay of a machine of one's own, the secrets that a user makes, and Roles that hold from now on."""
+    data = {key: base64.b64encode(value.encode()).decode() for key, value in CREDENTIALS.items()}
+    secrets = [
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": content}
+        for name, content in (("proxykd-s3", data), ("proxykd-teacher", {}))
     ]
-    objects += [
-        {"apiVersion": api, "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": size}
-        for name in CLAIMS
-    ]
-    objects.append({"apiVersion": api, "kind": "Secret", "metadata": {"name": "proxykd-s3"}, "data": data})
-    objects.append({"apiVersion": api, "kind": "Secret", "metadata": {"name": "proxykd-teacher"}, "data": {}})
-    double.api.apply(*objects, namespace="proxykd")
-    assert double.api.store.list(CORE["PersistentVolumeClaim"], "proxykd")
+    double.api.apply(*render(CHECKOUT / "k8s" / "overlays" / "local"), *secrets, namespace="proxykd")
+    double.api.access.is_enforced = True

@@ -1,4 +1,4 @@
-"""``python -m tests.support.small_pipeline STACK``: two steps under names of the real ones, submitted to a cluster's stack.
+"""``python -m tests.support.small_pipeline STACK WAIT_S``: two steps, under names of real ones, on a cluster's stack.
 
 The first notes each try in its workspace and waits until it is told to go on; the second doubles its number.
 """
