@@ -197,8 +197,8 @@ def _validated(component: Component) -> tuple[dict[str, Any], Any]:
         )
     except (ImportError, KeyError) as error:
         raise ConfigError(
-            f"ZenML cannot use the {component.kind} {component.flavor!r}: {error}; install the checkout with the extras "
-            "`pipeline` and `cluster` (kubeflow: `kubeflow` too)"
+            f"ZenML cannot use the {component.kind} {component.flavor!r}: {error}; install the checkout with the "
+            "extras `pipeline` and `cluster` (kubeflow: `kubeflow` too)"
         ) from error
     except ValueError as error:
         raise ConfigError(f"ZenML refuses the {component.kind} {component.name}: {error}") from error
