@@ -93,7 +93,7 @@ def _image(image: str) -> DockerSettings:
 def _orchestrator(stack: ClusterStackSpec, placement: PlacementSpec) -> dict[str, Any]:
     own = placement.orchestrator
     return {
-        "synchronous": True,
+        "synchronous": False,
         "service_account_name": stack.service_accounts.orchestrator,
         "step_pod_service_account_name": stack.service_accounts.step,
         "orchestrator_pod_settings": _orchestrator_pod(stack, placement, own),

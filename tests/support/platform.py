@@ -19,7 +19,7 @@ import yaml
 from tests.k8s.cluster import Cluster, cluster
 from tests.support.kubectl import render
 from tests.support.mlflow_servers import mlflow_server, postgresql
-from tests.support.program import CHECKOUT, SPECIFICATION
+from tests.support.program import CHECKOUT, PROXYKD, SPECIFICATION
 from tests.support.s3_server import CREDENTIALS, s3_server
 from tests.support.zenml_server import ZenmlServer, zenml_server
 
@@ -79,18 +79,20 @@ class Platform:
         specification = home / "tiny.yaml"
         specification.write_text(yaml.safe_dump(SPECIFICATION), encoding="utf-8")
         stack = str(self.stack(placement))
-        return self._submit(home, ["tests.support.kubernetes_run", str(specification), stack], more)
+        applied = self._submit(home, [str(PROXYKD), "stack", "apply", stack, "--yes"], more)
+        assert applied.status == 0, applied.stderr
+        return self._submit(home, [str(PROXYKD), "run", "tiny.yaml", "--stack", stack], more)
 
-    def run_small(self, home: Path, placement: Path, wait_s: float, **more: str) -> "Outcome":
-        """The small pipeline of two steps, the first of which waits on its first try."""
+    def run_small(self, home: Path, placement: Path, wait_s: float, **stack: Any) -> "Outcome":
+        """The small pipeline of two steps, the first of which waits on its first try; ``stack`` = changes of the stack."""
         home.mkdir(parents=True, exist_ok=True)
-        arguments = ["tests.support.small_pipeline", str(self.stack(placement)), str(wait_s)]
-        return self._submit(home, arguments, more)
+        module = [sys.executable, "-m", "tests.support.small_pipeline"]
+        return self._submit(home, [*module, str(self.stack(placement, **stack)), str(wait_s)], {})
 
-    def _submit(self, home: Path, arguments: list[str], more: dict[str, str]) -> "Outcome":
+    def _submit(self, home: Path, command: list[str], more: dict[str, str]) -> "Outcome":
         with (home / "stdout.txt").open("w") as out, (home / "stderr.txt").open("w") as err:
             process = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
+                command,
                 cwd=home,
                 env={**self.environment(home), **more},
                 stdout=out,
@@ -104,6 +106,16 @@ class Platform:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
         return Outcome(status, (home / "stdout.txt").read_text(), (home / "stderr.txt").read_text())
+
+    def report(self) -> dict[str, Any]:
+        """The latest report in MLflow."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(self.mlflow)
+        version = client.get_model_version(SPECIFICATION["registry"]["model_name"], "1")
+        path = Path(client.download_artifacts(version.run_id, "report/report.json", str(self.folder)))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
 
     def statuses(self) -> dict[str, str]:
         """Name of each run and of each of its steps -> status, as the ZenML server's database has them."""
@@ -123,12 +135,6 @@ class Outcome:
     status: int
     stdout: str
     stderr: str
-
-    @property
-    def content(self) -> dict[str, Any]:
-        """Report, promotion and the steps' statuses."""
-        found: dict[str, Any] = json.loads(self.stdout.splitlines()[-1])
-        return found
 
 
 @contextmanager

@@ -42,26 +42,34 @@ def small(wait_s: float) -> None:
 
 
 def main(stack_file: str, wait_s: float) -> None:
-    """Register the stack, run the pipeline there, print the run's status."""
+    """Register the stack, run the pipeline there and follow it to its end."""
     from cluster import stacks
+    from cluster.api import ClusterApi
+    from pipelines import submitting
     from pipelines.placement import run_options
     from pipelines.running import CHECKOUT
     from proxykd.config.placement import load_placement
-    from proxykd.config.stack import ClusterStackSpec, load_stack
+    from proxykd.config.stack import KubernetesStackSpec, load_stack
 
     logging.getLogger("zenml").setLevel(logging.CRITICAL)
     source_utils.set_custom_source_root(str(CHECKOUT))
     stack = load_stack(stack_file)
-    assert isinstance(stack, ClusterStackSpec)
+    assert isinstance(stack, KubernetesStackSpec)
     stacks.apply(stack)
     os.environ["ZENML_ACTIVE_STACK_ID"] = stacks.stack_id(stack)
     options = run_options(stack, load_placement(stack.placement), STEPS)
-    response = small.with_options(**options)(wait_s=wait_s)
-    print(f"status={response.status}")
+    response = submitting.submitted(small.with_options(**options), {"wait_s": wait_s})
+    run = submitting.Submitted(str(response.id), response.name)
+    api = ClusterApi.connect(stack.context, namespace=stack.namespace)
+    submitting.follow(run, stack, api, tell=lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":
     # By its module's name, so that a pod finds the steps there.
+    from proxykd.exceptions import ProxykdError
     from tests.support import small_pipeline
 
-    small_pipeline.main(sys.argv[1], float(sys.argv[2]))
+    try:
+        small_pipeline.main(sys.argv[1], float(sys.argv[2]))
+    except ProxykdError as error:
+        sys.exit(f"error: {error}")
