@@ -53,25 +53,7 @@ class Platform:
 
     def stack(self, placement: Path, **changes: Any) -> Path:
         """The file of a stack on this platform."""
-        content = {
-            "kind": "kubernetes",
-            "name": "double",
-            "context": "double",
-            "namespace": "proxykd",
-            "image": f"ghcr.io/proxykd/proxykd@sha256:{'0' * 64}",
-            "container_registry": "ghcr.io/proxykd",
-            "artifact_store": {
-                "kind": "s3",
-                "path": f"s3://{BUCKET}/artifacts",
-                "endpoint_url": self.storage,
-                "region": CREDENTIALS["AWS_DEFAULT_REGION"],
-                "secret": "proxykd-s3",
-            },
-            "placement": str(placement),
-        }
-        path = self.folder / f"stack-{placement.stem}.yaml"
-        path.write_text(yaml.safe_dump({**content, **changes}), encoding="utf-8")
-        return path
+        return stack_file(self.folder, placement, self.storage, **changes)
 
     def run(self, home: Path, placement: Path, **more: str) -> "Outcome":
         """The tiny specification, submitted as a user would, to its end."""
@@ -84,7 +66,7 @@ class Platform:
         return self._submit(home, [str(PROXYKD), "run", "tiny.yaml", "--stack", stack], more)
 
     def run_small(self, home: Path, placement: Path, wait_s: float, **stack: Any) -> "Outcome":
-        """The small pipeline of two steps, the first of which waits on its first try; ``stack`` = changes of the stack."""
+        """The small pipeline of two steps, the first of which waits on its first try; ``stack`` changes the stack."""
         home.mkdir(parents=True, exist_ok=True)
         module = [sys.executable, "-m", "tests.support.small_pipeline"]
         return self._submit(home, [*module, str(self.stack(placement, **stack)), str(wait_s)], {})
@@ -135,6 +117,29 @@ class Outcome:
     status: int
     stdout: str
     stderr: str
+
+
+def stack_file(folder: Path, placement: Path, storage: str, **changes: Any) -> Path:
+    """Write the file of a stack into the folder."""
+    content = {
+        "kind": "kubernetes",
+        "name": "double",
+        "context": "double",
+        "namespace": "proxykd",
+        "image": f"ghcr.io/proxykd/proxykd@sha256:{'0' * 64}",
+        "container_registry": "ghcr.io/proxykd",
+        "artifact_store": {
+            "kind": "s3",
+            "path": f"s3://{BUCKET}/artifacts",
+            "endpoint_url": storage,
+            "region": CREDENTIALS["AWS_DEFAULT_REGION"],
+            "secret": "proxykd-s3",
+        },
+        "placement": str(placement),
+    }
+    path = folder / f"stack-{placement.stem}.yaml"
+    path.write_text(yaml.safe_dump({**content, **changes}), encoding="utf-8")
+    return path
 
 
 @contextmanager
