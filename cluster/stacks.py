@@ -16,6 +16,7 @@ from zenml.exceptions import EntityExistsError
 from zenml.stack.utils import validate_stack_component_config
 from zenml.utils.secret_utils import is_secret_field, is_secret_reference
 
+from cluster.flavors import PATIENT, base_of, register_patient
 from cluster.kubeflow_flavor import FLAVOR, PlacedKubeflowConfig, register_flavor
 from proxykd.config.stack import ClusterStackSpec, KubeflowStackSpec, S3StoreSpec, StackSpec
 from proxykd.exceptions import ConfigError
@@ -96,7 +97,7 @@ def _orchestrator(stack: StackSpec) -> tuple[str, dict[str, Any]]:
     if isinstance(stack, KubeflowStackSpec):
         place = {"kubeflow_namespace": stack.pipelines_namespace, "kubernetes_context": stack.context}
         return FLAVOR, _told({**place, "kubeflow_hostname": stack.hostname, "synchronous": False})
-    return "kubernetes", _told(
+    return PATIENT, _told(
         {
             "kubernetes_context": stack.context,
             "incluster": stack.context is None,
@@ -195,7 +196,7 @@ def _validated(component: Component) -> tuple[dict[str, Any], Any]:
             return dict(config.model_dump(mode="json", exclude_unset=True)), PlacedKubeflowConfig
         config = validate_stack_component_config(
             configuration_dict=dict(component.configuration),
-            flavor=component.flavor,
+            flavor=base_of(component.flavor),
             component_type=StackComponentType(component.kind),
             validate_custom_flavors=True,
         )
@@ -235,6 +236,8 @@ def _apply_component(component: Component) -> None:
     settings, _ = _validated(component)
     if component.flavor == FLAVOR:
         register_flavor()
+    if component.flavor == PATIENT:
+        register_patient(client)
     if (found := _component_named(component)) is None:
         try:
             client.create_stack_component(component.name, component.flavor, kind, settings, labels=dict(LABELS))
