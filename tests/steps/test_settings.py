@@ -53,10 +53,10 @@ def changed(checkout: Path, file: str) -> set[str]:
         ("steps/align_proxy.py", {"align_proxy"}),
         ("proxykd/proxy/rounds.py", {"align_proxy"}),
         ("proxykd/student/objective.py", {"distill_student"}),
-        ("proxykd/estimation/weights.py", {"estimate_distributions"}),
-        ("proxykd/targets/codec.py", {"estimate_distributions", "distill_student"}),
+        ("proxykd/estimation/weights.py", {"estimate_distributions", "estimate_distributions_portion"}),
+        ("proxykd/targets/codec.py", {"estimate_distributions", "estimate_distributions_portion", "distill_student"}),
         # The judge asks through the engine.
-        ("proxykd/teacher/engine.py", {"query_teacher", "evaluate_student", "promote_model"}),
+        ("proxykd/teacher/engine.py", {"query_teacher", "query_teacher_portion", "evaluate_student", "promote_model"}),
         ("steps/adapters/great_expectations_gate.py", {"validate_data", "check_drift", "split"}),
         ("steps/adapters/mlflow_registry.py", {"promote_model"}),
         ("proxykd/cli.py", set()),
@@ -87,7 +87,7 @@ def test_what_a_run_compiles_beside_the_code_does_not_count(checkout: Path, comp
 
 
 def test_what_all_share_reaches_every_step(checkout: Path) -> None:
-    assert len(changed(checkout, "proxykd/artifacts.py")) == 9
+    assert len(changed(checkout, "proxykd/artifacts.py")) == 11
 
 
 def test_an_import_that_is_new_is_followed(checkout: Path) -> None:
