@@ -217,7 +217,7 @@ def _in_slice(seeds: Seeds, members: frozenset[str] | None) -> Seeds:
 def _in_common(sides: Sequence[Seeds]) -> list[Seeds]:
     """The sides without the prompts that some of them have a denominator for and some have none."""
     measured = [{name for name, pair in sums.items() if pair[1] > 0} for seeds in sides for sums in seeds.values()]
-    partly = set.union(*measured) - set.intersection(*measured)
+    partly = measured[0].union(*measured) - measured[0].intersection(*measured)
     if not partly:
         return list(sides)
     return [
