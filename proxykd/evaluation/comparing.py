@@ -216,7 +216,11 @@ def _in_slice(seeds: Seeds, members: frozenset[str] | None) -> Seeds:
 
 def _in_common(sides: Sequence[Seeds]) -> list[Seeds]:
     """The sides without the prompts that some of them have a denominator for and some have none."""
-    measured = [{name for name, pair in sums.items() if pair[1] > 0} for seeds in sides for sums in seeds.values()]
+    measured = [
+        {name for name, pair in sums.items() if any(below > 0 for below in pair[1::2])}
+        for seeds in sides
+        for sums in seeds.values()
+    ]
     partly = measured[0].union(*measured) - measured[0].intersection(*measured)
     if not partly:
         return list(sides)
@@ -227,7 +231,7 @@ def _in_common(sides: Sequence[Seeds]) -> list[Seeds]:
 
 
 def _has_any(seeds: Seeds) -> bool:
-    return any(pair[1] > 0 for sums in seeds.values() for pair in sums.values())
+    return any(below > 0 for sums in seeds.values() for pair in sums.values() for below in pair[1::2])
 
 
 def _nothing_in_common(one: Wanted) -> str:
