@@ -171,7 +171,11 @@ def _problem(error: yaml.YAMLError) -> str:
 
 
 def _explain(error: ValidationError, model: type[BaseModel] = RunSpec, help_text: str = "`proxykd schema`") -> str:
-    return "\n".join(f"  {_location(item)}: {_reason(item, model, help_text)}" for item in error.errors())
+    items = error.errors()
+    # A list whose items are all wrong is counted as empty besides, which it is not.
+    wrong = {item["loc"][:end] for item in items for end in range(1, len(item["loc"]))}
+    told = (item for item in items if not (item["type"] == "too_short" and item["loc"] in wrong))
+    return "\n".join(f"  {_location(item)}: {_reason(item, model, help_text)}" for item in told)
 
 
 def _location(item: Mapping[str, Any]) -> str:

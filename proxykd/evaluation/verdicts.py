@@ -25,7 +25,7 @@ from proxykd.evaluation import statistics
 from proxykd.evaluation.bradley_terry import strength_intervals
 from proxykd.evaluation.comparing import number, settings_of
 from proxykd.evaluation.judge import Grade, Judge, duels_of
-from proxykd.evaluation.rating import Pair, consistency, points
+from proxykd.evaluation.rating import LEAST, MOST, Pair, consistency, points
 from proxykd.records import Message
 
 Answers = Mapping[str, Mapping[str, str]]
@@ -181,7 +181,10 @@ def _strengths(judged: Judged, tie_margin: float, evaluation: EvaluationSpec) ->
 
 def _grades(grades: Sequence[Grade], evaluation: EvaluationSpec) -> dict[str, Any]:
     scores = [grade.score for grade in grades if grade.score is not None]
-    return {**_interval(np.asarray(scores, dtype=np.float64), evaluation), "num_ungraded": len(grades) - len(scores)}
+    shares = (np.asarray(scores, dtype=np.float64) - LEAST) / (MOST - LEAST)
+    found = _interval(shares, evaluation, is_judgement=True)
+    ends = {name: None if end is None else LEAST + (MOST - LEAST) * end for name, end in found.items()}
+    return {**ends, "num_ungraded": len(grades) - len(scores)}
 
 
 def _interval(values: NDArray[np.float64], evaluation: EvaluationSpec, *, is_judgement: bool = False) -> dict[str, Any]:

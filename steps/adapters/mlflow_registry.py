@@ -21,6 +21,7 @@ from uuid import uuid4
 from proxykd.evaluation.decision import Decision, decision_of
 from proxykd.evaluation.lineage import LINEAGE_FILE, hash_file
 from proxykd.exceptions import ModelError, PromotionError, TrackingError
+from proxykd.progress import report
 from steps.adapters import mlflow_promotion
 from steps.adapters.mlflow_model_folder import write_model_folder
 from steps.adapters.mlflow_promotion_log import (
@@ -218,7 +219,7 @@ def find_version(model: str) -> RegisteredVersion:
     """The version that a user means.
 
     Args:
-        model: ``NAME`` (its champion, else its newest version), ``NAME@ALIAS`` or ``NAME/VERSION``.
+        model: ``NAME`` (its champion, else its newest version, which is said), ``NAME@ALIAS`` or ``NAME/VERSION``.
 
     Raises:
         ModelError: if there is no such model, alias or version.
@@ -236,6 +237,8 @@ def find_version(model: str) -> RegisteredVersion:
         else:
             known = client.get_registered_model(name)
             newest = max((int(one.version) for one in client.search_model_versions(f"name = '{name}'")), default=0)
+            if CHAMPION not in known.aliases and newest:
+                report(f"nobody is champion of {name}: its newest version is taken, {newest}")
             found = client.get_model_version(name, known.aliases.get(CHAMPION, str(newest)))
     except MlflowException as error:
         if error.error_code not in UNKNOWN_NAME:

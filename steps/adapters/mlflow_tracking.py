@@ -20,7 +20,7 @@ from proxykd.artifacts import Evaluation, batched, read_json
 from proxykd.config import RunSpec
 from proxykd.evaluation.page.facts import flatten
 from proxykd.evaluation.spend import JUDGE, num_tokens, total_usd
-from proxykd.exceptions import TrackingError
+from proxykd.exceptions import StorageError, TrackingError
 from proxykd.records import hash_json
 from proxykd.workspace import Workspace
 from steps.adapters.tracking_server import without_userinfo
@@ -70,7 +70,7 @@ def tracking_errors() -> Iterator[None]:
     """Turn what MLflow raises into one message that names its address; also a decorator.
 
     Raises:
-        TrackingError: if MLflow refused or did not answer.
+        TrackingError: if MLflow refused or did not answer, or its artifact store could not be read or written.
     """
     from mlflow.exceptions import MlflowException
 
@@ -81,6 +81,14 @@ def tracking_errors() -> Iterator[None]:
         raise TrackingError(
             f"expected MLflow at {without_userinfo(tracking_uri())} to work, got {error.error_code}: {reason}; check "
             "the server, its disk and MLFLOW_TRACKING_URI, then run the same command again: it goes on from here"
+        ) from error
+    except StorageError:
+        raise
+    except OSError as error:  # from the artifact store, which the client writes itself where it is a folder
+        raise TrackingError(
+            f"expected MLflow at {without_userinfo(tracking_uri())} to read and write its artifact store: "
+            f"{without_userinfo(str(error))}; check the store, its disk and its permissions, then run the same command "
+            "again: it goes on from here"
         ) from error
 
 

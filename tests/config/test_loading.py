@@ -125,6 +125,15 @@ def test_unknown_keys_are_refused_with_the_nearest_known_one(tmp_path: Path) -> 
     assert "qqqq: unknown key; `proxykd schema` lists all keys" in found
 
 
+def test_a_list_whose_only_item_is_wrong_is_not_called_empty(tmp_path: Path) -> None:
+    judge = {"teacher": {"kind": "openai", "model": "m"}, "duels": [{"arm": "proxy_kd", "against": "sfft"}]}
+    found = complaint(write(tmp_path, evaluation={"drift": {}, "judge": judge}))
+    assert "evaluation.judge.duels.0.against: Input should be" in found
+    assert "at least 1 item" not in found
+    judge["duels"] = []
+    assert "at least 1 item" in complaint(write(tmp_path, evaluation={"drift": {}, "judge": judge}))
+
+
 def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
     found = complaint(write(tmp_path, seed="many", student={}, targets={"reduction": {"kind": "top_k", "k": 0}}))
     assert "seed: Input should be a valid integer" in found

@@ -168,6 +168,9 @@ def test_a_grading_judge_sees_one_answer_at_a_time(build: Build, endpoint: Any) 
     found = contest(judge, proxy_kd=LONG, sft=SHORT)
     assert found["grades"]["proxy_kd"]["value"] > found["grades"]["sft"]["value"]
     assert found["duels"] == []
+    # Every answer has the same grade, which does not make the next one's certain.
+    low, value, high = (found["grades"]["sft"][name] for name in ("low", "value", "high"))
+    assert 1.0 <= low < value - 0.3 < value + 0.3 < high <= 10.0
     assert all(len(answers_in(question)) == 1 for question in endpoint.asked)
     with pytest.raises(ConfigError, match="pairwise"):
         judge.compare([], name="x")

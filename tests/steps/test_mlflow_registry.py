@@ -217,6 +217,18 @@ def test_challenger_is_never_an_older_one(mlflow_store: Path, model_folder: Path
     assert _aliases() == {"challenger": "2"}
 
 
+def test_a_name_without_a_champion_is_its_newest_version_and_that_is_said(
+    mlflow_store: Path, model_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first, second = _register(model_folder, "a" * 64), _register(model_folder, "b" * 64)
+    assert registry.find_version("tiny").version == second.version
+    assert "nobody is champion of tiny: its newest version is taken, 2" in capfd.readouterr().err
+    registry.apply_decision(first, PROMOTE)
+    capfd.readouterr()
+    assert registry.find_version("tiny").version == first.version
+    assert "nobody" not in capfd.readouterr().err
+
+
 def test_a_store_that_cannot_be_written_leaves_the_registry_as_it_was(mlflow_store: Path, model_folder: Path) -> None:
     client = connect()
     client.create_experiment("e", artifact_location="file:///proc/nowhere")

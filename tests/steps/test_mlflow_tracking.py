@@ -143,3 +143,16 @@ def test_a_server_that_does_not_answer_is_named_without_its_key(
     with pytest.raises(TrackingError, match=r"expected MLflow at http://127.0.0.1:9 .*same command") as raised:
         log_evaluation(evaluation, run_spec)
     assert "very-secret" not in str(raised.value)
+
+
+def test_an_artifact_store_that_cannot_be_written_is_said_and_completed_later(
+    evaluation: Evaluation, run_spec: RunSpec, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "store"
+    blocked.write_text("a file where the store's folder should be")
+    connect().create_experiment(run_spec.name, artifact_location=(blocked / "artifacts").as_uri())
+    with pytest.raises(TrackingError, match=r"store: .* its disk and its permissions, then run the same command again"):
+        log_evaluation(evaluation, run_spec)
+    blocked.unlink()
+    assert log_evaluation(evaluation, run_spec).is_new
+    assert not log_evaluation(evaluation, run_spec).is_new
