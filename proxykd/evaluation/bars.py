@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from proxykd.artifacts import Evaluation, SplitSet, ValidatedSet, read_json
 from proxykd.config import RunSpec
-from proxykd.evaluation.comparing import Sums, Wanted, compare, settings_of
+from proxykd.evaluation.comparing import Sums, Wanted, compare, measure, settings_of
 from proxykd.evaluation.drift import FREE_ANSWERS
 from proxykd.evaluation.judged import WIN_RATE, counted_requests, duels_with_teacher, open_referee
 from proxykd.evaluation.measured import comparable_resources, measure_model
@@ -33,9 +33,6 @@ from proxykd.progress import stage
 
 CHAMPION_PREDICTIONS = "champion.parquet"
 """File of ``PREDICTIONS``: what the present champion said."""
-
-_HELDOUT_METRICS = frozenset({"heldout_nll", "top1_agreement", "perplexity", "ece/tokens"})
-"""What scoring the teacher's text alone gives."""
 
 _OTHER_TOKENS = (
     "its tokenizer is another one, and nats a token of different tokens cannot be compared; register this student "
@@ -82,10 +79,10 @@ def compare_with_champion(
 ) -> dict[str, Any]:
     """The report with what the gate needs where there is a champion, scored on the same held-out prompts.
 
-    The champion is scored with every metric that the policy names. Nats a token of different tokens say nothing about
-    each other, so by these metrics a champion with another tokenizer is not compared: the comparison then has a
-    ``refusal`` and no numbers. ``report["champion"]`` says how fast and large it is; what judging it cost is added to
-    the spend.
+    The champion is scored as every arm is and becomes one, ``report["arms"]["champion"]``. Nats a token of different
+    tokens say nothing about each other, so by these metrics a champion with another tokenizer is neither shown nor
+    compared: the comparison then has a ``refusal`` and no numbers. ``report["champion"]`` says how fast and large it
+    is; what judging it cost is added to the spend.
 
     Args:
         evaluation: Of the candidate; not changed.
@@ -105,17 +102,8 @@ def compare_with_champion(
     rules = _rules(report, run, has_champion=True)
     refusals = _refusals(report, rules, champion)
     needed = {rule.wanted.metric for rule in rules if rule.wanted.against == CHAMPION}
-    needed -= {wanted.metric for wanted in refusals}
-    scored = _Scored({}, {})
-    if needed:
-        scored = _score(
-            champion,
-            HeldoutSets(validated, splits, run, scratch, with_truth="exact_kl" in needed),
-            needed,
-            run,
-            scratch / CHAMPION_PREDICTIONS,
-            journals.answers,
-        )
+    sets = HeldoutSets(validated, splits, run, scratch, with_truth=run.evaluation.exact_kl)
+    scored = _score(champion, sets, run, scratch / CHAMPION_PREDICTIONS, journals.answers)
     if WIN_RATE in needed and run.evaluation.judge is not None:
         duel = duels_with_teacher(run.evaluation.judge, [CHAMPION])
         counted = counted_requests(evaluation.path)
@@ -128,7 +116,9 @@ def compare_with_champion(
         spend = with_judge(report["facts"].get("spend", {}), referee.judge.asking.costs)
         report = with_spend({**report, "judge": verdicts}, spend)
     resources = comparable_resources(measure_model(champion, run), report["resources"])
-    report = {**report, CHAMPION: {"resources": resources}}
+    own = _measured(scored.sums, evaluation, run, has_other_tokens=_speaks_otherwise(report, champion))
+    arms = {**report["arms"], CHAMPION: {metric: own[metric] for metric in report["metrics"] if metric in own}}
+    report = {**report, "arms": arms, CHAMPION: {"resources": resources}}
     return _with_comparisons(report, evaluation, run, rules, champion=scored.sums, refusals=refusals)
 
 
@@ -141,24 +131,40 @@ class _Scored(NamedTuple):
 
 def _refusals(report: Mapping[str, Any], rules: Sequence[Rule], champion: Path) -> dict[Wanted, str]:
     """Differences that make no sense with this champion, and why."""
-    if tokenizer_fingerprint(load_tokenizer_from(Source(str(champion)))) == report["heldout"]["tokenizer"]:
+    if not _speaks_otherwise(report, champion):
         return {}
     wanted = (rule.wanted for rule in rules if rule.wanted.against == CHAMPION)
     return {one: _OTHER_TOKENS for one in wanted if metric_of(one.metric).is_per_token}
 
 
-def _score(
-    champion: Path, sets: HeldoutSets, needed: Iterable[str], run: RunSpec, predictions: Path, answers: Path | None
-) -> _Scored:
+def _speaks_otherwise(report: Mapping[str, Any], champion: Path) -> bool:
+    """Whether the champion has other tokens than the candidate."""
+    own = tokenizer_fingerprint(load_tokenizer_from(Source(str(champion))))
+    return bool(own != report["heldout"]["tokenizer"])
+
+
+def _measured(
+    sums: Mapping[str, Sums], evaluation: Evaluation, run: RunSpec, *, has_other_tokens: bool
+) -> dict[str, dict[str, Any]]:
+    """The champion as an arm of the report; without what is counted in tokens that are not the candidate's."""
+    shown = {
+        metric: {CHAMPION: {0: of_prompts}}
+        for metric, of_prompts in sums.items()
+        if not (has_other_tokens and metric_of(metric).is_per_token)
+    }
+    prompts, settings = PromptTable.read(evaluation.path / "prompts.parquet"), settings_of(run.evaluation)
+    return measure(shown, prompts, settings, seeds_in_interval=False).get(CHAMPION, {})
+
+
+def _score(champion: Path, sets: HeldoutSets, run: RunSpec, predictions: Path, answers: Path | None) -> _Scored:
     said: dict[str, str] = {}
 
     def keep(answer: TaskAnswer) -> None:
         if answer.task == FREE_ANSWERS:
             said[answer.prompt_id] = answer.text
 
-    heldout_only = _HELDOUT_METRICS.issuperset(needed)
     with stage("scoring champion", total=1, unit="model") as progress:
-        scores = score_model(champion, sets, run, heldout_only=heldout_only, journals=answers, keep=keep)
+        scores = score_model(champion, sets, run, journals=answers, keep=keep)
         progress.advance()
     pq.write_table(pa.Table.from_pylist(list(scores.rows(CHAMPION, 0)), schema=PREDICTIONS), predictions)
     return _Scored(dict(scores.sums()), said)

@@ -193,7 +193,6 @@ def score_model(
     sets: HeldoutSets,
     run: RunSpec,
     *,
-    heldout_only: bool = False,
     journals: Path | None = None,
     keep: Callable[[TaskAnswer], None] = lambda answer: None,
 ) -> ModelScores:
@@ -203,7 +202,6 @@ def score_model(
         folder: As ``save_model`` wrote it.
         sets: The held-out prompts.
         run: Tasks, and the student's precision: every arm is scored with the same.
-        heldout_only: Leave out the exact KL, the tasks and the free answers.
         journals: Folder in which answers are journaled, so that a killed evaluation goes on where it was; None = they
             are not.
         keep: Told every answer, once, in order.
@@ -218,8 +216,6 @@ def score_model(
     settings: dict[str, Any] = {"pad_id": tokenizer.pad_token_id, "precision": run.student.model.precision}
     scores = score_heldout(model, heldout.corpus, heldout.index, bins=spec.calibration_bins, **settings)
     reliability = {TOKENS: Reliability(heldout.index.prompt_ids, scores.reliability)}
-    if heldout_only:
-        return ModelScores(heldout.index.prompt_ids, scores, None, reliability=reliability)
     kl_sum = None
     if heldout.truth is not None:
         kl_sum = kl_by_prompt(model, heldout.truth, len(heldout.index.prompt_ids), **settings)

@@ -50,7 +50,9 @@ def ask_portion(
     folder.mkdir(parents=True, exist_ok=True)
     output.mkdir(parents=True, exist_ok=True)
     own = folder / f"{portion}.sqlite"
-    others = [path for path in (journal_path, *sorted(folder.glob("*-of-*.sqlite"))) if path != own and path.is_file()]
+    # The other portions of this division have other prompts, and may be writing: SQLite's files are for one machine.
+    strange = (path for path in sorted(folder.glob("*-of-*.sqlite")) if not path.stem.endswith(f"-of-{portion.of}"))
+    others = [path for path in (journal_path, *strange) if path.is_file()]
     with Journal(own) as journal:
         for stage in stages:
             for other in others:

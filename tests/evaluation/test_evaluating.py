@@ -11,9 +11,10 @@ import pytest
 
 from proxykd.artifacts import Evaluation, SplitSet, ValidatedSet, read_json
 from proxykd.config import RunSpec
-from proxykd.evaluation.bars import compare_registered, compare_with_champion
+from proxykd.evaluation.bars import CHAMPION_PREDICTIONS, compare_registered, compare_with_champion
 from proxykd.evaluation.decision import comparison, decide
 from proxykd.evaluation.evaluating import evaluate
+from proxykd.evaluation.metrics import metric_of
 from proxykd.models.loading import load_model, load_tokenizer, save_model
 
 
@@ -123,6 +124,13 @@ def test_champion_is_compared_with_the_seed_that_would_be_registered(
     assert found is not None
     assert (found["value"], found["low"], found["high"]) == pytest.approx((0, 0, 0), abs=1e-9)
     assert decide(itself, run_spec.gate, {"version": "1"}).outcome != "promote"
+    # It is an arm like any other, asked the tasks too: that of the student, which it is.
+    for metric, own in itself["arms"]["proxy_kd"].items():
+        if metric in itself["arms"]["champion"] and metric != "pass_rate":
+            assert itself["arms"]["champion"][metric]["value"] == pytest.approx(own["per_seed"]["3"]), metric
+    assert any(metric.startswith("accuracy/") for metric in itself["arms"]["champion"])
+    said = pq.read_table(tmp_path / CHAMPION_PREDICTIONS).to_pylist()
+    assert any(row["answers"] for row in said)
     other = comparison(compared(arms["sft"][0]), "heldout_nll", "registered", "champion")
     per_seed = {arm: itself["arms"][arm]["heldout_nll"]["per_seed"]["3"] for arm in ("proxy_kd", "sft")}
     assert other is not None
@@ -158,6 +166,9 @@ def test_champion_with_another_tokenizer_is_not_compared(
     assert decision.outcome == "undecided"
     assert "tokenizer" in decision.reasons[0]
     assert "registry.model_name" in decision.reasons[0]
+    shown = set(report["arms"]["champion"])
+    assert shown
+    assert not [metric for metric in shown if metric_of(metric).is_per_token]
 
 
 def test_metrics_that_are_no_ratio_of_sums_can_guard(

@@ -62,7 +62,8 @@ def test_every_heldout_prompt_is_scored_and_no_other(
     arms: dict[str, list[Path]], validated: ValidatedSet, splits: SplitSet, run_spec: RunSpec, tmp_path: Path
 ) -> None:
     sets = HeldoutSets(validated, splits, run_spec, tmp_path, with_truth=False)
-    scores = score_model(arms["sft"][0], sets, run_spec, heldout_only=True)
+    texts_alone = run_spec.evaluation.model_copy(update={"tasks": (), "drift": None})
+    scores = score_model(arms["sft"][0], sets, run_spec.model_copy(update={"evaluation": texts_alone}))
     expected = {row.prompt_id for row in select_rows(validated, splits, {Side.HELDOUT})}
     assert set(scores.prompt_ids) == expected
     assert set(scores.sums()) == {"heldout_nll", "top1_agreement", "ece/tokens"}
