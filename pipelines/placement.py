@@ -122,8 +122,8 @@ def step_options(stack: ClusterStackSpec, placement: PlacementSpec, name: str) -
     """A step's share of ``run_options``."""
     step, accounts = placement.step(name), stack.service_accounts
     is_trainer = step.launcher.kind == "trainjob"
-    role = "launcher" if is_trainer else step.role  # the network lets launchers reach the API server
     account = step.service_account or (accounts.trainer if is_trainer else accounts.step)
+    role = "launcher" if is_trainer else step.role
     values = _pod(stack, placement, step, placement.pools[step.pool], role=role, is_client=is_trainer)
     values["env"] += _variables({LAUNCHER_VARIABLE: placement.launcher(name).model_dump_json()} | step.env)
     settings = {

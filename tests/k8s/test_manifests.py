@@ -1,17 +1,20 @@
 """The overlays: rendered, strictly valid for every supported Kubernetes, and nothing in them points at nothing."""
 
 import copy
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from tests.k8s.conftest import K8S, OVERLAYS
+from tests.k8s.policy import check
 from tests.k8s.references import EXTERNAL_SECRETS, dangling
 from tests.k8s.schemas import SUPPORTED, faults, has_schema
 from tests.k8s.workloads import called, labels_of, workloads
-from tests.support.kubectl import Manifest
+from tests.support.kubectl import Manifest, render
 
 Overlays = dict[str, list[Manifest]]
 CLUSTER_WIDE = {"Namespace", "PriorityClass", "ClusterQueue", "ResourceFlavor", "WorkloadPriorityClass"}
@@ -133,6 +136,29 @@ def test_a_cluster_without_operators_takes_the_local_overlay(overlays: Overlays)
     groups = {found["apiVersion"].rpartition("/")[0] for found in overlays["local"]}
     assert not groups & NEEDS_OPERATOR
     assert {found["apiVersion"].rpartition("/")[0] for found in overlays["production"]} >= NEEDS_OPERATOR
+
+
+@pytest.mark.parametrize(
+    ("part", "group"),
+    [
+        ("../../base/queue", "kueue.x-k8s.io"),
+        ("../../base/observability", "monitoring.coreos.com"),
+        ("../../components/external-secrets", "external-secrets.io"),
+        ("../../trainjob", "trainer.kubeflow.org"),
+    ],
+)
+def test_an_operators_part_can_be_left_out(tmp_path: Path, overlays: Overlays, part: str, group: str) -> None:
+    for room in ("base", "components", "trainjob", "overlays/production"):
+        shutil.copytree(K8S / room, tmp_path / room)
+    file = tmp_path / "overlays" / "production" / "kustomization.yaml"
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for field in ("components", "resources"):
+        content[field] = [each for each in content[field] if each != part]
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    left = render(file.parent)
+    assert group not in {found["apiVersion"].rpartition("/")[0] for found in left}
+    assert {called(found) for found in left} < {called(found) for found in overlays["production"]}
+    assert check(left) == dangling(left) == []
 
 
 def test_production_keeps_no_state_that_it_does_not_claim(overlays: Overlays) -> None:
