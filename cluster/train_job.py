@@ -71,7 +71,7 @@ class TrainJobLauncher:
         with _stopping_by_exception(), self._removed_after(name, output, own):
             self._start(name, output, work, own)
             with _prefer_told_error(output):
-                Follower(self.api, name, self.spec, advice=work.advice, sleep=self.sleep).wait()
+                Follower(self.api, name, self.spec, advice=work.advice).wait()
             self._wait_for_result(output)
             return finish(work, output, f"the TrainJob {name} completed without one")
 
@@ -145,7 +145,8 @@ class TrainJobLauncher:
                 raise
             self._clear(name, output)
             raise
-        self._clear(name, output)
+        # Its pods have ended: nothing is waited for.
+        self._clear(name, output, patience_s=0.0)
 
     def _goes_on_elsewhere(self, own: OwnPod | None) -> bool:
         """Whether this pod must go for its node's sake, so that its Job starts another that takes over."""
@@ -155,9 +156,12 @@ class TrainJobLauncher:
             return False
         return pod is not None and is_disrupted(pod)
 
-    def _clear(self, name: str, output: Path) -> None:
+    def _clear(self, name: str, output: Path, *, patience_s: float = _STOPPING_S) -> None:
         try:
-            self._remove(name, patience_s=_STOPPING_S)
+            if patience_s:
+                self._remove(name, patience_s=patience_s)
+            else:
+                self.api.delete(TRAIN_JOBS, name)
         except ClusterError as error:
             report(f"TrainJob {name} was not seen to go ({error}); `proxykd gc` removes what is left")
         remove(output)

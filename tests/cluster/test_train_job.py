@@ -18,8 +18,12 @@ import torch
 
 from cluster.api import ClusterApi
 from cluster.train_job import FOLDER
+from proxykd.artifacts import SplitSet, ValidatedSet
 from proxykd.config import RunSpec
 from proxykd.exceptions import ArtifactError, ClusterError, ModelError
+from proxykd.launching.torchrun import Torchrun
+from proxykd.models.loading import load_saved
+from proxykd.proxy.alignment import align_proxy
 from proxykd.student.inputs import TrainingData
 from proxykd.student.launch import Job
 from tests.cluster.conftest import NAMESPACE, MakeLauncher
@@ -28,6 +32,7 @@ from tests.k8s.kinds import CORE
 from tests.support.launched import launch, work_of
 
 MakeRun = Callable[..., RunSpec]
+Corpus = tuple[ValidatedSet, SplitSet]
 pytestmark = pytest.mark.integration
 JOBSET = "jobset.sigs.k8s.io/jobset-name"
 
@@ -86,6 +91,32 @@ def test_two_pods_make_the_student_that_two_processes_here_make(
     assert len(double.kubelet.starts) == 2
     assert not train_jobs(double), "it is removed at the end"
     assert not list((home / FOLDER).iterdir())
+
+
+def test_two_pods_align_the_proxy_as_two_processes_here(
+    make_launcher: MakeLauncher, corpus: Corpus, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    optimizer = {"learning_rate": 1e-3, "batch_size": 4}
+    section = {"model": {"source": "embedded:student", "num_layers": 1, "max_seq_tokens": 120}, "preference": None}
+    split = {"mode": "shared", "heldout": 0.05, "development": 0.2}
+    warmup = {"optimizer": optimizer, "epochs": 0.2}
+    run = RunSpec.view({"seed": 0, "split": split, "proxy": {**section, "warmup": warmup}, "staging": None})
+    made = []
+    for name, launcher in (("here", Torchrun(2)), ("there", make_launcher(nodes=2))):
+        folder = tmp_path / name
+        (folder / "scratch").mkdir(parents=True)
+        proxy = align_proxy(
+            *corpus,
+            run,
+            output=folder / "output",
+            scratch=folder / "scratch",
+            checkpoints=home / "checkpoints",
+            launcher=launcher,
+        )
+        made.append(dict(load_saved(proxy.path / "model")[0].state_dict()))
+    for name, value in made[0].items():
+        torch.testing.assert_close(made[1][name], value, rtol=0.0, atol=0.0)
 
 
 def test_the_error_of_a_process_is_the_error_of_the_step(
