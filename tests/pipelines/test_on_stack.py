@@ -113,7 +113,7 @@ def test_the_doctor_finds_nothing_missing_and_a_run_is_refused_where_something_i
         (user.stack_with(queue), ["queue proxykd-gpu", "no such LocalQueue"]),
         (user.stack_with({}, secrets={"proxykd-teacher": ["OPENAI_API_KEY"]}), ["it lacks OPENAI_API_KEY"]),
         (user.stack_with({}, service_accounts={"step": "nobody"}), ["service account nobody"]),
-        (user.stack_with({}, context="elsewhere"), ["'elsewhere'"]),
+        (user.stack_with({}, context="elsewhere"), ["name elsewhere"]),
     ):
         refused = user.types("run", user.specification, "--stack", changed)
         assert refused.status == 2, refused.err
