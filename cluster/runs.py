@@ -187,7 +187,7 @@ def _run(found: Any) -> Run:
         orchestrator_id=str(parts[0].id) if parts else "",
         created=_utc(found.created),
         ended=_utc(found.end_time) if found.end_time else None,
-        reason=found.status_reason or "",
+        reason=found.get_body().status_reason or "",
     )
 
 
