@@ -19,14 +19,17 @@ from cluster.kinds import (
     SERVICE_ACCOUNTS,
     STORAGE_CLASSES,
     TRAIN_JOBS,
+    TRAINING_RUNTIMES,
     Kind,
 )
 from proxykd.exceptions import ClusterForbiddenError, ClusterMissingError
 
+PRIORITIES = Kind("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", is_namespaced=False)
 JOB_SETS = Kind("jobset.x-k8s.io/v1alpha2", "JobSet", "jobsets")
 OLDEST, NEWEST = (1, 31), (1, 37)
-"""Minor versions of Kubernetes: pod failure policies are stable since the first, the manifests are checked to the last."""
+"""Minor versions of Kubernetes: from the first that has stable pod failure policies to the last that is tested."""
 
+_APPLY = "apply the overlay: kubectl apply -k k8s/overlays/production, say"
 _RBAC = "bind the Role proxykd-submitter (k8s/base) to this identity, or have an administrator add the verb"
 
 
@@ -106,11 +109,22 @@ def check_kueue(api: ClusterApi) -> Iterator[Finding]:
     return check_extension(api, "Kueue", LOCAL_QUEUES, "install Kueue 0.19, or use pools without queue")
 
 
-def check_trainer(api: ClusterApi) -> Iterator[Finding]:
-    """Kubeflow Trainer and what it is built on are installed."""
+def check_trainer(api: ClusterApi, runtimes: Iterable[str]) -> Iterator[Finding]:
+    """Kubeflow Trainer and what it is built on are installed, and the runtimes that TrainJobs refer to are there."""
     remedy = "install Kubeflow Trainer 2.3, or choose the launcher process or torchrun in the placement"
     yield from check_extension(api, "Kubeflow Trainer", TRAIN_JOBS, remedy)
     yield from check_extension(api, "JobSet", JOB_SETS, "install JobSet 0.12, which Kubeflow Trainer needs")
+    for name in runtimes:
+        what = f"training runtime {name}"
+        yield ok(what) if api.find(TRAINING_RUNTIMES, name) else missing(what, "there is none", _APPLY)
+
+
+def check_priorities(api: ClusterApi, kind: Kind, names: Iterable[str]) -> Iterator[Finding]:
+    """Priority classes that pods or queued Jobs name: without them the API server, or Kueue, refuses them."""
+    for name in names:
+        what = f"{kind.name} {name}"
+        remedy = f"kubectl apply -k k8s/overlays/... makes it, or name another one than {name} in the placement"
+        yield ok(what) if api.find(kind, name) else missing(what, "there is none", remedy)
 
 
 def check_accounts(api: ClusterApi, names: Iterable[str]) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from zenml.config.cache_policy import CachePolicy
 
 from proxykd.config import RunSpec
 from proxykd.config.shielding import unshielded
+from proxykd.config.steps import STEPS as STEPS
 from proxykd.records import hash_json
 from steps import (
     align_proxy,
@@ -21,20 +22,6 @@ from steps import (
     validate_data,
 )
 from steps.settings import code_hash, settings_for
-
-STEPS = (
-    "query_teacher",
-    "validate_data",
-    "check_drift",
-    "split",
-    "align_proxy",
-    "estimate_distributions",
-    "distill_student_sft",
-    "distill_student_proxy_kd",
-    "evaluate_student",
-    "promote_model",
-)
-"""The steps by the names under which ZenML keeps them."""
 
 WITHOUT_TARGETS = CachePolicy(ignored_inputs=["targets", "proxy"])
 """The SFT arm opens neither targets nor proxy: others do not train it again."""

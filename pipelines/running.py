@@ -41,7 +41,14 @@ class RunResult:
     statuses: Mapping[str, str]
 
 
-def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str], anew: Sequence[str] = ()) -> RunResult:
+def run_distillation(
+    run: RunSpec,
+    *,
+    inputs: str,
+    models: Mapping[str, str],
+    anew: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> RunResult:
     """Run the main job; one that ends well is the baseline of the next one's drift.
 
     Args:
@@ -49,39 +56,66 @@ def run_distillation(run: RunSpec, *, inputs: str, models: Mapping[str, str], an
         inputs: Hash of the prompts' file.
         models: Role -> identity of the model behind its source.
         anew: Steps that are done again although they are finished; what follows from them only if its inputs change.
+        options: Settings of the run and of each step on a cluster, from ``pipelines.placement``; None = a local stack.
 
     Raises:
         ConfigError: if there is no such step.
         ProxykdError: as the step raised it.
         KeyboardInterrupt: if the run was interrupted (ZenML turns SIGINT and SIGTERM into an exception of its own).
     """
+    configured = configure(run, anew=anew, options=options)
+    try:
+        response = configured(**arguments(run, inputs=inputs, models=models))
+    except RunInterruptedException as interruption:
+        raise KeyboardInterrupt from interruption
+    return collect(response.id, run)
+
+
+def configure(run: RunSpec, *, anew: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Any:
+    """The main job's pipeline, ready to be called with ``arguments``.
+
+    Args:
+        run: The resolved specification.
+        anew: Steps that are done again although they are finished.
+        options: Further options of ZenML's ``with_options``: settings of the run and of its steps, or a schedule.
+
+    Raises:
+        ConfigError: if there is no such step.
+    """
     logging.getLogger("zenml").setLevel(logging.CRITICAL)
     source_utils.set_custom_source_root(str(CHECKOUT))
-    accepted = Workspace.default().accepted(run.name)
     if unknown := sorted(set(anew) - set(STEPS)):
         raise ConfigError(f"expected steps of the pipeline after --anew, got {unknown}; choose among {list(STEPS)}")
-    configured = distill.with_options(
+    further = dict(options or {})
+    steps = {name: dict(own) for name, own in further.pop("step_configurations", {}).items()}
+    for name in anew:
+        steps[name] = {**steps.get(name, {}), "enable_cache": False}
+    return distill.with_options(
         run_name=f"{run.name}-{{date}}-{{time}}",
         tags=[run.name],
         execution_mode=_execution_mode(),
-        step_configurations={name: {"enable_cache": False} for name in anew},
+        step_configurations=steps,
+        **further,
     )
-    try:
-        response = configured(
-            specification=shielded(run.model_dump(mode="json")),
-            inputs=inputs,
-            models=dict(models),
-            files=hash_files(run.validation.files()),
-            trajectories=trajectories_identity(run.student.trajectories),
-            task_files=hash_files(run.evaluation.files()),
-            baseline=read_baseline(accepted),
-        )
-    except RunInterruptedException as interruption:
-        raise KeyboardInterrupt from interruption
-    result = _collect(response.id)
-    validation: ValidationResult = _steps(response.id)["validate_data"].outputs["validation"][0].load()
-    accept(validation, accepted)
-    return result
+
+
+def arguments(run: RunSpec, *, inputs: str, models: Mapping[str, str]) -> dict[str, Any]:
+    """What the pipeline is told.
+
+    Args:
+        run: The resolved specification.
+        inputs: Hash of the prompts' file.
+        models: Role -> identity of the model behind its source.
+    """
+    return {
+        "specification": shielded(run.model_dump(mode="json")),
+        "inputs": inputs,
+        "models": dict(models),
+        "files": hash_files(run.validation.files()),
+        "trajectories": trajectories_identity(run.student.trajectories),
+        "task_files": hash_files(run.evaluation.files()),
+        "baseline": read_baseline(Workspace.default().accepted(run.name)),
+    }
 
 
 def _execution_mode() -> ExecutionMode:
@@ -90,8 +124,16 @@ def _execution_mode() -> ExecutionMode:
     return ExecutionMode.FAIL_FAST if ExecutionMode.FAIL_FAST in supported else ExecutionMode.CONTINUE_ON_FAILURE
 
 
-def _collect(run_id: Any) -> RunResult:
+def collect(run_id: Any, run: RunSpec) -> RunResult:
+    """What a run that ended well left; from now on it is the baseline of the next one's drift.
+
+    Args:
+        run_id: ZenML's identity of the run.
+        run: Its specification.
+    """
     steps = _steps(run_id)
+    validation: ValidationResult = steps["validate_data"].outputs["validation"][0].load()
+    accept(validation, Workspace.default().accepted(run.name))
     evaluation: Evaluation = steps["evaluate_student"].outputs["evaluation"][0].load()
     promotion: Promotion = steps["promote_model"].outputs["promotion"][0].load()
     return RunResult(

@@ -5,14 +5,11 @@ Nothing heavy is imported before a command needs it. Exit status: 0 done, 2 bad 
 """
 
 import atexit
-import errno
 import gc
 import importlib.util
 import json
 import os
-import re
 import shlex
-import sqlite3
 import sys
 import time
 from importlib.metadata import version
@@ -21,14 +18,19 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from proxykd.commands.disk import disk_trouble
+from proxykd.commands.gc import add_run_commands
 from proxykd.commands.journal import app as journal_commands
 from proxykd.commands.lineage import add_lineage_commands
 from proxykd.commands.quarantine import build as quarantine_commands
 from proxykd.commands.query import query
 from proxykd.commands.registry import add_registry_commands
 from proxykd.commands.report import report as report_command
+from proxykd.commands.schedule import build as schedule_commands
 from proxykd.commands.serve import add_serve_command
 from proxykd.commands.stack import build as stack_commands
+from proxykd.commands.stack import show_findings
+from proxykd.commands.submit import DetachOption, OnStack, StackOption, refuse_missing
 from proxykd.exceptions import ArtifactError, ConfigError, ProxykdError
 
 if TYPE_CHECKING:
@@ -49,9 +51,6 @@ app.add_typer(journal_commands, name="journal")
 
 _INTERRUPTED = 130
 _ENGINES = ("zenml", "mlflow", "great_expectations")
-_SQLITE_DISK_ERRORS = re.compile("disk is full|readonly database|unable to open database|disk I/O error")
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-_DISK_REFUSES = {errno.EACCES, errno.EPERM}
 
 ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run specification, a YAML file.")]
 SetOption = Annotated[
@@ -97,12 +96,20 @@ def schema(
 
 
 @app.command()
-def plan(config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption = False) -> None:
+def plan(
+    config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption = False, stack: StackOption = None
+) -> None:
     """Check everything that can be known before spending, and forecast calls, tokens, USD, steps and GB."""
     from proxykd.plan import make_plan, plan_table
 
-    found = make_plan(_load(config, overrides, quiet), workspace=_workspace())
-    _console().print(plan_table(found))
+    specification = _load(config, overrides, quiet)
+    if stack is None:
+        _console().print(plan_table(make_plan(specification, workspace=_workspace())))
+        return
+    there = OnStack(specification, stack, _workspace(), _with_engines)
+    _console().print(plan_table(there.plan()))
+    show_findings(findings := there.examine())
+    refuse_missing(stack, findings)
 
 
 @app.command()
@@ -120,13 +127,27 @@ def preview(
 
 @app.command()
 def run(
-    config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption = False, anew: AnewOption = None
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    quiet: QuietOption = False,
+    anew: AnewOption = None,
+    stack: StackOption = None,
+    detach: DetachOption = False,
 ) -> None:
     """Run the whole way: query, validate, align, estimate, distil, evaluate, promote. Finished parts are not redone."""
     started = time.monotonic()
     _spare_the_collector()
     specification = _load(config, overrides, quiet)
     workspace = _workspace()
+    if stack is not None:
+        there = OnStack(specification, stack, workspace, _with_engines)
+        if there.is_cluster:
+            if (finished := there.run(anew=anew or (), is_detached=detach)) is not None:
+                _show_result(finished, workspace, time.monotonic() - started)
+            return
+        there.activate()
+    if detach:
+        raise ConfigError("expected --detach with a --stack of a cluster: a run on this machine ends with its process")
     workspace.set_environment()
     from proxykd.progress import heed_interrupts, hush_engines
 
@@ -206,6 +227,8 @@ def _load_quietly(config: Path, overrides: list[str] | None) -> "RunSpec":
 
 app.add_typer(quarantine_commands(_load_quietly, _newest_quarantine), name="quarantine")
 app.add_typer(stack_commands(_with_engines), name="stack")
+app.add_typer(schedule_commands(_with_engines), name="schedule")
+add_run_commands(app, _with_engines)
 add_registry_commands(app, _with_tracking)
 add_serve_command(app, _with_tracking)
 add_lineage_commands(app, _with_tracking)
@@ -227,34 +250,13 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; what was paid for is kept, and the same command goes on from here", _INTERRUPTED)
     except Exception as error:
-        if (reason := _disk_trouble(error, _workspace().root)) is None:
+        if (reason := disk_trouble(error, _workspace().root)) is None:
             raise
         _fail(
             f"cannot write: {reason}; free some space (or fix the permission) and run the same command again: it goes "
             "on from here",
             2,
         )
-
-
-def _disk_trouble(error: BaseException | None, root: Path) -> str | None:
-    """Why the disk is to blame for an error, or for the one that it was raised from; None = it is not.
-
-    Args:
-        error: What ended the run.
-        root: The workspace; a permission counts only where it is one of the workspace's own files that lacks it.
-    """
-    while error is not None:
-        if isinstance(error, OSError) and (error.errno in _DISK_FULL or _may_not_write(error, root)):
-            return str(error)
-        if isinstance(error, sqlite3.OperationalError) and _SQLITE_DISK_ERRORS.search(str(error)):
-            return f"database: {error}"
-        error = error.__cause__
-    return None
-
-
-def _may_not_write(error: OSError, root: Path) -> bool:
-    names = [name for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)]
-    return error.errno in _DISK_REFUSES and any(Path(name).absolute().is_relative_to(root) for name in names)
 
 
 def _spare_the_collector() -> None:

@@ -69,20 +69,19 @@ class Plan:
     num_trajectories: int = 0
 
 
-def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
+def make_plan(run: RunSpec, *, workspace: Workspace, is_elsewhere: bool = False) -> Plan:
     """Check a run and forecast what it takes.
 
     Args:
         run: The specification, ablations applied.
         workspace: Where the run keeps its state; need not exist.
+        is_elsewhere: Whether the steps run on other machines, which have the keys, the memory and the disk.
 
     Raises:
         ProxykdError: for the first check that fails; nothing has been spent.
     """
-    for teacher in teachers_of(run):
-        secret_of(teacher)
-    if run.evaluation.judge is not None:
-        secret_of(run.evaluation.judge.teacher)
+    if not is_elsewhere:
+        _check_keys(run)
     sizes = {role: model_size(spec) for role, spec in run.models().items()}
     _check_translatable(run)
     if run.student.cross_tokenizer is None:
@@ -101,7 +100,8 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
     left = [outlook.num_requests - outlook.num_known for outlook in outlooks] or [0]
     asked = [Asked(*one) for one in zip(teachers_of(run), sides_asked, left, strict=True)]
     forecast = forecast_run(run, sides=sides, sizes=sizes, lengths=lengths, asked=asked)
-    _check_machine(forecast, workspace.root)
+    if not is_elsewhere:
+        _check_machine(forecast, workspace.root)
     models = {role: source_identity(resolve_source(spec.source)) for role, spec in run.models().items()}
     return Plan(
         run.name,
@@ -113,6 +113,13 @@ def make_plan(run: RunSpec, *, workspace: Workspace) -> Plan:
         describe_pair(pair),
         num_trajectories,
     )
+
+
+def _check_keys(run: RunSpec) -> None:
+    for teacher in teachers_of(run):
+        secret_of(teacher)
+    if run.evaluation.judge is not None:
+        secret_of(run.evaluation.judge.teacher)
 
 
 def _count_trajectories(run: RunSpec) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from proxykd import cli
+from proxykd.commands.disk import disk_trouble
 from proxykd.config import RunSpec
 from proxykd.workspace import Workspace
 from tests.support.command import Ended
@@ -274,7 +275,7 @@ def test_a_full_disk_is_recognised_wherever_it_is_met(tmp_path: Path) -> None:
         return error
 
     def trouble(error: Exception) -> str:
-        return str(cli._disk_trouble(error, tmp_path))
+        return str(disk_trouble(error, tmp_path))
 
     assert "No space" in trouble(wrapped(OSError(errno.ENOSPC, "No space left on device")))
     assert "disk is full" in trouble(wrapped(sqlite3.OperationalError("database or disk is full")))
@@ -285,10 +286,10 @@ def test_a_full_disk_is_recognised_wherever_it_is_met(tmp_path: Path) -> None:
 
 def test_an_unrelated_error_is_not_laid_to_the_disk(tmp_path: Path) -> None:
     for unrelated in (PermissionError(errno.EACCES, "denied", "/etc/shadow"), PermissionError(errno.EPERM, "no")):
-        assert cli._disk_trouble(unrelated, tmp_path) is None
+        assert disk_trouble(unrelated, tmp_path) is None
     later = KeyError("a bug of ours")
     later.__context__ = OSError(errno.ENOSPC, "met and dealt with before")
-    assert cli._disk_trouble(later, tmp_path) is None
+    assert disk_trouble(later, tmp_path) is None
 
 
 def test_a_second_run_in_the_workspace_is_told_of_the_first(proxykd: Any, write: Any, tmp_path: Path) -> None:

@@ -87,13 +87,17 @@ def build(load: Callable[[str], Any]) -> typer.Typer:
 def show_findings(findings: Iterable[Any]) -> int:
     """Print a doctor's findings as a table; how many of them are missing."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table, missing = Table("", "what", "found", "to do", title_justify="left"), 0
+    table, missing = Table(), 0
+    for name in ("", "what", "found, and what to do"):
+        table.add_column(name, overflow="fold")
     for finding in findings:
         missing += finding.state == "missing"
-        table.add_row(_MARKS[finding.state], finding.what, finding.found, finding.remedy)
-    Console(highlight=False, markup=False).print(table)
+        told = "\n".join(filter(None, (finding.found, finding.remedy and f"-> {finding.remedy}")))
+        table.add_row(_MARKS[finding.state], escape(finding.what), escape(told))
+    Console(highlight=False).print(table)
     return missing
 
 

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ValidationError
 from proxykd.config.specification import QuerySpec, RunSpec
 from proxykd.exceptions import ConfigError
 
-_MAY_HOLD_SECRETS = ("api_key", "api_key_file", "base_url")
-_UNIONS = ("teacher", "prompts", "artifact_store")
+_MAY_HOLD_SECRETS = ("api_key", "api_key_file", "base_url", "tracking_uri", "endpoint_url", "hostname")
+_UNIONS = ("teacher", "prompts")
+_STORES = ("folder", "s3")
 _INNER_UNIONS = ("estimator", "reduction", "living_teacher", "divergence", "own_divergence", "prior_divergence")
 _SCALARS = (str, int, float, bool, type(None), Path)
 
@@ -182,8 +183,9 @@ def _keys(item: Mapping[str, Any]) -> list[str]:
     parts = [str(part) for part in item["loc"]]
     is_kind = [
         (before in _UNIONS and (place == 1 or parts[0] == "staging"))
+        or (before == "artifact_store" and parts[place] in _STORES)
         or (place > 1 and parts[0] in ("targets", "student") and before in _INNER_UNIONS)
-        for place, before in enumerate(parts, 1)
+        for place, before in enumerate(parts[:-1], 1)
     ]
     return [part for part, leaves_out in zip(parts, [False, *is_kind], strict=False) if not leaves_out]
 

@@ -73,8 +73,8 @@ class S3StoreSpec(Spec):
     region: str | None = None
     """The region; None = as the environment says."""
     secret: ObjectName | None = None
-    """Kubernetes secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, which becomes the pods' environment; None = the
-    pods' service account may use the bucket. This machine's own credentials come from its environment."""
+    """Kubernetes secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, which becomes the pods' environment; None =
+    the pods' service account may use the bucket. This machine's own credentials come from its environment."""
 
 
 class ServiceAccountsSpec(Spec):
@@ -135,8 +135,8 @@ class ClusterStackSpec(Spec):
     volumes: tuple[ObjectName, ...] = ("proxykd-models", "proxykd-journal")
     """Volume claims that runs need."""
     start_timeout_s: PositiveFloat | None = 21_600.0
-    """Seconds that a step may wait for its pod to run (for a queue, say) before the run is stopped; None = for ever. Six
-    hours: long enough for a pool that grows from nothing, short enough to be told the same day."""
+    """Seconds that a step may wait for its pod to run (for a queue, say) before the run is stopped; None = for ever.
+    Six hours: long enough for a pool that grows from nothing, short enough to be told the same day."""
 
 
 class KubernetesStackSpec(ClusterStackSpec):

@@ -1,4 +1,4 @@
-"""A cluster double that has what training pods need: runtime, accounts, claims."""
+"""Kubernetes doubles: an API server alone, and a cluster with what training pods need (runtime, accounts, claims)."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,10 +9,41 @@ import pytest
 import yaml
 
 from cluster.api import ClusterApi, Patience
+from cluster.connection import open_connection
 from cluster.train_job import TrainJobLauncher
 from proxykd.config.launcher import LauncherSpec
+from tests.k8s.api_server import ApiServer, api_server
 from tests.k8s.cluster import Cluster, cluster
 from tests.student.conftest import student_run, training_data  # noqa: F401
+
+Connect = Callable[..., ClusterApi]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ApiServer]:
+    """The double, with the namespace proxykd."""
+    with api_server(tmp_path / "api") as running:
+        running.create_namespace("proxykd", {"pod-security.kubernetes.io/enforce": "restricted"})
+        yield running
+
+
+@pytest.fixture
+def connect(server: ApiServer) -> Connect:
+    """Reaches the double as the administrator, or as a service account of the namespace."""
+
+    def reach(account: str = "") -> ClusterApi:
+        path = server.kubeconfig("proxykd", account=account)
+        connection = open_connection("double", environ={"KUBECONFIG": str(path)})
+        return ClusterApi(connection, patience=Patience(deadline_s=0.5, first_s=0.01, longest_s=0.05))
+
+    return reach
+
+
+def manifest(api_version: str, kind: str, name: str, *, labels: Any = None, **parts: Any) -> dict[str, Any]:
+    """An object of the namespace."""
+    metadata = {"name": name, "namespace": "proxykd", "labels": labels or {}, **parts.pop("metadata", {})}
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **parts}
+
 
 CHECKOUT = Path(__file__).parents[2]
 NAMESPACE = "proxykd"
@@ -53,10 +84,10 @@ def home(double: Cluster) -> Path:
 @pytest.fixture
 def api(double: Cluster) -> ClusterApi:
     """As the account of the steps that train."""
-    return connect(double, "proxykd-trainer")
+    return reach_as(double, "proxykd-trainer")
 
 
-def connect(double: Cluster, name: str, *, deadline_s: float = 5.0) -> ClusterApi:
+def reach_as(double: Cluster, name: str, *, deadline_s: float = 5.0) -> ClusterApi:
     path = double.api.kubeconfig(NAMESPACE, account=name)
     before = os.environ.get("KUBECONFIG")
     os.environ["KUBECONFIG"] = str(path)

@@ -79,7 +79,7 @@ class Answers:
             token = self.access.issue(f"system:serviceaccount:{route.namespace}:{route.name}")
             return {**body, "status": {"token": token, "expirationTimestamp": now()}}
         _check_kind(route.kind, body)
-        place = body.get("metadata", {}).get("namespace", route.namespace) if route.kind.is_namespaced else ""
+        place = body.get("metadata", {}).get("namespace") or route.namespace if route.kind.is_namespaced else ""
         if place != route.namespace:
             raise Refusal(400, "BadRequest", f"namespace {place!r} of the object is not the path's {route.namespace!r}")
         body = defaults.admitted(self._pruned(body))

@@ -66,6 +66,7 @@ rbac.authorization.k8s.io/v1 rolebindings RoleBinding
 rbac.authorization.k8s.io/v1 clusterroles ClusterRole cluster
 rbac.authorization.k8s.io/v1 clusterrolebindings ClusterRoleBinding cluster
 scheduling.k8s.io/v1 priorityclasses PriorityClass cluster
+discovery.k8s.io/v1 endpointslices EndpointSlice
 storage.k8s.io/v1 storageclasses StorageClass cluster
 coordination.k8s.io/v1 leases Lease
 apiextensions.k8s.io/v1 customresourcedefinitions CustomResourceDefinition cluster

@@ -1,0 +1,98 @@
+"""``proxykd stack doctor``: what a stack has and what it lacks, looked at before anything is submitted.
+
+The same checks run at each submission, so that a pool that is too small or a secret that is missing is one message now
+and not a pod that waits. Nothing is changed, but for one empty object that is written to the bucket and removed.
+"""
+
+from collections.abc import Collection, Iterator
+
+from cluster import access, capacity, services
+from cluster.api import ClusterApi, Patience
+from cluster.findings import Finding, guarded, missing, ok
+from cluster.kinds import PRIORITY_CLASSES
+from cluster.needs import Needs, needs_of
+from proxykd.config.stack import ClusterStackSpec, S3StoreSpec, StackSpec
+from proxykd.exceptions import ClusterError
+
+PATIENCE = Patience(deadline_s=15.0)
+"""A doctor says soon that the API server is away; a run waits longer."""
+
+
+def examine(
+    stack: StackSpec, *, variables: Collection[str] = (), is_scheduled: bool = False, is_registered: bool = True
+) -> Iterator[Finding]:
+    """Look at everything that a run on a stack needs.
+
+    Args:
+        stack: The stack.
+        variables: Environment variables that steps read a secret from, such as OPENAI_API_KEY.
+        is_scheduled: Whether CronJobs are needed too.
+        is_registered: Whether ZenML must hold the stack as its file says.
+    """
+    yield from services.check_zenml(stack)
+    if is_registered:
+        yield from _check_registered(stack)
+    if isinstance(stack.artifact_store, S3StoreSpec):
+        yield from services.check_bucket(stack.artifact_store)
+    if not isinstance(stack, ClusterStackSpec):
+        if stack.tracking_uri is not None and stack.tracking_uri.startswith("http"):
+            yield from services.check_tracking(stack.tracking_uri, None)
+        return
+    yield from services.check_image(stack.image)
+    needs = needs_of(stack)
+    yield from check_variables(needs, variables)
+    yield from looked_at_cluster(stack, needs, is_scheduled=is_scheduled)
+
+
+def looked_at_cluster(stack: ClusterStackSpec, needs: Needs, *, is_scheduled: bool = False) -> Iterator[Finding]:
+    """What ``examine_cluster`` finds; an API server that is away is a finding too."""
+    try:
+        yield from examine_cluster(stack, needs, is_scheduled=is_scheduled)
+    except ClusterError as error:
+        yield missing("API server", str(error), "mend that first: the rest could not be looked at")
+
+
+def examine_cluster(stack: ClusterStackSpec, needs: Needs, *, is_scheduled: bool = False) -> Iterator[Finding]:
+    """Look at the cluster itself.
+
+    Raises:
+        ClusterError: if the API server cannot be reached, or not as this identity.
+    """
+    api = ClusterApi.connect(stack.context, namespace=stack.namespace, patience=PATIENCE)
+    permissions = access.SUBMISSION + (access.SCHEDULING if is_scheduled else ())
+    yield from access.check_version(api)
+    yield from guarded("namespace", access.check_namespace(api))
+    yield from access.check_permissions(api, permissions)
+    if needs.has_queue:
+        yield from guarded("Kueue", access.check_kueue(api))
+    if needs.runtimes:
+        yield from guarded("Kubeflow Trainer", access.check_trainer(api, needs.runtimes))
+    yield from guarded("priorities", access.check_priorities(api, access.PRIORITIES, needs.priorities))
+    yield from guarded("queue priorities", access.check_priorities(api, PRIORITY_CLASSES, needs.queue_priorities))
+    yield from guarded("service accounts", access.check_accounts(api, needs.accounts))
+    yield from access.check_secrets(api, needs.secrets)
+    yield from guarded("volume claims", access.check_volumes(api, needs.volumes))
+    yield from capacity.check_pools(api, needs.demands)
+    yield from guarded("quotas", capacity.check_quotas(api, needs.demands))
+    yield from guarded("MLflow", services.check_tracking(stack.tracking_uri, api))
+
+
+def _check_registered(stack: StackSpec) -> Iterator[Finding]:
+    from cluster import stacks
+
+    what = f"stack {stack.name} in ZenML"
+    changes = stacks.compare(stack)
+    if any(change.component == "stack" and change.key == "name" for change in changes):
+        yield missing(what, "not registered", "proxykd stack apply")
+    elif changes:
+        yield missing(what, f"{len(changes)} settings differ from its file", "proxykd stack apply")
+    else:
+        yield ok(what, "as its file says")
+
+
+def check_variables(needs: Needs, variables: Collection[str]) -> Iterator[Finding]:
+    """Each variable that steps read a secret from is a key of one of the stack's secrets."""
+    held = {key for keys in needs.secrets.values() for key in keys}
+    for name in sorted(set(variables) - held):
+        remedy = "put it into a Kubernetes secret, and name secret and key under `secrets` in the stack's file"
+        yield missing(f"variable {name}", "no secret of the stack holds it", remedy)

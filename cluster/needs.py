@@ -1,0 +1,104 @@
+"""What a stack's runs need on the cluster: gathered from the stack's file and its placement, judged by the doctor."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+
+from cluster.capacity import GPU, Demand
+from proxykd.config.placement import PlacementSpec, StepPlacementSpec, amount, load_placement
+from proxykd.config.stack import ClusterStackSpec
+from proxykd.config.steps import STEPS
+
+S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What must be there.
+
+    Attributes:
+        demands: What each step asks of its pool.
+        accounts: Service accounts of the pods.
+        secrets: Secret -> the keys that must be in it.
+        volumes: Volume claims.
+        priorities: PriorityClasses of the pods.
+        queue_priorities: Kueue's WorkloadPriorityClasses.
+        runtimes: Training runtimes that TrainJobs refer to; () = no step starts one.
+    """
+
+    demands: tuple[Demand, ...]
+    accounts: tuple[str, ...]
+    secrets: Mapping[str, tuple[str, ...]]
+    volumes: tuple[str, ...]
+    priorities: tuple[str, ...] = ()
+    queue_priorities: tuple[str, ...] = ()
+    runtimes: tuple[str, ...] = ()
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether any step waits in a queue of Kueue."""
+        return any(demand.queue for demand in self.demands)
+
+
+def needs_of(stack: ClusterStackSpec) -> Needs:
+    """The needs of a stack.
+
+    Raises:
+        ConfigError: if the placement cannot be used.
+    """
+    placement = load_placement(stack.placement)
+    steps = {name: placement.step(name) for name in STEPS}
+    launchers = [step for step in steps.values() if step.launcher.kind == "trainjob"]
+    accounts = [stack.service_accounts.orchestrator, stack.service_accounts.step]
+    accounts += [stack.service_accounts.trainer] * bool(launchers)
+    accounts += [step.service_account for step in steps.values() if step.service_account]
+    secrets: dict[str, tuple[str, ...]] = dict(stack.secrets)
+    if stack.artifact_store.secret:
+        own = secrets.get(stack.artifact_store.secret, ())
+        secrets[stack.artifact_store.secret] = tuple(dict.fromkeys((*own, *S3_KEYS)))
+    for step in steps.values():
+        secrets |= {name: () for name in step.secrets if name not in secrets}
+    return Needs(
+        demands=_grouped(chain.from_iterable(_demands(placement, name, step) for name, step in steps.items())),
+        accounts=tuple(dict.fromkeys(accounts)),
+        secrets=secrets,
+        volumes=tuple(dict.fromkeys((*stack.volumes, *chain.from_iterable(step.volumes for step in steps.values())))),
+        priorities=tuple(dict.fromkeys([placement.orchestrator.priority, *(step.priority for step in steps.values())])),
+        queue_priorities=_queue_priorities(placement, steps.values()),
+        runtimes=tuple(dict.fromkeys(one.runtime for one in map(placement.launcher, STEPS) if one.kind == "trainjob")),
+    )
+
+
+def _demands(placement: PlacementSpec, name: str, step: StepPlacementSpec) -> Iterator[Demand]:
+    yield _demand(placement, name, step.pool, {"cpu": step.cpu, "memory": step.memory, GPU: str(step.gpus)})
+    if (own := step.launcher).kind == "trainjob":
+        asked = {"cpu": own.cpu, "memory": own.memory, GPU: str(own.gpus)}
+        yield _demand(placement, f"the TrainJob of {name}", own.pool or step.pool, asked, own.nodes)
+
+
+def _demand(
+    placement: PlacementSpec, step: str, pool: str, asked: Mapping[str, str | None], num_pods: int = 1
+) -> Demand:
+    resources = {name: amount(text) for name, text in asked.items() if text is not None and amount(text)}
+    chosen = placement.pools[pool]
+    return Demand(step, pool, chosen.queue, chosen.node_selectors, resources, num_pods)
+
+
+def _grouped(demands: Iterable[Demand]) -> tuple[Demand, ...]:
+    """One demand for all steps that ask for the same, named after the first."""
+    found: dict[str, list[Demand]] = {}
+    for demand in demands:
+        found.setdefault(repr((demand.pool, demand.resources, demand.num_pods)), []).append(demand)
+    return tuple(
+        first._replace(step=first.step + (f" and {len(more)} more" if more else "")) for first, *more in found.values()
+    )
+
+
+def _queue_priorities(placement: PlacementSpec, steps: Iterable[StepPlacementSpec]) -> tuple[str, ...]:
+    """WorkloadPriorityClasses of what waits in a queue."""
+    names = []
+    for step in steps:
+        names += [step.priority] if placement.pools[step.pool].queue else []
+        if step.launcher.kind == "trainjob" and placement.pools[step.launcher.pool or step.pool].queue:
+            names.append(step.launcher.priority or step.priority)
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,190 @@
+"""What a run needs beside the cluster itself: MLflow, the bucket, the image, ZenML's server.
+
+Each is asked once, with a short wait. What only pods can reach is said to be unchecked, not missing.
+"""
+
+import json
+import uuid
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any, NamedTuple
+from urllib.error import HTTPError
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import Request, urlopen
+
+from cluster.api import ClusterApi
+from cluster.findings import Finding, missing, ok, unchecked
+from cluster.kinds import SERVICES, Kind
+from proxykd.config.stack import ClusterStackSpec, S3StoreSpec, StackSpec
+
+TIMEOUT_S = 5.0
+ENDPOINT_SLICES = Kind("discovery.k8s.io/v1", "EndpointSlice", "endpointslices")
+_MANIFESTS = ", ".join(
+    f"application/vnd.{kind}+json"
+    for kind in (
+        "oci.image.index.v1",
+        "oci.image.manifest.v1",
+        "docker.distribution.manifest.list.v2",
+        "docker.distribution.manifest.v2",
+    )
+)
+_IN_CLUSTER = (".svc", ".cluster.local")
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+
+
+class Reply(NamedTuple):
+    """What an HTTP server said; status None = nothing."""
+
+    status: int | None
+    text: str
+    challenge: str = ""
+
+
+def ask(address: str, *, method: str = "GET", **headers: str) -> Reply:
+    """One request; whatever happens is a reply."""
+    request = Request(
+        address, method=method, headers={name.replace("_", "-"): value for name, value in headers.items()}
+    )
+    try:
+        with urlopen(request, timeout=TIMEOUT_S) as response:
+            return Reply(response.status, response.read(65_536).decode(errors="replace").strip())
+    except HTTPError as error:
+        return Reply(error.code, str(error.reason), error.headers.get("WWW-Authenticate", ""))
+    except (OSError, ValueError) as error:
+        return Reply(None, str(getattr(error, "reason", error)))
+
+
+def check_tracking(uri: str, api: ClusterApi | None) -> Iterator[Finding]:
+    """MLflow answers and is of the version that the checkout speaks; or its Service has pods, where only pods reach it.
+
+    Args:
+        uri: MLflow's address.
+        api: The cluster, for an address that only pods know; None = there is none.
+    """
+    what, own = f"MLflow {uri}", version("mlflow")
+    reply = ask(f"{uri.rstrip('/')}/version")
+    if reply.status == 200:
+        if reply.text.split(".")[:1] == own.split(".")[:1]:
+            yield ok(what, reply.text)
+        else:
+            yield missing(
+                what, f"version {reply.text}", f"run MLflow {own.split('.')[0]}.x there: this checkout has {own}"
+            )
+    elif reply.status in (401, 403):
+        yield unchecked(what, "it wants a login", "name its secret in tracking_secret")
+    elif reply.status is not None:
+        yield missing(what, f"HTTP {reply.status}", "mend the server, or correct tracking_uri")
+    elif api is not None and is_in_cluster(uri):
+        yield from _check_service(api, what, (urlsplit(uri).hostname or "").split("."))
+    else:
+        yield missing(what, f"no answer ({reply.text})", "start it, or correct tracking_uri")
+
+
+def is_in_cluster(uri: str) -> bool:
+    """Whether an address is one that a cluster's own name service gives."""
+    host = urlsplit(uri).hostname or ""
+    return ("." not in host and host not in _THIS_MACHINE) or host.endswith(_IN_CLUSTER)
+
+
+def _check_service(api: ClusterApi, what: str, host: list[str]) -> Iterator[Finding]:
+    name, namespace = host[0], host[1] if len(host) > 1 else api.namespace
+    if api.find(SERVICES, name, namespace=namespace) is None:
+        yield missing(what, f"no Service {name} in namespace {namespace}", "apply k8s/base, or correct tracking_uri")
+        return
+    slices = list(api.list(ENDPOINT_SLICES, labels=f"kubernetes.io/service-name={name}", namespace=namespace))
+    ready = sum(
+        one.get("conditions", {}).get("ready", True) is not False
+        for part in slices
+        for one in part.get("endpoints") or []
+    )
+    if ready:
+        yield unchecked(what, f"Service {name} has {ready} ready pods; its version can be asked from inside only")
+    else:
+        yield missing(what, f"Service {name} has no ready pod", f"kubectl -n {namespace} get pods says why")
+
+
+def check_bucket(store: S3StoreSpec) -> Iterator[Finding]:
+    """A small object can be written to the bucket and removed again, with this machine's own credentials."""
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+    what = f"artifact store {store.path}"
+    bucket, _, prefix = store.path.removeprefix("s3://").partition("/")
+    key = f"{prefix.rstrip('/')}/.doctor-{uuid.uuid4().hex}".lstrip("/")
+    patience = Config(connect_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S, retries={"max_attempts": 1})
+    try:
+        session: Any = boto3.Session(region_name=store.region)
+        client = session.client("s3", endpoint_url=store.endpoint_url, config=patience)
+        client.put_object(Bucket=bucket, Key=key, Body=b"")
+        client.delete_object(Bucket=bucket, Key=key)
+    except NoCredentialsError:
+        yield missing(what, "no credentials here", "export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE")
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "?")
+        yield missing(
+            what, f"{error.operation_name}: {code}", "make the bucket, or allow this key to read and write it"
+        )
+    except BotoCoreError as error:
+        if store.endpoint_url is not None and is_in_cluster(store.endpoint_url):
+            yield unchecked(what, "only pods reach it", "this machine reads results from it: open a way to it")
+        else:
+            yield missing(what, f"no answer ({type(error).__name__})", "correct artifact_store.endpoint_url and region")
+    else:
+        yield ok(what, "writable")
+
+
+def check_image(image: str) -> Iterator[Finding]:
+    """The registry has the image's digest; one that wants a login, or is out of reach, is left unchecked."""
+    what = f"image {image.partition('@')[0]}"
+    name, _, digest = image.partition("@")
+    host, _, repository = name.partition("/")
+    if "." not in host and ":" not in host and host != "localhost":
+        host, repository = "registry-1.docker.io", name if "/" in name else f"library/{name}"
+    repository = repository.rpartition(":")[0] or repository
+    scheme = "http" if urlsplit(f"//{host}").hostname in _THIS_MACHINE else "https"
+    address = f"{scheme}://{host}/v2/{repository}/manifests/{digest}"
+    reply = ask(address, method="HEAD", Accept=_MANIFESTS)
+    if reply.status == 401 and (token := _anonymous_token(reply.challenge, repository)):
+        reply = ask(address, method="HEAD", Accept=_MANIFESTS, Authorization=f"Bearer {token}")
+    if reply.status == 200:
+        yield ok(what, digest[:19])
+    elif reply.status == 404:
+        yield missing(what, f"the registry has no {digest[:19]}...", "push it, or write the digest that was pushed")
+    elif reply.status in (401, 403):
+        yield unchecked(what, "the registry wants a login", "the pods need imagePullSecrets, or nodes that may pull it")
+    else:
+        yield unchecked(what, f"the registry gave no answer ({reply.status or reply.text})")
+
+
+def _anonymous_token(challenge: str, repository: str) -> str:
+    """A token that a registry gives to anybody for public images; "" = none."""
+    kind, _, rest = challenge.partition(" ")
+    fields = dict(part.strip().split("=", 1) for part in rest.split(",") if "=" in part)
+    realm = fields.get("realm", "").strip('"')
+    if kind.lower() != "bearer" or not realm.startswith("https://"):
+        return ""
+    query = {"service": fields.get("service", "").strip('"'), "scope": f"repository:{repository}:pull"}
+    reply = ask(f"{realm}?{urlencode(query, quote_via=quote)}")
+    try:
+        found = json.loads(reply.text)
+    except ValueError:
+        return ""
+    return str(found.get("token") or found.get("access_token") or "") if isinstance(found, dict) else ""
+
+
+def check_zenml(stack: StackSpec) -> Iterator[Finding]:
+    """ZenML's server is of this checkout's version, and one that pods can reach."""
+    from zenml.client import Client
+
+    store, own = Client().zen_store, version("zenml")
+    if isinstance(stack, ClusterStackSpec) and not stack.is_on_this_machine and store.is_local_store():
+        remedy = "set ZENML_STORE_URL and ZENML_STORE_API_KEY to a ZenML server that the pods reach"
+        yield missing("ZenML server", "this machine's own database, which no pod can reach", remedy)
+        return
+    found = str(store.get_store_info().version)
+    what = "ZenML" if store.is_local_store() else f"ZenML server {store.url}"
+    if found.split(".")[:2] != own.split(".")[:2]:
+        yield missing(what, f"version {found}", f"run ZenML {own} there: this checkout has {own}")
+    else:
+        yield ok(what, found)

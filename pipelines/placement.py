@@ -1,0 +1,220 @@
+"""A placement as settings of ZenML's Kubernetes orchestrator, step by step.
+
+ZenML takes any key in its settings without a word, ignores its own ResourceSettings on Kubernetes, and by default
+counts a lost spot node as a failed try. So the settings are written here in full, their keys are checked, and what a
+cluster that enforces Pod Security ``restricted`` wants to see stands in every pod.
+"""
+
+from collections.abc import Mapping
+from math import floor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+from zenml.config import DockerSettings
+from zenml.config.retry_config import StepRetryConfig
+from zenml.integrations.kubernetes.flavors import KubernetesOrchestratorSettings
+from zenml.integrations.kubernetes.pod_settings import KubernetesPodSettings
+
+from proxykd.config.launcher import LAUNCHER_VARIABLE
+from proxykd.config.placement import OrchestratorPodSpec, PlacementSpec, PoolSpec, StepPlacementSpec, amount
+from proxykd.config.stack import ClusterStackSpec
+from proxykd.config.steps import STEPS
+from proxykd.exceptions import ConfigError
+from proxykd.workspace import Workspace
+
+Settings = TypeVar("Settings", bound=BaseModel)
+PART_OF = {"app.kubernetes.io/part-of": "proxykd"}
+ROLE, QUEUE = "proxykd.dev/role", "kueue.x-k8s.io/queue-name"
+QUEUE_PRIORITY, EVICTION = "kueue.x-k8s.io/priority-class", "cluster-autoscaler.kubernetes.io/safe-to-evict"
+GPU = "nvidia.com/gpu"
+STATE, MODELS, HOME = "/var/lib/proxykd", "/models", "/home/proxykd"
+
+# A minute and more of an API server that answers with errors: ZenML waits a second between two tries.
+API: Mapping[str, Any] = {"api_request_timeout": 30, "max_api_retries": 90}
+
+EXCEPTION = 1
+"""Exit status of Python after an exception."""
+
+
+def run_options(stack: ClusterStackSpec, placement: PlacementSpec, steps: tuple[str, ...] = STEPS) -> dict[str, Any]:
+    """What ``Pipeline.with_options`` takes for a run on a cluster: settings of the run and of each step.
+
+    Args:
+        stack: Image, addresses, secrets and service accounts.
+        placement: Places and sizes.
+        steps: The names of the pipeline's steps.
+    """
+    orchestrator = _orchestrator(stack, placement)
+    return {
+        "settings": {
+            "docker": _image(stack.image),
+            "orchestrator": checked(orchestrator, KubernetesOrchestratorSettings),
+        },
+        "step_configurations": {name: _step(stack, placement, name) for name in steps},
+    }
+
+
+def checked(values: Mapping[str, Any], model: type[Settings]) -> Settings:
+    """ZenML's settings, made from keys that it really has.
+
+    Raises:
+        ConfigError: naming those that it has not: another version of ZenML, say.
+    """
+    if unknown := sorted(set(values) - set(model.model_fields)):
+        raise ConfigError(f"expected settings that {model.__name__} of this ZenML has, got {unknown}; pin its version")
+    return model.model_validate(dict(values))
+
+
+def failure_policy(retries: int) -> dict[str, Any]:
+    """What the end of a step's pod means; the first rule that fits counts.
+
+    Args:
+        retries: 0 = a pod that fails without having lost its node ends the step.
+    """
+    # First of all: a node that was taken away is nobody's failure, whatever the exit status.
+    lost = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+
+    def exits(action: str, operator: str, status: int) -> dict[str, Any]:
+        return {"action": action, "onExitCodes": {"containerName": "main", "operator": operator, "values": [status]}}
+
+    if not retries:
+        return {"rules": [lost, exits("FailJob", "NotIn", 0)]}
+    return {"rules": [lost, exits("FailJob", "In", EXCEPTION), exits("Count", "NotIn", 0)]}
+
+
+def _image(image: str) -> DockerSettings:
+    """Run the image as it is: the checkout is in it, so nothing is built, uploaded or downloaded."""
+    nothing = {"install_stack_requirements": False, "allow_including_files_in_images": False}
+    downloads = {"allow_download_from_code_repository": False, "allow_download_from_artifact_store": False}
+    return DockerSettings(parent_image=image, skip_build=True, **nothing, **downloads)
+
+
+def _orchestrator(stack: ClusterStackSpec, placement: PlacementSpec) -> dict[str, Any]:
+    own = placement.orchestrator
+    return {
+        "synchronous": False,
+        "service_account_name": stack.service_accounts.orchestrator,
+        "step_pod_service_account_name": stack.service_accounts.step,
+        "orchestrator_pod_settings": _orchestrator_pod(stack, placement, own),
+        "orchestrator_job_backoff_limit": own.retries,
+        "job_name_prefix": "proxykd",
+        "job_monitoring_interval": own.poll_s,
+        "max_parallelism": own.parallel_steps,
+        "ttl_seconds_after_finished": own.keep_s,
+        **API,
+        "concurrency_policy": "Forbid",
+    }
+
+
+def _orchestrator_pod(stack: ClusterStackSpec, placement: PlacementSpec, own: OrchestratorPodSpec) -> Any:
+    pool = placement.pools[own.pool] if own.pool else PoolSpec()
+    step = StepPlacementSpec(pool="", cpu=own.cpu, memory=own.memory, priority=own.priority, volumes={}, grace_s=60)
+    values = _pod(stack, placement, step, pool, role="orchestrator", is_client=True)
+    values["env"] += _variables({"ZENML_LOGGING_VERBOSITY": "ERROR"})  # it says there why a step's Job failed
+    return checked(values, KubernetesPodSettings)
+
+
+def _step(stack: ClusterStackSpec, placement: PlacementSpec, name: str) -> dict[str, Any]:
+    step, accounts = placement.step(name), stack.service_accounts
+    is_trainer = step.launcher.kind == "trainjob"
+    account = step.service_account or (accounts.trainer if is_trainer else accounts.step)
+    role = "launcher" if is_trainer else step.role
+    values = _pod(stack, placement, step, placement.pools[step.pool], role=role, is_client=is_trainer)
+    values["env"] += _variables({LAUNCHER_VARIABLE: placement.launcher(name).model_dump_json()} | step.env)
+    settings = {
+        "step_pod_service_account_name": account,
+        "pod_settings": checked(values, KubernetesPodSettings),
+        "pod_failure_policy": failure_policy(step.retries),
+        "pod_stop_grace_period": step.grace_s,
+        "active_deadline_seconds": step.deadline_s,
+        "ttl_seconds_after_finished": placement.orchestrator.keep_s,
+        "job_name_prefix": "proxykd",
+        **API,
+    }
+    # ZenML refuses a pod beyond this number, whatever became of those before it: it has to cover lost nodes, too.
+    tries = step.retries + step.preemptions
+    retry = {"retry": StepRetryConfig(max_retries=tries)} if tries else {}
+    return {"settings": {"orchestrator": checked(settings, KubernetesOrchestratorSettings)}, **retry}
+
+
+def _pod(
+    stack: ClusterStackSpec,
+    placement: PlacementSpec,
+    step: StepPlacementSpec,
+    pool: PoolSpec,
+    *,
+    role: str,
+    is_client: bool,
+) -> dict[str, Any]:
+    """Settings of a pod; ``is_client`` = it asks the API server, and so gets its account's token."""
+    labels = {**PART_OF, ROLE: role}
+    if pool.queue is not None:
+        labels |= {QUEUE: pool.queue, QUEUE_PRIORITY: step.priority}
+    volumes, mounts = _volumes(step)
+    secrets = (*step.secrets, *([stack.artifact_store.secret] if stack.artifact_store.secret else []))
+    return {
+        "labels": labels,
+        "annotations": {} if pool.spot else {EVICTION: "false"},
+        "node_selectors": dict(pool.node_selectors),
+        "tolerations": [dict(one) for one in pool.tolerations],
+        "resources": _resources(step),
+        "volumes": volumes,
+        "volume_mounts": mounts,
+        "env": _variables(_environment(stack, step)),
+        "env_from": [{"secretRef": {"name": name}} for name in dict.fromkeys(secrets)],
+        "container_security_context": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+        },
+        "additional_pod_spec_args": _pod_spec(placement.user, step.priority, is_client=is_client),
+    }
+
+
+def _pod_spec(user: int, priority: str, *, is_client: bool) -> dict[str, Any]:
+    context = {"runAsNonRoot": True, "runAsUser": user, "runAsGroup": user, "fsGroup": user}
+    return {
+        "security_context": {**context, "seccompProfile": {"type": "RuntimeDefault"}},
+        "priority_class_name": priority,
+        "automount_service_account_token": is_client,
+        "enable_service_links": False,
+    }
+
+
+def _resources(step: StepPlacementSpec) -> dict[str, dict[str, str]]:
+    """Memory and GPUs as request and limit; processors as request alone."""
+    both = {"memory": step.memory, **({GPU: str(step.gpus)} if step.gpus else {})}
+    return {"requests": {"cpu": step.cpu, **both}, "limits": both}
+
+
+def _volumes(step: StepPlacementSpec) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    own = {"tmp": "/tmp", "home": HOME, "shm": "/dev/shm"}
+    volumes: list[dict[str, Any]] = [
+        {"name": "tmp", "emptyDir": {"sizeLimit": step.scratch}},
+        {"name": "home", "emptyDir": {"sizeLimit": step.scratch}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": step.shm}},
+    ]
+    volumes += [{"name": name, "persistentVolumeClaim": {"claimName": name}} for name in step.volumes]
+    places = {**own, **step.volumes}
+    if STATE not in places.values():
+        volumes.append({"name": "state", "emptyDir": {"sizeLimit": step.scratch}})
+        places["state"] = STATE
+    return volumes, [{"name": name, "mountPath": path} for name, path in places.items()]
+
+
+def _environment(stack: ClusterStackSpec, step: StepPlacementSpec) -> dict[str, str]:
+    cores = max(1, floor(amount(step.cpu)) // step.launcher.processes_per_node)
+    return {
+        **Workspace(Path(STATE)).environment(),
+        "ZENML_CONFIG_PATH": f"{HOME}/zenml",
+        "MLFLOW_TRACKING_URI": str(stack.tracking_uri),
+        "HF_HOME": f"{MODELS}/hf",
+        "OMP_NUM_THREADS": str(cores),
+        "HOME": HOME,
+    }
+
+
+def _variables(values: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in values.items()]

@@ -1,0 +1,94 @@
+"""``proxykd gc`` and ``proxykd runs``: which runs there are, and what those left behind that nobody carries on."""
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from proxykd.exceptions import BusyError
+
+StackOption = Annotated[
+    str | None, typer.Option("--stack", metavar="STACK", help="A stack's file, or NAME for k8s/stacks/NAME.yaml.")
+]
+
+
+def add_run_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
+    """Add the commands to the command line.
+
+    Args:
+        app: The command line.
+        load: Name of a module of the application -> the module, in an environment where ZenML answers.
+    """
+
+    @app.command()
+    def runs(
+        name: Annotated[str, typer.Argument(metavar="[RUN]", help="Name of a run: show its steps.")] = "",
+        stack: Annotated[str | None, typer.Option("--stack", metavar="NAME", help="Only runs of this stack.")] = None,
+        limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, the latest.")] = 20,
+    ) -> None:
+        """List runs and their states; with a run's name, its steps."""
+        records = load("cluster.runs")
+        if name:
+            _show_steps(records, name)
+        else:
+            _show_runs(records.recent(limit, stack=stack))
+
+    @app.command()
+    def gc(
+        stack: StackOption = None,
+        yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it; without this nothing is changed.")] = False,
+        grace_min: Annotated[float, typer.Option(min=0, help="Minutes; what is younger is left alone.")] = 10.0,
+        keep_h: Annotated[float, typer.Option(min=0, help="Hours that Jobs are kept after their end.")] = 24.0,
+    ) -> None:
+        """Close runs whose processes or pods are gone, and remove what they left behind; ours alone."""
+        from proxykd.config.stack import LocalStackSpec, load_stack
+        from proxykd.workspace import Workspace
+
+        specification, garbage = (None if stack is None else load_stack(stack)), load("cluster.garbage")
+        try:
+            with Workspace.default().locked():
+                done = _clear(garbage.find_abandoned_here(), yes=yes)
+        except BusyError as error:
+            typer.echo(f"runs of this machine are not looked at: {error}", err=True)
+            done = 0
+        if specification is not None and not isinstance(specification, LocalStackSpec):
+            api = load("cluster.api").ClusterApi.connect(specification.context, namespace=specification.namespace)
+            ages = garbage.Ages(datetime.now(UTC), timedelta(minutes=grace_min), timedelta(hours=keep_h))
+            done += _clear(garbage.find_waste(api, specification.name, ages), yes=yes)
+        if not done:
+            typer.echo("nothing to remove")
+        elif not yes:
+            typer.echo(f"{done} to remove; `--yes` does it")
+
+
+def _clear(found: Iterable[Any], *, yes: bool) -> int:
+    """Remove, or say what would be removed; how many there are."""
+    count = 0
+    for waste in list(found):
+        count += 1
+        did = ("removed" if waste.remove() else "gone already") if yes else "would remove"
+        verb = did.replace("remove", "close") if waste.kind == "Run" else did
+        typer.echo(f"{verb} {waste.kind} {waste.name}: {waste.reason}")
+    return count
+
+
+def _show_runs(found: Iterable[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("run", "stack", "state", "submitted (UTC)", "took")
+    table.columns[0].overflow = "fold"
+    for run in found:
+        took = "" if run.ended is None else str(run.ended - run.created).split(".")[0]
+        table.add_row(run.name, run.stack, run.status, f"{run.created:%Y-%m-%d %H:%M:%S}", took)
+    Console(highlight=False).print(table)
+
+
+def _show_steps(records: Any, name: str) -> None:
+    run = records.named(name)
+    typer.echo(f"{run.name} on {run.stack or 'a stack that is gone'}: {run.status}")
+    if run.reason:
+        typer.echo(f"  {run.reason}")
+    for step, status in records.steps_of(run.run_id).items():
+        typer.echo(f"  {step}: {status}")

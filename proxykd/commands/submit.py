@@ -1,0 +1,130 @@
+"""``proxykd plan|run --stack``: the same run on a named stack, checked first, activated for this process alone."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from proxykd.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    from proxykd.config import RunSpec
+    from proxykd.plan import Plan
+    from proxykd.workspace import Workspace
+
+ACTIVE_STACK = "ZENML_ACTIVE_STACK_ID"
+
+StackOption = Annotated[
+    str | None,
+    typer.Option("--stack", metavar="STACK", help="Run there: a stack's file, or NAME for k8s/stacks/NAME.yaml."),
+]
+DetachOption = Annotated[bool, typer.Option("--detach", help="With --stack: submit, print the run's name and end.")]
+
+
+@dataclass(frozen=True)
+class OnStack:
+    """A specification and where it is to run.
+
+    Attributes:
+        specification: The resolved specification.
+        name: The stack's file or name.
+        workspace: Of this machine.
+        load: Name of a module of the application -> the module, in an environment where ZenML answers.
+    """
+
+    specification: "RunSpec"
+    name: str
+    workspace: "Workspace"
+    load: Callable[[str], Any]
+
+    @cached_property
+    def stack(self) -> Any:
+        """The stack, read and validated.
+
+        Raises:
+            ConfigError: naming every key that is unknown, missing or out of bounds.
+        """
+        from proxykd.config.stack import load_stack
+
+        return load_stack(self.name)
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether the steps run in pods, and not on this machine."""
+        from proxykd.config.stack import ClusterStackSpec
+
+        return isinstance(self.stack, ClusterStackSpec)
+
+    def plan(self) -> "Plan":
+        """What ``make_plan`` finds; keys, memory and disk are looked at where the steps run."""
+        from proxykd.plan import make_plan
+
+        return make_plan(self.specification, workspace=self.workspace, is_elsewhere=self.is_cluster)
+
+    def examine(self, *, is_scheduled: bool = False) -> list[Any]:
+        """What the doctor finds."""
+        variables = key_variables(self.specification) if self.is_cluster else []
+        doctor = self.load("cluster.doctor")
+        return list(doctor.examine(self.stack, variables=variables, is_scheduled=is_scheduled))
+
+    def activate(self, *, is_scheduled: bool = False) -> None:
+        """Check the stack and make it the active one of this process alone.
+
+        Raises:
+            ConfigError: naming all that is missing, each with what to do.
+        """
+        uri = None if self.is_cluster else self.stack.tracking_uri
+        if uri is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = uri
+        refuse_missing(self.name, self.examine(is_scheduled=is_scheduled))
+        os.environ[ACTIVE_STACK] = self.load("cluster.stacks").stack_id(self.stack)
+
+    def run(self, *, anew: Sequence[str], is_detached: bool) -> Any:
+        """Submit to a cluster and wait for the end; gives the result, or None of a detached run.
+
+        Raises:
+            ProxykdError: if anything is missing, or the run ends badly.
+        """
+        found = self.plan()
+        self.activate()
+        submitting = self.load("pipelines.submitting")
+        run = submitting.submit(
+            self.specification, self.stack, inputs=found.inputs_hash, models=found.models, anew=anew
+        )
+        if is_detached:
+            typer.echo(run.name)
+            return None
+        typer.echo(f"submitted {run.name}", err=True)
+        api = self.load("cluster.api").ClusterApi.connect(self.stack.context, namespace=self.stack.namespace)
+        try:
+            submitting.follow(run, self.stack, api, tell=lambda line: typer.echo(line, err=True))
+        except KeyboardInterrupt:
+            typer.echo(f"the run goes on without being watched: proxykd runs {run.name}", err=True)
+            raise
+        return self.load("pipelines.running").collect(run.run_id, self.specification)
+
+
+def refuse_missing(stack: str, findings: Iterable[Any]) -> None:
+    """Go on only if nothing is missing.
+
+    Raises:
+        ConfigError: naming all that is missing, each with what to do.
+    """
+    missing = [one for one in findings if one.state == "missing"]
+    if missing:
+        lines = "\n".join(f"  {one.what}: {one.found}; {one.remedy}" for one in missing)
+        raise ConfigError(f"the stack {stack} lacks what this run needs; nothing was submitted:\n{lines}")
+
+
+def key_variables(run: "RunSpec") -> list[str]:
+    """The environment variables that the steps read a teacher's or judge's key from."""
+    from proxykd.teacher.stages import teachers_of
+
+    teachers: list[Any] = list(teachers_of(run))
+    if run.evaluation.judge is not None:
+        teachers.append(run.evaluation.judge.teacher)
+    names = (getattr(teacher, "api_key", None) for teacher in teachers)
+    return sorted({name.removeprefix("${").removesuffix("}") for name in names if name})

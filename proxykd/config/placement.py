@@ -1,0 +1,269 @@
+"""Where each step of a run goes on a cluster and what it gets there: pools of nodes, and steps on them.
+
+A placement is a YAML file that a stack names (``k8s/placements``). It holds sizes and places alone: neither the image
+nor addresses, which are the stack's, nor anything of the specification, which is the same on every stack.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from proxykd.config.base import Count, PositiveFloat, Spec
+from proxykd.config.launcher import LauncherSpec, Quantity
+from proxykd.config.loading import load_model, read_yaml
+from proxykd.config.stack import ObjectName
+from proxykd.config.steps import STEPS
+from proxykd.exceptions import ConfigError
+
+WHAT, HELP = "a placement", "see docs/placement.md"
+DEFAULT = "default"
+"""The entry whose values hold for every step that does not say otherwise."""
+Role = Literal["step", "teacher-query"]
+_UNITS = {"m": Decimal("0.001"), "": Decimal(1)}
+_UNITS |= {letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", 1)}
+_UNITS |= {f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", 1)}
+
+
+class PoolSpec(Spec):
+    """Nodes of one kind, reached through a queue of Kueue or by their labels."""
+
+    queue: ObjectName | None = None
+    """Kueue's LocalQueue; its flavor then chooses the nodes. None = the labels choose them."""
+    node_selectors: dict[str, str] = Field(default_factory=dict)
+    """Labels of the nodes; {} = any node. Leave it empty with a queue."""
+    tolerations: tuple[dict[str, Any], ...] = ()
+    """Taints that pods there endure, as in a pod's manifest. Leave it empty with a queue."""
+    gpu_max: Annotated[int, Field(ge=0)] = 0
+    """GPUs of one node; 0 = the pool has none."""
+    cpu_max: Quantity | None = None
+    """Processors of one node that pods may ask for; None = not checked."""
+    memory_max: Quantity | None = None
+    """Memory of one node that pods may ask for; None = not checked."""
+    spot: bool = False
+    """Whether nodes may be taken away at any time; only then may the autoscaler move running pods, too."""
+
+    @model_validator(mode="after")
+    def _is_reached_one_way(self) -> Self:
+        if self.queue is not None and (self.node_selectors or self.tolerations):
+            raise ValueError("expected a queue, whose flavor names the nodes, or labels and tolerations: not both")
+        return self
+
+
+class LauncherPlacementSpec(Spec):
+    """Who starts the processes of a training step, and where."""
+
+    kind: Literal["process", "torchrun", "trainjob"] = "process"
+    """``process`` = the step's own; ``torchrun`` = several in its pod; ``trainjob`` = pods of a Kubeflow TrainJob."""
+    nodes: Count = 1
+    """Pods of a TrainJob."""
+    processes_per_node: Count = 1
+    """Processes of each pod: one a GPU."""
+    pool: str | None = None
+    """Pool of a TrainJob's pods; None = the step's."""
+    cpu: Quantity | None = None
+    """Processors of each pod of a TrainJob; None = as its runtime says."""
+    memory: Quantity | None = None
+    """Memory of each pod of a TrainJob; None = as its runtime says."""
+    gpus: Annotated[int, Field(ge=0)] = 0
+    """GPUs of each pod of a TrainJob."""
+    priority: ObjectName | None = None
+    """Kueue's WorkloadPriorityClass of a TrainJob; None = the step's."""
+    start_s: PositiveFloat = 86_400.0
+    """Seconds for which a TrainJob may wait to start before the step gives up: a day, as queues are long at night."""
+    grace_s: Count = 300
+    """Seconds from the news that a pod of a TrainJob must go to its end: time for a checkpoint."""
+
+
+class StepPlacementSpec(Spec):
+    """What one step gets."""
+
+    pool: str
+    """Name of a pool."""
+    cpu: Quantity = "1"
+    """Processors asked for; there is no limit, as throttling a step helps nobody."""
+    memory: Quantity = "4Gi"
+    """Memory, as request and as limit: a step that needs more is ended, and says so."""
+    gpus: Annotated[int, Field(ge=0)] = 0
+    """GPUs of the pod."""
+    role: Role = "step"
+    """What the network lets it do: storage, MLflow and ZenML as a ``step``; port 443 outside, too, as
+    ``teacher-query``.
+    A step that starts a TrainJob is a launcher, whatever stands here, and reaches the API server.
+    """
+    service_account: ObjectName | None = None
+    """Account of the pod; None = the stack's for steps, or for those that start a TrainJob."""
+    priority: ObjectName = "proxykd-normal"
+    """PriorityClass of the pod, and with a queue the WorkloadPriorityClass of its Job."""
+    volumes: Mapping[ObjectName, str] = Field(
+        default_factory=lambda: {"proxykd-models": "/models", "proxykd-journal": "/var/lib/proxykd"}
+    )
+    """Volume claim -> where it is mounted."""
+    shm: Quantity = "1Gi"
+    """Size of /dev/shm, in memory: PyTorch's loaders and NCCL use it."""
+    scratch: Quantity = "20Gi"
+    """Most that the pod may write to /tmp and its home."""
+    secrets: tuple[ObjectName, ...] = ()
+    """Secrets whose keys become variables of the pod; the artifact store's is the stack's affair."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Further variables; nothing secret."""
+    retries: Annotated[int, Field(ge=0)] = 0
+    """Times that a pod which was killed (for its memory, say) is replaced; 0 = the step has failed then, and the same
+    command goes on from what is finished. An exception ends the step at once: steps wait passing trouble out."""
+    preemptions: Annotated[int, Field(ge=0)] = 10
+    """Times that a pod whose node was taken away is replaced, which is no failure. ZenML counts all pods of a step, so
+    with ``retries`` above 0 a killed pod is replaced up to the sum of both."""
+    grace_s: Count = 60
+    """Seconds from the news that the pod must go to its end: time for a checkpoint."""
+    deadline_s: Count | None = None
+    """Seconds after which the step has failed, waiting for a node included; None = no limit."""
+    shards: Count = 1
+    """Pods that share the work of querying or of estimating."""
+    launcher: LauncherPlacementSpec = LauncherPlacementSpec()
+    """Who starts the processes of a training step."""
+
+    @model_validator(mode="after")
+    def _has_a_process_for_each_gpu(self) -> Self:
+        wanted = self.launcher.processes_per_node
+        gpus = self.launcher.gpus if self.launcher.kind == "trainjob" else self.gpus
+        if self.launcher.kind != "process" and gpus and gpus != wanted:
+            raise ValueError(f"expected one process a GPU, got processes_per_node={wanted} with gpus={gpus}")
+        return self
+
+
+class OrchestratorPodSpec(Spec):
+    """The pod that walks the pipeline and starts the steps."""
+
+    pool: str | None = None
+    """Pool of the pod, one without a queue: a waiting orchestrator would hold up its own steps. None = any node."""
+    cpu: Quantity = "250m"
+    """Processors asked for."""
+    memory: Quantity = "1Gi"
+    """Memory, as request and as limit."""
+    priority: ObjectName = "proxykd-high"
+    """PriorityClass of the pod."""
+    retries: Annotated[int, Field(ge=0)] = 3
+    """Times that a failed pod is replaced; the next one goes on with the run."""
+    poll_s: Count = 3
+    """Seconds between two looks at the Jobs of the running steps."""
+    parallel_steps: Count = 64
+    """Steps that run at once."""
+    keep_s: Count | None = 86_400
+    """Seconds for which finished Jobs are kept for whoever wants to look at them: a day; None = for ever."""
+
+
+class PlacementSpec(Spec):
+    """Pools, and which step goes to which."""
+
+    pools: dict[str, PoolSpec] = Field(min_length=1)
+    """Name -> pool."""
+    steps: dict[str, dict[str, Any]] = Field(min_length=1)
+    """Step -> what it gets. ``default`` holds for all; ``distill_student`` for both arms; the longest name wins."""
+    orchestrator: OrchestratorPodSpec = OrchestratorPodSpec()
+    """The pod that walks the pipeline."""
+    user: Count = 10_001
+    """User and group under which every container runs; the image's."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for name in self.steps:
+            if name != DEFAULT and not any(_covers(name, step) for step in STEPS):
+                near = difflib.get_close_matches(name, STEPS, n=1, cutoff=0.5)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(STEPS)}"
+                raise ValueError(f"steps: unknown step {name!r}{hint}")
+        for name in self.steps:
+            self._check(name)
+        for step in STEPS:
+            self._check(step)
+        pool = self.orchestrator.pool
+        if pool is not None and self._pool("orchestrator", pool).queue is not None:
+            raise ValueError(f"orchestrator: expected a pool without a queue, {pool!r} has one; leave pool out")
+        return self
+
+    def step(self, name: str) -> StepPlacementSpec:
+        """What a step gets.
+
+        Args:
+            name: One of the pipeline's steps, or such a name with a number behind it.
+        """
+        fitting = [own for own in self.steps if own != DEFAULT and _covers(own, name)]
+        entries = [DEFAULT, *sorted(fitting, key=len)]
+        values: dict[str, Any] = {}
+        for entry in entries:
+            values |= self.steps.get(entry, {})
+        try:
+            return StepPlacementSpec.model_validate(values)
+        except ValidationError as error:
+            raise ValueError("; ".join(f"steps.{name}.{_told(one)}" for one in error.errors())) from None
+
+    def launcher(self, name: str) -> LauncherSpec:
+        """What a step's pod is told about starting processes: the launcher, with its pool spelt out."""
+        step = self.step(name)
+        own, values = step.launcher, step.launcher.model_dump(exclude={"pool", "priority"})
+        if own.kind != "trainjob":
+            return LauncherSpec.model_validate({key: values[key] for key in ("kind", "nodes", "processes_per_node")})
+        pool = self.pools[own.pool or step.pool]
+        places = {"node_selectors": pool.node_selectors, "tolerations": pool.tolerations, "queue": pool.queue}
+        priority = own.priority or step.priority if pool.queue else None
+        return LauncherSpec.model_validate({**values, **places, "priority": priority})
+
+    def _check(self, name: str) -> None:
+        step = self.step(name)
+        pool = self._pool(name, step.pool)
+        _check_room(f"steps.{name}", step.pool, pool, step)
+        if step.launcher.kind == "trainjob":
+            place = step.launcher.pool or step.pool
+            _check_room(f"steps.{name}.launcher", place, self._pool(f"{name}.launcher", place), step.launcher)
+
+    def _pool(self, name: str, pool: str) -> PoolSpec:
+        if pool not in self.pools:
+            raise ValueError(f"steps.{name}.pool: unknown pool {pool!r}; there are {', '.join(sorted(self.pools))}")
+        return self.pools[pool]
+
+
+def amount(quantity: str) -> Decimal:
+    """A Kubernetes quantity such as ``500m`` or ``16Gi`` as a number of processors or bytes."""
+    match = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", quantity)
+    if match is None or match[2] not in _UNITS:
+        raise ConfigError(f"expected a quantity such as 500m or 16Gi, got {quantity!r}; correct the placement")
+    return Decimal(match[1]) * _UNITS[match[2]]
+
+
+def load_placement(path: Path) -> PlacementSpec:
+    """Read and validate a placement.
+
+    Raises:
+        ConfigError: naming every key, step or pool that is unknown, and what no pool can give.
+    """
+    values = read_yaml(path, what=WHAT, example="k8s/placements/cpu.yaml")
+    found: PlacementSpec = load_model(path, PlacementSpec, values, what=WHAT, help_text=HELP)
+    return found
+
+
+def _told(error: Any) -> str:
+    """A fault of one entry: where, what, and the nearest key that there is."""
+    *_, model = [StepPlacementSpec, *([LauncherPlacementSpec] if error["loc"][:1] == ("launcher",) else [])]
+    near = difflib.get_close_matches(str(error["loc"][-1]) if error["loc"] else "", model.model_fields, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near and error["type"] == "extra_forbidden" else ""
+    return f"{'.'.join(map(str, error['loc']))}: {error['msg']}{hint}"
+
+
+def _covers(entry: str, step: str) -> bool:
+    return step == entry or step.startswith(f"{entry}_")
+
+
+def _check_room(where: str, name: str, pool: PoolSpec, wanted: StepPlacementSpec | LauncherPlacementSpec) -> None:
+    """Raise where one pod asks for more than one node of the pool has."""
+    if wanted.gpus > pool.gpu_max:
+        raise ValueError(f"{where}.gpus: {wanted.gpus} asked for, but a node of pool {name!r} has {pool.gpu_max}")
+    pairs: Iterable[tuple[str, str | None, str | None]] = (
+        ("cpu", wanted.cpu, pool.cpu_max),
+        ("memory", wanted.memory, pool.memory_max),
+    )
+    for key, asked, most in pairs:
+        if asked is not None and most is not None and amount(asked) > amount(most):
+            raise ValueError(f"{where}.{key}: {asked} asked for, but a node of pool {name!r} has {most}")

@@ -1,0 +1,329 @@
+"""The doctor finds each thing that is missing, says what to do, tells no secret, and judges pools by what they give."""
+
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from cluster import access, capacity, doctor, services
+from cluster.capacity import GPU, Demand
+from cluster.findings import Finding
+from cluster.needs import Needs
+from proxykd.config.stack import KubernetesStackSpec
+from tests.cluster.conftest import Connect, manifest
+from tests.k8s import kinds
+from tests.k8s.api_server import ApiServer
+
+VALUE = "c2stdmVyeS1zZWNyZXQ="  # sk-very-secret
+GIB = Decimal(2**30)
+
+
+def stack(**changes: Any) -> KubernetesStackSpec:
+    values = {
+        "kind": "kubernetes", "name": "production", "context": "double",
+        "image": f"ghcr.io/proxykd/proxykd@sha256:{'0' * 64}", "container_registry": "ghcr.io/proxykd",
+        "artifact_store": {"kind": "s3", "path": "s3://bucket/artifacts"}, "placement": "placement.yaml",
+    }  # fmt: skip
+    return KubernetesStackSpec.model_validate({**values, **changes})
+
+
+def demand(step: str = "distill_student", *, gpus: int = 1, pods: int = 1, queue: str | None = "proxykd-gpu") -> Demand:
+    resources = {"cpu": Decimal(4), "memory": 16 * GIB, GPU: Decimal(gpus)}
+    return Demand(step, "h100", queue, {} if queue else {"proxykd.dev/pool": "h100"}, resources, pods)
+
+
+def local_queue(name: str = "proxykd-gpu", **spec: Any) -> dict[str, Any]:
+    return manifest("kueue.x-k8s.io/v1beta2", "LocalQueue", name, spec={"clusterQueue": "proxykd", **spec})
+
+
+def cluster_queue(gpus: int = 8, *, flavor: str = "h100", limit: int | None = None, **spec: Any) -> dict[str, Any]:
+    gpu = {"name": GPU, "nominalQuota": gpus, **({} if limit is None else {"borrowingLimit": limit})}
+    resources = [{"name": "cpu", "nominalQuota": "64"}, {"name": "memory", "nominalQuota": "512Gi"}, gpu]
+    group = {"coveredResources": ["cpu", "memory", GPU], "flavors": [{"name": flavor, "resources": resources}]}
+    found = manifest("kueue.x-k8s.io/v1beta2", "ClusterQueue", "proxykd", spec={"resourceGroups": [group], **spec})
+    del found["metadata"]["namespace"]
+    return found
+
+
+def whole(api_version: str, kind: str, name: str, **parts: Any) -> dict[str, Any]:
+    found = manifest(api_version, kind, name, **parts)
+    del found["metadata"]["namespace"]
+    return found
+
+
+FLAVOR = whole("kueue.x-k8s.io/v1beta2", "ResourceFlavor", "h100", spec={})
+CLAIM = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+NEEDS = Needs((demand(),), ("proxykd-step",), {"proxykd-teacher": ("OPENAI_API_KEY",)}, ("proxykd-models",))
+
+
+@pytest.fixture
+def ready(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> ApiServer:
+    """A cluster that has all that ``NEEDS`` names."""
+    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig("proxykd")))
+    server.apply(
+        local_queue(), cluster_queue(), FLAVOR,
+        manifest("v1", "ServiceAccount", "proxykd-step"),
+        manifest("v1", "Secret", "proxykd-teacher", data={"OPENAI_API_KEY": VALUE}),
+        manifest("v1", "PersistentVolumeClaim", "proxykd-models", spec=CLAIM),
+        manifest("v1", "Service", "mlflow", spec={"ports": [{"port": 5000}]}),
+        manifest("discovery.k8s.io/v1", "EndpointSlice", "mlflow-1", labels={"kubernetes.io/service-name": "mlflow"},
+                 addressType="IPv4", endpoints=[{"addresses": ["10.0.0.1"], "conditions": {"ready": True}}]),
+    )  # fmt: skip
+    claim = {"phase": "Bound", "capacity": {"storage": "1Gi"}}
+    server.store.change(
+        kinds.CORE["PersistentVolumeClaim"], "proxykd", "proxykd-models", lambda one: one.update(status=claim)
+    )
+    return server
+
+
+def looked(needs: Needs = NEEDS, **changes: Any) -> list[Finding]:
+    # A name that no resolver answers: what only pods can reach.
+    return list(doctor.examine_cluster(stack(tracking_uri="http://mlflow.proxykd.svc:5000", **changes), needs))
+
+
+def lacking(findings: Iterable[Finding]) -> list[Finding]:
+    return [one for one in findings if one.state == "missing"]
+
+
+def remove(server: ApiServer, kind: str, name: str, namespace: str = "proxykd") -> None:
+    server.store.delete(kinds.CORE[kind], namespace, name)
+
+
+def test_a_cluster_that_has_all_lacks_nothing(ready: ApiServer) -> None:
+    findings = looked()
+    assert not lacking(findings)
+    told = {one.what: one.found for one in findings}
+    assert told["pool h100: queue proxykd-gpu"] == "64 cpu, 512.0 GiB memory, 8 GPUs"
+    assert told["namespace proxykd"] == "enforces Pod Security restricted"
+    assert told["volume claim proxykd-models"] == "bound, 1Gi"
+    assert told["secret proxykd-teacher"] == "OPENAI_API_KEY"
+    (mlflow,) = (one for one in findings if one.what.startswith("MLflow"))
+    assert (mlflow.state, mlflow.found) == (
+        "unchecked", "Service mlflow has 1 ready pods; its version can be asked from inside only"
+    )  # fmt: skip
+    assert VALUE not in str(findings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "namespace", "what"),
+    [
+        ("LocalQueue", "proxykd-gpu", "proxykd", "no such LocalQueue"),
+        ("ClusterQueue", "proxykd", "", "its ClusterQueue proxykd is not there"),
+        ("ResourceFlavor", "h100", "", "its ResourceFlavor h100 is not there"),
+        ("ServiceAccount", "proxykd-step", "proxykd", "there is none"),
+        ("Secret", "proxykd-teacher", "proxykd", "there is none"),
+        ("PersistentVolumeClaim", "proxykd-models", "proxykd", "there is none"),
+        ("Service", "mlflow", "proxykd", "no Service mlflow in namespace proxykd"),
+        ("EndpointSlice", "mlflow-1", "proxykd", "Service mlflow has no ready pod"),
+    ],
+)
+def test_each_thing_that_is_missing_is_one_line_with_a_remedy(
+    ready: ApiServer, kind: str, name: str, namespace: str, what: str
+) -> None:
+    remove(ready, kind, name, namespace)
+    (finding,) = lacking(looked())
+    assert what in finding.found
+    assert finding.remedy
+
+
+def test_a_key_that_a_secret_lacks_is_named_and_its_values_are_not(ready: ApiServer) -> None:
+    needs = Needs((), (), {"proxykd-teacher": ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")}, ())
+    findings = looked(needs)
+    (finding,) = lacking(findings)
+    assert finding.found == "it lacks ANTHROPIC_API_KEY"
+    assert VALUE not in str(findings)
+    assert "sk-very-secret" not in str(findings)
+
+
+def test_a_variable_that_no_secret_of_the_stack_holds_is_named() -> None:
+    findings = list(doctor.check_variables(NEEDS, ["OPENAI_API_KEY", "GEMINI_API_KEY"]))
+    assert [(one.state, one.what) for one in findings] == [("missing", "variable GEMINI_API_KEY")]
+
+
+def role(*rules: dict[str, Any]) -> list[dict[str, Any]]:
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "own"}
+    subject = {"kind": "ServiceAccount", "name": "default", "namespace": "proxykd"}
+    group = "rbac.authorization.k8s.io/v1"
+    return [
+        manifest(group, "Role", "own", rules=list(rules)),
+        manifest(group, "RoleBinding", "own", roleRef=reference, subjects=[subject]),
+    ]
+
+
+def rule(group: str, resource: str, *verbs: str) -> dict[str, Any]:
+    return {"apiGroups": [group], "resources": [resource], "verbs": list(verbs)}
+
+
+def test_each_verb_that_is_forbidden_is_a_line(ready: ApiServer, connect: Connect) -> None:
+    ready.access.is_enforced = True
+    allowed = [
+        rule("batch", "jobs", "create", "get", "list"), rule("", "secrets", "create", "delete"),
+        rule("", "pods", "get", "list"), rule("", "pods/log", "get"),
+    ]  # fmt: skip
+    ready.apply(*role(*allowed))
+    api = connect("default")
+    assert [one.what for one in lacking(access.check_permissions(api, access.SUBMISSION))] == [
+        "permission to patch secrets"
+    ]
+    ready.apply(*role(*allowed, rule("", "secrets", "patch")))
+    (all_of_them,) = access.check_permissions(api, access.SUBMISSION)
+    assert all_of_them.state == "ok"
+
+
+def test_what_may_not_be_looked_at_is_unchecked_and_not_missing(ready: ApiServer, monkeypatch: Any) -> None:
+    ready.access.is_enforced = True
+    ready.apply(*role(rule("batch", "jobs", "create")))
+    monkeypatch.setenv("KUBECONFIG", str(ready.kubeconfig("proxykd", account="default")))
+    findings = looked()
+    states = {one.what: one.state for one in findings if not one.what.startswith("permission")}
+    assert states["namespace"] == states["secret proxykd-teacher"] == states["pool h100"] == "unchecked"
+    assert len(lacking(findings)) == len(access.SUBMISSION) - 1
+
+
+@pytest.mark.parametrize(("path", "what"), [("localqueues", "Kueue"), ("trainjobs", "Trainer"), ("jobsets", "JobSet")])
+def test_an_extension_that_the_placement_needs_is_missed(
+    ready: ApiServer, monkeypatch: pytest.MonkeyPatch, path: str, what: str
+) -> None:
+    (key,) = (key for key in kinds.BY_PATH if key[2] == path)
+    monkeypatch.delitem(kinds.BY_PATH, key)
+    needs = Needs(NEEDS.demands, (), {}, (), runtimes=("proxykd-train",))
+    (finding, *_) = lacking(looked(needs))
+    assert what in finding.what
+    assert "install" in finding.remedy
+    if path != "localqueues":
+        assert not lacking(looked(Needs(NEEDS.demands, (), {}, ())))
+
+
+def test_an_api_server_that_is_away_is_one_line_and_soon(ready: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "PATIENCE", doctor.Patience(deadline_s=0.3, first_s=0.05))
+    ready.close()
+    (finding,) = lacking(doctor.looked_at_cluster(stack(), NEEDS))
+    assert finding.what == "API server"
+    assert "check the kubeconfig" in finding.found
+
+
+def test_a_wrong_context_is_one_line(ready: ApiServer) -> None:
+    (finding,) = lacking(doctor.looked_at_cluster(stack(context="elsewhere"), NEEDS))
+    assert "elsewhere" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("version", "state"),
+    [("v1.30.2", "missing"), ("v1.31.0", "ok"), ("v1.35.1-eks-1", "ok"), ("v1.99.0", "unchecked"), ("", "unchecked")],
+)
+def test_the_version_of_the_api_server(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, version: str, state: str
+) -> None:
+    api = connect()
+    monkeypatch.setattr(type(api), "version", lambda _: version)
+    (finding,) = access.check_version(api)
+    assert finding.state == state
+
+
+def supply_of(queue: dict[str, Any], *demands: Demand) -> Finding:
+    (finding,) = capacity.check_supply("pool", capacity.supply(queue), demands)
+    return finding
+
+
+def test_a_queue_gives_as_much_as_its_largest_flavor_to_all_pods_of_a_step_together() -> None:
+    assert supply_of(cluster_queue(8), demand(gpus=4, pods=2)).state == "ok"
+    refused = supply_of(
+        cluster_queue(8), demand(gpus=4, pods=3), demand("align_proxy", gpus=9), demand("split", gpus=1)
+    )
+    assert refused.found == (
+        "distill_student asks for 12 GPUs, it gives at most 8 GPUs; "
+        "align_proxy asks for 9 GPUs, it gives at most 8 GPUs"
+    )
+    two = cluster_queue(8)
+    two["spec"]["resourceGroups"] += cluster_queue(16, flavor="h100-spot")["spec"]["resourceGroups"]
+    assert supply_of(two, demand(gpus=16)).state == "ok"
+    assert supply_of(two, demand(gpus=17)).state == "missing"
+
+
+def test_a_cohort_lends_up_to_the_limit() -> None:
+    assert supply_of(cluster_queue(8, cohortName="all"), demand(gpus=800)).state == "ok"
+    assert supply_of(cluster_queue(8, limit=4, cohortName="all"), demand(gpus=12)).state == "ok"
+    assert supply_of(cluster_queue(8, limit=4, cohortName="all"), demand(gpus=13)).state == "missing"
+    assert supply_of(cluster_queue(8, limit=4), demand(gpus=12)).state == "missing"  # nobody lends without a cohort
+
+
+def test_what_a_queue_does_not_cover_it_does_not_give() -> None:
+    queue = cluster_queue(8)
+    group = queue["spec"]["resourceGroups"][0]
+    group["flavors"][0]["resources"].pop()
+    assert "it gives at most 0 GPUs" in supply_of(queue, demand()).found
+    assert supply_of(queue, demand(gpus=0)).state == "ok"
+
+
+@pytest.mark.parametrize("where", ["local", "cluster"])
+def test_a_queue_on_hold_is_told(ready: ApiServer, where: str) -> None:
+    ready.apply(local_queue(stopPolicy="Hold") if where == "local" else cluster_queue(stopPolicy="HoldAndDrain"))
+    (finding,) = lacking(looked())
+    assert "on hold" in finding.found
+
+
+def node(name: str, gpus: int) -> dict[str, Any]:
+    amounts = {"cpu": "32", "memory": "256Gi", GPU: str(gpus)}
+    labels = {"proxykd.dev/pool": "h100"}
+    return whole("v1", "Node", name, labels=labels, spec={}, status={"allocatable": amounts})
+
+
+def test_a_pool_of_nodes_must_hold_one_pod_on_one_node(server: ApiServer, connect: Connect) -> None:
+    api = connect()
+    (finding,) = capacity.check_pools(api, [demand(gpus=8, queue=None)])
+    assert (finding.state, finding.found) == ("unchecked", "no node now")  # it may grow from nothing
+    server.apply(node("first", 4), node("second", 4))
+    (finding,) = capacity.check_pools(api, [demand(gpus=8, queue=None)])
+    assert finding.found == "distill_student asks for 8 GPUs, it gives at most 4 GPUs"
+    (finding,) = capacity.check_pools(api, [demand(gpus=4, pods=8, queue=None)])
+    assert finding.state == "ok"
+
+
+def test_quotas_are_told_apart_from_what_is_used_of_them() -> None:
+    hard = {f"requests.{GPU}": "8", "requests.memory": "64Gi", "pods": "50", "configmaps": "3"}
+    quota = {"metadata": {"name": "team"}, "spec": {"hard": hard}, "status": {"hard": hard, "used": {"pods": "50"}}}
+    assert capacity.compare_quota(quota, [demand(gpus=9)]).state == "missing"
+    assert capacity.compare_quota(quota, [demand(gpus=4, pods=5)]).found == (
+        "distill_student asks for 80.0 GiB memory, it allows 64.0 GiB memory; "
+        "distill_student asks for 20 GPUs, it allows 8 GPUs"
+    )
+    later = capacity.compare_quota(quota, [demand(gpus=1)])
+    assert (later.state, later.found) == ("ok", "room for distill_student only when others end")
+    quota["status"]["used"] = {"pods": "1"}  # type: ignore[index]
+    assert capacity.compare_quota(quota, [demand(gpus=1)]).found == ""
+
+
+@pytest.mark.parametrize("claim", [{}, {"storageClassName": "fast"}])
+def test_a_claim_without_a_class_is_missing_and_one_that_waits_is_not(
+    ready: ApiServer, connect: Connect, claim: dict[str, Any]
+) -> None:
+    ready.apply(manifest("v1", "PersistentVolumeClaim", "new", spec={**CLAIM, **claim}))
+    pending = {"phase": "Pending"}
+    ready.store.change(kinds.CORE["PersistentVolumeClaim"], "proxykd", "new", lambda one: one.update(status=pending))
+    (finding,) = access.check_volumes(connect(), ["new"])
+    assert finding.state == "missing"
+    default = {"storageclass.kubernetes.io/is-default-class": "true"}
+    ready.apply(
+        whole("storage.k8s.io/v1", "StorageClass", "fast", provisioner="disk", volumeBindingMode="WaitForFirstConsumer",
+              metadata={"annotations": default})
+    )  # fmt: skip
+    (finding,) = access.check_volumes(connect(), ["new"])
+    assert (finding.state, finding.found) == ("ok", "not bound yet: class fast waits for the first pod")
+
+
+@pytest.mark.parametrize(
+    ("uri", "inside"),
+    [
+        ("http://mlflow:5000", True), ("http://mlflow.proxykd.svc:5000", True), ("http://localhost:5000", False),
+        ("http://127.0.0.1:5000", False), ("https://mlflow.example.com", False),
+    ],
+)  # fmt: skip
+def test_addresses_that_only_pods_know(uri: str, inside: bool) -> None:
+    assert services.is_in_cluster(uri) is inside
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests go where they say, whatever proxy the machine has."""
+    monkeypatch.setenv("no_proxy", "*")
