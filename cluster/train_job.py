@@ -31,7 +31,7 @@ from proxykd.workspace import Workspace
 
 T = TypeVar("T")
 FOLDER = "launches"
-_GONE_S, _STOPPING_S, _RESULT_S = 600.0, 20.0, 30.0
+_GONE_S, _STOPPING_S, _RESULT_S, _STALE_S = 600.0, 20.0, 30.0, 86_400.0
 
 
 def build_launcher(spec: LauncherSpec) -> "TrainJobLauncher":
@@ -68,6 +68,7 @@ class TrainJobLauncher:
         own = read_own_pod(self.api, environ=self.environ)
         name = self._name(work, own)
         output = self.home / FOLDER / name
+        self._sweep()
         with _stopping_by_exception(), self._removed_after(name, output, own):
             self._start(name, output, work, own)
             with _prefer_told_error(output):
@@ -79,6 +80,12 @@ class TrainJobLauncher:
         owner = own.owner.get("uid", "") if own else ""
         unique = [work.hashed(), owner] if work.identity else secrets.token_hex(8)
         return f"proxykd-{work.name}-{hash_json([unique, self.spec.nodes])[:16]}"
+
+    def _sweep(self) -> None:
+        """Remove the folders that killed steps left, whose TrainJobs are gone."""
+        for folder in (self.home / FOLDER).glob("*"):
+            if time.time() - folder.stat().st_mtime > _STALE_S and self.api.find(TRAIN_JOBS, folder.name) is None:
+                remove(folder)
 
     def _start(self, name: str, output: Path, work: Work[Any], own: OwnPod | None) -> None:
         """Make the TrainJob, unless the one that is there is at the same work."""

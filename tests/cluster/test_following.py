@@ -11,7 +11,7 @@ from cluster.following import AWAY_S, IMAGE_S, UNHEARD_S, Follower
 from cluster.manifest import train_job
 from proxykd.config.launcher import LauncherSpec
 from proxykd.exceptions import ClusterError, ClusterUnreachableError, ModelError
-from tests.cluster.conftest import NAMESPACE, connect, runtime
+from tests.cluster.conftest import NAMESPACE, reach_as, runtime
 from tests.k8s.api_server import ApiServer, api_server
 from tests.k8s.cluster import Cluster
 from tests.k8s.defaults import admitted
@@ -89,7 +89,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     with api_server(tmp_path) as server:
         server.create_namespace(NAMESPACE)
         double = Cluster(server, None, None)  # type: ignore[arg-type]
-        yield Scene(server, connect(double, "proxykd-trainer", deadline_s=0.0))
+        yield Scene(server, reach_as(double, "proxykd-trainer", deadline_s=0.0))
 
 
 RUNNING = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
