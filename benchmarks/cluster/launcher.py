@@ -123,7 +123,7 @@ def launch(told: Path, home: Path) -> dict[str, float]:
     # Not getrusage's, which begins with the peak of the process that started this one.
     status = Path("/proc/self/status").read_text()
     peak_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-    return {"seconds": seconds, "peak_mib": peak_kib / 1024}
+    return {"seconds": seconds, "processor": time.process_time(), "peak_mib": peak_kib / 1024}
 
 
 def compare(steps: int, repeats: int) -> None:
@@ -180,7 +180,9 @@ def report(bare: list[float], launched: list[dict[str, float]]) -> None:
     """Medians, and whether what is added keeps below the limits."""
     whole, added = [one["seconds"] for one in launched], [one["added"] for one in launched]
     peak_mib = max(one["peak_mib"] for one in launched)
-    for name, values in (("torchrun alone", bare), ("as a TrainJob", whole), ("of it launcher", added)):
+    processor = [one["processor"] for one in launched]
+    rows = {"torchrun alone": bare, "as a TrainJob": whole, "of it launcher": added, "its processor": processor}
+    for name, values in rows.items():
         print(f"{name:15}{statistics.median(values):7.2f} s  ({', '.join(f'{one:.2f}' for one in values)})")
     print(f"launcher's peak {peak_mib:6.0f} MiB")
     if statistics.median(added) > LIMIT_S or peak_mib > LIMIT_MIB:
