@@ -57,7 +57,9 @@ def train_jobs(double: Cluster) -> list[dict[str, Any]]:
 
 
 def pods(double: Cluster) -> list[dict[str, Any]]:
-    return double.api.store.list(CORE["Pod"])
+    """Those that train."""
+    found = double.api.store.list(CORE["Pod"])
+    return [one for one in found if one["metadata"].get("labels", {}).get("proxykd.dev/role") == "train"]
 
 
 def long(job: Job, student_run: MakeRun, *, steps: int = 400) -> Job:
