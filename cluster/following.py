@@ -31,7 +31,7 @@ from proxykd.progress import report
 
 AWAY_S, IMAGE_S, UNHEARD_S = 1800.0, 180.0, 300.0
 """Seconds for which the API server may be away, an image may be missing, and Kubeflow Trainer may say nothing."""
-_POLL_S, _SLOWEST_POLL_S, _WHY_S = 0.5, 5.0, 30.0
+_POLL_S, _SLOWEST_POLL_S, _NEAR_END_S, _WHY_S = 0.25, 5.0, 10.0, 30.0
 _LINES = 30
 
 
@@ -44,7 +44,7 @@ class Follower:
         spec: What was asked for.
         advice: What to lower where memory runs out.
         clock: Seconds.
-        sleep: Waits.
+        sleep: Waits; None = until a pod's log ends, if that is sooner.
         say: Tells the user.
     """
 
@@ -56,7 +56,7 @@ class Follower:
         *,
         advice: str,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] | None = None,
         say: Callable[[str], None] = report,
     ) -> None:
         self._api, self._name, self._spec, self._advice = api, name, spec, advice
@@ -65,6 +65,7 @@ class Follower:
         self._said, self._why, self._asked_why = "", "", float("-inf")
         self._began = self._idle_since = self._heard = clock()
         self._missing_since: float | None = None
+        self._log_ended = float("-inf")
 
     def wait(self) -> None:
         """Return when it is complete.
@@ -75,10 +76,19 @@ class Follower:
         """
         try:
             while not self._look():
-                age = self._clock() - self._began
-                self._sleep(min(max(_POLL_S, age / 60.0), _SLOWEST_POLL_S))
+                self._pause()
         finally:
             self._logs.finish(wait_s=1.0)
+
+    def _pause(self) -> None:
+        """The older the training the longer, but not while it seems to end."""
+        now = self._clock()
+        is_near_end = now - self._log_ended < _NEAR_END_S
+        seconds = _POLL_S if is_near_end else min(max(_POLL_S, (now - self._began) / 60.0), _SLOWEST_POLL_S)
+        if self._sleep is not None:
+            self._sleep(seconds)
+        elif self._logs.wait_for_end(seconds):
+            self._log_ended = self._clock()
 
     def _look(self) -> bool:
         try:

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -24,7 +25,7 @@ class LogCopies:
     def __init__(self, api: ClusterApi, *, container: str, sink: BinaryIO | None = None) -> None:
         self._api, self._container = api, container
         self._sink = sink or sys.stderr.buffer
-        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._lock, self._ended, self._one_ended = threading.Lock(), threading.Event(), threading.Event()
         self._threads: dict[str, threading.Thread] = {}
 
     def follow(self, pod: str, *, prefix: str = "") -> None:
@@ -39,21 +40,29 @@ class LogCopies:
             self._threads[pod] = thread
             thread.start()
 
+    def wait_for_end(self, seconds: float) -> bool:
+        """Wait until another pod's log ends, so many seconds at most; whether one did."""
+        found = self._one_ended.wait(seconds)
+        self._one_ended.clear()
+        return found
+
     def finish(self, *, wait_s: float) -> None:
         """Let the copies catch up for so many seconds at most, and stop."""
+        deadline = time.monotonic() + wait_s
         for thread in self._threads.values():
-            thread.join(wait_s)
+            thread.join(max(0.0, deadline - time.monotonic()))
         self._ended.set()
 
     def _copy(self, pod: str, prefix: bytes) -> None:
         last = ""
         while not self._ended.is_set():
             try:
-                for time, line in self._lines(pod, last):
-                    last = time
+                for stamp, line in self._lines(pod, last):
+                    last = stamp
                     with self._lock:
                         self._sink.write(prefix + line + b"\n")
                         self._sink.flush()
+                self._one_ended.set()
                 return
             except ClusterError:
                 # The pod may be gone, or the server away for a while; the follower sees which.
@@ -72,8 +81,8 @@ class LogCopies:
 
 
 def _timed(line: bytes) -> tuple[str, bytes]:
-    time, _, text = line.partition(b" ")
-    return time.decode(errors="replace"), text
+    stamp, _, text = line.partition(b" ")
+    return stamp.decode(errors="replace"), text
 
 
 def last_lines(api: ClusterApi, pod: str, *, container: str, count: int) -> str:

@@ -31,7 +31,7 @@ from proxykd.workspace import Workspace
 
 T = TypeVar("T")
 FOLDER = "launches"
-_GONE_S, _STOPPING_S, _RESULT_S = 600.0, 20.0, 30.0
+_GONE_S, _STOPPING_S, _RESULT_S, _STALE_S = 600.0, 20.0, 30.0, 86_400.0
 
 
 def build_launcher(spec: LauncherSpec) -> "TrainJobLauncher":
@@ -68,10 +68,11 @@ class TrainJobLauncher:
         own = read_own_pod(self.api, environ=self.environ)
         name = self._name(work, own)
         output = self.home / FOLDER / name
+        self._sweep()
         with _stopping_by_exception(), self._removed_after(name, output, own):
             self._start(name, output, work, own)
             with _prefer_told_error(output):
-                Follower(self.api, name, self.spec, advice=work.advice, sleep=self.sleep).wait()
+                Follower(self.api, name, self.spec, advice=work.advice).wait()
             self._wait_for_result(output)
             return finish(work, output, f"the TrainJob {name} completed without one")
 
@@ -79,6 +80,12 @@ class TrainJobLauncher:
         owner = own.owner.get("uid", "") if own else ""
         unique = [work.hashed(), owner] if work.identity else secrets.token_hex(8)
         return f"proxykd-{work.name}-{hash_json([unique, self.spec.nodes])[:16]}"
+
+    def _sweep(self) -> None:
+        """Remove the folders that killed steps left, whose TrainJobs are gone."""
+        for folder in (self.home / FOLDER).glob("*"):
+            if time.time() - folder.stat().st_mtime > _STALE_S and self.api.find(TRAIN_JOBS, folder.name) is None:
+                remove(folder)
 
     def _start(self, name: str, output: Path, work: Work[Any], own: OwnPod | None) -> None:
         """Make the TrainJob, unless the one that is there is at the same work."""
@@ -145,7 +152,8 @@ class TrainJobLauncher:
                 raise
             self._clear(name, output)
             raise
-        self._clear(name, output)
+        # Its pods have ended: nothing is waited for.
+        self._clear(name, output, patience_s=0.0)
 
     def _goes_on_elsewhere(self, own: OwnPod | None) -> bool:
         """Whether this pod must go for its node's sake, so that its Job starts another that takes over."""
@@ -155,9 +163,12 @@ class TrainJobLauncher:
             return False
         return pod is not None and is_disrupted(pod)
 
-    def _clear(self, name: str, output: Path) -> None:
+    def _clear(self, name: str, output: Path, *, patience_s: float = _STOPPING_S) -> None:
         try:
-            self._remove(name, patience_s=_STOPPING_S)
+            if patience_s:
+                self._remove(name, patience_s=patience_s)
+            else:
+                self.api.delete(TRAIN_JOBS, name)
         except ClusterError as error:
             report(f"TrainJob {name} was not seen to go ({error}); `proxykd gc` removes what is left")
         remove(output)

@@ -115,6 +115,7 @@ def _orchestrator_pod(stack: ClusterStackSpec, placement: PlacementSpec, own: Or
     pool = placement.pools[own.pool] if own.pool else PoolSpec()
     step = StepPlacementSpec(pool="", cpu=own.cpu, memory=own.memory, priority=own.priority, volumes={}, grace_s=60)
     values = _pod(stack, placement, step, pool, role="orchestrator", is_client=True)
+    values["env"] += _variables({"ZENML_LOGGING_VERBOSITY": "ERROR"})  # it says there why a step's Job failed
     return checked(values, KubernetesPodSettings)
 
 

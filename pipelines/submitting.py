@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cluster import garbage, runs, waiting
+from cluster import ends, garbage, runs, waiting
 from cluster.api import ClusterApi
 from pipelines.placement import run_options
 from pipelines.running import CHECKOUT, arguments, can_be_divided, configure
@@ -174,9 +174,9 @@ def follow(
             if follower.look():
                 return
             heard = clock()
-        except ClusterError:
-            raise
-        except Exception as error:  # whatever ZenML's client raises while its server is away
+        except (OSError, RuntimeError) as error:  # what ZenML's client raises while its server is away
+            if isinstance(error, ClusterError):
+                raise
             if clock() - heard > AWAY_S:
                 raise ClusterError(
                     f"ZenML's server has not answered for {AWAY_S:.0f} s ({error}); the run {run.name} goes on without "
@@ -217,7 +217,7 @@ class _Follower:
     def _conclude(self, state: str) -> bool:
         if state == "completed":
             return True
-        failed = runs.failures(self._run.run_id)
+        failed = runs.failures(self._run.run_id, ends.reasons(self._api, self._run.run_id))
         raise ClusterError(
             f"the run {self._run.name} ended as {state}: {'; '.join(failed) or 'no step says why'}; `proxykd runs "
             f"{self._run.name}` shows its steps, and the same command goes on from what is finished"

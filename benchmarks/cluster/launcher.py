@@ -1,23 +1,27 @@
-"""What a TrainJob's launcher adds to a training: seconds and memory, against bare ``torchrun`` of the same job.
+"""What a TrainJob's launcher adds to a training: seconds and memory, beside bare ``torchrun`` of the same job.
 
     python benchmarks/cluster/launcher.py [--steps 100] [--repeats 3]
 
 The same job in two processes, in turn: started by ``torchrun`` itself, and as a TrainJob with one pod on the stand-in
-cluster of the tests, whose kubelet runs a pod's command as a process of this machine. So the difference is the launcher
-(files, TrainJob, following, logs, clearing up) and the stand-in together; images are not pulled and no queue is waited
-in. The launcher runs in a process of its own; its peak is that process's, all libraries included.
+cluster of the tests, whose kubelet runs a pod's command as a process of this machine. What the launcher adds is the
+time of the launch outside of the pod's own process: staging files, making the TrainJob, noticing the end, clearing up,
+and the stand-in's controllers; no image is pulled and no queue waited in. It is taken from within one launch, as two
+runs of the same training differ by more on a busy machine. The launcher runs in a process of its own; its peak is that
+process's, all libraries included.
 """
 
 import argparse
 import json
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +120,10 @@ def launch(told: Path, home: Path) -> dict[str, float]:
     began = time.perf_counter()
     TrainJobLauncher(spec, ClusterApi.connect(), home).launch(work)
     seconds = time.perf_counter() - began
-    return {"seconds": seconds, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    # Not getrusage's, which begins with the peak of the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    peak_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    return {"seconds": seconds, "processor": time.process_time(), "peak_mib": peak_kib / 1024}
 
 
 def compare(steps: int, repeats: int) -> None:
@@ -135,8 +142,32 @@ def compare(steps: int, repeats: int) -> None:
         run_bare(job, folder)  # files and compiled modules into the caches
         for _ in range(repeats):
             bare.append(run_bare(job, folder))
-            launched.append(run_launched(job, folder, kubeconfig, home))
-    report(bare, [one["seconds"] for one in launched], max(one["peak_mib"] for one in launched))
+            with watched(double.kubelet) as pods:
+                one = run_launched(job, folder, kubeconfig, home)
+            launched.append({**one, "added": one["seconds"] - sum(pods.values())})
+    report(bare, launched)
+
+
+@contextmanager
+def watched(kubelet: Any) -> Iterator[dict[int, float]]:
+    """Seconds of each pod's process, by its id, while the context lasts."""
+    seconds: dict[int, float] = {}
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(0.005):
+            for running in list(kubelet._running.values()):
+                for process in running.processes.values():
+                    if process.poll() is None:
+                        seconds[process.pid] = time.monotonic() - running.began
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seconds
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def claim(name: str) -> dict[str, Any]:
@@ -145,15 +176,17 @@ def claim(name: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
 
 
-def report(bare: list[float], launched: list[float], peak_mib: float) -> None:
+def report(bare: list[float], launched: list[dict[str, float]]) -> None:
     """Medians, and whether what is added keeps below the limits."""
-    added = statistics.median(two - one for one, two in zip(bare, launched, strict=True))
-    print(f"torchrun alone   {statistics.median(bare):6.2f} s  ({', '.join(f'{one:.2f}' for one in bare)})")
-    print(f"as a TrainJob    {statistics.median(launched):6.2f} s  ({', '.join(f'{one:.2f}' for one in launched)})")
-    print(f"added            {added:6.2f} s  (limit {LIMIT_S:g} s)")
-    print(f"launcher's peak  {peak_mib:6.0f} MiB (limit {LIMIT_MIB:g} MiB)")
-    if added > LIMIT_S or peak_mib > LIMIT_MIB:
-        sys.exit("over the limit")
+    whole, added = [one["seconds"] for one in launched], [one["added"] for one in launched]
+    peak_mib = max(one["peak_mib"] for one in launched)
+    processor = [one["processor"] for one in launched]
+    rows = {"torchrun alone": bare, "as a TrainJob": whole, "of it launcher": added, "its processor": processor}
+    for name, values in rows.items():
+        print(f"{name:15}{statistics.median(values):7.2f} s  ({', '.join(f'{one:.2f}' for one in values)})")
+    print(f"launcher's peak {peak_mib:6.0f} MiB")
+    if statistics.median(added) > LIMIT_S or peak_mib > LIMIT_MIB:
+        sys.exit(f"expected at most {LIMIT_S:g} s and {LIMIT_MIB:g} MiB")
 
 
 def main() -> None:

@@ -78,6 +78,7 @@ def _show_runs(found: Iterable[Any]) -> None:
     from rich.table import Table
 
     table = Table("run", "stack", "state", "submitted (UTC)", "took")
+    table.columns[0].overflow = "fold"
     for run in found:
         took = "" if run.ended is None else str(run.ended - run.created).split(".")[0]
         table.add_row(run.name, run.stack, run.status, f"{run.created:%Y-%m-%d %H:%M:%S}", took)

@@ -55,7 +55,8 @@ def build(load: Callable[[str], Any]) -> typer.Typer:
         from rich.table import Table
 
         table = Table("schedule", "when", "time zone", "if one is under way", "state", "last started")
-        for one in load("cluster.schedules").listed(_api(stack, load)):
+        api = _api(stack, load)
+        for one in load("cluster.schedules").listed(api):
             state = "paused" if one.is_suspended else (f"{one.active} running" if one.active else "waiting")
             table.add_row(one.name, one.cron, one.time_zone, one.concurrency, state, one.last or "never")
         Console(highlight=False).print(table)
@@ -63,13 +64,15 @@ def build(load: Callable[[str], Any]) -> typer.Typer:
     @app.command()
     def pause(name: NameArgument, stack: RequiredStack) -> None:
         """Start no more runs until `resume`; one that is under way goes on."""
-        done = load("pipelines.scheduling").suspend(name, _api(stack, load), is_suspended=True)
+        api = _api(stack, load)
+        done = load("pipelines.scheduling").suspend(name, api, is_suspended=True)
         typer.echo(f"{name}: paused" if done else f"{name}: paused already")
 
     @app.command()
     def resume(name: NameArgument, stack: RequiredStack) -> None:
         """Start runs again at their times."""
-        done = load("pipelines.scheduling").suspend(name, _api(stack, load), is_suspended=False)
+        api = _api(stack, load)
+        done = load("pipelines.scheduling").suspend(name, api, is_suspended=False)
         typer.echo(f"{name}: resumed" if done else f"{name}: was not paused")
 
     @app.command()
@@ -79,8 +82,9 @@ def build(load: Callable[[str], Any]) -> typer.Typer:
         yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
     ) -> None:
         """Remove a schedule; a run of it that is under way goes on."""
+        api = _api(stack, load)
         confirm(f"Remove the schedule {name}?", yes=yes)
-        done = load("pipelines.scheduling").delete(name, _api(stack, load))
+        done = load("pipelines.scheduling").delete(name, api)
         typer.echo(f"{name}: removed" if done else f"{name}: gone already")
 
     return app
@@ -116,7 +120,7 @@ def _cluster(stack: str) -> Any:
         instead = (
             "let cron start `proxykd run` there"
             if found.kind == "local"
-            else "make a recurring run in Kubeflow's pages"
+            else "make a recurring run on the pages of Kubeflow Pipelines"
         )
         raise ConfigError(
             f"expected a stack that has a scheduler, kind kubernetes; got {found.name} of kind {found.kind}: {instead}"

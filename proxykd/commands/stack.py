@@ -90,12 +90,13 @@ def show_findings(findings: Iterable[Any]) -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    table, missing = Table(show_lines=True), 0
-    for name in ("", "what", "found", "to do"):
+    table, missing = Table(), 0
+    for name in ("", "what", "found, and what to do"):
         table.add_column(name, overflow="fold")
     for finding in findings:
         missing += finding.state == "missing"
-        table.add_row(_MARKS[finding.state], *map(escape, (finding.what, finding.found, finding.remedy)))
+        told = "\n".join(filter(None, (finding.found, finding.remedy and f"-> {finding.remedy}")))
+        table.add_row(_MARKS[finding.state], escape(finding.what), escape(told))
     Console(highlight=False).print(table)
     return missing
 

@@ -1,6 +1,5 @@
 """Kubernetes doubles: an API server alone, and a cluster with what training pods need (runtime, accounts, claims)."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -88,15 +87,9 @@ def api(double: Cluster) -> ClusterApi:
 
 
 def reach_as(double: Cluster, name: str, *, deadline_s: float = 5.0) -> ClusterApi:
-    path = double.api.kubeconfig(NAMESPACE, account=name)
-    before = os.environ.get("KUBECONFIG")
-    os.environ["KUBECONFIG"] = str(path)
-    try:
-        return ClusterApi.connect("double", patience=Patience(deadline_s=deadline_s))
-    finally:
-        os.environ.pop("KUBECONFIG")
-        if before is not None:
-            os.environ["KUBECONFIG"] = before
+    """Reaches the double as a service account."""
+    connection = open_connection("double", environ={"KUBECONFIG": str(double.api.kubeconfig(NAMESPACE, account=name))})
+    return ClusterApi(connection, patience=Patience(deadline_s=deadline_s))
 
 
 @pytest.fixture

@@ -15,19 +15,24 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from cluster.api import ClusterApi
 from cluster.train_job import FOLDER
+from proxykd.artifacts import SplitSet, ValidatedSet
 from proxykd.config import RunSpec
 from proxykd.exceptions import ArtifactError, ClusterError, ModelError
+from proxykd.launching.torchrun import Torchrun
+from proxykd.models.loading import load_saved
+from proxykd.proxy.alignment import align_proxy
 from proxykd.student.inputs import TrainingData
 from proxykd.student.launch import Job
-from tests.cluster.conftest import NAMESPACE, MakeLauncher
+from tests.cluster.conftest import CHECKOUT, NAMESPACE, MakeLauncher
 from tests.k8s.cluster import Cluster
 from tests.k8s.kinds import CORE
-from tests.support.launched import launch, work_of
+from tests.support.launched import launch
 
 MakeRun = Callable[..., RunSpec]
+Corpus = tuple[ValidatedSet, SplitSet]
 pytestmark = pytest.mark.integration
 JOBSET = "jobset.sigs.k8s.io/jobset-name"
 
@@ -52,7 +57,9 @@ def train_jobs(double: Cluster) -> list[dict[str, Any]]:
 
 
 def pods(double: Cluster) -> list[dict[str, Any]]:
-    return double.api.store.list(CORE["Pod"])
+    """Those that train."""
+    found = double.api.store.list(CORE["Pod"])
+    return [one for one in found if one["metadata"].get("labels", {}).get("proxykd.dev/role") == "train"]
 
 
 def long(job: Job, student_run: MakeRun, *, steps: int = 400) -> Job:
@@ -88,6 +95,32 @@ def test_two_pods_make_the_student_that_two_processes_here_make(
     assert not list((home / FOLDER).iterdir())
 
 
+def test_two_pods_align_the_proxy_as_two_processes_here(
+    make_launcher: MakeLauncher, corpus: Corpus, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    optimizer = {"learning_rate": 1e-3, "batch_size": 4}
+    section = {"model": {"source": "embedded:student", "num_layers": 1, "max_seq_tokens": 120}, "preference": None}
+    split = {"mode": "shared", "heldout": 0.05, "development": 0.2}
+    warmup = {"optimizer": optimizer, "epochs": 0.2}
+    run = RunSpec.view({"seed": 0, "split": split, "proxy": {**section, "warmup": warmup}, "staging": None})
+    made = []
+    for name, launcher in (("here", Torchrun(2)), ("there", make_launcher(nodes=2))):
+        folder = tmp_path / name
+        (folder / "scratch").mkdir(parents=True)
+        proxy = align_proxy(
+            *corpus,
+            run,
+            output=folder / "output",
+            scratch=folder / "scratch",
+            checkpoints=home / "checkpoints",
+            launcher=launcher,
+        )
+        made.append(dict(load_saved(proxy.path / "model")[0].state_dict()))
+    for name, value in made[0].items():
+        torch.testing.assert_close(made[1][name], value, rtol=0.0, atol=0.0)
+
+
 def test_the_error_of_a_process_is_the_error_of_the_step(
     double: Cluster, make_launcher: MakeLauncher, job: Job, tmp_path: Path
 ) -> None:
@@ -102,11 +135,11 @@ def test_the_error_of_a_process_is_the_error_of_the_step(
 def test_a_training_that_loses_a_node_goes_on_from_its_checkpoint(
     double: Cluster, make_launcher: MakeLauncher, job: Job, student_run: MakeRun, how: Any
 ) -> None:
-    told = long(job, student_run, steps=60)
+    told = long(job, student_run, steps=25)
     _, whole = launch(replace(told, checkpoint=None), processes=2)
     double.kubelet.befall(how, when=has_saved(told), **{"batch.kubernetes.io/job-completion-index": "1"})
     _, run = launch(told, processes=2, launcher=make_launcher(nodes=2))
-    assert [point["step"] for point in run.curve] == list(range(1, 61))
+    assert [point["step"] for point in run.curve] == list(range(1, 26))
     assert run.curve == [pytest.approx(point, rel=1e-4) for point in whole.curve]
     assert len(double.kubelet.starts) == 4, "both began again"
 
@@ -114,7 +147,7 @@ def test_a_training_that_loses_a_node_goes_on_from_its_checkpoint(
 def test_a_training_that_the_queue_takes_back_goes_on_when_it_is_admitted_again(
     double: Cluster, make_launcher: MakeLauncher, job: Job, student_run: MakeRun
 ) -> None:
-    told = long(job, student_run, steps=60)
+    told = long(job, student_run, steps=25)
 
     def take_back() -> None:
         wait_for(lambda: Path(str(told.checkpoint)).exists())
@@ -130,17 +163,17 @@ def test_a_training_that_the_queue_takes_back_goes_on_when_it_is_admitted_again(
     thief.start()
     _, run = launch(told, processes=1, launcher=make_launcher(queue="proxykd-gpu"))
     thief.join()
-    assert [point["step"] for point in run.curve] == list(range(1, 61))
+    assert [point["step"] for point in run.curve] == list(range(1, 26))
     assert len(double.kubelet.starts) == 2
 
 
 def test_a_pod_that_is_killed_is_tried_again(
     double: Cluster, make_launcher: MakeLauncher, job: Job, student_run: MakeRun
 ) -> None:
-    told = long(job, student_run, steps=30)
+    told = long(job, student_run, steps=20)
     double.kubelet.befall("killed", when=has_saved(told))
     _, run = launch(told, processes=1, launcher=make_launcher())
-    assert len(run.curve) == 30
+    assert len(run.curve) == 20
     assert len(double.kubelet.starts) == 2
 
 
@@ -156,7 +189,7 @@ def test_memory_that_is_used_up_ends_at_once_with_what_to_lower(
 def test_an_api_server_that_is_away_overloaded_or_forgets_us_does_not_end_a_training(
     double: Cluster, make_launcher: MakeLauncher, job: Job, student_run: MakeRun
 ) -> None:
-    told = long(job, student_run, steps=30)
+    told = long(job, student_run, steps=20)
     double.api.trouble.add(429, num_times=2, verb="create", resource="trainjobs", retry_after_s=0.1)
     double.api.trouble.add(503, num_times=1, verb="create", resource="trainjobs", is_after=True)
     double.api.trouble.add(500, num_times=3, verb="get", resource="trainjobs")
@@ -169,7 +202,7 @@ def test_an_api_server_that_is_away_overloaded_or_forgets_us_does_not_end_a_trai
     thread.start()
     _, run = launch(told, processes=1, launcher=make_launcher())
     thread.join()
-    assert len(run.curve) == 30
+    assert len(run.curve) == 20
     assert len(double.kubelet.starts) == 1, "one TrainJob was made"
 
 
@@ -182,17 +215,25 @@ from proxykd.config.launcher import LauncherSpec
 from proxykd.student.launch import Job
 from tests.support.launched import work_of
 told = json.load(open(sys.argv[1]))
-spec = LauncherSpec(kind="trainjob", image="image", grace_s=20)
+spec = LauncherSpec(kind="trainjob", queue=told["queue"], grace_s=20)
 api = ClusterApi.connect(patience=Patience(deadline_s=5.0))
 _, run = TrainJobLauncher(spec, api, Path(told["home"])).launch(work_of(Job(**told["job"])))
 print(json.dumps(run.curve[-1]))
 """
 
 
-def start_step(double: Cluster, job: Job, home: Path, tmp_path: Path) -> "subprocess.Popen[str]":
+def start_step(
+    double: Cluster, job: Job, home: Path, tmp_path: Path, *, queue: str | None = None
+) -> "subprocess.Popen[str]":
+    """A step in a process of its own, whose pod is stored but was started by nobody."""
+    container = {"name": "main", "image": "image", "command": ["sleep"]}
+    pod = {"metadata": {"name": "step", "namespace": NAMESPACE}, "spec": {"containers": [container]}}
+    double.api.apply({"apiVersion": "v1", "kind": "Pod", **pod, "status": {"phase": "Succeeded"}})
     file = tmp_path / "told.json"
-    file.write_text(json.dumps({"home": str(home), "job": {name: getattr(job, name) for name in job.__slots__}}))
+    told = {"home": str(home), "queue": queue, "job": {name: getattr(job, name) for name in job.__slots__}}
+    file.write_text(json.dumps(told))
     environ = {"KUBECONFIG": str(double.api.kubeconfig(NAMESPACE, account="proxykd-trainer")), "OMP_NUM_THREADS": "1"}
+    environ["POD_NAME"] = "step"
     return subprocess.Popen(
         [sys.executable, "-c", CODE, str(file)], env={**os.environ, **environ}, stdout=subprocess.PIPE, text=True
     )
@@ -216,7 +257,7 @@ def test_a_step_that_is_stopped_takes_its_training_with_it(
 def test_a_step_that_begins_again_follows_the_training_that_it_began(
     double: Cluster, job: Job, student_run: MakeRun, home: Path, tmp_path: Path
 ) -> None:
-    told = long(job, student_run, steps=150)
+    told = long(job, student_run, steps=60)
     corpus = tmp_path / "first" / "corpus.arrow"
     corpus.parent.mkdir()
     shutil.copyfile(told.corpus, corpus)
@@ -228,7 +269,7 @@ def test_a_step_that_begins_again_follows_the_training_that_it_began(
     with start_step(double, told, home, tmp_path) as step:
         printed, _ = step.communicate(timeout=240)
     assert step.returncode == 0
-    assert json.loads(printed.splitlines()[-1])["step"] == 150
+    assert json.loads(printed.splitlines()[-1])["step"] == 60
     assert len(double.kubelet.starts) == 1, uid
 
 
@@ -237,14 +278,24 @@ def test_a_runtime_that_is_not_there_is_told_at_once(double: Cluster, make_launc
         launch(job, processes=1, launcher=make_launcher(runtime="another"))
 
 
-def test_the_calls_are_those_that_the_role_allows(
-    double: Cluster, make_launcher: MakeLauncher, job: Job, api: ClusterApi
-) -> None:
-    make_launcher(queue="proxykd-gpu").launch(work_of(job))
-    used = double.api.access.used(f"system:serviceaccount:{NAMESPACE}:proxykd-trainer")
-    group = "trainer.kubeflow.org"
-    assert used - {("kueue.x-k8s.io", "workloads", "list")} == {
-        *((group, "trainjobs", verb) for verb in ("create", "get", "delete")),
-        ("", "pods", "list"),
-        ("", "pods/log", "get"),
+def test_the_role_allows_what_is_called_and_nothing_else(double: Cluster, job: Job, home: Path, tmp_path: Path) -> None:
+    role, binding = yaml.safe_load_all((CHECKOUT / "k8s/base/rbac/trainer.yaml").read_text())
+    binding["subjects"][0]["namespace"] = NAMESPACE
+    double.api.apply(role, binding, namespace=NAMESPACE)
+    double.api.access.is_enforced = True
+    double.jobs.closed.add("proxykd-gpu")
+    user = f"system:serviceaccount:{NAMESPACE}:proxykd-trainer"
+    with start_step(double, job, home, tmp_path, queue="proxykd-gpu") as step:
+        wait_for(lambda: ("kueue.x-k8s.io", "workloads", "list") in double.api.access.used(user))
+        double.jobs.closed.clear()
+        double.api.store.wake()
+        assert step.wait(240) == 0
+    used = double.api.access.used(user)
+    allowed = {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
     }
+    assert used == allowed

@@ -75,7 +75,7 @@ def test_a_train_job_gets_its_own_pools_queue_and_no_selector(tmp_path: Path) ->
         ({"orchestrator": {"pool": "gpu"}}, "expected a pool without a queue"),
         ({"pool": {}}, "pool"),
         (
-            {"steps": {"default": {"pool": "gpu", "gpus": 4, "launcher": {"kind": "torchrun", "processes_per_node": 2}}}},
+            {"steps": {"default": {"pool": "gpu", "gpus": 4, "launcher": {"kind": "torchrun"}}}},
             "one process a GPU",
         ),
         (

@@ -34,7 +34,7 @@ EXPECTED = {
     "proxykd-orchestrator": rights("batch", "jobs", "create get list patch delete")
     | rights("", "pods", "get list")
     | rights("", "secrets", "delete"),
-    "proxykd-trainer": rights("trainer.kubeflow.org", "trainjobs", "create get list watch patch delete")
+    "proxykd-trainer": rights("trainer.kubeflow.org", "trainjobs", "create get delete")
     | rights("kueue.x-k8s.io", "workloads", "list")
     | rights("", "pods", "get list")
     | rights("", "pods/log", "get"),
