@@ -90,7 +90,8 @@ class Records:
             closed: Runs that count as ended, because they are about to be closed.
         """
         life_of = cache(lambda run_id: "ended" if run_id in closed else runs.life_of(run_id))
-        return cls(runs.project_id(), life_of, cache(runs.life_of_snapshot))
+        life_of_snapshot = cache(lambda snapshot_id: runs.life_of_snapshot(snapshot_id, closed=closed))
+        return cls(runs.project_id(), life_of, life_of_snapshot)
 
 
 def find_waste(api: ClusterApi, stack: str, ages: Ages) -> Iterator[Waste]:
