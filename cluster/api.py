@@ -27,6 +27,8 @@ Object = dict[str, Any]
 _AWAY = frozenset({429, 500, 502, 503, 504})
 _VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _PAGE = 500
+_RULES = ("admission webhook", "violates PodSecurity", "exceeded quota", "usage per", "ValidatingAdmissionPolicy")
+"""Words of a refusal that no Role would lift."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +329,10 @@ def refusal(answer: Answer, what: str, address: str) -> ClusterError:
         return ClusterAuthError(
             f"expected the API server {address} to know this identity, but it refused the token for: {what} ({said}); "
             "log in again, or give the pod a service account whose token is renewed"
+        )
+    if answer.status == 403 and any(word in said for word in _RULES):
+        return ClusterError(
+            f"expected to {what}, but a rule of the namespace refuses it ({said}); change what it names"
         )
     if answer.status == 403:
         return ClusterForbiddenError(

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from proxykd.exceptions import ClusterError, ClusterUnreachableError
 
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 CONNECT_S, READ_S = 5.0, 30.0
 
 
@@ -119,8 +118,15 @@ def open_connection(context: str | None, *, environ: Mapping[str, str] = os.envi
     Raises:
         ClusterError: if neither can be used.
     """
-    in_pod = context is None and "KUBERNETES_SERVICE_HOST" in environ and (SERVICE_ACCOUNT / "token").is_file()
+    in_pod = context is None and "KUBERNETES_SERVICE_HOST" in environ and (_service_account() / "token").is_file()
     return Connection(_of_pod if in_pod else lambda: _of_kubeconfig(context, environ.get("KUBECONFIG")))
+
+
+def _service_account() -> Path:
+    """The folder that the kubelet mounts, where the client library looks for it."""
+    from kubernetes.config import incluster_config
+
+    return Path(incluster_config.SERVICE_TOKEN_FILENAME).parent
 
 
 def _of_pod() -> tuple[Any, str]:
@@ -130,10 +136,10 @@ def _of_pod() -> tuple[Any, str]:
     configuration = Configuration()
     try:
         config.load_incluster_config(client_configuration=configuration)
-        return configuration, (SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
+        return configuration, (_service_account() / "namespace").read_text(encoding="utf-8").strip()
     except (config.ConfigException, OSError) as error:
         raise ClusterError(
-            f"expected the service account's token, certificate and namespace in {SERVICE_ACCOUNT}, found: {error}; "
+            f"expected the service account's token, certificate and namespace in {_service_account()}, found: {error}; "
             "give the pod a service account and automountServiceAccountToken: true"
         ) from error
 

@@ -1,6 +1,6 @@
 """What ZenML says of runs: which there are, in which state, and the end of one that nobody carries on."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -93,14 +93,20 @@ def steps_of(run_id: str) -> dict[str, str]:
     return {one.name: str(one.status.value) for one in found.items}
 
 
-def failures(run_id: str) -> list[str]:
-    """Why a run's steps failed, in their own words, a line each."""
-    found = []
+def failures(run_id: str, causes: Mapping[str, str] | None = None) -> list[str]:
+    """Why the steps of a run that has ended failed, a line each: in their own words, or in the cluster's.
+
+    Args:
+        run_id: ZenML's identity of the run.
+        causes: Step -> what became of its Job, where the cluster knows.
+    """
+    found, causes = {}, causes or {}
     for step in Client().list_run_steps(pipeline_run_id=run_id, size=1000, hydrate=True).items:
-        if step.status.is_failed:
+        # ZenML goes on expecting another try of a step whose Job has no more.
+        if step.status.is_failed or step.status == ExecutionStatus.RETRYING:
             told = step.exception_info.message if step.exception_info is not None else None
-            found.append(f"{step.name}: {told or 'it left no message'}")
-    return found
+            found[step.name] = told or causes.get(step.name) or "it left no message"
+    return [f"{name}: {told}" for name, told in ({**causes, **found}).items()]
 
 
 def state_of(run_id: str) -> tuple[str, bool]:

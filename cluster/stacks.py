@@ -16,6 +16,7 @@ from zenml.exceptions import EntityExistsError
 from zenml.stack.utils import validate_stack_component_config
 from zenml.utils.secret_utils import is_secret_field, is_secret_reference
 
+from cluster.flavors import PATIENT, base_of, register_patient
 from proxykd.config.stack import ClusterStackSpec, KubeflowStackSpec, S3StoreSpec, StackSpec
 from proxykd.exceptions import ConfigError
 from proxykd.workspace import Workspace
@@ -95,7 +96,7 @@ def _orchestrator(stack: StackSpec) -> tuple[str, dict[str, Any]]:
     if isinstance(stack, KubeflowStackSpec):
         place = {"kubeflow_namespace": stack.pipelines_namespace, "kubernetes_context": stack.context}
         return "kubeflow", _told({**place, "kubeflow_hostname": stack.hostname, "synchronous": False})
-    return "kubernetes", _told(
+    return PATIENT, _told(
         {
             "kubernetes_context": stack.context,
             "incluster": stack.context is None,
@@ -191,7 +192,7 @@ def _validated(component: Component) -> tuple[dict[str, Any], Any]:
     try:
         config = validate_stack_component_config(
             configuration_dict=dict(component.configuration),
-            flavor=component.flavor,
+            flavor=base_of(component.flavor),
             component_type=StackComponentType(component.kind),
             validate_custom_flavors=True,
         )
@@ -229,6 +230,8 @@ def apply(stack: StackSpec) -> None:
 def _apply_component(component: Component) -> None:
     client, kind = Client(), StackComponentType(component.kind)
     settings, _ = _validated(component)
+    if component.flavor == PATIENT:
+        register_patient(client)
     if (found := _component_named(component)) is None:
         try:
             client.create_stack_component(component.name, component.flavor, kind, settings, labels=dict(LABELS))

@@ -30,13 +30,11 @@ QUEUE_PRIORITY, EVICTION = "kueue.x-k8s.io/priority-class", "cluster-autoscaler.
 GPU = "nvidia.com/gpu"
 STATE, MODELS, HOME = "/var/lib/proxykd", "/models", "/home/proxykd"
 
-FAILURE_POLICY: Mapping[str, Any] = {
-    "rules": [
-        # First of all: a node that was taken away is nobody's failure, whatever the exit status.
-        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        {"action": "Count", "onExitCodes": {"containerName": "main", "operator": "NotIn", "values": [0]}},
-    ]
-}
+# A minute and more of an API server that answers with errors: ZenML waits a second between two tries.
+API: Mapping[str, Any] = {"api_request_timeout": 30, "max_api_retries": 90}
+
+EXCEPTION = 1
+"""Exit status of Python after an exception."""
 
 
 def run_options(stack: ClusterStackSpec, placement: PlacementSpec, steps: tuple[str, ...] = STEPS) -> dict[str, Any]:
@@ -68,6 +66,23 @@ def checked(values: Mapping[str, Any], model: type[Settings]) -> Settings:
     return model.model_validate(dict(values))
 
 
+def failure_policy(retries: int) -> dict[str, Any]:
+    """What the end of a step's pod means; the first rule that fits counts.
+
+    Args:
+        retries: 0 = a pod that fails without having lost its node ends the step.
+    """
+    # First of all: a node that was taken away is nobody's failure, whatever the exit status.
+    lost = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+
+    def exits(action: str, operator: str, status: int) -> dict[str, Any]:
+        return {"action": action, "onExitCodes": {"containerName": "main", "operator": operator, "values": [status]}}
+
+    if not retries:
+        return {"rules": [lost, exits("FailJob", "NotIn", 0)]}
+    return {"rules": [lost, exits("FailJob", "In", EXCEPTION), exits("Count", "NotIn", 0)]}
+
+
 def _image(image: str) -> DockerSettings:
     """Run the image as it is: the checkout is in it, so nothing is built, uploaded or downloaded."""
     nothing = {"install_stack_requirements": False, "allow_including_files_in_images": False}
@@ -78,7 +93,7 @@ def _image(image: str) -> DockerSettings:
 def _orchestrator(stack: ClusterStackSpec, placement: PlacementSpec) -> dict[str, Any]:
     own = placement.orchestrator
     return {
-        "synchronous": True,
+        "synchronous": False,
         "service_account_name": stack.service_accounts.orchestrator,
         "step_pod_service_account_name": stack.service_accounts.step,
         "orchestrator_pod_settings": _orchestrator_pod(stack, placement, own),
@@ -87,9 +102,7 @@ def _orchestrator(stack: ClusterStackSpec, placement: PlacementSpec) -> dict[str
         "job_monitoring_interval": own.poll_s,
         "max_parallelism": own.parallel_steps,
         "ttl_seconds_after_finished": own.keep_s,
-        "api_request_timeout": 30,
-        # A minute and more of an API server that is away: ZenML waits a second between two tries.
-        "max_api_retries": 90,
+        **API,
         "concurrency_policy": "Forbid",
     }
 
@@ -98,6 +111,7 @@ def _orchestrator_pod(stack: ClusterStackSpec, placement: PlacementSpec, own: Or
     pool = placement.pools[own.pool] if own.pool else PoolSpec()
     step = StepPlacementSpec(pool="", cpu=own.cpu, memory=own.memory, priority=own.priority, volumes={}, grace_s=60)
     values = _pod(stack, placement, step, pool, role="orchestrator", is_client=True)
+    values["env"] += _variables({"ZENML_LOGGING_VERBOSITY": "ERROR"})  # it says there why a step's Job failed
     return checked(values, KubernetesPodSettings)
 
 
@@ -105,18 +119,22 @@ def _step(stack: ClusterStackSpec, placement: PlacementSpec, name: str) -> dict[
     step, accounts = placement.step(name), stack.service_accounts
     is_trainer = step.launcher.kind == "trainjob"
     account = step.service_account or (accounts.trainer if is_trainer else accounts.step)
-    values = _pod(stack, placement, step, placement.pools[step.pool], role=step.role, is_client=is_trainer)
+    role = "launcher" if is_trainer else step.role
+    values = _pod(stack, placement, step, placement.pools[step.pool], role=role, is_client=is_trainer)
     values["env"] += _variables({LAUNCHER_VARIABLE: placement.launcher(name).model_dump_json()} | step.env)
     settings = {
         "step_pod_service_account_name": account,
         "pod_settings": checked(values, KubernetesPodSettings),
-        "pod_failure_policy": dict(FAILURE_POLICY),
+        "pod_failure_policy": failure_policy(step.retries),
         "pod_stop_grace_period": step.grace_s,
         "active_deadline_seconds": step.deadline_s,
         "ttl_seconds_after_finished": placement.orchestrator.keep_s,
         "job_name_prefix": "proxykd",
+        **API,
     }
-    retry = {"retry": StepRetryConfig(max_retries=step.retries)} if step.retries else {}
+    # ZenML refuses a pod beyond this number, whatever became of those before it: it has to cover lost nodes, too.
+    tries = step.retries + step.preemptions
+    retry = {"retry": StepRetryConfig(max_retries=tries)} if tries else {}
     return {"settings": {"orchestrator": checked(settings, KubernetesOrchestratorSettings)}, **retry}
 
 

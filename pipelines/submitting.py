@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cluster import garbage, runs, waiting
+from cluster import ends, garbage, runs, waiting
 from cluster.api import ClusterApi
 from pipelines.placement import run_options
 from pipelines.running import CHECKOUT, arguments, configure
@@ -194,7 +194,7 @@ class _Follower:
     def _conclude(self, state: str) -> bool:
         if state == "completed":
             return True
-        failed = runs.failures(self._run.run_id)
+        failed = runs.failures(self._run.run_id, ends.reasons(self._api, self._run.run_id))
         raise ClusterError(
             f"the run {self._run.name} ended as {state}: {'; '.join(failed) or 'no step says why'}; `proxykd runs "
             f"{self._run.name}` shows its steps, and the same command goes on from what is finished"

@@ -23,7 +23,7 @@ from proxykd.exceptions import ConfigError
 WHAT, HELP = "a placement", "see docs/placement.md"
 DEFAULT = "default"
 """The entry whose values hold for every step that does not say otherwise."""
-Role = Literal["step", "teacher-query", "train"]
+Role = Literal["step", "teacher-query"]
 _UNITS = {"m": Decimal("0.001"), "": Decimal(1)}
 _UNITS |= {letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", 1)}
 _UNITS |= {f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", 1)}
@@ -91,7 +91,10 @@ class StepPlacementSpec(Spec):
     gpus: Annotated[int, Field(ge=0)] = 0
     """GPUs of the pod."""
     role: Role = "step"
-    """What the network lets it do: ``teacher-query`` reaches port 443 outside, ``train`` storage and MLflow alone."""
+    """What the network lets it do: storage, MLflow and ZenML as a ``step``; port 443 outside, too, as
+    ``teacher-query``.
+    A step that starts a TrainJob is a launcher, whatever stands here, and reaches the API server.
+    """
     service_account: ObjectName | None = None
     """Account of the pod; None = the stack's for steps, or for those that start a TrainJob."""
     priority: ObjectName = "proxykd-normal"
@@ -108,8 +111,12 @@ class StepPlacementSpec(Spec):
     """Secrets whose keys become variables of the pod; the artifact store's is the stack's affair."""
     env: dict[str, str] = Field(default_factory=dict)
     """Further variables; nothing secret."""
-    retries: Annotated[int, Field(ge=0)] = 1
-    """Times that a failed pod is replaced. A pod that lost its node, or was preempted, is replaced without counting."""
+    retries: Annotated[int, Field(ge=0)] = 0
+    """Times that a pod which was killed (for its memory, say) is replaced; 0 = the step has failed then, and the same
+    command goes on from what is finished. An exception ends the step at once: steps wait passing trouble out."""
+    preemptions: Annotated[int, Field(ge=0)] = 10
+    """Times that a pod whose node was taken away is replaced, which is no failure. ZenML counts all pods of a step, so
+    with ``retries`` above 0 a killed pod is replaced up to the sum of both."""
     grace_s: Count = 60
     """Seconds from the news that the pod must go to its end: time for a checkpoint."""
     deadline_s: Count | None = None

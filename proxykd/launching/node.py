@@ -34,8 +34,8 @@ def main(arguments: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    # A pod has nobody at its standard input; the kubelet ends what is left.
-    os.environ.setdefault("PROXYKD_PARENT", "none")
+    # The processes end when their standard input does: when this one does, as it alone holds the other end.
+    os.dup2(os.pipe()[0], sys.stdin.fileno())
     try:
         run(parse_args([f"--shutdown-timeout={_STOP_S}", "-m", *arguments]))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:

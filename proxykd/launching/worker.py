@@ -30,8 +30,7 @@ def run_worker(part: Callable[[dict[str, Any]], Mapping[str, Any]], path: Path) 
     Returns:
         Exit status.
     """
-    if os.environ.get("PROXYKD_PARENT", "stdin") == "stdin":
-        threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     hush_engines()
     job: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     output = Path(job["output"])

@@ -1,14 +1,20 @@
-"""A Kubernetes API server double with a namespace, and the way to reach it that the code itself uses."""
+"""Kubernetes doubles: an API server alone, and a cluster with what training pods need (runtime, accounts, claims)."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cluster.api import ClusterApi, Patience
 from cluster.connection import open_connection
+from cluster.train_job import TrainJobLauncher
+from proxykd.config.launcher import LauncherSpec
 from tests.k8s.api_server import ApiServer, api_server
+from tests.k8s.cluster import Cluster, cluster
+from tests.student.conftest import student_run, training_data  # noqa: F401
 
 Connect = Callable[..., ClusterApi]
 
@@ -37,3 +43,67 @@ def manifest(api_version: str, kind: str, name: str, *, labels: Any = None, **pa
     """An object of the namespace."""
     metadata = {"name": name, "namespace": "proxykd", "labels": labels or {}, **parts.pop("metadata", {})}
     return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **parts}
+
+
+CHECKOUT = Path(__file__).parents[2]
+NAMESPACE = "proxykd"
+MakeLauncher = Callable[..., TrainJobLauncher]
+
+
+def runtime() -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load((CHECKOUT / "k8s/trainjob/training-runtime.yaml").read_text())
+    return read
+
+
+def claim(name: str) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": NAMESPACE}
+    spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
+
+
+def account(name: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": NAMESPACE}}
+
+
+@pytest.fixture
+def double(tmp_path: Path) -> Iterator[Cluster]:
+    with cluster(tmp_path / "cluster") as found:
+        claims = [claim("proxykd-journal"), claim("proxykd-models")]
+        found.api.apply(runtime(), account("proxykd-step"), account("proxykd-trainer"), *claims, namespace=NAMESPACE)
+        yield found
+
+
+@pytest.fixture
+def home(double: Cluster) -> Path:
+    """The folder behind the claim that every pod mounts."""
+    folder = double.kubelet.machine.claim(NAMESPACE, "proxykd-journal")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def api(double: Cluster) -> ClusterApi:
+    """As the account of the steps that train."""
+    return reach_as(double, "proxykd-trainer")
+
+
+def reach_as(double: Cluster, name: str, *, deadline_s: float = 5.0) -> ClusterApi:
+    path = double.api.kubeconfig(NAMESPACE, account=name)
+    before = os.environ.get("KUBECONFIG")
+    os.environ["KUBECONFIG"] = str(path)
+    try:
+        return ClusterApi.connect("double", patience=Patience(deadline_s=deadline_s))
+    finally:
+        os.environ.pop("KUBECONFIG")
+        if before is not None:
+            os.environ["KUBECONFIG"] = before
+
+
+@pytest.fixture
+def make_launcher(api: ClusterApi, home: Path) -> MakeLauncher:
+    def make(**options: Any) -> TrainJobLauncher:
+        chosen: dict[str, Any] = {"kind": "trainjob", "image": "ghcr.io/proxykd/proxykd@sha256:0", "grace_s": 20}
+        environ = {"OMP_NUM_THREADS": "1", "PROXYKD_PROGRESS": "off"}
+        return TrainJobLauncher(LauncherSpec(**{**chosen, **options}), api, home, environ=environ)
+
+    return make

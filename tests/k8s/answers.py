@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,8 @@ class Answers:
         if path is None or not path.exists():
             told = f'container "{container}" in pod "{route.name}" is waiting to start: ContainerCreating'
             raise Refusal(400, "BadRequest", told)
-        return self._followed(route, path, query)
+        pieces = self._followed(route, path, query)
+        return _timed(pieces) if query.get("timestamps") in ("true", "True", "1") else pieces
 
     def _followed(self, route: Route, path: Path, query: dict[str, str]) -> Iterator[bytes]:
         with path.open("rb") as file:
@@ -190,6 +192,17 @@ class Answers:
         call = Call(subject, *words, asked.get("name", ""))
         allowed = self.access.is_allowed(call) or not self.access.is_enforced
         return {**body, "status": {"allowed": allowed}}
+
+
+def _timed(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Each line with a time before it: that of its reading, as none is kept with the log."""
+    rest, stamp = b"", b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z").encode()
+        yield b"".join(stamp + b" " + line + b"\n" for line in lines)
+    if rest:
+        yield stamp + b" " + rest
 
 
 def _chosen(query: dict[str, str]) -> Callable[[Object], bool]:

@@ -1,4 +1,4 @@
-"""A whole cluster double in one process: API server, Job controller and kubelet.
+"""A whole cluster double in one process: API server, Job and TrainJob controllers, and kubelet.
 
 ::
 
@@ -17,11 +17,12 @@ from tests.k8s.api_server import ApiServer, api_server
 from tests.k8s.containers import Machine
 from tests.k8s.jobs import Jobs
 from tests.k8s.kubelet import Kubelet
+from tests.k8s.train_jobs import TrainJobs
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The three doubles."""
+    """The doubles that tests steer."""
 
     api: ApiServer
     jobs: Jobs
@@ -50,11 +51,16 @@ def cluster(
         api.create_namespace(namespace)
         jobs = Jobs(api.store)
         api.answers.webhooks.append(jobs.suspend_queued)
-        kubelet = Kubelet(api, Machine(folder, addresses or {}, passed or {}), num_slots=num_slots)
+        machine = Machine(folder, dict(addresses or {}), passed or {})
+        train_jobs = TrainJobs(api.store, machine.addresses)
+        api.answers.webhooks.append(train_jobs.check)
+        kubelet = Kubelet(api, machine, num_slots=num_slots)
         jobs.start()
+        train_jobs.start()
         kubelet.start()
         try:
             yield Cluster(api, jobs, kubelet)
         finally:
+            train_jobs.stop()
             jobs.stop()
             kubelet.stop()

@@ -104,7 +104,8 @@ def _paths(machine: Machine, store: Store, pod: Object, container: Object, own: 
         paths[mount["mountPath"].rstrip("/")] = folder
     for folder in paths.values():
         folder.mkdir(parents=True, exist_ok=True)
-    return {inside: str(folder) for inside, folder in paths.items()}
+    # A path that is on this machine already, as a step tells the pods that it makes, stays as it is.
+    return {str(machine.folder): str(machine.folder), **{inside: str(folder) for inside, folder in paths.items()}}
 
 
 def _volume(machine: Machine, store: Store, pod: Object, volume: Object, own: Path) -> Path:

@@ -11,7 +11,9 @@ from kubernetes import client, config
 
 from tests.k8s.cluster import Cluster, cluster
 
-LIMIT_S = 20.0
+pytestmark = pytest.mark.integration
+
+LIMIT_S = 60.0
 DISRUPTION = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
 EXITS = {"action": "Count", "onExitCodes": {"operator": "NotIn", "values": [0]}}
 SLEEP = ["sh", "-c", "echo up; exec sleep 60"]

@@ -2,9 +2,9 @@
 
 import base64
 import json
-import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,17 +17,15 @@ from typing import Any
 import yaml
 
 from tests.k8s.cluster import Cluster, cluster
-from tests.k8s.kinds import CORE
+from tests.support.kubectl import render
 from tests.support.mlflow_servers import mlflow_server, postgresql
-from tests.support.program import CHECKOUT, SPECIFICATION
+from tests.support.program import CHECKOUT, PROXYKD, SPECIFICATION
+from tests.support.s3_server import CREDENTIALS, s3_server
 from tests.support.zenml_server import ZenmlServer, zenml_server
 
 BUCKET = "proxykd"
-KEYS = {"AWS_ACCESS_KEY_ID": "loopback", "AWS_SECRET_ACCESS_KEY": "loopback"}
-ACCOUNTS = ("proxykd-submitter", "proxykd-orchestrator", "proxykd-step", "proxykd-trainer")
-CLAIMS = ("proxykd-models", "proxykd-journal")
 MLFLOW = "http://mlflow:5000"
-LIMIT_S = 420
+LIMIT_S = 900
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,7 @@ class Platform:
         """Of a user's machine whose own state is in ``home``."""
         own = {
             **self.zenml.environment(home),
-            **KEYS,
-            "AWS_DEFAULT_REGION": "eu-central-1",
+            **CREDENTIALS,
             "MLFLOW_TRACKING_URI": self.mlflow,
             "KUBECONFIG": str(self.cluster.api.kubeconfig("proxykd", account="proxykd-submitter")),
             "PROXYKD_HOME": str(home / "state"),
@@ -56,32 +53,25 @@ class Platform:
 
     def stack(self, placement: Path, **changes: Any) -> Path:
         """The file of a stack on this platform."""
-        content = {
-            "kind": "kubernetes",
-            "name": "double",
-            "context": "double",
-            "namespace": "proxykd",
-            "image": f"ghcr.io/proxykd/proxykd@sha256:{'0' * 64}",
-            "container_registry": "ghcr.io/proxykd",
-            "artifact_store": {
-                "kind": "s3",
-                "path": f"s3://{BUCKET}/artifacts",
-                "endpoint_url": self.storage,
-                "region": "eu-central-1",
-                "secret": "proxykd-s3",
-            },
-            "placement": str(placement),
-        }
-        path = self.folder / f"stack-{placement.stem}.yaml"
-        path.write_text(yaml.safe_dump({**content, **changes}), encoding="utf-8")
-        return path
+        return stack_file(self.folder, placement, self.storage, **changes)
 
     def run(self, home: Path, placement: Path, **more: str) -> "Outcome":
         """The tiny specification, submitted as a user would, to its end."""
         home.mkdir(parents=True, exist_ok=True)
         specification = home / "tiny.yaml"
         specification.write_text(yaml.safe_dump(SPECIFICATION), encoding="utf-8")
-        command = [sys.executable, "-m", "tests.support.kubernetes_run", str(specification), str(self.stack(placement))]
+        stack = str(self.stack(placement))
+        applied = self._submit(home, [str(PROXYKD), "stack", "apply", stack, "--yes"], more)
+        assert applied.status == 0, applied.stderr
+        return self._submit(home, [str(PROXYKD), "run", "tiny.yaml", "--stack", stack], more)
+
+    def run_small(self, home: Path, placement: Path, wait_s: float, **stack: Any) -> "Outcome":
+        """The small pipeline of two steps, the first of which waits on its first try; ``stack`` changes the stack."""
+        home.mkdir(parents=True, exist_ok=True)
+        module = [sys.executable, "-m", "tests.support.small_pipeline"]
+        return self._submit(home, [*module, str(self.stack(placement, **stack)), str(wait_s)], {})
+
+    def _submit(self, home: Path, command: list[str], more: dict[str, str]) -> "Outcome":
         with (home / "stdout.txt").open("w") as out, (home / "stderr.txt").open("w") as err:
             process = subprocess.Popen(
                 command,
@@ -99,6 +89,26 @@ class Platform:
                     process.wait()
         return Outcome(status, (home / "stdout.txt").read_text(), (home / "stderr.txt").read_text())
 
+    def report(self) -> dict[str, Any]:
+        """The latest report in MLflow."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(self.mlflow)
+        version = client.get_model_version(SPECIFICATION["registry"]["model_name"], "1")
+        path = Path(client.download_artifacts(version.run_id, "report/report.json", str(self.folder)))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def statuses(self) -> dict[str, str]:
+        """Name of each run and of each of its steps -> status, as the ZenML server's database has them."""
+        path = next((self.folder / "zenml-server").rglob("zenml.db"))
+        latest = "(SELECT id FROM pipeline_run ORDER BY created DESC LIMIT 1)"
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+            run = database.execute(f"SELECT '', status FROM pipeline_run WHERE id = {latest}").fetchall()
+            steps = database.execute(f"SELECT name, status FROM step_run WHERE pipeline_run_id = {latest}")
+            rows = run + steps.fetchall()
+        return {name: str(status) for name, status in rows}
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -108,33 +118,28 @@ class Outcome:
     stdout: str
     stderr: str
 
-    @property
-    def content(self) -> dict[str, Any]:
-        """Report, promotion and the steps' statuses."""
-        found: dict[str, Any] = json.loads(self.stdout.splitlines()[-1])
-        return found
 
-
-@contextmanager
-def storage() -> Iterator[str]:
-    """An S3 server with an empty bucket; gives its address."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        address = f"http://{host}:{port}"
-        keys = {"aws_access_key_id": "loopback", "aws_secret_access_key": "loopback", "region_name": "eu-central-1"}
-        place = {"LocationConstraint": "eu-central-1"}
-        boto3.client("s3", endpoint_url=address, **keys).create_bucket(
-            Bucket=BUCKET, CreateBucketConfiguration=place
-        )
-        yield address
-    finally:
-        server.stop()
+def stack_file(folder: Path, placement: Path, storage: str, **changes: Any) -> Path:
+    """Write the file of a stack into the folder."""
+    content = {
+        "kind": "kubernetes",
+        "name": "double",
+        "context": "double",
+        "namespace": "proxykd",
+        "image": f"ghcr.io/proxykd/proxykd@sha256:{'0' * 64}",
+        "container_registry": "ghcr.io/proxykd",
+        "artifact_store": {
+            "kind": "s3",
+            "path": f"s3://{BUCKET}/artifacts",
+            "endpoint_url": storage,
+            "region": CREDENTIALS["AWS_DEFAULT_REGION"],
+            "secret": "proxykd-s3",
+        },
+        "placement": str(placement),
+    }
+    path = folder / f"stack-{placement.stem}.yaml"
+    path.write_text(yaml.safe_dump({**content, **changes}), encoding="utf-8")
+    return path
 
 
 @contextmanager
@@ -144,7 +149,7 @@ def platform(folder: Path, *, num_slots: int = 4) -> Iterator[Platform]:
         slow = pool.submit(stack.enter_context, zenml_server(folder))
         database = stack.enter_context(postgresql())
         mlflow = stack.enter_context(mlflow_server(folder, database))
-        bucket = stack.enter_context(storage())
+        bucket = stack.enter_context(s3_server(folder, BUCKET))
         double = stack.enter_context(
             cluster(folder / "cluster", addresses={MLFLOW: mlflow}, num_slots=num_slots, passed=_passed())
         )
@@ -153,23 +158,20 @@ def platform(folder: Path, *, num_slots: int = 4) -> Iterator[Platform]:
 
 
 def _passed() -> dict[str, str]:
-    """What the image's environment would bring, and what keeps many processes on few cores from waiting for each other."""
-    return {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "AWS_DEFAULT_REGION": "eu-central-1"}
+    """What the image's environment would bring."""
+    return {
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "AWS_DEFAULT_REGION": CREDENTIALS["AWS_DEFAULT_REGION"],
+    }
 
 
 def furnish(double: Cluster) -> None:
-    """The accounts, secrets and claims that a run needs."""
-    api = "v1"
-    size = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
-    data = {key: base64.b64encode(value.encode()).decode() for key, value in KEYS.items()}
-    objects: list[dict[str, Any]] = [
-        {"apiVersion": api, "kind": "ServiceAccount", "metadata": {"name": name}} for name in ACCOUNTS
+    """The overlay of a machine of one's own, the secrets that a user makes, and Roles that hold from now on."""
+    data = {key: base64.b64encode(value.encode()).decode() for key, value in CREDENTIALS.items()}
+    secrets = [
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": content}
+        for name, content in (("proxykd-s3", data), ("proxykd-teacher", {}))
     ]
-    objects += [
-        {"apiVersion": api, "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": size}
-        for name in CLAIMS
-    ]
-    objects.append({"apiVersion": api, "kind": "Secret", "metadata": {"name": "proxykd-s3"}, "data": data})
-    objects.append({"apiVersion": api, "kind": "Secret", "metadata": {"name": "proxykd-teacher"}, "data": {}})
-    double.api.apply(*objects, namespace="proxykd")
-    assert double.api.store.list(CORE["PersistentVolumeClaim"], "proxykd")
+    double.api.apply(*render(CHECKOUT / "k8s" / "overlays" / "local"), *secrets, namespace="proxykd")
+    double.api.access.is_enforced = True

@@ -3,6 +3,7 @@
 Python imports this module at its start wherever this folder is on PYTHONPATH; the kubelet double puts it there.
 """
 
+import datetime
 import importlib.abc
 import importlib.machinery
 import os
@@ -11,6 +12,7 @@ import sys
 from types import ModuleType
 
 ACCOUNT_FOLDER = "DOUBLE_SERVICE_ACCOUNT_FOLDER"
+REFRESH_S = 2.0  # instead of a minute
 CLIENT = "kubernetes.config.incluster_config"
 
 socket.gethostname = lambda: os.environ.get("HOSTNAME", "localhost")
@@ -33,6 +35,14 @@ class _Moved(importlib.abc.MetaPathFinder):
             folder = os.environ[ACCOUNT_FOLDER]
             module.SERVICE_TOKEN_FILENAME = os.path.join(folder, "token")  # type: ignore[attr-defined]
             module.SERVICE_CERT_FILENAME = os.path.join(folder, "ca.crt")  # type: ignore[attr-defined]
+            loader = module.InClusterConfigLoader  # type: ignore[attr-defined]
+            create = loader.__init__
+
+            def create_and_hurry(self: object, *arguments: object, **options: object) -> None:
+                create(self, *arguments, **options)
+                self._token_refresh_period = datetime.timedelta(seconds=REFRESH_S)  # type: ignore[attr-defined]
+
+            loader.__init__ = create_and_hurry
 
         spec.loader.exec_module = execute_and_move  # type: ignore[method-assign]
         return spec

@@ -1,0 +1,250 @@
+"""A step's training in the pods of a TrainJob: the same student, through every fault that a cluster has."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cluster.api import ClusterApi
+from cluster.train_job import FOLDER
+from proxykd.config import RunSpec
+from proxykd.exceptions import ArtifactError, ClusterError, ModelError
+from proxykd.student.inputs import TrainingData
+from proxykd.student.launch import Job
+from tests.cluster.conftest import NAMESPACE, MakeLauncher
+from tests.k8s.cluster import Cluster
+from tests.k8s.kinds import CORE
+from tests.support.launched import launch, work_of
+
+MakeRun = Callable[..., RunSpec]
+pytestmark = pytest.mark.integration
+JOBSET = "jobset.sigs.k8s.io/jobset-name"
+
+
+@pytest.fixture
+def job(training_data: TrainingData, student_run: MakeRun, home: Path) -> Job:
+    """A short training whose inputs lie outside of what the pods see, and whose checkpoint lies inside."""
+    corpus = training_data.corpus.path
+    return Job(
+        student=student_run(steps=4).student.model_dump(mode="json"),
+        alpha=1.0,
+        learning_rate=1e-3,
+        seed=0,
+        corpus=str(corpus),
+        targets=str(corpus.parent / "targets"),
+        checkpoint=str(home / "checkpoints" / "run.safetensors"),
+    )
+
+
+def train_jobs(double: Cluster) -> list[dict[str, Any]]:
+    return double.api.store.list(CORE["TrainJob"])
+
+
+def pods(double: Cluster) -> list[dict[str, Any]]:
+    return double.api.store.list(CORE["Pod"])
+
+
+def long(job: Job, student_run: MakeRun, *, steps: int = 400) -> Job:
+    """One whose every step is saved, long enough to be cut short."""
+    student = student_run(steps=steps, checkpoint_s=0.0).student.model_dump(mode="json")
+    return replace(job, student=student, targets=None, alpha=0.0)
+
+
+def has_saved(job: Job) -> Callable[[dict[str, Any], Path], bool]:
+    return lambda pod, log: job.checkpoint is not None and Path(job.checkpoint).exists()
+
+
+def wait_for(what: Callable[[], Any], *, seconds: float = 120.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def test_two_pods_make_the_student_that_two_processes_here_make(
+    double: Cluster, make_launcher: MakeLauncher, job: Job, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    here, run_here = launch(replace(job, checkpoint=None), processes=2)
+    there, run_there = launch(job, processes=2, launcher=make_launcher(nodes=2, queue="proxykd-gpu", gpus=0))
+    assert run_there.curve == run_here.curve
+    assert there.state_dict().keys() == here.state_dict().keys()
+    for name, value in here.state_dict().items():
+        torch.testing.assert_close(there.state_dict()[name], value, rtol=0.0, atol=0.0)
+    assert len(double.kubelet.starts) == 2
+    assert not train_jobs(double), "it is removed at the end"
+    assert not list((home / FOLDER).iterdir())
+
+
+def test_the_error_of_a_process_is_the_error_of_the_step(
+    double: Cluster, make_launcher: MakeLauncher, job: Job, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.arrow").write_bytes(b"no corpus")
+    with pytest.raises(ArtifactError, match="tokenised corpus"):
+        launch(replace(job, corpus=str(tmp_path / "broken.arrow")), processes=1, launcher=make_launcher())
+    assert len(double.kubelet.starts) == 1, "another try would not mend it"
+    assert not train_jobs(double)
+
+
+@pytest.mark.parametrize("how", ["evicted", "node gone"])
+def test_a_training_that_loses_a_node_goes_on_from_its_checkpoint(
+    double: Cluster, make_launcher: MakeLauncher, job: Job, student_run: MakeRun, how: Any
+) -> None:
+    told = long(job, student_run, steps=60)
+    _, whole = launch(replace(told, checkpoint=None), processes=2)
+    double.kubelet.befall(how, when=has_saved(told), **{"batch.kubernetes.io/job-completion-index": "1"})
+    _, run = launch(told, processes=2, launcher=make_launcher(nodes=2))
+    assert [point["step"] for point in run.curve] == list(range(1, 61))
+    assert run.curve == [pytest.approx(point, rel=1e-4) for point in whole.curve]
+    assert len(double.kubelet.starts) == 4, "both began again"
+
+
+def test_a_training_that_the_queue_takes_back_goes_on_when_it_is_admitted_again(
+    double: Cluster, make_launcher: MakeLauncher, job: Job, student_run: MakeRun
+) -> None:
+    told = long(job, student_run, steps=60)
+
+    def take_back() -> None:
+        wait_for(lambda: Path(str(told.checkpoint)).exists())
+        double.jobs.closed.add("proxykd-gpu")
+        (found,) = train_jobs(double)
+        name = found["metadata"]["name"]
+        double.api.store.change(CORE["TrainJob"], NAMESPACE, name, lambda one: one["spec"].update(suspend=True))
+        wait_for(lambda: not pods(double) and not double.kubelet._running)
+        double.jobs.closed.clear()
+        double.api.store.wake()
+
+    thief = threading.Thread(target=take_back)
+    thief.start()
+    _, run = launch(told, processes=1, launcher=make_launcher(queue="proxykd-gpu"))
+    thief.join()
+    assert [point["step"] for point in run.curve] == list(range(1, 61))
+    assert len(double.kubelet.starts) == 2
+
+
+def test_a_pod_that_is_killed_is_tried_again(
+    double: Cluster, make_launcher: MakeLauncher, job: Job, student_run: MakeRun
+) -> None:
+    told = long(job, student_run, steps=30)
+    double.kubelet.befall("killed", when=has_saved(told))
+    _, run = launch(told, processes=1, launcher=make_launcher())
+    assert len(run.curve) == 30
+    assert len(double.kubelet.starts) == 2
+
+
+def test_memory_that_is_used_up_ends_at_once_with_what_to_lower(
+    double: Cluster, make_launcher: MakeLauncher, job: Job
+) -> None:
+    double.kubelet.befall("out of memory")
+    with pytest.raises(ModelError, match=r"limit 2Gi.*student\.optimizer\.batch_size.*memory in the placement"):
+        launch(job, processes=1, launcher=make_launcher(memory="2Gi"))
+    assert not train_jobs(double)
+
+
+def test_an_api_server_that_is_away_overloaded_or_forgets_us_does_not_end_a_training(
+    double: Cluster, make_launcher: MakeLauncher, job: Job, student_run: MakeRun
+) -> None:
+    told = long(job, student_run, steps=30)
+    double.api.trouble.add(429, num_times=2, verb="create", resource="trainjobs", retry_after_s=0.1)
+    double.api.trouble.add(503, num_times=1, verb="create", resource="trainjobs", is_after=True)
+    double.api.trouble.add(500, num_times=3, verb="get", resource="trainjobs")
+
+    def leave() -> None:
+        wait_for(lambda: Path(str(told.checkpoint)).exists())
+        double.api.go_away(8.0)  # longer than one call is tried here
+
+    thread = threading.Thread(target=leave)
+    thread.start()
+    _, run = launch(told, processes=1, launcher=make_launcher())
+    thread.join()
+    assert len(run.curve) == 30
+    assert len(double.kubelet.starts) == 1, "one TrainJob was made"
+
+
+CODE = """
+import json, os, sys
+from pathlib import Path
+from cluster.api import ClusterApi, Patience
+from cluster.train_job import TrainJobLauncher
+from proxykd.config.launcher import LauncherSpec
+from proxykd.student.launch import Job
+from tests.support.launched import work_of
+told = json.load(open(sys.argv[1]))
+spec = LauncherSpec(kind="trainjob", image="image", grace_s=20)
+api = ClusterApi.connect(patience=Patience(deadline_s=5.0))
+_, run = TrainJobLauncher(spec, api, Path(told["home"])).launch(work_of(Job(**told["job"])))
+print(json.dumps(run.curve[-1]))
+"""
+
+
+def start_step(double: Cluster, job: Job, home: Path, tmp_path: Path) -> "subprocess.Popen[str]":
+    file = tmp_path / "told.json"
+    file.write_text(json.dumps({"home": str(home), "job": {name: getattr(job, name) for name in job.__slots__}}))
+    environ = {"KUBECONFIG": str(double.api.kubeconfig(NAMESPACE, account="proxykd-trainer")), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", CODE, str(file)], env={**os.environ, **environ}, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_step_that_is_stopped_takes_its_training_with_it(
+    double: Cluster, job: Job, student_run: MakeRun, home: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    told = long(job, student_run, steps=100_000)
+    with start_step(double, told, home, tmp_path) as step:
+        wait_for(lambda: Path(str(told.checkpoint)).exists())
+        step.send_signal(number)
+        assert step.wait(60) != 0
+    assert not train_jobs(double)
+    assert not pods(double)
+    wait_for(lambda: not double.kubelet._running, seconds=30.0)
+    assert Path(str(told.checkpoint)).exists(), "the same command goes on from here"
+
+
+def test_a_step_that_begins_again_follows_the_training_that_it_began(
+    double: Cluster, job: Job, student_run: MakeRun, home: Path, tmp_path: Path
+) -> None:
+    told = long(job, student_run, steps=150)
+    corpus = tmp_path / "first" / "corpus.arrow"
+    corpus.parent.mkdir()
+    shutil.copyfile(told.corpus, corpus)
+    with start_step(double, replace(told, corpus=str(corpus)), home, tmp_path) as step:
+        wait_for(lambda: Path(str(told.checkpoint)).exists())
+        step.kill()
+    shutil.rmtree(corpus.parent)
+    (uid,) = [one["metadata"]["uid"] for one in train_jobs(double)]
+    with start_step(double, told, home, tmp_path) as step:
+        printed, _ = step.communicate(timeout=240)
+    assert step.returncode == 0
+    assert json.loads(printed.splitlines()[-1])["step"] == 150
+    assert len(double.kubelet.starts) == 1, uid
+
+
+def test_a_runtime_that_is_not_there_is_told_at_once(double: Cluster, make_launcher: MakeLauncher, job: Job) -> None:
+    with pytest.raises(ClusterError, match=r"another.*must be created"):
+        launch(job, processes=1, launcher=make_launcher(runtime="another"))
+
+
+def test_the_calls_are_those_that_the_role_allows(
+    double: Cluster, make_launcher: MakeLauncher, job: Job, api: ClusterApi
+) -> None:
+    make_launcher(queue="proxykd-gpu").launch(work_of(job))
+    used = double.api.access.used(f"system:serviceaccount:{NAMESPACE}:proxykd-trainer")
+    group = "trainer.kubeflow.org"
+    assert used - {("kueue.x-k8s.io", "workloads", "list")} == {
+        *((group, "trainjobs", verb) for verb in ("create", "get", "delete")),
+        ("", "pods", "list"),
+        ("", "pods/log", "get"),
+    }

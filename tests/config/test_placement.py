@@ -1,0 +1,99 @@
+"""Placements: what may stand in one, what each step gets by it, and what no pool can give."""
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from proxykd.config.placement import PlacementSpec, amount, load_placement
+from proxykd.config.steps import STEPS
+from proxykd.exceptions import ConfigError
+
+FOLDER = Path(__file__).parents[2] / "k8s" / "placements"
+POOLS: dict[str, Any] = {
+    "cpu": {"cpu_max": "8", "memory_max": "16Gi"},
+    "gpu": {"queue": "proxykd-gpu", "gpu_max": 4, "spot": True},
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    path = folder / "placement.yaml"
+    content = {"pools": POOLS, "steps": {"default": {"pool": "cpu"}}, **changes}
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def placed(folder: Path, **steps: Any) -> PlacementSpec:
+    return load_placement(write(folder, steps={"default": {"pool": "cpu", "cpu": "2"}, **steps}))
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_placement_of_the_checkout_places_every_step(path: Path) -> None:
+    placement = load_placement(path)
+
+    for name in STEPS:
+        step, launcher = placement.step(name), placement.launcher(name)
+        assert step.pool in placement.pools
+        assert launcher.kind == step.launcher.kind
+
+
+def test_the_longest_fitting_name_wins_and_the_default_fills_up(tmp_path: Path) -> None:
+    placement = placed(tmp_path, distill_student={"memory": "8Gi", "retries": 3}, distill_student_sft={"retries": 0})
+
+    assert (placement.step("split").memory, placement.step("split").cpu) == ("4Gi", "2")
+    assert (placement.step("distill_student_proxy_kd").memory, placement.step("distill_student_proxy_kd").retries) == (
+        "8Gi",
+        3,
+    )
+    assert (placement.step("distill_student_sft").memory, placement.step("distill_student_sft").retries) == ("8Gi", 0)
+    assert placement.step("distill_student_sft_3").retries == 0
+
+
+def test_a_train_job_gets_its_own_pools_queue_and_no_selector(tmp_path: Path) -> None:
+    job = {"kind": "trainjob", "pool": "gpu", "nodes": 2, "processes_per_node": 4, "gpus": 4}
+    launcher = placed(tmp_path, distill_student={"launcher": job}).launcher("distill_student_sft")
+
+    assert (launcher.queue, launcher.priority, launcher.node_selectors) == ("proxykd-gpu", "proxykd-normal", {})
+    assert (launcher.nodes, launcher.processes_per_node, launcher.gpus) == (2, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"steps": {"default": {"pool": "cpus"}}}, "unknown pool 'cpus'; there are cpu, gpu"),
+        ({"steps": {"default": {"pool": "cpu", "gpus": 1}}}, "1 asked for, but a node of pool 'cpu' has 0"),
+        ({"steps": {"default": {"pool": "gpu", "gpus": 5}}}, "5 asked for, but a node of pool 'gpu' has 4"),
+        ({"steps": {"default": {"pool": "cpu", "memory": "17Gi"}}}, "17Gi asked for"),
+        ({"steps": {"default": {"pool": "cpu", "cpu": "8500m"}}}, "8500m asked for"),
+        ({"steps": {"default": {"pool": "cpu"}, "splitt": {}}}, "did you mean 'split'"),
+        ({"steps": {"default": {"pool": "cpu"}, "split": {"gpu": 1}}}, "did you mean 'gpus'"),
+        ({"steps": {"default": {"pool": "cpu"}, "split": {"launcher": {"node": 1}}}}, "did you mean 'nodes'"),
+        ({"steps": {"split": {"pool": "cpu"}}}, "pool: Field required"),
+        ({"pools": {"cpu": {"queue": "a", "node_selectors": {"a": "b"}}}}, "not both"),
+        ({"orchestrator": {"pool": "gpu"}}, "expected a pool without a queue"),
+        ({"pool": {}}, "pool"),
+        (
+            {"steps": {"default": {"pool": "gpu", "gpus": 4, "launcher": {"kind": "torchrun"}}}},
+            "one process a GPU",
+        ),
+        (
+            {"steps": {"default": {"pool": "cpu", "launcher": {"kind": "trainjob", "pool": "gpu", "gpus": 8,
+                                                               "processes_per_node": 8}}}},
+            "launcher.gpus: 8 asked for, but a node of pool 'gpu' has 4",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_placed_is_told_at_load(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not a placement") as caught:
+        load_placement(write(tmp_path, **changes))
+
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("500m", "0.5"), ("16", "16"), ("1.5Gi", str(1.5 * 2**30)), ("2k", "2000"), ("3M", "3000000")]
+)
+def test_amounts(text: str, number: str) -> None:
+    assert amount(text) == Decimal(number)

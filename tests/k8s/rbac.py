@@ -1,0 +1,50 @@
+"""Who may do what, out of Roles and RoleBindings."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tests.support.kubectl import Manifest
+
+Right = tuple[str, str, str]
+
+
+def granted(objects: Sequence[Manifest], service_account: str) -> set[Right]:
+    """What a service account may do in its namespace: (verb, API group, resource), subresources as ``pods/log``.
+
+    Rights that a rule limits to names (``resourceNames``) carry the name: ``secrets:proxykd-teacher``.
+    """
+    roles = {found["metadata"]["name"]: found for found in objects if found["kind"] == "Role"}
+    names = [found["roleRef"]["name"] for found in _bindings(objects, service_account)]
+    rights: set[Right] = set()
+    for rule in (rule for name in names for rule in roles[name]["rules"]):
+        limits = [f":{name}" for name in rule.get("resourceNames") or []] or [""]
+        rights |= {
+            (verb, group, resource + limit)
+            for verb in rule["verbs"]
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+            for limit in limits
+        }
+    return rights
+
+
+def bound(objects: Sequence[Manifest], service_account: str) -> bool:
+    """Whether any role is bound to it."""
+    return bool(_bindings(objects, service_account))
+
+
+def rules_of(objects: Sequence[Manifest]) -> Iterator[tuple[Manifest, dict[str, Any]]]:
+    """Every rule, with the role that it stands in."""
+    for found in objects:
+        if found["kind"] in ("Role", "ClusterRole"):
+            yield from ((found, rule) for rule in found.get("rules") or [])
+
+
+def _bindings(objects: Sequence[Manifest], service_account: str) -> list[Manifest]:
+    wanted = ("ServiceAccount", service_account)
+    return [
+        found
+        for found in objects
+        if found["kind"] == "RoleBinding"
+        and any((subject["kind"], subject["name"]) == wanted for subject in found.get("subjects") or [])
+    ]

@@ -1,0 +1,163 @@
+"""The pods of MLflow, as their manifests say: migrated, started, probed and used, on PostgreSQL and an S3 server."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import psycopg
+import pytest
+
+from tests.k8s.workloads import called
+from tests.support.kubectl import Manifest
+from tests.support.mlflow_servers import free_port, postgresql
+from tests.support.pod_process import container_command, container_environment
+from tests.support.s3_server import CREDENTIALS, list_keys, s3_server
+
+pytestmark = pytest.mark.integration
+START_S = 300.0
+
+
+class Site(NamedTuple):
+    """What the pods find around them.
+
+    Attributes:
+        objects: The overlay.
+        database: URI of PostgreSQL.
+        storage: Address of the S3 server.
+        folders: Path in a container -> where it lies here.
+    """
+
+    objects: list[Manifest]
+    database: str
+    storage: str
+    folders: dict[str, Path]
+
+    def start(self, owner: str, *, port: int = 0) -> "subprocess.Popen[str]":
+        """The first container of a workload; ``port`` instead of its own."""
+        (found,) = [each for each in self.objects if called(each) == owner]
+        container: dict[str, Any] = found["spec"]["template"]["spec"]["containers"][0]
+        secrets = {"proxykd-mlflow-database": {"uri": self.database}, "proxykd-s3": CREDENTIALS}
+        environment = container_environment(container, self.objects, secrets, self.folders)
+        environment["MLFLOW_S3_ENDPOINT_URL"] = self.storage
+        command = [
+            word.replace("=5000", f"={port}") for word in container_command(container, environment, self.folders)
+        ]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, env=environment, start_new_session=True, cwd=self.folders["/tmp"], **pipes)
+
+    @contextmanager
+    def serving(self) -> Iterator[str]:
+        """The server, once its probe answers; gives its address."""
+        port = free_port()
+        process, deadline = self.start("Deployment/mlflow", port=port), time.monotonic() + START_S
+        address = f"http://127.0.0.1:{port}"
+        try:
+            while answer(f"{address}/health") != 200:
+                assert process.poll() is None, process.communicate()[0][-2000:]
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            yield address
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.communicate(timeout=60)
+
+
+def answer(address: str, host: str | None = None) -> int:
+    """The status of a GET; 0 where nobody listens."""
+    try:
+        with urlopen(Request(address, headers={"Host": host} if host else {}), timeout=10) as response:
+            return int(response.status)
+    except HTTPError as error:
+        with error:
+            return error.code
+    except URLError:
+        return 0
+
+
+@pytest.fixture(scope="module")
+def site(overlays: dict[str, list[Manifest]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A migrated database, and a bucket."""
+    folder = tmp_path_factory.mktemp("site")
+    folders = {"/tmp": folder / "tmp", "/home/proxykd": folder / "home"}
+    for each in folders.values():
+        each.mkdir()
+    with postgresql() as database, s3_server(folder, "proxykd-staging") as storage:
+        found = Site(overlays["staging"], database, storage, folders)
+        for _ in range(2):  # a migration that is repeated changes nothing
+            migration = found.start("Job/mlflow-migration")
+            output = migration.communicate(timeout=START_S)[0]
+            assert migration.returncode == 0, output
+        yield found
+
+
+@pytest.fixture(scope="module")
+def server(site: Site) -> Iterator[str]:
+    """The address of the server."""
+    with site.serving() as address:
+        yield address
+
+
+def test_the_server_takes_a_run_and_keeps_its_files_in_the_bucket(site: Site, server: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    (tmp_path / "report.txt").write_text("kept")
+    client = MlflowClient(server)
+    run = client.create_run(client.create_experiment("distil")).info
+    client.log_metric(run.run_id, "loss", 0.5)
+    client.log_artifact(run.run_id, str(tmp_path / "report.txt"))
+    assert client.get_run(run.run_id).data.metrics == {"loss": 0.5}
+    assert run.artifact_uri.startswith("mlflow-artifacts:/")
+    (kept,) = list_keys(site.storage, "proxykd-staging")
+    assert kept.startswith("mlflow/")
+    assert kept.endswith(f"/{run.run_id}/artifacts/report.txt")
+    fetched = tmp_path / "fetched"
+    fetched.mkdir()
+    assert Path(client.download_artifacts(run.run_id, "report.txt", str(fetched))).read_text() == "kept"
+
+
+def test_the_probes_and_the_services_names_are_answered_and_strange_ones_are_not(site: Site, server: str) -> None:
+    search = "api/2.0/mlflow/experiments/search?max_results=1"
+    (deployment,) = [each for each in site.objects if called(each) == "Deployment/mlflow"]
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    paths = {container[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
+    for path in paths:
+        assert answer(f"{server}{path}", "10.244.1.7:5000") == 200
+    for host in (
+        "mlflow:5000",
+        "mlflow.proxykd.svc:5000",
+        "mlflow.proxykd.svc.cluster.local:5000",
+        "localhost:5000",
+    ):
+        assert answer(f"{server}/{search}", host) == 200, host
+    for host in ("evil.example", "mlflow.evil.example:5000", "mlflow.proxykd.svc.evil.example"):
+        assert answer(f"{server}/{search}", host) == 403, host
+
+
+def test_prometheus_finds_the_metrics_that_the_alerts_ask_for(site: Site, server: str) -> None:
+    (monitor,) = [each for each in site.objects if each["kind"] == "ServiceMonitor"]
+    assert answer(f"{server}/api/2.0/mlflow/runs/get?run_id=none") == 404
+    request = Request(f"{server}{monitor['spec']['endpoints'][0]['path']}", headers={"Host": "10.244.1.7:5000"})
+    with urlopen(request, timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    counted = [line for line in lines if line.startswith("mlflow_http_request_total{")]
+    assert any('status="404"' in line for line in counted), lines
+
+
+def test_the_server_refuses_a_database_of_another_version(site: Site) -> None:
+    with psycopg.connect(site.database.replace("+psycopg", ""), autocommit=True) as database:
+        ((revision,),) = database.execute("select version_num from alembic_version").fetchall()
+        database.execute("update alembic_version set version_num = '451aebb31d03'")
+        try:
+            refused = site.start("Deployment/mlflow", port=free_port())
+            output = refused.communicate(timeout=START_S)[0]
+        finally:
+            database.execute("update alembic_version set version_num = %s", (revision,))
+    assert refused.returncode != 0
+    assert "out-of-date database schema" in output

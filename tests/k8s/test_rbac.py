@@ -1,0 +1,54 @@
+"""Who may do what: the rights of each service account, and that nobody has more."""
+
+import pytest
+
+from tests.k8s.conftest import OVERLAYS
+from tests.k8s.rbac import granted
+from tests.support.kubectl import Manifest
+
+Overlays = dict[str, list[Manifest]]
+
+
+def rights(group: str, resource: str, verbs: str) -> set[tuple[str, str, str]]:
+    return {(verb, group, resource) for verb in verbs.split()}
+
+
+EXPECTED = {
+    "proxykd-submitter": rights("batch", "jobs", "create get list delete")
+    | rights("batch", "cronjobs", "create get list patch delete")
+    | rights("", "secrets", "create patch delete")
+    | rights("", "pods", "get list")
+    | rights("", "pods/log", "get"),
+    "proxykd-orchestrator": rights("batch", "jobs", "create get list patch delete")
+    | rights("", "pods", "get list")
+    | rights("", "secrets", "delete"),
+    "proxykd-trainer": rights("trainer.kubeflow.org", "trainjobs", "create get list watch patch delete")
+    | rights("", "pods", "get list")
+    | rights("", "pods/log", "get"),
+    "proxykd-step": set(),
+    "proxykd-mlflow": set(),
+    "proxykd-store": set(),
+}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_each_account_has_its_rights_and_no_others(overlays: Overlays, overlay: str) -> None:
+    accounts = {found["metadata"]["name"] for found in overlays[overlay] if found["kind"] == "ServiceAccount"}
+    assert {name: granted(overlays[overlay], name) for name in accounts} == EXPECTED
+
+
+def test_rights_that_are_limited_to_names_say_so() -> None:
+    objects = [
+        {
+            "kind": "Role",
+            "metadata": {"name": "r"},
+            "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"], "resourceNames": ["a", "b"]}],
+        },
+        {
+            "kind": "RoleBinding",
+            "roleRef": {"kind": "Role", "name": "r"},
+            "subjects": [{"kind": "ServiceAccount", "name": "s"}, {"kind": "User", "name": "u"}],
+        },
+    ]
+    assert granted(objects, "s") == {("get", "", "secrets:a"), ("get", "", "secrets:b")}
+    assert granted(objects, "u") == set()

@@ -1,0 +1,125 @@
+"""Placements as ZenML's settings: the Jobs that ZenML makes of them are strictly valid and pass the policy."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes.client import ApiClient
+from zenml.integrations.kubernetes.flavors import KubernetesOrchestratorSettings
+from zenml.integrations.kubernetes.manifest_utils import (
+    build_job_manifest,
+    build_pod_manifest,
+    pod_template_manifest_from_pod,
+)
+
+from pipelines.placement import checked, failure_policy, run_options
+from proxykd.config.launcher import LAUNCHER_VARIABLE, LauncherSpec
+from proxykd.config.placement import PlacementSpec, load_placement
+from proxykd.config.stack import ClusterStackSpec, load_stack
+from proxykd.config.steps import STEPS
+from proxykd.exceptions import ConfigError
+from tests.k8s.defaults import without_nulls
+from tests.k8s.jobs import verdict
+from tests.k8s.policy import check
+from tests.k8s.schemas import faults
+from tests.support.kubectl import render
+from tests.support.program import CHECKOUT
+
+pytestmark = pytest.mark.integration
+
+PLACEMENTS = sorted((CHECKOUT / "k8s" / "placements").glob("*.yaml"))
+
+
+def stack() -> ClusterStackSpec:
+    found = load_stack("kubernetes")
+    assert isinstance(found, ClusterStackSpec)
+    return found
+
+
+def job(name: str, settings: Any, pod_settings: Any, retries: int) -> dict[str, Any]:
+    """The Job that ZenML would make, as the API server stores it."""
+    pod = build_pod_manifest(
+        pod_name=None,
+        image_name=stack().image,
+        command=["python"],
+        args=[],
+        privileged=False,
+        pod_settings=pod_settings,
+        service_account_name=settings.step_pod_service_account_name or settings.service_account_name,
+        labels=(labels := {"project_id": "1"}),  # ZenML adds to these in place
+        termination_grace_period_seconds=settings.pod_stop_grace_period,
+    )
+    made = build_job_manifest(
+        job_name=name.replace("_", "-"),
+        pod_template=pod_template_manifest_from_pod(pod),
+        backoff_limit=retries,
+        labels=labels,
+        pod_failure_policy=settings.pod_failure_policy,
+    )
+    plain: dict[str, Any] = without_nulls(ApiClient().sanitize_for_serialization(made))
+    plain["metadata"]["namespace"] = "proxykd"
+    return {"apiVersion": "batch/v1", "kind": "Job", **plain}
+
+
+def jobs(placement: PlacementSpec) -> list[dict[str, Any]]:
+    options = run_options(stack(), placement)
+    run = options["settings"]["orchestrator"]
+    found = [job("orchestrator", run.model_copy(update={"step_pod_service_account_name": None}),
+                 run.orchestrator_pod_settings, 3)]  # fmt: skip
+    for name, own in options["step_configurations"].items():
+        settings = own["settings"]["orchestrator"]
+        found.append(job(name, settings, settings.pod_settings, own["retry"].max_retries))
+    return found
+
+
+@pytest.mark.parametrize("path", PLACEMENTS, ids=lambda path: path.stem)
+def test_every_pod_is_strictly_valid_and_passes_the_policy(path: Path) -> None:
+    overlay = render(CHECKOUT / "k8s" / "overlays" / "production")
+
+    made = jobs(load_placement(path))
+
+    assert len(made) == len(STEPS) + 1
+    assert not [told for found in made for told in faults(found)]
+    assert check([*overlay, *made]) == check(overlay)
+
+
+def test_gpus_queue_and_launcher_are_where_kubernetes_looks_for_them() -> None:
+    made = {found["metadata"]["name"]: found for found in jobs(load_placement(CHECKOUT / "k8s/placements/gpu.yaml"))}
+
+    align, distill = made["align-proxy"], made["distill-student-sft"]
+    pod = align["spec"]["template"]["spec"]
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    for labels in (align["metadata"]["labels"], align["spec"]["template"]["metadata"]["labels"]):
+        assert labels["kueue.x-k8s.io/queue-name"] == "proxykd-gpu"
+    assert "nodeSelector" not in pod
+    own = distill["spec"]["template"]["spec"]
+    assert (own["serviceAccountName"], own["automountServiceAccountToken"]) == ("proxykd-trainer", True)
+    (told,) = [one["value"] for one in own["containers"][0]["env"] if one["name"] == LAUNCHER_VARIABLE]
+    launcher = LauncherSpec.model_validate_json(told)
+    assert (launcher.kind, launcher.nodes, launcher.gpus, launcher.queue) == ("trainjob", 2, 8, "proxykd-gpu")
+    orchestrator = made["orchestrator"]
+    assert "kueue.x-k8s.io/queue-name" not in orchestrator["metadata"]["labels"]
+
+
+@pytest.mark.parametrize(
+    ("retries", "code", "is_lost", "action"),
+    [
+        (0, 137, True, "Ignore"),
+        (0, 143, True, "Ignore"),
+        (0, 1, False, "FailJob"),
+        (0, 137, False, "FailJob"),
+        (2, 1, True, "Ignore"),
+        (2, 1, False, "FailJob"),
+        (2, 137, False, "Count"),
+    ],
+)
+def test_what_the_end_of_a_pod_means(retries: int, code: int, is_lost: bool, action: str) -> None:
+    ended = {"name": "main", "state": {"terminated": {"exitCode": code}}}
+    lost = [{"type": "DisruptionTarget", "status": "True"}] if is_lost else []
+
+    assert verdict(failure_policy(retries), {"status": {"containerStatuses": [ended], "conditions": lost}}) == action
+
+
+def test_a_setting_that_zenml_does_not_know_is_told() -> None:
+    with pytest.raises(ConfigError, match="pod_setings"):
+        checked({"pod_setings": {}}, KubernetesOrchestratorSettings)
