@@ -10,8 +10,9 @@ from cluster.api import ClusterApi
 from cluster.kinds import PODS
 from proxykd.exceptions import ClusterError
 
+# ZenML shows names in quotes, or in another colour instead.
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_FAILED = re.compile(r"Job for step `(?P<step>[^`]+)` failed: (?P<why>.+)")
+_FAILED = re.compile(r"Job for step `?(?P<step>[^`\s]+)`? failed: (?P<why>.+)")
 _MOST_LINES = 2_000
 
 

@@ -107,7 +107,7 @@ def cluster_options(stack: ClusterStackSpec, shards: Mapping[str, int] | None = 
         ConfigError: if the placement cannot be used, or the stack is Kubeflow's.
     """
     if not isinstance(stack, KubernetesStackSpec):
-        raise ConfigError(f"expected a stack of kind kubernetes, got {stack.name} of kind {stack.kind}; docs/stacks.md")
+        raise ConfigError(f"expected a stack of kind kubernetes, got {stack.name} of another kind; see docs/stacks.md")
     options = run_options(stack, load_placement(stack.placement), step_names(shards or {}))
     settings = options["settings"]
     orchestrator = settings["orchestrator"].model_copy(update={"synchronous": False})
