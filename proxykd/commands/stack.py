@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from proxykd.commands.tables import show_table
 from proxykd.exceptions import ConfigError
 
 StackArgument = Annotated[
@@ -84,9 +85,8 @@ def build(load: Callable[[str], Any]) -> typer.Typer:
     return app
 
 
-def show_findings(findings: Iterable[Any]) -> int:
-    """Print a doctor's findings as a table; how many of them are missing."""
-    from rich.console import Console
+def show_findings(findings: Iterable[Any], *, is_markdown: bool = False) -> int:
+    """Print a doctor's findings as a table, of the terminal or of Markdown; how many of them are missing."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -96,7 +96,7 @@ def show_findings(findings: Iterable[Any]) -> int:
     for finding in findings:
         missing += finding.state == "missing"
         table.add_row(_MARKS[finding.state], *map(escape, (finding.what, finding.found, finding.remedy)))
-    Console(highlight=False).print(table)
+    show_table(table, is_markdown=is_markdown)
     return missing
 
 

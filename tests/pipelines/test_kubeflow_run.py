@@ -25,7 +25,7 @@ PLACEMENT = {
         "distill_student": {"role": "train"},
     },
 }
-LIMIT_S = 400
+LIMIT_S = 900
 
 
 def test_a_run_ends_in_a_student_and_no_credential_is_sent(tmp_path: Path) -> None:
@@ -59,6 +59,7 @@ def test_a_run_ends_in_a_student_and_no_credential_is_sent(tmp_path: Path) -> No
         (run,) = double.runs.values()
         bodies = "".join(double.bodies)
 
+    assert not double.refusals
     assert run.state == "SUCCEEDED"
     assert set(outcome["report"]["arms"]) >= {"none", "sft", "proxy_kd"}
     assert set(outcome["statuses"].values()) == {"completed"}

@@ -129,9 +129,7 @@ def storage() -> Iterator[str]:
         address = f"http://{host}:{port}"
         keys = {"aws_access_key_id": "loopback", "aws_secret_access_key": "loopback", "region_name": "eu-central-1"}
         place = {"LocationConstraint": "eu-central-1"}
-        boto3.client("s3", endpoint_url=address, **keys).create_bucket(
-            Bucket=BUCKET, CreateBucketConfiguration=place
-        )
+        boto3.client("s3", endpoint_url=address, **keys).create_bucket(Bucket=BUCKET, CreateBucketConfiguration=place)
         yield address
     finally:
         server.stop()
