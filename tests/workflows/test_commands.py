@@ -73,10 +73,24 @@ class Checkout:
                 continue
             own = {**told.get("env", {}), **job.get("env", {}), **step.get("env", {})}
             variables = {name: _filled(value, context) for name, value in own.items()}
-            yield self._line(line, variables)
+            yield self.line(line, variables)
 
-    def _line(self, line: str, variables: Mapping[str, str]) -> Done:
-        state = Workspace(self.folder / "state").environment()
+    def register_again(self) -> None:
+        """A second version of the student, with the files of the first."""
+        code = (
+            "import sys; from mlflow import MlflowClient; client, name = MlflowClient(), sys.argv[1]; "
+            "client.create_model_version(name, client.get_model_version(name, '1').source)"
+        )
+        environment = {**os.environ, **self.workspace.environment()}
+        subprocess.run([sys.executable, "-c", code, MODEL], env=environment, check=True, timeout=LIMIT_S)
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.folder / "state")
+
+    def line(self, line: str, variables: Mapping[str, str]) -> Done:
+        """One line of shell."""
+        state = self.workspace.environment()
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -141,18 +155,19 @@ def test_a_distillation_ends_with_its_report_and_its_student_is_promoted_and_rol
     assert not [done for done in lines if done.status]
     assert "Proxy-KD" in checkout.summary.partition("nothing spent")[2]
 
-    registry = {"model": MODEL, "reason": f"looks good {HOSTILE}"}
-    promoted = list(checkout.run("promote", inputs={**registry, "version": "1", "expect_champion": "1"}, secrets={}))
+    reason = {"model": MODEL, "reason": f"looks good {HOSTILE}"}
+    promoted = list(checkout.run("promote", inputs={**reason, "version": "1", "expect_champion": "none"}, secrets={}))
     assert not [done for done in promoted if done.status]
-    assert f"version 1 of {MODEL} is the champion already" in checkout.summary
-    refused = list(
-        checkout.run("promote", only="promote", inputs={**registry, "version": "7", "expect_champion": "1"}, secrets={})
-    )
-    assert [done.status for done in refused] == [2]
+    assert f"champion of {MODEL}: version 1, before it nobody" in checkout.summary
+    checkout.register_again()
+    for version, expected, status in (("7", "1", 2), ("2", "7", 2), ("2", "1", 0)):
+        inputs = {**reason, "version": version, "expect_champion": expected}
+        (done,) = checkout.run("promote", only="proxykd promote", inputs=inputs, secrets={})
+        assert done.status == status, done
 
-    back = list(checkout.run("rollback", only="rollback", inputs={**registry, "expect_champion": "1"}, secrets={}))
-    assert [done.status for done in back] == [2]
-    assert "before" in back[0].output
+    back = list(checkout.run("rollback", inputs={**reason, "expect_champion": "2"}, secrets={}))
+    assert not [done for done in back if done.status]
+    assert f"champion of {MODEL}: version 1, before it version 2" in checkout.summary
     assert not (checkout.folder / "pwned").exists()
 
 
@@ -166,10 +181,10 @@ def test_what_a_user_types_is_no_shell_and_no_option(name: str, checkout: Checko
 
 def test_a_release_builds_the_wheel_and_the_image(checkout: Checkout) -> None:
     wheel, image = (line for _, line in shell_lines(load((CHECKOUT / ".github/workflows/release.yml").read_text())))
-    assert checkout._line(wheel, {}).status == 0
+    assert checkout.line(wheel, {}).status == 0
     names = {file.suffix for file in (checkout.folder / "dist").iterdir()}
     assert names >= {".whl", ".gz"}
     # The image takes minutes: `make test-containers` builds it.
-    planned = checkout._line(image.replace("make", "make --dry-run"), {})
+    planned = checkout.line(image.replace("make", "make --dry-run"), {})
     assert planned.status == 0
     assert "k8s/image/build" in planned.output
