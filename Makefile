@@ -8,18 +8,20 @@ export OMP_NUM_THREADS ?= 2
 
 # uv does not read pip's configuration: it is told of pip's indexes and folder of wheels, where pip has any. Addresses
 # may hold a key, so they stay in variables of the shell, which are not printed. What is set for uv already wins.
-define UV
-of_pip() { $(BIN)/python -m pip config get "$$1" 2>/dev/null || true; }; \
+PIP_PYTHON = $(BIN)/python
+define REGISTRIES
+of_pip() { $(PIP_PYTHON) -m pip config get "$$1" 2>/dev/null || true; }; \
 export UV_FIND_LINKS="$${UV_FIND_LINKS-$$(of_pip global.find-links)}"; \
 index="$${PIP_INDEX_URL-$$(of_pip global.index-url)}"; \
 more="$${PIP_EXTRA_INDEX_URL-$$(of_pip global.extra-index-url)}"; \
 more=$$(for address in $$more; do case "$$address" in http://*|https://*) echo "$$address";; esac; done); \
 if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX-$$index}"; fi; \
-if [ -n "$$more" ]; then export UV_INDEX="$${UV_INDEX-$$(echo $$more)}"; fi; \
-$(BIN)/uv
+if [ -n "$$more" ]; then export UV_INDEX="$${UV_INDEX-$$(echo $$more)}"; fi
 endef
+UV = $(REGISTRIES); $(BIN)/uv
 
-.PHONY: quickstart test test-default test-integration test-browser lint install check-python lock dist kubeconfig clean
+.PHONY: quickstart test test-default test-integration test-browser test-containers image lint install check-python lock \
+  dist kubeconfig clean
 
 quickstart: $(STAMP) ## distil the embedded teacher: the whole job on one machine
 	$(BIN)/proxykd run configs/quickstart.yaml
@@ -41,6 +43,17 @@ test-integration: $(STAMP)
 test-browser: $(STAMP) ## the report in the Chromium or Chrome of this machine: not among what CI runs
 	@$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[browser]'
 	$(BIN)/pytest -m browser
+
+image: PIP_PYTHON = $(PYTHON)
+image: ## the application's image, by podman or docker: see docs/image.md
+	@$(REGISTRIES); export PIP_CERT="$${PIP_CERT-$$(of_pip global.cert)}"; \
+	if [ -n "$$index" ]; then export PIP_INDEX_URL="$$index"; fi; \
+	if [ -n "$$more" ]; then export PIP_EXTRA_INDEX_URL="$$more"; fi; \
+	if [ -d "$$UV_FIND_LINKS" ]; then export WHEELS="$${WHEELS-$$UV_FIND_LINKS}"; fi; \
+	k8s/image/build
+
+test-containers: $(STAMP) ## the image built and run as a pod runs it: not among what CI runs
+	$(BIN)/pytest -m containers
 
 install: $(STAMP)
 

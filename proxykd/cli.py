@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import shlex
+import signal
 import sys
 import time
 from importlib.metadata import version
@@ -243,6 +244,8 @@ add_lineage_commands(app, _with_tracking)
 
 def main() -> None:
     """Entry point: errors raised on purpose become one message and their exit status."""
+    if os.getpid() == 1:  # of a container: what it does not handle itself, nobody handles
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status = app(prog_name="proxykd", standalone_mode=False)
         if status == _INTERRUPTED:  # typer turns Ctrl-C into this status
