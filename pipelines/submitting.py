@@ -149,9 +149,9 @@ def follow(
             if follower.look():
                 return
             heard = clock()
-        except ClusterError:
-            raise
-        except Exception as error:  # whatever ZenML's client raises while its server is away
+        except (OSError, RuntimeError) as error:  # what ZenML's client raises while its server is away
+            if isinstance(error, ClusterError):
+                raise
             if clock() - heard > AWAY_S:
                 raise ClusterError(
                     f"ZenML's server has not answered for {AWAY_S:.0f} s ({error}); the run {run.name} goes on without "

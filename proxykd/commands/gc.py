@@ -55,11 +55,15 @@ def add_run_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
         if isinstance(specification, KubernetesStackSpec):
             api = load("cluster.api").ClusterApi.connect(specification.context, namespace=specification.namespace)
             ages = garbage.Ages(datetime.now(UTC), timedelta(minutes=grace_min), timedelta(hours=keep_h))
-            done += _clear(garbage.find_waste(api, specification.name, ages), yes=yes)
+            done += _clear(garbage.find_waste(api, specification.name, ages, tell=_tell), yes=yes)
         if not done:
             typer.echo("nothing to remove")
         elif not yes:
             typer.echo(f"{done} to remove; `--yes` does it")
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _clear(found: Iterable[Any], *, yes: bool) -> int:
@@ -78,6 +82,7 @@ def _show_runs(found: Iterable[Any]) -> None:
     from rich.table import Table
 
     table = Table("run", "stack", "state", "submitted (UTC)", "took")
+    table.columns[0].overflow = "fold"
     for run in found:
         took = "" if run.ended is None else str(run.ended - run.created).split(".")[0]
         table.add_row(run.name, run.stack, run.status, f"{run.created:%Y-%m-%d %H:%M:%S}", took)

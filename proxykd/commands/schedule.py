@@ -29,7 +29,12 @@ def build(load: Callable[[str], Any]) -> typer.Typer:
         load: Name of a module of the application -> the module, in an environment where ZenML answers.
     """
     app = typer.Typer(help="Runs that a cluster starts again and again.", no_args_is_help=True)
+    _add_apply(app, load)
+    _add_others(app, load)
+    return app
 
+
+def _add_apply(app: typer.Typer, load: Callable[[str], Any]) -> None:
     @app.command()
     def apply(
         file: Annotated[Path, typer.Argument(metavar="FILE", help="A schedule, or a run specification with --cron.")],
@@ -48,6 +53,8 @@ def build(load: Callable[[str], Any]) -> typer.Typer:
         }  # fmt: skip
         _apply(_wanted(file, stack, name, {key: value for key, value in times.items() if value is not None}), load)
 
+
+def _add_others(app: typer.Typer, load: Callable[[str], Any]) -> None:
     @app.command("list")
     def list_schedules(stack: RequiredStack) -> None:
         """List a stack's schedules."""
@@ -55,7 +62,8 @@ def build(load: Callable[[str], Any]) -> typer.Typer:
         from rich.table import Table
 
         table = Table("schedule", "when", "time zone", "if one is under way", "state", "last started")
-        for one in load("cluster.schedules").listed(_api(stack, load)):
+        api = _api(stack, load)
+        for one in load("cluster.schedules").listed(api):
             state = "paused" if one.is_suspended else (f"{one.active} running" if one.active else "waiting")
             table.add_row(one.name, one.cron, one.time_zone, one.concurrency, state, one.last or "never")
         Console(highlight=False).print(table)
@@ -63,13 +71,15 @@ def build(load: Callable[[str], Any]) -> typer.Typer:
     @app.command()
     def pause(name: NameArgument, stack: RequiredStack) -> None:
         """Start no more runs until `resume`; one that is under way goes on."""
-        done = load("pipelines.scheduling").suspend(name, _api(stack, load), is_suspended=True)
+        api = _api(stack, load)
+        done = load("pipelines.scheduling").suspend(name, api, is_suspended=True)
         typer.echo(f"{name}: paused" if done else f"{name}: paused already")
 
     @app.command()
     def resume(name: NameArgument, stack: RequiredStack) -> None:
         """Start runs again at their times."""
-        done = load("pipelines.scheduling").suspend(name, _api(stack, load), is_suspended=False)
+        api = _api(stack, load)
+        done = load("pipelines.scheduling").suspend(name, api, is_suspended=False)
         typer.echo(f"{name}: resumed" if done else f"{name}: was not paused")
 
     @app.command()
@@ -79,11 +89,10 @@ def build(load: Callable[[str], Any]) -> typer.Typer:
         yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
     ) -> None:
         """Remove a schedule; a run of it that is under way goes on."""
+        api = _api(stack, load)
         confirm(f"Remove the schedule {name}?", yes=yes)
-        done = load("pipelines.scheduling").delete(name, _api(stack, load))
+        done = load("pipelines.scheduling").delete(name, api)
         typer.echo(f"{name}: removed" if done else f"{name}: gone already")
-
-    return app
 
 
 def _wanted(file: Path, stack: str | None, name: str | None, times: dict[str, Any]) -> "ScheduleFileSpec":
@@ -116,7 +125,7 @@ def _cluster(stack: str) -> Any:
         instead = (
             "let cron start `proxykd run` there"
             if found.kind == "local"
-            else "make a recurring run in Kubeflow's pages"
+            else "make a recurring run on the pages of Kubeflow Pipelines"
         )
         raise ConfigError(
             f"expected a stack that has a scheduler, kind kubernetes; got {found.name} of kind {found.kind}: {instead}"

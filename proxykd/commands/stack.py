@@ -25,7 +25,12 @@ def build(load: Callable[[str], Any]) -> typer.Typer:
         load: Name of a module of the application -> the module, in an environment where ZenML answers.
     """
     app = typer.Typer(help="Where runs take place: stacks as code.", no_args_is_help=True)
+    _add_file_commands(app, load)
+    _add_name_commands(app, load)
+    return app
 
+
+def _add_file_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
     @app.command()
     def apply(stack: StackArgument, yes: YesOption = False) -> None:
         """Show what differs between a stack's file and ZenML, and make ZenML hold what the file says."""
@@ -41,6 +46,19 @@ def build(load: Callable[[str], Any]) -> typer.Typer:
         stacks.apply(specification)
         typer.echo(f"{specification.name}: {len(changes)} changes applied")
 
+    @app.command()
+    def doctor(stack: StackArgument) -> None:
+        """Say what is there and what is missing for a stack, before anything is submitted. Status 2 = something is."""
+        from proxykd.config.stack import load_stack
+
+        specification = load_stack(stack)
+        if missing := show_findings(load("cluster.doctor").examine(specification)):
+            raise ConfigError(
+                f"the stack {specification.name} lacks {missing} of what a run needs: see the last column"
+            )
+
+
+def _add_name_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
     @app.command("list")
     def list_stacks() -> None:
         """List the stacks that ZenML holds."""
@@ -71,31 +89,21 @@ def build(load: Callable[[str], Any]) -> typer.Typer:
         stacks.delete(name)
         typer.echo(f"{name}: removed")
 
-    @app.command()
-    def doctor(stack: StackArgument) -> None:
-        """Say what is there and what is missing for a stack, before anything is submitted. Status 2 = something is."""
-        from proxykd.config.stack import load_stack
-
-        specification = load_stack(stack)
-        if missing := show_findings(load("cluster.doctor").examine(specification)):
-            raise ConfigError(
-                f"the stack {specification.name} lacks {missing} of what a run needs: see the last column"
-            )
-
-    return app
-
 
 def show_findings(findings: Iterable[Any], *, is_markdown: bool = False) -> int:
     """Print a doctor's findings as a table, of the terminal or of Markdown; how many of them are missing."""
     from rich.markup import escape
     from rich.table import Table
 
-    table, missing = Table(show_lines=True), 0
-    for name in ("", "what", "found", "to do"):
+    table, missing = Table(), 0
+    for name in ("", "what", "found, and what to do"):
         table.add_column(name, overflow="fold")
     for finding in findings:
         missing += finding.state == "missing"
-        table.add_row(_MARKS[finding.state], *map(escape, (finding.what, finding.found, finding.remedy)))
+        told = ("<br>" if is_markdown else "\n").join(
+            filter(None, (finding.found, finding.remedy and f"-> {finding.remedy}"))
+        )
+        table.add_row(_MARKS[finding.state], escape(finding.what), escape(told))
     show_table(table, is_markdown=is_markdown)
     return missing
 

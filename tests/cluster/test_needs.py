@@ -1,0 +1,56 @@
+"""What the shipped placements make a stack need, by hand."""
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.capacity import GPU
+from cluster.needs import Needs, needs_of
+from proxykd.config.stack import STACKS, KubernetesStackSpec
+from proxykd.exceptions import ConfigError
+
+
+def needs(placement: Path, **changes: Any) -> Needs:
+    values = {
+        "kind": "kubernetes", "name": "x", "image": f"i@sha256:{'0' * 64}", "container_registry": "i",
+        "artifact_store": {"kind": "s3", "path": "s3://bucket", "secret": "proxykd-s3"}, "placement": str(placement),
+    }  # fmt: skip
+    return needs_of(KubernetesStackSpec.model_validate({**values, **changes}))
+
+
+def test_a_placement_with_queues_and_a_train_job() -> None:
+    found = needs(STACKS.parent / "placements" / "gpu.yaml", secrets={"proxykd-teacher": ["OPENAI_API_KEY"]})
+    (train,) = (one for one in found.demands if one.step.startswith("the TrainJob of distill_student"))
+    assert train.step == "the TrainJob of distill_student_sft and 1 more"
+    assert (train.pool, train.queue, train.num_pods, train.resources[GPU]) == ("gpu", "proxykd-gpu", 2, 8)
+    assert train.total == {"cpu": 192, "memory": Decimal(2000) * 2**30, GPU: 16}
+    assert found.secrets == {
+        "proxykd-teacher": ("OPENAI_API_KEY",), "proxykd-s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    }  # fmt: skip
+    assert found.accounts == ("proxykd-orchestrator", "proxykd-step", "proxykd-trainer")
+    assert found.volumes == ("proxykd-models", "proxykd-journal")
+    assert found.priorities == ("proxykd-high", "proxykd-normal")
+    assert found.queue_priorities == ("proxykd-normal",)
+    assert found.has_queue
+    assert len(found.runtimes) == 1
+
+
+def test_a_placement_without_queues_or_train_jobs() -> None:
+    found = needs(STACKS.parent / "placements" / "cpu.yaml")
+    assert not found.has_queue
+    assert not found.runtimes
+    assert not found.queue_priorities
+    assert "proxykd-trainer" not in found.accounts
+    (demand,) = found.demands
+    assert demand.step == "query_teacher and 9 more"
+    assert GPU not in demand.resources
+
+
+def test_more_gpus_than_a_node_of_the_pool_has(tmp_path: Path) -> None:
+    placement = {"pools": {"gpu": {"gpu_max": 8}}, "steps": {"default": {"pool": "gpu"}, "align_proxy": {"gpus": 9}}}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(placement), encoding="utf-8")
+    with pytest.raises(ConfigError, match="9 asked for, but a node of pool 'gpu' has 8"):
+        needs(tmp_path / "p.yaml")

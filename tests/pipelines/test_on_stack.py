@@ -1,0 +1,176 @@
+"""The commands of a user with a cluster, as programs, against the double: stack, doctor, run, runs, schedule, gc."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.k8s.kinds import CORE
+from tests.support.command import Ended
+from tests.support.platform import Platform, platform
+from tests.support.program import CHECKOUT, LIMIT_S, SPECIFICATION
+
+pytestmark = pytest.mark.integration
+PLACEMENT = {
+    "pools": {"cpu": {"node_selectors": {}}},
+    "steps": {"default": {"pool": "cpu", "cpu": "1", "memory": "1Gi"}, "query_teacher": {"role": "teacher-query"}},
+}
+PRIORITIES = ("proxykd-high", "proxykd-normal")
+
+
+def plain(api_version: str, kind: str, name: str, **parts: Any) -> dict[str, Any]:
+    metadata = {"name": name, **parts.pop("metadata", {})}
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **parts}
+
+
+class User:
+    """Somebody at a machine, with the tiny specification and a stack's file.
+
+    Attributes:
+        there: What runs.
+        home: The user's folder.
+        stack: Path of the stack's file.
+        specification: Path of the run's file.
+    """
+
+    def __init__(self, there: Platform, home: Path) -> None:
+        self.there, self.home = there, home
+        self.stack = str(there.stack(self.placed("placement", PLACEMENT)))
+        self.specification = str(self.write("tiny.yaml", SPECIFICATION))
+
+    def write(self, name: str, content: Any) -> Path:
+        path = self.home / name
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        return path
+
+    def placed(self, name: str, content: Any) -> Path:
+        return self.write(f"{name}.yaml", content)
+
+    def stack_with(self, placement: dict[str, Any], **changes: Any) -> str:
+        """Another stack file on the same platform, under the same name in ZenML."""
+        return str(self.there.stack(self.placed("other", {**PLACEMENT, **placement}), **changes))
+
+    def types(self, *words: str) -> Ended:
+        """What a command of the command line does."""
+        environment = {**self.there.environment(self.home), "no_proxy": "*", "COLUMNS": "200"}
+        command = [sys.executable, "-m", "proxykd", *words]
+        done = subprocess.run(
+            command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=2 * LIMIT_S
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    def objects(self, kind: str) -> list[dict[str, Any]]:
+        return list(self.there.cluster.api.store.list(CORE[kind], "proxykd"))
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+    """A user of a cluster that has all that a run needs."""
+    folder = tmp_path_factory.mktemp("platform")
+    with platform(folder) as there:
+        endpoints = [{"addresses": ["10.0.0.1"], "conditions": {"ready": True}}]
+        label = {"labels": {"kubernetes.io/service-name": "mlflow"}}
+        there.cluster.api.apply(
+            *(plain("scheduling.k8s.io/v1", "PriorityClass", name, value=1) for name in PRIORITIES),
+            plain("v1", "Service", "mlflow", spec={"ports": [{"port": 5000}]}),
+            plain("discovery.k8s.io/v1", "EndpointSlice", "mlflow-1", metadata=label, addressType="IPv4",
+                  endpoints=endpoints),
+            namespace="proxykd",
+        )  # fmt: skip
+        (folder / "home").mkdir()
+        made = User(there, folder / "home")
+        applied = made.types("stack", "apply", made.stack, "--yes")
+        assert applied.status == 0, applied.err
+        assert "+ orchestrator.pass_zenml_token_as_secret: True" in applied.out
+        yield made
+
+
+def test_a_stack_is_applied_once_and_changed_in_place(user: User) -> None:
+    assert user.types("stack", "apply", user.stack).out == "double: nothing to change\n"
+    moved = user.stack_with({}, container_registry="ghcr.io/another")
+    asked = user.types("stack", "apply", moved)
+    assert (asked.status, asked.out) == (2, "  ~ container_registry.uri: ghcr.io/proxykd -> ghcr.io/another\n")
+    assert "--yes" in asked.err
+    back = user.types("stack", "apply", user.stack)
+    assert back.out == "double: nothing to change\n"  # nothing had been changed
+    shown = user.types("stack", "show", "double")
+    assert "s3://proxykd/artifacts" in shown.out
+    assert "loopback" not in shown.out  # neither key
+    assert "double" in user.types("stack", "list").out
+
+
+def test_the_doctor_finds_nothing_missing_and_a_run_is_refused_where_something_is(user: User) -> None:
+    healthy = user.types("stack", "doctor", user.stack)
+    assert healthy.status == 0, healthy.out
+    jobs = len(user.objects("Job"))
+    queue = {"pools": {"cpu": {"queue": "proxykd-gpu", "gpu_max": 8}}}
+    secrets = {"secrets": {"proxykd-teacher": ["OPENAI_API_KEY"]}, "service_accounts": {"step": "nobody"}}
+    cases: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
+        (queue, secrets, ["no such LocalQueue", "it lacks OPENAI_API_KEY", "service account nobody"]),
+        ({}, {"context": "elsewhere"}, ["name elsewhere"]),
+    ]
+    for placement, changes, words in cases:
+        refused = user.types("run", user.specification, "--stack", user.stack_with(placement, **changes))
+        assert refused.status == 2, refused.err
+        assert all(word in refused.err for word in words), refused.err
+        assert "nothing was submitted" in refused.err
+    assert len(user.objects("Job")) == jobs
+
+
+def test_a_schedule_has_one_cron_job_however_often_it_is_applied(user: User) -> None:
+    file = user.write("nightly.yaml", {
+        "name": "nightly", "run": user.specification, "stack": user.stack,
+        "schedule": {"cron": "0 3 * * *", "time_zone": "Europe/Berlin"},
+    })  # fmt: skip
+    assert "nightly: new" in user.types("schedule", "apply", str(file)).out
+    (first,) = user.objects("CronJob")
+    assert (first["metadata"]["name"], first["spec"]["timeZone"]) == ("proxykd-nightly", "Europe/Berlin")
+    assert user.types("schedule", "apply", str(file)).out == "nightly: nothing to change\n"
+    changed = user.types("schedule", "apply", str(file), "--cron", "@daily", "--suspend")
+    assert changed.out == "nightly: schedule: 0 3 * * * -> @daily\nnightly: suspend: False -> True\n"
+    again = user.write("tiny-again.yaml", {**SPECIFICATION, "student": {**SPECIFICATION["student"], "steps": 11}})
+    words = ["schedule", "apply", str(again), "--stack", user.stack, "--name", "nightly", "--cron", "@daily"]
+    assert "nightly: what is run" in user.types(*words).out
+    (second,) = user.objects("CronJob")
+    assert second["metadata"]["uid"] == first["metadata"]["uid"]
+    assert json.dumps(second["spec"]["jobTemplate"]) != json.dumps(first["spec"]["jobTemplate"])
+    assert user.types("schedule", "pause", "nightly", "--stack", user.stack).out == "nightly: paused\n"
+    listed = user.types("schedule", "list", "--stack", user.stack).out
+    assert all(word in listed for word in ("nightly", "@daily", "Etc/UTC", "Forbid", "paused"))
+    assert user.types("schedule", "delete", "nightly", "--stack", user.stack, "--yes").status == 0
+    assert not user.objects("CronJob")
+
+
+def test_a_run_that_lost_its_jobs_is_closed_and_what_it_left_is_removed(user: User) -> None:
+    detached = user.types("run", user.specification, "--stack", user.stack, "--detach")
+    assert detached.status == 0, detached.err
+    name = detached.out.strip()
+    assert name in user.types("runs").out
+    for job in user.objects("Job"):
+        user.there.cluster.api.store.delete(CORE["Job"], "proxykd", job["metadata"]["name"])
+    options = ["gc", "--stack", user.stack, "--grace-min", "0", "--keep-h", "0"]
+    planned = user.types(*options)
+    assert f"would close Run {name}: its Jobs are gone from the cluster" in planned.out
+    assert "would remove Secret zenml-token-" in planned.out
+    assert "`--yes` does it" in planned.out
+    assert "running" in user.types("runs", name).out or "provisioning" in user.types("runs", name).out
+    done = user.types(*options, "--yes")
+    assert f"closed Run {name}" in done.out
+    shown = user.types("runs", name).out
+    assert f"{name} on double: failed" in shown
+    assert "its Jobs are gone from the cluster" in shown
+    assert not [one for one in user.objects("Secret") if one["metadata"]["name"].startswith("zenml-token-")]
+    assert user.types(*options, "--yes").out == "nothing to remove\n"
+
+
+def test_a_run_is_followed_to_its_report(user: User) -> None:
+    finished = user.types("run", user.specification, "--stack", user.stack)
+    assert finished.status == 0, finished.err
+    assert "query_teacher: running" in finished.err
+    assert "promote_model: completed" in finished.err
+    assert "alias challenger" in finished.out or "alias champion" in finished.out
