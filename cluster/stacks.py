@@ -95,7 +95,9 @@ def _orchestrator(stack: StackSpec) -> tuple[str, dict[str, Any]]:
     if not isinstance(stack, ClusterStackSpec):
         return "local", {}
     if isinstance(stack, KubeflowStackSpec):
-        place = {"kubeflow_namespace": stack.pipelines_namespace, "kubernetes_context": stack.context}
+        # ZenML would take the context before the address.
+        context = stack.context if stack.hostname is None else None
+        place = {"kubeflow_namespace": stack.pipelines_namespace, "kubernetes_context": context}
         return FLAVOR, _told({**place, "kubeflow_hostname": stack.hostname, "synchronous": False})
     return PATIENT, _told(
         {

@@ -18,7 +18,7 @@ from pipelines.running import CHECKOUT, arguments, can_be_divided, configure
 from proxykd.config import RunSpec
 from proxykd.config.placement import load_placement
 from proxykd.config.shielding import shielded
-from proxykd.config.stack import ClusterStackSpec, KubernetesStackSpec
+from proxykd.config.stack import ClusterStackSpec
 from proxykd.config.steps import step_names
 from proxykd.exceptions import ClusterError, ConfigError
 
@@ -104,10 +104,8 @@ def cluster_options(stack: ClusterStackSpec, shards: Mapping[str, int] | None = 
         shards: Step -> in how many parts its prompts are worked on; those left out are one.
 
     Raises:
-        ConfigError: if the placement cannot be used, or the stack is Kubeflow's.
+        ConfigError: if the placement cannot be used, or asks for what the stack's kind cannot give.
     """
-    if not isinstance(stack, KubernetesStackSpec):
-        raise ConfigError(f"expected a stack of kind kubernetes, got {stack.name} of another kind; see docs/stacks.md")
     options = run_options(stack, load_placement(stack.placement), step_names(shards or {}))
     settings = options["settings"]
     orchestrator = settings["orchestrator"].model_copy(update={"synchronous": False})
@@ -149,7 +147,7 @@ def relocated(run: RunSpec, stack: ClusterStackSpec) -> dict[str, Any]:
 def follow(
     run: Submitted,
     stack: ClusterStackSpec,
-    api: ClusterApi,
+    api: ClusterApi | None,
     *,
     tell: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
@@ -160,7 +158,7 @@ def follow(
     Args:
         run: The run.
         stack: Its stack, which says how long a step may wait for its pod.
-        api: The cluster.
+        api: The cluster; None = others start the pods, and ZenML's records alone say how it goes.
         tell: Takes one line.
         clock: Seconds that never go back.
         sleep: Waits.
@@ -188,7 +186,9 @@ def follow(
 class _Follower:
     """What was told so far."""
 
-    def __init__(self, run: Submitted, stack: ClusterStackSpec, api: ClusterApi, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, run: Submitted, stack: ClusterStackSpec, api: ClusterApi | None, tell: Callable[[str], None]
+    ) -> None:
         self._run, self._stack, self._api, self._tell = run, stack, api, tell
         self._told: dict[str, str] = {}
 
@@ -200,14 +200,17 @@ class _Follower:
             self._say(step, status)
         if is_finished:
             return self._conclude(state)
-        now = datetime.now(UTC)
-        for step, (since, reason) in waiting.waits(self._api, self._run.run_id).items():
+        if self._api is not None:
+            self._look_at_pods(self._api, datetime.now(UTC))
+        return False
+
+    def _look_at_pods(self, api: ClusterApi, now: datetime) -> None:
+        for step, (since, reason) in waiting.waits(api, self._run.run_id).items():
             self._say(step, f"waits {reason}")
             limit = self._stack.start_timeout_s
             if limit is not None and (now - since).total_seconds() > limit:
-                self._give_up(f"{step} has waited for {limit:.0f} s {reason}")
-        self._check_alive(now)
-        return False
+                self._give_up(api, f"{step} has waited for {limit:.0f} s {reason}")
+        self._check_alive(api, now)
 
     def _say(self, step: str, what: str) -> None:
         if self._told.get(step) != what:
@@ -223,20 +226,18 @@ class _Follower:
             f"{self._run.name}` shows its steps, and the same command goes on from what is finished"
         )
 
-    def _check_alive(self, now: datetime) -> None:
+    def _check_alive(self, api: ClusterApi, now: datetime) -> None:
         """A run without Jobs is nobody's; those that ended lately may still be noted down."""
         ages = garbage.Ages(now)
         run = runs.named(self._run.name)
-        if now - run.created > ages.grace and (
-            reason := garbage.why_abandoned(waiting.jobs_of(self._api, run.run_id), ages)
-        ):
+        if now - run.created > ages.grace and (reason := garbage.why_abandoned(waiting.jobs_of(api, run.run_id), ages)):
             runs.close(run.run_id, f"nobody carries it on: {reason}")
             raise ClusterError(f"the run {run.name} was recorded as failed: {reason}; run the same command again")
 
-    def _give_up(self, why: str) -> None:
+    def _give_up(self, api: ClusterApi, why: str) -> None:
         runs.close(self._run.run_id, why)
-        for job in waiting.jobs_of(self._api, self._run.run_id):
-            garbage.remove_job(self._api, job)
+        for job in waiting.jobs_of(api, self._run.run_id):
+            garbage.remove_job(api, job)
         raise ClusterError(
             f"the run {self._run.name} was stopped: {why}; mend that, or raise start_timeout_s of the stack "
             f"{self._stack.name}, and run the same command again: it goes on from what is finished"

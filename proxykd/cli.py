@@ -34,6 +34,7 @@ from proxykd.commands.serve import add_serve_command
 from proxykd.commands.stack import build as stack_commands
 from proxykd.commands.stack import show_findings
 from proxykd.commands.submit import DetachOption, OnStack, ShardsOption, StackOption, read_shards, refuse_missing
+from proxykd.commands.tables import show_table
 from proxykd.exceptions import ArtifactError, ConfigError, ProxykdError
 
 if TYPE_CHECKING:
@@ -100,18 +101,22 @@ def schema(
 
 @app.command()
 def plan(
-    config: ConfigArgument, overrides: SetOption = None, quiet: QuietOption = False, stack: StackOption = None
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    quiet: QuietOption = False,
+    stack: StackOption = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print tables as Markdown, for a page.")] = False,
 ) -> None:
     """Check everything that can be known before spending, and forecast calls, tokens, USD, steps and GB."""
     from proxykd.plan import make_plan, plan_table
 
     specification = _load(config, overrides, quiet)
     if stack is None:
-        _console().print(plan_table(make_plan(specification, workspace=_workspace())))
+        show_table(plan_table(make_plan(specification, workspace=_workspace())), is_markdown=markdown)
         return
     there = OnStack(specification, stack, _workspace(), _with_engines)
-    _console().print(plan_table(there.plan()))
-    show_findings(findings := there.examine())
+    show_table(plan_table(there.plan()), is_markdown=markdown)
+    show_findings(findings := there.examine(), is_markdown=markdown)
     refuse_missing(stack, findings)
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from proxykd.exceptions import BusyError, StorageError
 
+ENGINES = ("ZENML_", "MLFLOW_")
+"""How the names of the engines' variables begin."""
 HOME_VARIABLE = "PROXYKD_HOME"
 
 
@@ -85,7 +87,12 @@ class Workspace:
         }
 
     def set_environment(self) -> None:
-        """Set those variables of ``environment`` that are not set yet; some count only before an engine is imported."""
+        """Set those variables of ``environment`` that are not set yet; some count only before an engine is imported.
+
+        An empty variable counts as not set: CI passes on empty what nobody told it.
+        """
+        for name in [name for name, value in os.environ.items() if not value and name.startswith(ENGINES)]:
+            del os.environ[name]
         for name, value in self.environment().items():
             os.environ.setdefault(name, value)
 

@@ -42,3 +42,19 @@ def test_temporary_folders_leave_nothing(workspace: Workspace) -> None:
     with workspace.temporary_folder("proxy", is_kept=True) as kept:
         pass
     assert kept.is_dir()
+
+
+def test_what_the_user_set_wins_and_what_is_empty_is_not_set(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        os, "environ", {"MLFLOW_TRACKING_URI": "http://mlflow:5000", "ZENML_STORE_URL": "", "EMPTY": ""}
+    )
+    workspace.set_environment()
+    assert os.environ["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+    assert "ZENML_STORE_URL" not in os.environ
+    assert os.environ["EMPTY"] == ""
+
+    monkeypatch.setattr(os, "environ", {"MLFLOW_TRACKING_URI": ""})
+    workspace.set_environment()
+    assert os.environ["MLFLOW_TRACKING_URI"] == workspace.mlflow_uri

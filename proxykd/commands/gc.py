@@ -42,7 +42,7 @@ def add_run_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
         keep_h: Annotated[float, typer.Option(min=0, help="Hours that Jobs are kept after their end.")] = 24.0,
     ) -> None:
         """Close runs whose processes or pods are gone, and remove what they left behind; ours alone."""
-        from proxykd.config.stack import LocalStackSpec, load_stack
+        from proxykd.config.stack import KubernetesStackSpec, load_stack
         from proxykd.workspace import Workspace
 
         specification, garbage = (None if stack is None else load_stack(stack)), load("cluster.garbage")
@@ -52,7 +52,7 @@ def add_run_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
         except BusyError as error:
             typer.echo(f"runs of this machine are not looked at: {error}", err=True)
             done = 0
-        if specification is not None and not isinstance(specification, LocalStackSpec):
+        if isinstance(specification, KubernetesStackSpec):
             api = load("cluster.api").ClusterApi.connect(specification.context, namespace=specification.namespace)
             ages = garbage.Ages(datetime.now(UTC), timedelta(minutes=grace_min), timedelta(hours=keep_h))
             done += _clear(garbage.find_waste(api, specification.name, ages, tell=_tell), yes=yes)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from proxykd.commands.tables import show_table
 from proxykd.exceptions import ConfigError
 
 StackArgument = Annotated[
@@ -89,9 +90,8 @@ def _add_name_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
         typer.echo(f"{name}: removed")
 
 
-def show_findings(findings: Iterable[Any]) -> int:
-    """Print a doctor's findings as a table; how many of them are missing."""
-    from rich.console import Console
+def show_findings(findings: Iterable[Any], *, is_markdown: bool = False) -> int:
+    """Print a doctor's findings as a table, of the terminal or of Markdown; how many of them are missing."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -100,9 +100,11 @@ def show_findings(findings: Iterable[Any]) -> int:
         table.add_column(name, overflow="fold")
     for finding in findings:
         missing += finding.state == "missing"
-        told = "\n".join(filter(None, (finding.found, finding.remedy and f"-> {finding.remedy}")))
+        told = ("<br>" if is_markdown else "\n").join(
+            filter(None, (finding.found, finding.remedy and f"-> {finding.remedy}"))
+        )
         table.add_row(_MARKS[finding.state], escape(finding.what), escape(told))
-    Console(highlight=False).print(table)
+    show_table(table, is_markdown=is_markdown)
     return missing
 
 

@@ -107,7 +107,9 @@ class OnStack:
             typer.echo(run.name)
             return None
         typer.echo(f"submitted {run.name}", err=True)
-        api = self.load("cluster.api").ClusterApi.connect(self.stack.context, namespace=self.stack.namespace)
+        api = None
+        if self.stack.kind == "kubernetes":
+            api = self.load("cluster.api").ClusterApi.connect(self.stack.context, namespace=self.stack.namespace)
         try:
             submitting.follow(run, self.stack, api, tell=lambda line: typer.echo(line, err=True))
         except KeyboardInterrupt:

@@ -43,9 +43,7 @@ def run_worker(part: Callable[[dict[str, Any]], Mapping[str, Any]], path: Path) 
         return _tell(output, error)
     except torch.OutOfMemoryError as error:
         told = f"expected the work to fit into the accelerator's memory, but: {error}"
-        return _tell(
-            output, ModelError(f"{told}; lower batch_size or max_seq_tokens, or take more processes")
-        )
+        return _tell(output, ModelError(f"{told}; lower batch_size or max_seq_tokens, or take more processes"))
     except RuntimeError as error:
         if not is_lost_peer(error):
             raise

@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from tests.k8s.api_server import ApiServer
 from tests.k8s.kinds import CORE
+from tests.k8s.schemas import faults
 
 POD = CORE["Pod"]
 Object = dict[str, Any]
@@ -60,7 +61,7 @@ class Run:
         return {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": name, "labels": metadata.get("labels", {}), "annotations": metadata.get("annotations", {})},
+            "metadata": {"name": name, **metadata},
             "spec": {
                 "restartPolicy": "Never",
                 "nodeSelector": own.get("nodeSelector", {}).get("labels", {}),
@@ -130,6 +131,7 @@ class KubeflowPipelines:
     Attributes:
         runs: Everything that was submitted.
         bodies: The raw requests, in order.
+        refusals: What Kubernetes' schema finds wrong with Pods.
     """
 
     def __init__(self, api: ApiServer, namespace: str) -> None:
@@ -137,6 +139,7 @@ class KubeflowPipelines:
         self.runs: dict[str, Run] = {}
         self.bodies: list[str] = []
         self.experiments: dict[str, Object] = {}
+        self.refusals: list[str] = []
         self.is_stopping = False
 
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: Object) -> Object | None:
@@ -179,6 +182,9 @@ class KubeflowPipelines:
 
     def _start(self, run: Run, name: str) -> None:
         pod = run.pod(name)
+        if wrong := faults(pod):
+            run.state, self.refusals = "FAILED", [*self.refusals, *wrong]
+            return
         self.api.apply(pod, namespace=self.namespace)
         run.pods.setdefault(name, []).append(pod["metadata"]["name"])
 

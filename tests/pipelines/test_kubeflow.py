@@ -15,6 +15,8 @@ from proxykd.config.stack import KubeflowStackSpec, load_stack
 from proxykd.config.steps import STEPS
 from proxykd.exceptions import ConfigError
 from proxykd.workspace import Workspace
+from tests.k8s.kubeflow_pipelines import Run
+from tests.k8s.schemas import faults
 from tests.support.command import Ended
 from tests.support.program import CHECKOUT, PROXYKD
 from tests.support.secrets import KEY, leaks
@@ -110,6 +112,14 @@ def test_a_pod_gets_what_the_placement_says(step: str, golden: Compiled, stack: 
     assert own["PROXYKD_LAUNCHER"] == placement.launcher(step).model_dump_json()
     assert own["MLFLOW_TRACKING_URI"] == str(stack.tracking_uri)
     assert golden.spec["root"]["dag"]["tasks"][step.replace("_", "-")]["retryPolicy"]["maxRetryCount"] == wanted.retries
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_the_pod_is_one_to_kubernetes(step: str, golden: Compiled) -> None:
+    pod = Run("distill", golden.spec, golden.platform).pod(step.replace("_", "-"))
+    assert not faults(pod)
+    environment = {one["name"] for one in pod["spec"]["containers"][0]["env"]}
+    assert {"ZENML_STORE_URL", "ZENML_STORE_API_KEY", "AWS_ACCESS_KEY_ID"} <= environment
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -55,8 +55,10 @@ def test_nothing_waits_inside_zenml(stack: ClusterStackSpec) -> None:
     assert settings["docker"].parent_image == stack.image
 
 
-def test_kubeflow_is_not_submitted_to_this_way() -> None:
+def test_kubeflow_is_told_each_steps_pod() -> None:
     found = load_stack("kubeflow")
     assert isinstance(found, KubeflowStackSpec)
-    with pytest.raises(ConfigError, match="kind kubernetes"):
-        cluster_options(found)
+    options = cluster_options(found)
+    assert options["settings"]["orchestrator"].synchronous is False
+    task = options["step_configurations"]["distill_student_sft"]["settings"]["orchestrator"]["task"]
+    assert (task["gpus"], task["node_selectors"]) == (8, {"proxykd.dev/pool": "h100"})

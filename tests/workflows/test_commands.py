@@ -1,0 +1,190 @@
+"""Every line of shell of the workflows, run for real: what a user typed arrives whole, and as nothing else."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from proxykd.workspace import Workspace
+from tests.support.program import CHECKOUT, PROXYKD, SPECIFICATION
+from tests.workflows.rules import load, shell_lines
+
+pytestmark = pytest.mark.integration
+MODEL = SPECIFICATION["registry"]["model_name"]
+KUBECONFIG = "apiVersion: v1\nkind: Config\n"
+HOSTILE = '"; touch pwned; echo "$(touch pwned)`touch pwned`'
+LIMIT_S = 600
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a line ended."""
+
+    line: str
+    status: int
+    output: str
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """What a job finds after checking out, less what takes minutes to install."""
+
+    folder: Path
+
+    @classmethod
+    def create(cls, folder: Path) -> "Checkout":
+        for name in ("Makefile", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
+            shutil.copy(CHECKOUT / name, folder / name)
+        shutil.copytree(CHECKOUT / "proxykd", folder / "proxykd", ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / ".venv" / "bin").mkdir(parents=True)
+        for program in (PROXYKD, Path(sys.executable), PROXYKD.with_name("uv")):
+            (folder / ".venv" / "bin" / program.name).symlink_to(program)
+        (folder / ".venv" / ".installed").touch()
+        (folder / "tiny.yaml").write_text(yaml.safe_dump(SPECIFICATION), encoding="utf-8")
+        return cls(folder)
+
+    @property
+    def summary(self) -> str:
+        file = self.folder / "summary.md"
+        return file.read_text(encoding="utf-8") if file.exists() else ""
+
+    def run(
+        self, workflow: str, *, only: str = "", inputs: Mapping[str, Any], secrets: Mapping[str, str]
+    ) -> Iterator[Done]:
+        """The lines of a workflow's job, one after the other, as a runner does."""
+        told = load((CHECKOUT / ".github" / "workflows" / f"{workflow}.yml").read_text(encoding="utf-8"))
+        (job,) = told["jobs"].values()
+        context = {
+            "inputs": inputs,
+            "secrets": secrets,
+            "vars": {},
+            "github": {"workspace": str(self.folder), "actor": "ci"},
+        }
+        for step, line in shell_lines(told):
+            if only not in line or not _is_wanted(step.get("if", ""), context):
+                continue
+            own = {**told.get("env", {}), **job.get("env", {}), **step.get("env", {})}
+            variables = {name: _filled(value, context) for name, value in own.items()}
+            yield self.line(line, variables)
+
+    def register_again(self) -> None:
+        """A second version of the student, with the files of the first."""
+        code = (
+            "import sys; from mlflow import MlflowClient; client, name = MlflowClient(), sys.argv[1]; "
+            "client.create_model_version(name, client.get_model_version(name, '1').source)"
+        )
+        environment = {**os.environ, **self.workspace.environment()}
+        subprocess.run([sys.executable, "-c", code, MODEL], env=environment, check=True, timeout=LIMIT_S)
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.folder / "state")
+
+    def line(self, line: str, variables: Mapping[str, str]) -> Done:
+        """One line of shell."""
+        state = self.workspace.environment()
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("MLFLOW", "ZENML", "PROXYKD", "MAKE"))
+        }
+        environment = {**kept, **state, **variables, "GITHUB_STEP_SUMMARY": str(self.folder / "summary.md")}
+        # A variable of the repository that is not set arrives empty, as on a runner.
+        script = self.folder / "line.sh"
+        script.write_text(line + "\n", encoding="utf-8")
+        done = subprocess.run(
+            ["bash", "-e", str(script)],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+        )
+        return Done(line, done.returncode, done.stdout + done.stderr)
+
+
+def _filled(value: object, context: Mapping[str, Mapping[str, Any]]) -> str:
+    def said(match: "re.Match[str]") -> str:
+        found = context[match[1]].get(match[2], "")
+        return str(found).lower() if isinstance(found, bool) else str(found)
+
+    return re.sub(r"\$\{\{ (\w+)\.(\w+) \}\}", said, str(value))
+
+
+def _is_wanted(condition: str, context: Mapping[str, Mapping[str, Any]]) -> bool:
+    assert condition in ("", "${{ !inputs.dry_run }}"), f"expected a condition that this runner knows, got {condition}"
+    return not condition or not context["inputs"]["dry_run"]
+
+
+def _inputs(**changes: Any) -> dict[str, Any]:
+    return {"specification": "tiny.yaml", "stack": "local", "budget_usd": "", "dry_run": True, **changes}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    return Checkout.create(tmp_path_factory.mktemp("checkout"))
+
+
+def test_a_dry_distillation_shows_the_plan_and_runs_nothing(checkout: Checkout) -> None:
+    lines = list(checkout.run("distill", inputs=_inputs(), secrets={"KUBECONFIG_TEXT": KUBECONFIG}))
+    assert [done.line.split()[:2] for done in lines] == [
+        ["make", "install"],
+        ["make", "kubeconfig"],
+        *([".venv/bin/proxykd", "stack"] for _ in range(2)),
+        [".venv/bin/proxykd", "plan"],
+    ]
+    assert not [done for done in lines if done.status]
+    assert "### tiny: every check passed, nothing spent" in checkout.summary
+    assert re.search(r"^\| teacher calls +\| 120", checkout.summary, re.MULTILINE)
+    file = checkout.folder / ".proxykd" / "kubeconfig"
+    assert file.read_text(encoding="utf-8") == KUBECONFIG + "\n"
+    assert file.stat().st_mode & 0o077 == 0
+    assert not (checkout.folder / "state" / "journal.sqlite").exists()
+
+
+def test_a_distillation_ends_with_its_report_and_its_student_is_promoted_and_rolled_back(checkout: Checkout) -> None:
+    lines = list(checkout.run("distill", inputs=_inputs(dry_run=False), secrets={}))
+    assert not [done for done in lines if done.status]
+    assert "Proxy-KD" in checkout.summary.partition("nothing spent")[2]
+
+    reason = {"model": MODEL, "reason": f"looks good {HOSTILE}"}
+    promoted = list(checkout.run("promote", inputs={**reason, "version": "1", "expect_champion": "none"}, secrets={}))
+    assert not [done for done in promoted if done.status]
+    assert f"champion of {MODEL}: version 1, before it nobody" in checkout.summary
+    checkout.register_again()
+    for version, expected, status in (("7", "1", 2), ("2", "7", 2), ("2", "1", 0)):
+        inputs = {**reason, "version": version, "expect_champion": expected}
+        (done,) = checkout.run("promote", only="proxykd promote", inputs=inputs, secrets={})
+        assert done.status == status, done
+
+    back = list(checkout.run("rollback", inputs={**reason, "expect_champion": "2"}, secrets={}))
+    assert not [done for done in back if done.status]
+    assert f"champion of {MODEL}: version 1, before it version 2" in checkout.summary
+    assert not (checkout.folder / "pwned").exists()
+
+
+@pytest.mark.parametrize("name", ["specification", "stack", "budget_usd"])
+def test_what_a_user_types_is_no_shell_and_no_option(name: str, checkout: Checkout) -> None:
+    for value in (HOSTILE, "--help", "$(touch pwned)"):
+        (done,) = checkout.run("distill", only=" plan ", inputs=_inputs(**{name: value}), secrets={})
+        assert done.status == 2, done
+        assert not (checkout.folder / "pwned").exists()
+
+
+def test_a_release_builds_the_wheel_and_the_image(checkout: Checkout) -> None:
+    wheel, image = (line for _, line in shell_lines(load((CHECKOUT / ".github/workflows/release.yml").read_text())))
+    assert checkout.line(wheel, {}).status == 0
+    names = {file.suffix for file in (checkout.folder / "dist").iterdir()}
+    assert names >= {".whl", ".gz"}
+    # The image takes minutes: `make test-containers` builds it.
+    planned = checkout.line(image.replace("make", "make --dry-run"), {})
+    assert planned.status == 0
+    assert "k8s/image/build" in planned.output
