@@ -17,7 +17,7 @@ from cluster import runs
 from cluster.api import ClusterApi, Object
 from cluster.kinds import CLAIMS, CRON_JOBS, JOBS, PODS, SECRETS, TRAIN_JOBS, Kind
 from cluster.schedules import NEVER
-from proxykd.exceptions import ClusterConflictError, ClusterMissingError
+from proxykd.exceptions import ClusterConflictError, ClusterForbiddenError, ClusterMissingError
 
 OURS = "app.kubernetes.io/part-of=proxykd"
 RUN_LABELS = ("run_id", "proxykd.dev/run-id")
@@ -28,6 +28,10 @@ PROJECT_LABEL = "project_id"
 
 
 _TOKEN = re.compile(r"zenml-token-([0-9a-f-]{36})")
+
+
+def noop(_: str) -> None:
+    """Takes a line and does nothing with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +94,22 @@ class Records:
             closed: Runs that count as ended, because they are about to be closed.
         """
         life_of = cache(lambda run_id: "ended" if run_id in closed else runs.life_of(run_id))
-        return cls(runs.project_id(), life_of, cache(runs.life_of_snapshot))
+        life_of_snapshot = cache(lambda snapshot_id: runs.life_of_snapshot(snapshot_id, closed=closed))
+        return cls(runs.project_id(), life_of, life_of_snapshot)
 
 
-def find_waste(api: ClusterApi, stack: str, ages: Ages) -> Iterator[Waste]:
+def find_waste(api: ClusterApi, stack: str, ages: Ages, *, tell: Callable[[str], None] = noop) -> Iterator[Waste]:
     """All that a stack's runs left behind: first the runs to close, then what is theirs.
 
     Args:
         api: The cluster.
         stack: Name of the stack.
         ages: What is too young to be judged.
+        tell: Takes a line for each kind of object that this identity may not list.
     """
     abandoned = dict(find_abandoned(api, runs.unfinished(), stack, ages))
     yield from abandoned.values()
-    yield from find_objects(api, Records.of_zenml(closed=abandoned.keys()), ages)
+    yield from find_objects(api, Records.of_zenml(closed=abandoned.keys()), ages, tell=tell)
 
 
 def find_abandoned(
@@ -166,17 +172,41 @@ def _closing(run: runs.Run, reason: str) -> Waste:
     return Waste("Run", run.name, reason, lambda: runs.close(run.run_id, f"closed by proxykd gc: {reason}"))
 
 
-def find_objects(api: ClusterApi, records: Records, ages: Ages) -> Iterator[Waste]:
-    """Jobs, TrainJobs, volume claims and pods of runs that have ended or vanished, tokens and half-made schedules."""
+def find_objects(
+    api: ClusterApi, records: Records, ages: Ages, *, tell: Callable[[str], None] = noop
+) -> Iterator[Waste]:
+    """Jobs, TrainJobs, volume claims and pods of runs that have ended or vanished, tokens and half-made schedules.
+
+    Args:
+        api: The cluster.
+        records: What ZenML knows.
+        ages: What is too young to be judged.
+        tell: Takes a line for each kind of object that this identity may not list.
+    """
     owners = {job["metadata"]["uid"]: run_of(job) for job in api.list(JOBS)}
-    for kind in (TRAIN_JOBS, JOBS, CLAIMS, PODS):
-        for found in _ours(api, kind):
-            if ages.are_over(found) and (reason := why_waste(found, records, owners)):
-                yield _removal(api, kind, found, reason)
+    looks: list[tuple[Kind, Iterator[Waste]]] = [
+        (kind, _find_of_kind(api, kind, records, ages, owners)) for kind in (TRAIN_JOBS, JOBS, CLAIMS, PODS)
+    ]
+    looks += [(CRON_JOBS, _find_half_made(api, records, ages)), (SECRETS, _find_tokens(api, records, ages))]
+    for kind, look in looks:
+        try:
+            yield from look
+        except ClusterForbiddenError:
+            tell(f"{kind.plural} are not looked at: this identity may not list them")
+
+
+def _find_of_kind(
+    api: ClusterApi, kind: Kind, records: Records, ages: Ages, owners: Mapping[str, str]
+) -> Iterator[Waste]:
+    for found in _ours(api, kind):
+        if ages.are_over(found) and (reason := why_waste(found, records, owners)):
+            yield _removal(api, kind, found, reason)
+
+
+def _find_half_made(api: ClusterApi, records: Records, ages: Ages) -> Iterator[Waste]:
     for found in api.list(CRON_JOBS):
         if found["spec"].get("schedule") == NEVER and _is_of(found, records) and ages.are_over(found):
             yield _removal(api, CRON_JOBS, found, "a schedule that was never finished")
-    yield from _find_tokens(api, records, ages)
 
 
 def remove_job(api: ClusterApi, job: Object) -> bool:

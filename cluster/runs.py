@@ -1,6 +1,6 @@
 """What ZenML says of runs: which there are, in which state, and the end of one that nobody carries on."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -127,15 +127,21 @@ def life_of(run_id: str) -> Life:
         return "unknown"
 
 
-def life_of_snapshot(snapshot_id: str) -> Life:
-    """Whether runs of a snapshot are under way, have all ended, or the snapshot is not known to ZenML."""
+def life_of_snapshot(snapshot_id: str, *, closed: Collection[str] = ()) -> Life:
+    """Whether runs of a snapshot are under way, have all ended, or the snapshot is not known to ZenML.
+
+    Args:
+        snapshot_id: ZenML's identity.
+        closed: Runs that count as ended.
+    """
     client = Client()
     try:
         client.get_snapshot(snapshot_id, include_config_schema=False)
     except KeyError:
         return "unknown"
     found = client.list_pipeline_runs(snapshot_id=snapshot_id, size=_PAGE)
-    return "ended" if all(one.status.is_finished for one in found.items) else "under way"
+    is_ended = all(one.status.is_finished or str(one.id) in closed for one in found.items)
+    return "ended" if is_ended else "under way"
 
 
 def project_id() -> str:

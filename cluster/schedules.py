@@ -145,11 +145,29 @@ def _put(api: ClusterApi, name: str, metadata: Mapping[str, Any], spec: Mapping[
                 body = {"metadata": {**metadata, "name": cron_job_name(name), "namespace": api.namespace}, "spec": spec}
                 api.create(CRON_JOBS, body)
             else:
-                api.replace(CRON_JOBS, {**found, "metadata": {**found["metadata"], **metadata}, "spec": dict(spec)})
+                changes = {"metadata": {**metadata, "resourceVersion": found["metadata"]["resourceVersion"]}}
+                api.patch(CRON_JOBS, cron_job_name(name), {**changes, "spec": merge_patch(found["spec"], spec)})
         except ClusterConflictError:
             continue
         return
     raise ClusterError(f"others kept changing the CronJob {cron_job_name(name)}; apply the schedule again")
+
+
+def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON merge patch (RFC 7386) from one object to another: what is gone is null, lists are replaced whole.
+
+    A patch and not a replacement: whoever submits may patch CronJobs and needs no further permission.
+    """
+    changes: dict[str, Any] = dict.fromkeys(old.keys() - new.keys())
+    for key, value in new.items():
+        former = old.get(key)
+        if key in old and former == value:
+            continue
+        if isinstance(value, Mapping) and isinstance(former, Mapping):
+            changes[key] = merge_patch(former, value)
+        else:
+            changes[key] = value
+    return changes
 
 
 def retime(api: ClusterApi, name: str, wanted: Mapping[str, Any]) -> None:

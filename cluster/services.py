@@ -112,7 +112,7 @@ def check_bucket(store: S3StoreSpec) -> Iterator[Finding]:
     what = f"artifact store {store.path}"
     bucket, _, prefix = store.path.removeprefix("s3://").partition("/")
     key = f"{prefix.rstrip('/')}/.doctor-{uuid.uuid4().hex}".lstrip("/")
-    patience = Config(connect_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S, retries={"max_attempts": 1})
+    patience = Config(connect_timeout=TIMEOUT_S, read_timeout=4 * TIMEOUT_S, retries={"max_attempts": 2})
     try:
         session: Any = boto3.Session(region_name=store.region)
         client = session.client("s3", endpoint_url=store.endpoint_url, config=patience)

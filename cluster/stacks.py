@@ -220,10 +220,10 @@ def apply(stack: StackSpec) -> None:
             except EntityExistsError:  # somebody else was applying it
                 registered = _stack_named(stack.name)
         former = [parts[0] for _, parts in _parts(registered)]
-        empty = {kind: [] for kind, _ in _parts(registered) if kind not in chosen}
+        empty: dict[Any, list[Any]] = {kind: [] for kind, _ in _parts(registered) if kind not in chosen}
         Client().update_stack(stack.name, component_updates={**chosen, **empty}, labels=dict(LABELS))
         _remove_unused(
-            [one for one in former if one.name.startswith(f"{stack.name}-") and one.name not in chosen.values()]
+            [one for one in former if one.name.startswith(f"{stack.name}-") and chosen.get(one.type) != one.name]
         )
 
 

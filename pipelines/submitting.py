@@ -84,7 +84,7 @@ def cluster_options(stack: ClusterStackSpec) -> dict[str, Any]:
         ConfigError: if the placement cannot be used, or the stack is Kubeflow's.
     """
     if not isinstance(stack, KubernetesStackSpec):
-        raise ConfigError(f"expected a stack of kind kubernetes, got {stack.name} of kind {stack.kind}; docs/stacks.md")
+        raise ConfigError(f"expected a stack of kind kubernetes, got {stack.name} of another kind; see docs/stacks.md")
     options = run_options(stack, load_placement(stack.placement))
     settings = options["settings"]
     orchestrator = settings["orchestrator"].model_copy(update={"synchronous": False})

@@ -55,11 +55,15 @@ def add_run_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
         if specification is not None and not isinstance(specification, LocalStackSpec):
             api = load("cluster.api").ClusterApi.connect(specification.context, namespace=specification.namespace)
             ages = garbage.Ages(datetime.now(UTC), timedelta(minutes=grace_min), timedelta(hours=keep_h))
-            done += _clear(garbage.find_waste(api, specification.name, ages), yes=yes)
+            done += _clear(garbage.find_waste(api, specification.name, ages, tell=_tell), yes=yes)
         if not done:
             typer.echo("nothing to remove")
         elif not yes:
             typer.echo(f"{done} to remove; `--yes` does it")
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _clear(found: Iterable[Any], *, yes: bool) -> int:

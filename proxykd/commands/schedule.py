@@ -29,7 +29,12 @@ def build(load: Callable[[str], Any]) -> typer.Typer:
         load: Name of a module of the application -> the module, in an environment where ZenML answers.
     """
     app = typer.Typer(help="Runs that a cluster starts again and again.", no_args_is_help=True)
+    _add_apply(app, load)
+    _add_others(app, load)
+    return app
 
+
+def _add_apply(app: typer.Typer, load: Callable[[str], Any]) -> None:
     @app.command()
     def apply(
         file: Annotated[Path, typer.Argument(metavar="FILE", help="A schedule, or a run specification with --cron.")],
@@ -48,6 +53,8 @@ def build(load: Callable[[str], Any]) -> typer.Typer:
         }  # fmt: skip
         _apply(_wanted(file, stack, name, {key: value for key, value in times.items() if value is not None}), load)
 
+
+def _add_others(app: typer.Typer, load: Callable[[str], Any]) -> None:
     @app.command("list")
     def list_schedules(stack: RequiredStack) -> None:
         """List a stack's schedules."""
@@ -86,8 +93,6 @@ def build(load: Callable[[str], Any]) -> typer.Typer:
         confirm(f"Remove the schedule {name}?", yes=yes)
         done = load("pipelines.scheduling").delete(name, api)
         typer.echo(f"{name}: removed" if done else f"{name}: gone already")
-
-    return app
 
 
 def _wanted(file: Path, stack: str | None, name: str | None, times: dict[str, Any]) -> "ScheduleFileSpec":

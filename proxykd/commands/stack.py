@@ -24,7 +24,12 @@ def build(load: Callable[[str], Any]) -> typer.Typer:
         load: Name of a module of the application -> the module, in an environment where ZenML answers.
     """
     app = typer.Typer(help="Where runs take place: stacks as code.", no_args_is_help=True)
+    _add_file_commands(app, load)
+    _add_name_commands(app, load)
+    return app
 
+
+def _add_file_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
     @app.command()
     def apply(stack: StackArgument, yes: YesOption = False) -> None:
         """Show what differs between a stack's file and ZenML, and make ZenML hold what the file says."""
@@ -40,6 +45,19 @@ def build(load: Callable[[str], Any]) -> typer.Typer:
         stacks.apply(specification)
         typer.echo(f"{specification.name}: {len(changes)} changes applied")
 
+    @app.command()
+    def doctor(stack: StackArgument) -> None:
+        """Say what is there and what is missing for a stack, before anything is submitted. Status 2 = something is."""
+        from proxykd.config.stack import load_stack
+
+        specification = load_stack(stack)
+        if missing := show_findings(load("cluster.doctor").examine(specification)):
+            raise ConfigError(
+                f"the stack {specification.name} lacks {missing} of what a run needs: see the last column"
+            )
+
+
+def _add_name_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
     @app.command("list")
     def list_stacks() -> None:
         """List the stacks that ZenML holds."""
@@ -69,19 +87,6 @@ def build(load: Callable[[str], Any]) -> typer.Typer:
         confirm(f"Remove the stack {name} ({parts}) from ZenML?", yes=yes)
         stacks.delete(name)
         typer.echo(f"{name}: removed")
-
-    @app.command()
-    def doctor(stack: StackArgument) -> None:
-        """Say what is there and what is missing for a stack, before anything is submitted. Status 2 = something is."""
-        from proxykd.config.stack import load_stack
-
-        specification = load_stack(stack)
-        if missing := show_findings(load("cluster.doctor").examine(specification)):
-            raise ConfigError(
-                f"the stack {specification.name} lacks {missing} of what a run needs: see the last column"
-            )
-
-    return app
 
 
 def show_findings(findings: Iterable[Any]) -> int:

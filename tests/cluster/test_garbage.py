@@ -141,6 +141,23 @@ def test_another_object_of_the_same_name_is_not_removed(littered: ApiServer, con
     assert api.find(CLAIMS, "scratch")
 
 
+def test_what_may_not_be_listed_is_told_and_the_rest_is_found(littered: ApiServer, connect: Connect) -> None:
+    littered.access.is_enforced = True
+    rules = [{"apiGroups": ["batch"], "resources": ["jobs", "cronjobs"], "verbs": ["list", "delete"]}]
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "own"}
+    subject = {"kind": "ServiceAccount", "name": "default", "namespace": "proxykd"}
+    group = "rbac.authorization.k8s.io/v1"
+    littered.apply(
+        manifest(group, "Role", "own", rules=rules),
+        manifest(group, "RoleBinding", "own", roleRef=reference, subjects=[subject]),
+    )
+    told: list[str] = []
+    waste = list(garbage.find_objects(connect("default"), RECORDS, LATER, tell=told.append))
+    assert names(waste) == {"Job/ended", "Job/vanished", "CronJob/half-made"}
+    assert [line.split()[0] for line in told] == ["trainjobs", "persistentvolumeclaims", "pods", "secrets"]
+    assert all(one.remove() for one in waste)
+
+
 def test_a_token_that_a_schedule_uses_stays(littered: ApiServer, connect: Connect) -> None:
     littered.apply(cron_job("proxykd-daily", "@daily", {}, token=f"zenml-token-{ENDED}"))
     assert names(found(connect())) == WASTE - {f"Secret/zenml-token-{ENDED}"}

@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster import schedules
 from cluster.api import ClusterApi
@@ -80,7 +82,7 @@ def test_times_are_changed_in_place_and_only_where_they_differ(server: ApiServer
 def test_a_conflict_with_whoever_else_changes_it_is_tried_again(server: ApiServer, connect: Connect) -> None:
     api = connect()
     adopt(server, api, "1a2b-distill")
-    server.trouble.add(409, verb="update", resource="cronjobs", num_times=3)
+    server.trouble.add(409, verb="patch", resource="cronjobs", num_times=3)
     found = adopt(server, api, "3c4d-distill")
     assert found["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["args"] == ["3c4d-distill"]
     assert names(api) == ["proxykd-nightly"]
@@ -103,6 +105,34 @@ def test_a_cron_job_of_somebody_else_is_left_alone(server: ApiServer, connect: C
     with pytest.raises(ConfigError, match="not a schedule of proxykd"):
         adopt(server, api, "1a2b-distill")
     assert not list(schedules.listed(api))
+
+
+def applied(target: Any, patch: Any) -> Any:
+    """RFC 7386, section 2."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = applied(result.get(key), value)
+    return result
+
+
+JSON = st.recursive(
+    st.integers(0, 2) | st.booleans(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+)
+OBJECTS = st.dictionaries(st.sampled_from("abc"), JSON, max_size=3)
+
+
+@given(OBJECTS, OBJECTS)
+def test_a_merge_patch_leads_from_one_object_to_the_other(old: dict[str, Any], new: dict[str, Any]) -> None:
+    patch = schedules.merge_patch(old, new)
+    assert applied(old, patch) == new
+    assert not schedules.merge_patch(new, new)
 
 
 def test_listing_and_removing(server: ApiServer, connect: Connect) -> None:
