@@ -22,6 +22,8 @@ OUTSIDE = "teacher-query"  # the one role that may leave the cluster
 INSIDE_4 = ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "168.63.129.16/32", "169.254.0.0/16", "172.16.0.0/12")
 INSIDE_6 = ("::1/128", "fc00::/7", "fe80::/10", "::ffff:0:0/96", "64:ff9b::/96", "2002::/16", "2001::/32")
 INSIDE = [ip_network(block) for block in (*INSIDE_4, "192.0.0.0/24", "192.168.0.0/16", *INSIDE_6)]
+# What a training's own patches may say of its pods.
+PATCHABLE = {"terminationGracePeriodSeconds", "nodeSelector", "tolerations", "affinity"}
 SECRET_NAME = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)($|_)|(STORE|DATABASE)_URI$", re.I)
 SECRET_VALUE = re.compile(r"://[^/@\s:]+:[^/@\s$]+@|\b(sk-|AKIA|ghp_|hf_)[A-Za-z0-9]{8,}")
 DANGEROUS_VERBS = frozenset({"*", "escalate", "bind", "impersonate"})
@@ -191,6 +193,32 @@ def cluster_wide(objects: Sequence[Manifest]) -> Found:
                     yield called(found), f"expected a service account of ours, got {subject['name']}"
 
 
+def train_job(objects: Sequence[Manifest]) -> Found:
+    """A training that departs from its runtime in more than place and size; the runtime is held to the other rules."""
+    for found in objects:
+        if found["kind"] == "TrainJob":
+            pod = Workload(found, {}, {})
+            trainer = {"name": "trainer", **(found["spec"].get("trainer") or {})}
+            told = [*image(trainer, pod), *plain_secret(trainer, pod)]
+            if found["spec"]["runtimeRef"].get("kind") != "TrainingRuntime":
+                told.append("expected a TrainingRuntime of the namespace")
+            for patch in found["spec"].get("runtimePatches") or []:
+                told += [f"patches {name}" for name in sorted(_patched(patch["trainingRuntimeSpec"]) - PATCHABLE)]
+            yield from ((called(found), message) for message in told)
+
+
+def _patched(part: Any) -> set[str]:
+    """Names of the fields of pods that a patch of a runtime sets."""
+    if isinstance(part, list):
+        return {name for each in part for name in _patched(each)}
+    if not isinstance(part, dict):
+        return set()
+    pod = part.get("template", {}).get("spec", {}) if "replicatedJobs" not in part else {}
+    if "template" in part and "replicatedJobs" not in pod and "template" not in pod:
+        return set(pod)
+    return {name for each in part.values() for name in _patched(each)}
+
+
 def default_deny(objects: Sequence[Manifest]) -> Found:
     """A namespace in which pods speak to whomever they like."""
     spaces = [found["metadata"]["name"] for found in objects if found["kind"] == "Namespace"]
@@ -295,6 +323,7 @@ RULES: dict[str, Rule] = {
     "token": token,
     "wildcards": wildcards,
     "cluster-wide": cluster_wide,
+    "train job": train_job,
     "default deny": default_deny,
     "open network": open_network,
     "disruption": disruption,

@@ -20,7 +20,7 @@ BUILT_IN_PRIORITIES = {"system-cluster-critical", "system-node-critical"}
 def dangling(objects: Sequence[Manifest]) -> list[Finding]:
     """Everything that an object names and that neither the objects nor the documented secrets have."""
     pods = list(workloads(objects))
-    told = [*_selectors(objects, pods), *_bindings(objects), *_queues(objects)]
+    told = [*_selectors(objects, pods), *_bindings(objects), *_queues(objects), *_queued(objects)]
     for pod in pods:
         told += [(called(pod.owner), message) for message in _of_pod(objects, pod)]
     return [Finding("reference", *found) for found in told]
@@ -83,6 +83,18 @@ def _queues(objects: Sequence[Manifest]) -> Iterator[tuple[str, str]]:
                     yield called(found), f"no ResourceFlavor {flavor['name']}"
                 if [each["name"] for each in flavor["resources"]] != group["coveredResources"]:
                     yield called(found), f"flavor {flavor['name']} has other resources than are covered"
+
+
+def _queued(objects: Sequence[Manifest]) -> Iterator[tuple[str, str]]:
+    runtimes = _named(objects, "TrainingRuntime")
+    for found in objects:
+        labels = labels_of(found)
+        for label, kind in (("queue-name", "LocalQueue"), ("priority-class", "WorkloadPriorityClass")):
+            name = labels.get(f"kueue.x-k8s.io/{label}")
+            if name and name not in _named(objects, kind):
+                yield called(found), f"no {kind} {name}"
+        if found["kind"] == "TrainJob" and found["spec"]["runtimeRef"]["name"] not in runtimes:
+            yield called(found), f"no TrainingRuntime {found['spec']['runtimeRef']['name']}"
 
 
 def _of_pod(objects: Sequence[Manifest], pod: Workload) -> Iterator[str]:

@@ -15,17 +15,22 @@ from jsonschema.exceptions import best_match
 from referencing import Registry, Resource
 
 from tests.k8s.kinds import BY_NAME
+from tests.k8s.operator_shapes import SHAPES
 
-VERSION = "1.35.0"
+SUPPORTED = ("1.33", "1.34", "1.35", "1.36", "1.37")
+"""The Kubernetes versions that the manifests are for."""
+VERSION = "1.35"
 FOLDER = Path(__file__).parents[2] / "k8s" / "schemas"
+DEFINITIONS = "https://kubernetes.io/api/_definitions.json#/$defs"
+METADATA = {"$ref": f"{DEFINITIONS}/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}
 
 
-def faults(found: dict[str, Any]) -> list[str]:
+def faults(found: dict[str, Any], version: str = VERSION) -> list[str]:
     """What is wrong with an object, by path; empty where nothing is.
 
-    A kind without a schema (of another project's operator, say) passes.
+    A kind without a schema (of another project's operator, say) passes: ask ``has_schema``.
     """
-    validator = _validator(str(found.get("apiVersion")), str(found.get("kind")))
+    validator = _validator(str(found.get("apiVersion")), str(found.get("kind")), version)
     if validator is None:
         return []
     told = []
@@ -35,33 +40,46 @@ def faults(found: dict[str, Any]) -> list[str]:
     return told
 
 
+def has_schema(found: dict[str, Any], version: str = VERSION) -> bool:
+    """Whether ``faults`` can find any."""
+    return _validator(str(found.get("apiVersion")), str(found.get("kind")), version) is not None
+
+
 @cache
-def _validator(api_version: str, kind: str) -> Any:
+def _validator(api_version: str, kind: str, kubernetes: str) -> Any:
     group, _, version = api_version.rpartition("/")
     known = BY_NAME.get((api_version, kind))
     if known is not None and (path := FOLDER / f"{group}_{known.plural}.yaml").exists():
-        return Draft202012Validator(_custom(path, version))
+        return _validator_of(_custom(path, version), kubernetes)
+    if (api_version, kind) in SHAPES:
+        return _validator_of(SHAPES[api_version, kind], kubernetes)
     stem = f"{group.split('.')[0]}-{version}" if group else version
     try:
-        schema = json.loads(_folder().joinpath(f"{kind.lower()}-{stem}.json").read_text(encoding="utf-8"))
+        schema = json.loads(_folder(kubernetes).joinpath(f"{kind.lower()}-{stem}.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return Draft202012Validator(schema, registry=_definitions() @ (Resource.from_contents(schema) @ Registry()))
+    return _validator_of(schema, kubernetes)
 
 
-def _folder() -> Any:
-    return resources.files("kubernetes_validate").joinpath("kubernetes-json-schema", f"v{VERSION}-local-strict")
+def _validator_of(schema: dict[str, Any], kubernetes: str) -> Any:
+    return Draft202012Validator(schema, registry=_definitions(kubernetes))
+
+
+def _folder(kubernetes: str) -> Any:
+    return resources.files("kubernetes_validate").joinpath("kubernetes-json-schema", f"v{kubernetes}.0-local-strict")
 
 
 @cache
-def _definitions() -> Any:
-    return Resource.from_contents(json.loads(_folder().joinpath("_definitions.json").read_text(encoding="utf-8")))
+def _definitions(kubernetes: str) -> Any:
+    file = _folder(kubernetes).joinpath("_definitions.json")
+    return Resource.from_contents(json.loads(file.read_text(encoding="utf-8"))) @ Registry()
 
 
 def _custom(path: Path, version: str) -> Any:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     versions = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)["spec"]["versions"]
-    return _strict(next(one["schema"]["openAPIV3Schema"] for one in versions if one["name"] == version))
+    schema = _strict(next(one["schema"]["openAPIV3Schema"] for one in versions if one["name"] == version))
+    return {**schema, "properties": {**schema["properties"], "metadata": METADATA}}
 
 
 def _strict(schema: Any) -> Any:

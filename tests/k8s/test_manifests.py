@@ -1,17 +1,20 @@
 """The overlays: rendered, strictly valid for every supported Kubernetes, and nothing in them points at nothing."""
 
 import copy
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from tests.k8s.conftest import K8S, OVERLAYS
-from tests.k8s.manifest_schemas import SUPPORTED, faults
+from tests.k8s.policy import check
 from tests.k8s.references import EXTERNAL_SECRETS, dangling
+from tests.k8s.schemas import SUPPORTED, faults, has_schema
 from tests.k8s.workloads import called, labels_of, workloads
-from tests.support.kubectl import Manifest
+from tests.support.kubectl import Manifest, render
 
 Overlays = dict[str, list[Manifest]]
 CLUSTER_WIDE = {"Namespace", "PriorityClass", "ClusterQueue", "ResourceFlavor", "WorkloadPriorityClass"}
@@ -26,6 +29,7 @@ def one(objects: list[Manifest], kind: str, name: str) -> Manifest:
 @pytest.mark.parametrize("version", SUPPORTED)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_object_is_strictly_valid(overlays: Overlays, overlay: str, version: str) -> None:
+    assert all(has_schema(found, version) for found in overlays[overlay])
     assert not {called(found): told for found in overlays[overlay] if (told := faults(found, version))}
 
 
@@ -55,10 +59,9 @@ def test_a_field_that_the_api_lacks_is_found(overlays: Overlays, kind: str, path
     assert faults(found, SUPPORTED[0])
 
 
-def test_a_kind_without_a_schema_is_an_error() -> None:
-    for api_version in ("apps/v2", "example.com/v1", "kueue.x-k8s.io/v1beta2"):
-        with pytest.raises(LookupError):
-            faults({"apiVersion": api_version, "kind": "Nothing", "metadata": {"name": "x"}}, SUPPORTED[0])
+def test_a_kind_or_version_that_does_not_exist_has_no_schema() -> None:
+    for api_version, kind in (("apps/v2", "Deployment"), ("example.com/v1", "Thing"), ("kueue.x-k8s.io/v1", "Queue")):
+        assert not has_schema({"apiVersion": api_version, "kind": kind})
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -133,6 +136,29 @@ def test_a_cluster_without_operators_takes_the_local_overlay(overlays: Overlays)
     groups = {found["apiVersion"].rpartition("/")[0] for found in overlays["local"]}
     assert not groups & NEEDS_OPERATOR
     assert {found["apiVersion"].rpartition("/")[0] for found in overlays["production"]} >= NEEDS_OPERATOR
+
+
+@pytest.mark.parametrize(
+    ("part", "group"),
+    [
+        ("../../base/queue", "kueue.x-k8s.io"),
+        ("../../base/observability", "monitoring.coreos.com"),
+        ("../../components/external-secrets", "external-secrets.io"),
+        ("../../trainjob", "trainer.kubeflow.org"),
+    ],
+)
+def test_an_operators_part_can_be_left_out(tmp_path: Path, overlays: Overlays, part: str, group: str) -> None:
+    for room in ("base", "components", "trainjob", "overlays/production"):
+        shutil.copytree(K8S / room, tmp_path / room)
+    file = tmp_path / "overlays" / "production" / "kustomization.yaml"
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for field in ("components", "resources"):
+        content[field] = [each for each in content[field] if each != part]
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    left = render(file.parent)
+    assert group not in {found["apiVersion"].rpartition("/")[0] for found in left}
+    assert {called(found) for found in left} < {called(found) for found in overlays["production"]}
+    assert check(left) == dangling(left) == []
 
 
 def test_production_keeps_no_state_that_it_does_not_claim(overlays: Overlays) -> None:

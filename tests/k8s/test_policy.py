@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from cluster import manifest
+from proxykd.config.launcher import LauncherSpec
 from tests.k8s.conftest import OVERLAYS
 from tests.k8s.policy import RULES, check
+from tests.k8s.references import dangling
 from tests.k8s.workloads import called
 from tests.support.kubectl import Manifest
 
@@ -174,6 +177,51 @@ MUTANTS: list[tuple[str, str, Mutant]] = [
 ]
 
 
+TRAINER = "spec/trainer"
+PATCH = "spec/runtimePatches/0/trainingRuntimeSpec/template/spec/replicatedJobs/0/template/spec/template/spec"
+TRAIN_JOB_MUTANTS: list[tuple[str, Mutant]] = [
+    ("another image tomorrow", at("TrainJob/made", f"{TRAINER}/image", "ghcr.io/proxykd/proxykd:latest")),
+    ("secret", at("TrainJob/made", f"{TRAINER}/env/+", {"name": "HF_TOKEN", "value": "x"})),
+    ("runtime of the cluster", at("TrainJob/made", "spec/runtimeRef/kind", "ClusterTrainingRuntime")),
+    ("host network", at("TrainJob/made", f"{PATCH}/hostNetwork", True)),
+    ("as root", at("TrainJob/made", f"{PATCH}/securityContext", {"runAsUser": 0})),
+    ("as another account", at("TrainJob/made", f"{PATCH}/serviceAccountName", "proxykd-trainer")),
+    ("another file system", at("TrainJob/made", f"{PATCH}/volumes", [{"name": "node", "hostPath": {"path": "/"}}])),
+]
+
+
+@pytest.fixture
+def train_job() -> Manifest:
+    """As the launcher makes it."""
+    toleration = {"key": "nvidia.com/gpu", "operator": "Exists"}
+    values = {"kind": "trainjob", "nodes": 2, "gpus": 8, "queue": "proxykd-gpu", "priority": "proxykd-high"}
+    spec = LauncherSpec.model_validate({**values, "tolerations": [toleration], "node_selectors": {"a": "b"}})
+    image = f"ghcr.io/proxykd/proxykd@sha256:{'0' * 64}"
+    environ = {"OMP_NUM_THREADS": "4", "AWS_SECRET_ACCESS_KEY": "secret"}
+    made = manifest.train_job("made", spec, arguments=["m", "f"], image=image, work="w", owner={}, environ=environ)
+    return {**made, "metadata": {**made["metadata"], "namespace": "proxykd-staging"}}
+
+
+def test_a_training_as_it_is_launched_breaks_no_rule(overlays: Overlays, train_job: Manifest) -> None:
+    objects = [*overlays["staging"], train_job]
+    assert check(objects) == []
+    assert dangling(objects) == []
+    assert {finding.message for finding in dangling([*overlays["local"], train_job])} == {
+        "no LocalQueue proxykd-gpu",
+        "no WorkloadPriorityClass proxykd-high",
+        "no TrainingRuntime proxykd-train",
+    }
+
+
+@pytest.mark.parametrize(("fault", "mutant"), TRAIN_JOB_MUTANTS, ids=[fault for fault, _ in TRAIN_JOB_MUTANTS])
+def test_a_training_that_departs_from_its_runtime_is_found(
+    overlays: Overlays, train_job: Manifest, fault: str, mutant: Mutant
+) -> None:
+    objects = [*overlays["staging"], copy.deepcopy(train_job)]
+    mutant(objects)
+    assert {finding.rule for finding in check(objects)} == {"train job"}
+
+
 @pytest.mark.parametrize(("rule", "fault", "mutant"), MUTANTS, ids=[f"{rule}, {fault}" for rule, fault, _ in MUTANTS])
 def test_each_rule_catches_its_fault(overlays: Overlays, rule: str, fault: str, mutant: Mutant) -> None:
     objects = copy.deepcopy(overlays["staging"])
@@ -182,4 +230,4 @@ def test_each_rule_catches_its_fault(overlays: Overlays, rule: str, fault: str, 
 
 
 def test_no_rule_goes_without_a_fault() -> None:
-    assert {rule for rule, _, _ in MUTANTS} == RULES.keys()
+    assert {rule for rule, _, _ in MUTANTS} | {"train job"} == RULES.keys()

@@ -13,16 +13,29 @@ def rights(group: str, resource: str, verbs: str) -> set[tuple[str, str, str]]:
     return {(verb, group, resource) for verb in verbs.split()}
 
 
+LOOKED_AT = (
+    rights("", "serviceaccounts", "get")
+    | rights("", "persistentvolumeclaims", "get")
+    | rights("", "services", "get")
+    | rights("", "resourcequotas", "list")
+    | rights("discovery.k8s.io", "endpointslices", "list")
+    | rights("kueue.x-k8s.io", "localqueues", "get list")
+    | rights("trainer.kubeflow.org", "trainingruntimes", "get")
+    | rights("trainer.kubeflow.org", "trainjobs", "list")
+    | rights("jobset.x-k8s.io", "jobsets", "list")
+)
 EXPECTED = {
     "proxykd-submitter": rights("batch", "jobs", "create get list delete")
     | rights("batch", "cronjobs", "create get list patch delete")
     | rights("", "secrets", "create patch delete")
     | rights("", "pods", "get list")
-    | rights("", "pods/log", "get"),
+    | rights("", "pods/log", "get")
+    | LOOKED_AT,
     "proxykd-orchestrator": rights("batch", "jobs", "create get list patch delete")
     | rights("", "pods", "get list")
     | rights("", "secrets", "delete"),
     "proxykd-trainer": rights("trainer.kubeflow.org", "trainjobs", "create get list watch patch delete")
+    | rights("kueue.x-k8s.io", "workloads", "list")
     | rights("", "pods", "get list")
     | rights("", "pods/log", "get"),
     "proxykd-step": set(),

@@ -1,0 +1,78 @@
+"""Placements and stacks that the checkout has, on clusters that its overlays make: nothing is missing."""
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import doctor
+from cluster.findings import Finding
+from cluster.needs import needs_of
+from proxykd.config.stack import ClusterStackSpec, load_stack
+from tests.k8s.api_server import ApiServer, api_server
+from tests.k8s.conftest import K8S
+from tests.k8s.references import EXTERNAL_SECRETS
+from tests.support.kubectl import Manifest
+
+pytestmark = pytest.mark.integration
+
+Overlays = dict[str, list[Manifest]]
+FITTING = [("local", "cpu"), ("production", "cpu"), ("production", "gpu"), ("production", "pools")]
+# No pod runs on the double, and only an administrator sees what is the cluster's.
+UNREADY = {"MLflow http://mlflow:5000"}
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[ApiServer]:
+    with api_server(tmp_path) as found:
+        yield found
+
+
+def secret(name: str, keys: set[str]) -> Manifest:
+    data = {key: base64.b64encode(b"value").decode() for key in keys | {"OPENAI_API_KEY"}}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "proxykd"}, "data": data}
+
+
+def stack(placement: str) -> ClusterStackSpec:
+    found = load_stack("kubernetes")
+    assert isinstance(found, ClusterStackSpec)
+    return found.model_copy(update={"context": "double", "placement": K8S / "placements" / f"{placement}.yaml"})
+
+
+def examined(api: ApiServer, overlay: list[Manifest], placement: str, account: str, monkeypatch: Any) -> list[Finding]:
+    api.apply(*overlay, *(secret(name, keys) for name, keys in EXTERNAL_SECRETS.items()))
+    api.access.is_enforced = True
+    monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig("proxykd", account=account)))
+    chosen = stack(placement)
+    return list(doctor.examine_cluster(chosen, needs_of(chosen), is_scheduled=True))
+
+
+@pytest.mark.parametrize(("overlay", "placement"), FITTING)
+def test_a_cluster_lacks_nothing_that_a_placement_needs(
+    api: ApiServer, overlays: Overlays, overlay: str, placement: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = examined(api, overlays[overlay], placement, "", monkeypatch)
+    assert {finding.what for finding in found if finding.state == "missing"} == UNREADY
+    assert any(finding.what == "quota proxykd" and finding.state == "ok" for finding in found)
+
+
+def test_a_cluster_without_queues_is_told_so(
+    api: ApiServer, overlays: Overlays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = examined(api, overlays["local"], "gpu", "", monkeypatch)
+    lacking = {finding.what for finding in found if finding.state == "missing"}
+    assert {"pool gpu: queue proxykd-gpu", "training runtime proxykd-train"} <= lacking
+
+
+def test_who_submits_may_look_at_what_the_namespace_has(
+    api: ApiServer, overlays: Overlays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = examined(api, overlays["production"], "gpu", "proxykd-submitter", monkeypatch)
+    states = {finding.what: finding.state for finding in found}
+    assert {what for what, state in states.items() if state == "missing"} == UNREADY
+    for what in ("permissions", "service account proxykd-step", "volume claim proxykd-journal", "quota proxykd"):
+        assert states[what] == "ok", states
+    assert states["training runtime proxykd-train"] == states["Kueue (kueue.x-k8s.io/v1beta2)"] == "ok"
+    assert states["secret proxykd-teacher"] == "unchecked"

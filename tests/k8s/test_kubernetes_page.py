@@ -1,0 +1,138 @@
+"""docs/kubernetes.md: its commands, run in order with the real kubectl against the API server double."""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.k8s.api_server import ApiServer, api_server
+from tests.k8s.conftest import K8S
+from tests.k8s.kinds import CORE, KINDS
+from tests.k8s.references import EXTERNAL_SECRETS
+from tests.k8s.workloads import called
+from tests.support.kubectl import Manifest, kubectl
+
+SPACE = "proxykd"
+PAGE = (K8S.parent / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+FORWARD = "port-forward service/mlflow 5000:5000"
+COMPLETE = {"conditions": [{"type": "Complete", "status": "True"}], "succeeded": 1}
+SERVING = {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "readyReplicas": 2, "availableReplicas": 2}
+
+
+class Cluster:
+    """The double, with a shell whose kubectl speaks to it."""
+
+    def __init__(self, api: ApiServer, folder: Path) -> None:
+        self.api, self.folder = api, folder
+        # The double has no OpenAPI document for kubectl to validate by; it validates strictly itself.
+        script = f'#!/bin/sh\ncase " $* " in *" apply "*) set -- "$@" --validate=false;; esac\nexec {kubectl()} "$@"\n'
+        (folder / "kubectl").write_text(script)
+        (folder / "kubectl").chmod(0o755)
+
+    def run(self, block: str) -> str:
+        """The output of a block, each of whose commands has to succeed."""
+        path = f"{self.folder}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "KUBECONFIG": str(self.api.kubeconfig(SPACE))}
+        environment["KUBE_FEATURE_WatchListClient"] = "false"  # nor does it stream lists
+        # The page's own files of secrets lie where the commands are run.
+        (self.folder / "k8s").exists() or (self.folder / "k8s").symlink_to(K8S)
+        finished = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block],
+            cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert finished.returncode == 0, f"{block}\n{finished.stdout}{finished.stderr}"
+        return finished.stdout
+
+    def objects(self) -> dict[str, Manifest]:
+        """What is in the namespace."""
+        found = [one for kind in KINDS if kind.is_namespaced for one in self.api.store.list(kind, SPACE)]
+        return {called(one): one for one in found}
+
+    def settle(self) -> None:
+        """What controllers do: the migration ends, and MLflow's pods become ready."""
+        for kind, name, status in (("Job", "mlflow-migration", COMPLETE), ("Deployment", "mlflow", SERVING)):
+            self.api.store.change(
+                CORE[kind], SPACE, name, lambda found, status=status: found.update(status=dict(status))
+            )
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    for name, keys in EXTERNAL_SECRETS.items():
+        lines = [f"{key}=value-of-{key}" for key in sorted(keys | {"OPENAI_API_KEY"})]
+        (tmp_path / f"{name.removeprefix('proxykd-')}.env").write_text("\n".join(lines))
+    with api_server(tmp_path) as api:
+        yield Cluster(api, tmp_path)
+
+
+def one_block(text: str) -> str:
+    (found,) = [block for block in BLOCKS if text in block]
+    return found
+
+
+def with_controllers(cluster: Cluster, block: str) -> Iterator[tuple[str, dict[str, Manifest]]]:
+    """Run a block command by command; gives each and what is in the namespace after it."""
+    for command in block.strip().splitlines():
+        cluster.settle()
+        cluster.run(command)
+        yield command, cluster.objects()
+
+
+@pytest.mark.integration
+def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
+    cluster: Cluster, overlays: dict[str, list[Manifest]]
+) -> None:
+    namespace, secrets, apply, diff, _forward, remove = BLOCKS
+    cluster.run(namespace)
+    empty = cluster.objects().keys()
+    cluster.run(secrets)
+    held = {name: set(cluster.objects()[f"Secret/{name}"]["data"]) for name in EXTERNAL_SECRETS}
+    assert all(held[name] >= keys for name, keys in EXTERNAL_SECRETS.items())
+    for is_new in (True, False):  # the same commands install and bring up to date
+        for command, present in with_controllers(cluster, apply):
+            if "role!=mlflow" in command and is_new:
+                assert "Job/mlflow-migration" in present
+                assert "Deployment/mlflow" not in present
+        applied = {called(found) for found in overlays["local"] if found["metadata"].get("namespace")}
+        assert applied <= cluster.objects().keys()
+    assert cluster.run(diff) == ""
+    cluster.run(remove)
+    assert cluster.objects().keys() == empty
+    assert {one["metadata"]["name"] for one in cluster.api.store.list(CORE["Namespace"])} >= {SPACE}
+    assert not cluster.api.store.list(CORE["PriorityClass"])
+
+
+def test_what_is_forwarded_exists(overlays: dict[str, list[Manifest]]) -> None:
+    assert one_block(FORWARD).strip().endswith(FORWARD)
+    (service,) = [found for found in overlays["local"] if called(found) == "Service/mlflow"]
+    assert [port["port"] for port in service["spec"]["ports"]] == [5000]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("overlay", ["staging", "production"])
+def test_the_other_overlays_are_admitted_too(cluster: Cluster, overlay: str) -> None:
+    for _ in range(2):
+        printed = cluster.run(f"kubectl apply -k k8s/overlays/{overlay}")
+    assert not [line for line in printed.splitlines() if line.endswith("created")]
+    queues: list[Any] = cluster.api.store.list(CORE["ClusterQueue"])
+    assert {"proxykd", "proxykd-h100", "proxykd-cpu"} <= {found["metadata"]["name"] for found in queues}
+
+
+def test_every_command_of_the_page_is_in_a_block_that_runs() -> None:
+    assert len(BLOCKS) == 6
+    inline = set(re.findall(r"`(kubectl [^`]*)`", PAGE))
+    assert inline == {"kubectl delete namespace proxykd"}
+
+
+def test_the_page_names_every_alert_and_queue(overlays: dict[str, list[Manifest]]) -> None:
+    for found in overlays["production"]:
+        if found["kind"] == "PrometheusRule":
+            alerts = [rule["alert"] for group in found["spec"]["groups"] for rule in group["rules"]]
+            assert all(f"| `{alert}` |" in PAGE for alert in alerts)
+        if found["kind"] == "LocalQueue":
+            assert f"`{found['metadata']['name']}`" in PAGE
