@@ -25,7 +25,7 @@ from tests.support.zenml_server import ZenmlServer, zenml_server
 
 BUCKET = "proxykd"
 MLFLOW = "http://mlflow:5000"
-LIMIT_S = 900
+LIMIT_S = 3_000
 
 
 @dataclass(frozen=True)
