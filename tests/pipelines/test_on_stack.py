@@ -55,9 +55,9 @@ class User:
         """Another stack file on the same platform, under the same name in ZenML."""
         return str(self.there.stack(self.placed("other", {**PLACEMENT, **placement}), **changes))
 
-    def types(self, *words: str) -> Ended:
-        """What a command of the command line does."""
-        environment = {**self.there.environment(self.home), "no_proxy": "*", "COLUMNS": "200"}
+    def types(self, *words: str, **more: str) -> Ended:
+        """What a command of the command line does; ``more`` = further variables."""
+        environment = {**self.there.environment(self.home), "no_proxy": "*", "COLUMNS": "200", **more}
         command = [sys.executable, "-m", "proxykd", *words]
         done = subprocess.run(
             command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=2 * LIMIT_S
@@ -154,18 +154,20 @@ def test_a_run_that_lost_its_jobs_is_closed_and_what_it_left_is_removed(user: Us
     for job in user.objects("Job"):
         user.there.cluster.api.store.delete(CORE["Job"], "proxykd", job["metadata"]["name"])
     options = ["gc", "--stack", user.stack, "--grace-min", "0", "--keep-h", "0"]
-    planned = user.types(*options)
+    assert "secrets are not looked at" in user.types(*options).err  # the submitter may not
+    administrator = {"KUBECONFIG": str(user.there.cluster.api.kubeconfig("proxykd"))}
+    planned = user.types(*options, **administrator)
     assert f"would close Run {name}: its Jobs are gone from the cluster" in planned.out
     assert "would remove Secret zenml-token-" in planned.out
     assert "`--yes` does it" in planned.out
     assert "running" in user.types("runs", name).out or "provisioning" in user.types("runs", name).out
-    done = user.types(*options, "--yes")
+    done = user.types(*options, "--yes", **administrator)
     assert f"closed Run {name}" in done.out
     shown = user.types("runs", name).out
     assert f"{name} on double: failed" in shown
     assert "its Jobs are gone from the cluster" in shown
     assert not [one for one in user.objects("Secret") if one["metadata"]["name"].startswith("zenml-token-")]
-    assert user.types(*options, "--yes").out == "nothing to remove\n"
+    assert user.types(*options, "--yes", **administrator).out == "nothing to remove\n"
 
 
 def test_a_run_is_followed_to_its_report(user: User) -> None:
