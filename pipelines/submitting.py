@@ -220,7 +220,8 @@ class _Follower:
     def _conclude(self, state: str) -> bool:
         if state == "completed":
             return True
-        failed = runs.failures(self._run.run_id, ends.reasons(self._api, self._run.run_id))
+        said = {} if self._api is None else ends.reasons(self._api, self._run.run_id)
+        failed = runs.failures(self._run.run_id, said)
         raise ClusterError(
             f"the run {self._run.name} ended as {state}: {'; '.join(failed) or 'no step says why'}; `proxykd runs "
             f"{self._run.name}` shows its steps, and the same command goes on from what is finished"

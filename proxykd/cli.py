@@ -374,8 +374,7 @@ def _show_result(result: Any, workspace: "Workspace", seconds: float) -> None:
     from proxykd.artifacts import read_json
     from proxykd.evaluation.report import report_table, spend_line
 
-    console, promotion = _console(), result.promotion
-    report = read_json(result.evaluation.path / "report.json")
+    console, promotion, report = _console(), result.promotion, read_json(result.evaluation.path / "report.json")
     page = workspace.publish(result.promotion_folder / "report.html", f"{report['name']}.html")
     workspace.publish(result.promotion_folder / "report.md", f"{report['name']}.md")
     cached = sum(status == "cached" for status in result.statuses.values())

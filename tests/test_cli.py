@@ -365,7 +365,7 @@ def test_the_page_of_the_specification_is_current(proxykd: Any) -> None:
 
 def test_the_page_of_the_command_line_names_every_command_and_variable() -> None:
     page = (DOCS / "cli.md").read_text(encoding="utf-8")
-    commands = {command.callback.__name__ for command in cli.app.registered_commands if command.callback}
+    commands = {one.name or one.callback.__name__ for one in cli.app.registered_commands if one.callback}
     assert all(f"proxykd {command}" in page for command in commands)
     assert all(f"`{name}`" in page for name in Workspace(Path("home")).environment())
 
