@@ -120,6 +120,8 @@ def plain_secret(container: dict[str, Any], pod: Workload) -> Iterator[str]:
     """A secret that everybody reads who may read pods."""
     for variable in container.get("env") or []:
         value = variable.get("value") or ""
+        if value.lower() in ("true", "false"):  # a switch
+            continue
         if value and (SECRET_NAME.search(variable["name"]) or SECRET_VALUE.search(value)):
             yield f"variable {variable['name']} holds a value; refer to a secret"
     for text in [*(container.get("command") or []), *(container.get("args") or [])]:
