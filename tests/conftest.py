@@ -28,6 +28,10 @@ from proxykd.workspace import Workspace
 from tests.support.command import Ended
 from tests.support.endpoint import ScriptedEndpoint, scripted_endpoint
 
+# ZenML tells from the main script's folder where the steps are, and a worker of pytest-xdist has no main script.
+if not hasattr(sys.modules["__main__"], "__file__"):
+    sys.modules["__main__"].__file__ = str(Path(__file__).parents[1] / "pytest.py")
+
 NUM_PROMPTS = 60
 MAX_PROCESSES = 4  # of about a gigabyte each
 STATE = tempfile.TemporaryDirectory(prefix="proxykd-tests-")
