@@ -8,6 +8,7 @@ a run that is not left running.
 import json
 import shutil
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,9 +132,20 @@ def used(platform: Platform, account: str) -> set[tuple[str, str, str]]:
     return {(verb, group, resource) for group, resource, verb in did}
 
 
+def await_end(platform: Platform) -> None:
+    """The orchestrator's pod still removes the run's token when the run has ended."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if not any(job["status"].get("active") for job in platform.cluster.api.store.list(CORE["Job"])):
+            return
+        time.sleep(0.1)
+    pytest.fail("a Job is still active")
+
+
 def check_rights(platform: Platform) -> None:
     """Each account may do what it did, and beside that what is named here."""
     overlay = render(CHECKOUT / "k8s" / "overlays" / "local")
+    await_end(platform)
     orchestrator, submitter = used(platform, "proxykd-orchestrator"), used(platform, "proxykd-submitter")
 
     assert granted(overlay, "proxykd-orchestrator") - orchestrator == {LIST_JOBS, DELETE_JOBS}
