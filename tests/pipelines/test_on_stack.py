@@ -1,6 +1,8 @@
 """The commands of a user with a cluster, as programs, against the double: stack, doctor, run, runs, schedule, gc."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -170,9 +172,21 @@ def test_a_run_that_lost_its_jobs_is_closed_and_what_it_left_is_removed(user: Us
     assert user.types(*options, "--yes", **administrator).out == "nothing to remove\n"
 
 
-def test_a_run_is_followed_to_its_report(user: User) -> None:
-    finished = user.types("run", user.specification, "--stack", user.stack)
-    assert finished.status == 0, finished.err
-    assert "query_teacher: running" in finished.err
-    assert "promote_model: completed" in finished.err
-    assert "alias challenger" in finished.out or "alias champion" in finished.out
+def test_the_page_leads_to_a_student_and_away_again(user: User) -> None:
+    """docs/kubernetes.md: its commands, in their order, on this stack and with the tiny specification."""
+    page = (CHECKOUT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    lines = "".join(re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)).splitlines()
+    assert all(line.startswith("proxykd ") for line in lines)
+    here = {"kubernetes": user.stack, "configs/quickstart.yaml": user.specification}
+    said: dict[str, Ended] = {}
+    for words in map(shlex.split, lines):
+        name = " ".join(words[1:3]) if words[1] == "stack" else words[1]
+        stack = "double" if name == "stack delete" else None  # which ZenML knows by its name
+        said[name] = user.types(*(stack or here.get(word, word) if word in here else word for word in words[1:]))
+        assert said[name].status == 0, f"{words}\n{said[name].out}\n{said[name].err}"
+    run = said["run"]
+    assert "query_teacher: running" in run.err
+    assert "promote_model: completed" in run.err
+    assert "alias challenger" in run.out or "alias champion" in run.out
+    assert "completed" in said["runs"].out
+    assert "double" not in user.types("stack", "list").out
