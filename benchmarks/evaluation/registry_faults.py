@@ -164,15 +164,16 @@ def rollback() -> Any:
 
 
 def run(folder: Path, student: str) -> Any:
-    """What a run does at its end: register, decide, promote."""
+    """What a run does at its end: decide, register, promote."""
     from steps.adapters import mlflow_registry
 
-    registered = mlflow_registry.register_student(
-        folder, model_name=NAME, student_hash=student, experiment="faults", model_card="# Student"
-    )
-    if mlflow_registry.applied_decision(registered, patience_s=PATIENCE_S) is None:
+    registered = mlflow_registry.find_student(NAME, student)
+    if registered is None or mlflow_registry.applied_decision(registered, patience_s=PATIENCE_S) is None:
         champion = mlflow_registry.find_champion(NAME, patience_s=PATIENCE_S)
         decision = Decision("promote", ("it is better",), (), champion.version if champion else None)
+        registered = registered or mlflow_registry.register_student(
+            folder, model_name=NAME, student_hash=student, experiment="faults", model_card="# Student"
+        )
         mlflow_registry.apply_decision(registered, decision, patience_s=PATIENCE_S)
     return {"version": registered.version, "aliases": mlflow_registry.aliases_of(registered)}
 
