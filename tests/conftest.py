@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import random
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,6 +28,9 @@ from proxykd.teacher.problems import generate_prompts, sample_completion
 from proxykd.workspace import Workspace
 from tests.support.command import Ended
 from tests.support.endpoint import ScriptedEndpoint, scripted_endpoint
+
+# A program started in the background may ignore interrupts, and what it starts inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # ZenML tells from the main script's folder where the steps are, and a worker of pytest-xdist has no main script.
 if not hasattr(sys.modules["__main__"], "__file__"):

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -222,10 +223,11 @@ print(json.dumps(run.curve[-1]))
 """
 
 
+@contextmanager
 def start_step(
     double: Cluster, job: Job, home: Path, tmp_path: Path, *, queue: str | None = None
-) -> "subprocess.Popen[str]":
-    """A step in a process of its own, whose pod is stored but was started by nobody."""
+) -> Iterator["subprocess.Popen[str]"]:
+    """A step in a process of its own, which ends with the context, and whose pod was started by nobody."""
     container = {"name": "main", "image": "image", "command": ["sleep"]}
     pod = {"metadata": {"name": "step", "namespace": NAMESPACE}, "spec": {"containers": [container]}}
     double.api.apply({"apiVersion": "v1", "kind": "Pod", **pod, "status": {"phase": "Succeeded"}})
@@ -234,9 +236,12 @@ def start_step(
     file.write_text(json.dumps(told))
     environ = {"KUBECONFIG": str(double.api.kubeconfig(NAMESPACE, account="proxykd-trainer")), "OMP_NUM_THREADS": "1"}
     environ["POD_NAME"] = "step"
-    return subprocess.Popen(
-        [sys.executable, "-c", CODE, str(file)], env={**os.environ, **environ}, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", CODE, str(file)]
+    with subprocess.Popen(command, env={**os.environ, **environ}, stdout=subprocess.PIPE, text=True) as step:
+        try:
+            yield step
+        finally:
+            step.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

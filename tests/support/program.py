@@ -75,8 +75,6 @@ class Home:
     @contextmanager
     def start(self, *arguments: str, **more: str) -> Iterator["Started"]:
         """``proxykd run`` on the specification, in a process group of its own that does not outlive the context."""
-        # A program started in the background may ignore interrupts, and what it starts inherits that.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         with (self.folder / "stdout.txt").open("w") as out, (self.folder / "stderr.txt").open("w") as err:
             process = subprocess.Popen(
                 [PROXYKD, "run", "tiny.yaml", *arguments],
