@@ -38,7 +38,7 @@ test-default: $(STAMP)
 	$(BIN)/pytest
 
 test-integration: $(STAMP)
-	$(BIN)/pytest -m integration
+	$(BIN)/pytest -m integration -n 2 --dist loadfile
 
 test-browser: $(STAMP) ## the report in the Chromium or Chrome of this machine: not among what CI runs
 	@$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[browser]'

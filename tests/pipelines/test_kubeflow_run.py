@@ -22,7 +22,7 @@ PLACEMENT = {
     "steps": {
         "default": {"pool": "cpu", "cpu": "1", "memory": "2Gi"},
         "query_teacher": {"role": "teacher-query", "secrets": ["proxykd-teacher"]},
-        "distill_student": {"role": "train"},
+        "distill_student": {},
     },
 }
 LIMIT_S = 900
