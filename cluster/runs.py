@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
+from uuid import UUID
 
 from zenml.client import Client
 from zenml.enums import ExecutionStatus, StackComponentType
@@ -168,7 +169,7 @@ def close(run_id: str, reason: str) -> bool:
     try:
         if state_of(run_id)[1]:
             return False
-        store.update_run(run_id, PipelineRunUpdate(status=ExecutionStatus.FAILED, status_reason=reason))
+        store.update_run(UUID(run_id), PipelineRunUpdate(status=ExecutionStatus.FAILED, status_reason=reason))
     except (KeyError, IllegalOperationError):
         return False
     for step in Client().list_run_steps(pipeline_run_id=run_id, size=1000, hydrate=True).items:

@@ -1,5 +1,6 @@
 """Killed and interrupted runs: the same command goes on, pays for nothing twice and ends in the same numbers."""
 
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -41,7 +42,9 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_numbers(
     assert home.answers() == NUM_PROMPTS
     *_, last = interrupted.stderr.splitlines()
     assert last.startswith("proxykd: interrupted; ")
-    assert "Traceback" not in interrupted.stderr + interrupted.stdout
+    # An interrupt that comes while an object is being freed is told by Python, and goes on being one.
+    told = re.sub(r"Exception ignored in: .*\n(?:  .*\n|Traceback .*\n)*KeyboardInterrupt: ?\n", "", interrupted.stderr)
+    assert "Traceback" not in told + interrupted.stdout
 
     killed = disturb(home, signal.SIGKILL, lambda printed: "estimate distributions:" in printed)
     assert killed.status == -signal.SIGKILL

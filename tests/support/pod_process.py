@@ -25,7 +25,10 @@ def container_command(
     """
     programs = f"{Path(sys.executable).parent}/"
     words = [*container.get("command", []), *container.get("args", [])]
-    here = [_moved(word.replace(IMAGE_PROGRAMS, programs), folders) for word in words]
+    # This environment may itself lie below a path that is another one in the container.
+    here = [
+        word.replace(IMAGE_PROGRAMS, programs) if IMAGE_PROGRAMS in word else _moved(word, folders) for word in words
+    ]
     return [re.sub(r"\$\((\w+)\)", lambda found: environment.get(found[1], found[0]), word) for word in here]
 
 
