@@ -32,10 +32,6 @@ from tests.support.endpoint import ScriptedEndpoint, scripted_endpoint
 # A program started in the background may ignore interrupts, and what it starts inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# ZenML tells from the main script's folder where the steps are, and a worker of pytest-xdist has no main script.
-if not hasattr(sys.modules["__main__"], "__file__"):
-    sys.modules["__main__"].__file__ = str(Path(__file__).parents[1] / "pytest.py")
-
 NUM_PROMPTS = 60
 MAX_PROCESSES = 4  # of about a gigabyte each
 STATE = tempfile.TemporaryDirectory(prefix="proxykd-tests-")

@@ -108,7 +108,7 @@ def test_the_server_takes_a_run_and_keeps_its_files_in_the_bucket(site: Site, se
     from mlflow import MlflowClient
 
     (tmp_path / "report.txt").write_text("kept")
-    client = MlflowClient(server)
+    client = MlflowClient(server, server)
     run = client.create_run(client.create_experiment("distil")).info
     client.log_metric(run.run_id, "loss", 0.5)
     client.log_artifact(run.run_id, str(tmp_path / "report.txt"))

@@ -23,5 +23,5 @@ def test_prompts_that_changed_after_the_plan_are_not_asked(tmp_path: Path, monke
         "teacher": {"kind": "recorded"},
     }
     with pytest.raises(InputError, match="planned with"):
-        query_teacher.entrypoint(settings=settings, code="", inputs="0" * 64)
+        query_teacher.entrypoint(answers=[], settings=settings, code="", inputs="0" * 64)
     assert not (tmp_path / "home").exists()

@@ -93,7 +93,7 @@ class Platform:
         """The latest report in MLflow."""
         from mlflow import MlflowClient
 
-        client = MlflowClient(self.mlflow)
+        client = MlflowClient(self.mlflow, self.mlflow)  # a process of tests may have another registry
         version = client.get_model_version(SPECIFICATION["registry"]["model_name"], "1")
         path = Path(client.download_artifacts(version.run_id, "report/report.json", str(self.folder)))
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

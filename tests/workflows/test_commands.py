@@ -158,7 +158,7 @@ def test_a_distillation_ends_with_its_report_and_its_student_is_promoted_and_rol
     reason = {"model": MODEL, "reason": f"looks good {HOSTILE}"}
     promoted = list(checkout.run("promote", inputs={**reason, "version": "1", "expect_champion": "none"}, secrets={}))
     assert not [done for done in promoted if done.status]
-    assert f"champion of {MODEL}: version 1, before it nobody" in checkout.summary
+    assert f"champion of {MODEL}: version 1, in place of nobody" in checkout.summary
     checkout.register_again()
     for version, expected, status in (("7", "1", 2), ("2", "7", 2), ("2", "1", 0)):
         inputs = {**reason, "version": version, "expect_champion": expected}
@@ -167,7 +167,7 @@ def test_a_distillation_ends_with_its_report_and_its_student_is_promoted_and_rol
 
     back = list(checkout.run("rollback", inputs={**reason, "expect_champion": "2"}, secrets={}))
     assert not [done for done in back if done.status]
-    assert f"champion of {MODEL}: version 1, before it version 2" in checkout.summary
+    assert f"champion of {MODEL}: version 1, in place of version 2" in checkout.summary
     assert not (checkout.folder / "pwned").exists()
 
 
