@@ -24,6 +24,8 @@ from proxykd.data import sandbox_guest
 from proxykd.data.sandbox import RunEnd, Sandbox
 from proxykd.exceptions import SandboxError
 
+pytestmark = pytest.mark.integration
+
 SECRET = "sk-very-secret"  # not a key of anything
 QUICK = SandboxSpec(wall_s=5.0, cpu_s=1, memory_mib=128, file_kib=64, folder_mib=1)
 
@@ -294,7 +296,6 @@ def test_computing_is_bounded(sandbox: Sandbox) -> None:
     assert sandbox.run("while True: pass").end is RunEnd.TIMEOUT
 
 
-@pytest.mark.integration
 def test_computing_is_bounded_where_the_signal_is_ignored() -> None:
     box = Sandbox(QUICK.model_copy(update={"wall_s": 20.0}))
     stubborn = box.run("import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass")

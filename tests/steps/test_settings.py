@@ -11,6 +11,8 @@ from proxykd.config import RunSpec
 from steps import settings
 from steps.settings import code_hash, new_folder, scratch_folder, settings_for
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:

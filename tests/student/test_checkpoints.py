@@ -14,6 +14,8 @@ from proxykd.student.checkpoints import Checkpoints
 from proxykd.student.inputs import TrainingData
 from proxykd.student.loop import TrainingRun, train
 
+pytestmark = pytest.mark.integration
+
 MakeRun = Callable[..., RunSpec]
 State = dict[str, torch.Tensor]
 

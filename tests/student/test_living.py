@@ -23,6 +23,8 @@ from proxykd.student.loop import TrainingRun, train, train_step
 from proxykd.student.objective import TargetBatch, student_objective
 from proxykd.student.training import distill_student
 
+pytestmark = pytest.mark.integration
+
 Corpus = tuple[ValidatedSet, SplitSet]
 MakeRun = Callable[..., RunSpec]
 State = dict[str, torch.Tensor]
@@ -219,7 +221,6 @@ class Killed(Exception):
     """The process was killed."""
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("teacher", KINDS)
 def test_a_killed_run_ends_as_if_nothing_had_happened(
     training_data: TrainingData,
@@ -251,7 +252,6 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     assert all(torch.equal(again[name], value) for name, value in whole.items())
 
 
-@pytest.mark.integration
 def test_the_share_of_steps_with_own_texts_is_the_one_asked_for(
     training_data: TrainingData, proxy_artifact: ProxyModel, student_run: MakeRun
 ) -> None:
@@ -342,7 +342,6 @@ def test_a_student_that_is_the_proxy_has_nothing_to_learn_from_it(
         torch.testing.assert_close(strong[name], gradient, rtol=1e-3, atol=2e-5)
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "teacher",

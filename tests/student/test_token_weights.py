@@ -37,6 +37,8 @@ from tests.support.launched import launch
 from tests.support.tokenizer_pairs import byte_level, sentence_piece
 from tests.support.trajectories import correct_all, corrected, write_trajectories
 
+pytestmark = pytest.mark.integration
+
 Corpus = tuple[ValidatedSet, SplitSet]
 MakeRun = Callable[..., RunSpec]
 State = dict[str, Tensor]
@@ -229,7 +231,6 @@ def test_every_tokenizer_gives_each_character_its_own_weight(validated: Validate
             assert start == end or weight == truth[start]
 
 
-@pytest.mark.integration
 def test_a_killed_run_with_trajectories_ends_as_if_nothing_had_happened(
     mixed: TrainingData, make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,7 +356,6 @@ def test_a_step_beside_a_living_teacher_is_the_formula(
         torch.testing.assert_close(found[name].grad, parameter.grad, rtol=2e-3, atol=1e-6)
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("options", [{}, {"packing": True}])
 def test_two_processes_make_what_one_makes(
     mixed: TrainingData, training_data: TrainingData, student_run: MakeRun, tmp_path: Path, options: dict[str, Any]

@@ -29,6 +29,8 @@ from proxykd.targets.reader import TargetReader
 from proxykd.targets.summary import PRIOR_FOLDER
 from proxykd.targets.writer import TargetWriter
 
+pytestmark = pytest.mark.integration
+
 Corpus = tuple[ValidatedSet, SplitSet]
 MakeRun = Callable[..., RunSpec]
 TOP_K = 4
@@ -148,7 +150,6 @@ def test_padded_rows_contribute_nothing(data: TrainingData, make_run: MakeRun) -
     assert distance(usual, other) < 1e-6
 
 
-@pytest.mark.integration
 def test_a_tiny_student_learns_its_texts_by_heart(data: TrainingData, make_run: MakeRun) -> None:
     run = make_run(student={"steps": 100, "optimizer": {"batch_size": 8, "schedule": "constant"}})
     model = load_student(run.student, seed=0)
@@ -193,7 +194,6 @@ def test_both_arms_leave_a_model_a_seed_and_a_record(
     assert "targets" in student.manifest["made_from"]
 
 
-@pytest.mark.integration
 def test_the_search_takes_the_rate_with_the_lowest_development_nll_and_keeps_its_model(
     corpus: Corpus, make_run: MakeRun, tmp_path: Path
 ) -> None:

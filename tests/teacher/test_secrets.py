@@ -18,6 +18,8 @@ from tests.support.secrets import KEY, faults, faulty_endpoint, leaks, leaks_in,
 from tests.teacher.batches.conftest import BatchServer, server  # noqa: F401  (a fixture)
 from tests.teacher.providers.shapes import anthropic_answer, gemini_answer, openai_answer
 
+pytestmark = pytest.mark.integration
+
 ANSWERS: dict[str, Callable[[str], dict[str, Any]]] = {
     "openai": openai_answer,
     "anthropic": anthropic_answer,
