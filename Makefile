@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # A fixed number of threads: sums on the CPU depend on it, and so do the last digits of a run.
 export OMP_NUM_THREADS ?= 2
+# Modules are compiled once, and not again by every process that a run or a test starts.
+unexport PYTHONDONTWRITEBYTECODE
 
 # uv does not read pip's configuration: it is told of pip's indexes and folder of wheels, where pip has any. Addresses
 # may hold a key, so they stay in variables of the shell, which are not printed. What is set for uv already wins.
@@ -38,7 +40,7 @@ test-default: $(STAMP)
 	$(BIN)/pytest
 
 test-integration: $(STAMP)
-	$(BIN)/pytest -m integration -n 2 --dist loadfile
+	$(BIN)/pytest -m integration -n 3 --dist loadfile
 
 test-browser: $(STAMP) ## the report in the Chromium or Chrome of this machine: not among what CI runs
 	@$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[browser]'

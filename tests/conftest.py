@@ -34,6 +34,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NUM_PROMPTS = 60
 MAX_PROCESSES = 4  # of about a gigabyte each
+LONG_FOLDERS = ("pipelines", "workflows")
 STATE = tempfile.TemporaryDirectory(prefix="proxykd-tests-")
 
 # No test asserts a time, and a busy machine is no fault.
@@ -54,6 +55,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     is_whole = config.args_source is not pytest.Config.ArgsSource.ARGS
     is_default = config.getoption("markexpr").startswith("not integration")
     return min(len(os.sched_getaffinity(0)), MAX_PROCESSES) if is_whole and is_default else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs first: where processes share the tests, none is left alone with a long one at the end."""
+    items.sort(key=lambda item: item.path.parent.name not in LONG_FOLDERS)
 
 
 def pytest_unconfigure() -> None:
