@@ -15,7 +15,7 @@ from cluster.kubeflow_task import is_credential
 from proxykd.config.loading import load_specification
 from proxykd.config.placement import load_placement
 from proxykd.config.stack import KubeflowStackSpec, load_stack
-from proxykd.config.steps import DIVISIBLE, STEPS, portion_name, step_names
+from proxykd.config.steps import DIVISIBLE, STEPS, portion_name
 from proxykd.exceptions import ConfigError
 from proxykd.workspace import Workspace
 from tests.k8s.kubeflow_pipelines import Run
@@ -169,23 +169,6 @@ def test_the_command_writes_the_committed_file_and_no_credential(graph: str, com
 
 @pytest.mark.integration
 @pytest.mark.filterwarnings("default")
-def test_the_placement_says_into_how_many_parts_a_step_is_divided(stack: KubeflowStackSpec, tmp_path: Path) -> None:
-    from pipelines.kubeflow import compile_distillation
-
-    placed = yaml.safe_load(stack.placement.read_text(encoding="utf-8"))
-    placed["steps"] |= {"query_teacher": {"shards": 3}, "estimate_distributions": {"shards": 5}}
-    (tmp_path / "placement.yaml").write_text(yaml.safe_dump(placed), encoding="utf-8")
-    divided = stack.model_copy(update={"placement": tmp_path / "placement.yaml"})
-    run = load_specification(CHECKOUT / "configs" / "quickstart.yaml")
-    spec, _ = yaml.safe_load_all(compile_distillation(run, divided, shards={"estimate_distributions": 2}))
-    tasks = {task["taskInfo"]["name"] for task in spec["root"]["dag"]["tasks"].values()}
-    assert tasks == set(step_names({"query_teacher": 3, "estimate_distributions": 2}))
-    with pytest.raises(ConfigError, match="expected shards of query_teacher or estimate_distributions"):
-        compile_distillation(run, divided, shards={"split": 2})
-
-
-@pytest.mark.integration
-@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -204,9 +187,11 @@ def test_what_it_cannot_give_is_refused(changes: dict[str, Any], message: str, s
 
 @pytest.mark.integration
 @pytest.mark.filterwarnings("default")
-def test_another_kind_of_stack_is_refused() -> None:
+def test_another_kind_of_stack_and_a_step_that_has_no_parts_are_refused(stack: KubeflowStackSpec) -> None:
     from pipelines.kubeflow import compile_distillation
 
     run = load_specification(CHECKOUT / "configs" / "quickstart.yaml")
     with pytest.raises(ConfigError, match="expected a stack of kind kubeflow, got local"):
         compile_distillation(run, load_stack("local"))
+    with pytest.raises(ConfigError, match="expected shards of query_teacher or estimate_distributions"):
+        compile_distillation(run, stack, shards={"split": 2})
