@@ -172,7 +172,7 @@ def test_the_command_writes_the_committed_file_and_no_credential(graph: str, com
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"placement": CHECKOUT / "k8s" / "placements" / "gpu.yaml"}, "launcher: {kind: torchrun}"),
+        ({"placement": CHECKOUT / "k8s" / "placements" / "gpu.yaml"}, "expected `pipelines_service_account`"),
         ({"secrets": {"proxykd-teacher": ("OPENAI_API_KEY",), "proxykd-s3": ("AWS_ACCESS_KEY_ID",)}}, "proxykd-zenml"),
         ({"secrets": {"proxykd-zenml": ("ZENML_STORE_URL",), "proxykd-s3": ("AWS_ACCESS_KEY_ID",)}}, "proxykd-teacher"),
     ],
@@ -183,6 +183,30 @@ def test_what_it_cannot_give_is_refused(changes: dict[str, Any], message: str, s
     changed = stack.model_copy(update=changes)
     with pytest.raises(ConfigError, match=re.escape(message)):
         task_placements(changed, load_placement(changed.placement), STEPS)
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("default")
+def test_a_step_may_start_a_train_job_with_the_account_of_the_run(stack: KubeflowStackSpec, tmp_path: Path) -> None:
+    from pipelines.kubeflow_placement import kubeflow_options, task_placements
+
+    gpu = load_placement(CHECKOUT / "k8s" / "placements" / "gpu.yaml")
+    named = stack.model_copy(update={"pipelines_service_account": "mine"})
+    tasks = task_placements(named, gpu, STEPS)
+    assert tasks["distill_student_sft"].labels["proxykd.dev/role"] == "launcher"
+    assert tasks["distill_student_sft"].environment["PROXYKD_LAUNCHER"] == (
+        gpu.launcher("distill_student_sft").model_dump_json()
+    )
+    accounts = [kubeflow_options(one, gpu if one is named else load_placement(one.placement), STEPS)["settings"]
+                for one in (named, stack)]  # fmt: skip
+    assert [one["orchestrator"].service_account for one in accounts] == ["mine", None]
+    mine, another = (
+        gpu.model_copy(update={"steps": {**gpu.steps, "split": {"service_account": name}}})
+        for name in ("mine", "another")
+    )
+    assert set(task_placements(named, mine, STEPS)) == set(STEPS)
+    with pytest.raises(ConfigError, match=r"step split .* got the service account another"):
+        task_placements(named, another, STEPS)
 
 
 @pytest.mark.integration
