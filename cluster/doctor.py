@@ -11,7 +11,7 @@ from cluster.api import ClusterApi, Patience
 from cluster.findings import Finding, guarded, missing, ok
 from cluster.kinds import PRIORITY_CLASSES
 from cluster.needs import Needs, needs_of
-from proxykd.config.stack import ClusterStackSpec, S3StoreSpec, StackSpec
+from proxykd.config.stack import ClusterStackSpec, KubeflowStackSpec, S3StoreSpec, StackSpec
 from proxykd.exceptions import ClusterError
 
 PATIENCE = Patience(deadline_s=15.0)
@@ -59,10 +59,11 @@ def examine_cluster(stack: ClusterStackSpec, needs: Needs, *, is_scheduled: bool
         ClusterError: if the API server cannot be reached, or not as this identity.
     """
     api = ClusterApi.connect(stack.context, namespace=stack.namespace, patience=PATIENCE)
-    permissions = access.SUBMISSION + (access.SCHEDULING if is_scheduled else ())
     yield from access.check_version(api)
     yield from guarded("namespace", access.check_namespace(api))
-    yield from access.check_permissions(api, permissions)
+    if not isinstance(stack, KubeflowStackSpec):  # which makes all objects itself
+        permissions = access.SUBMISSION + (access.SCHEDULING if is_scheduled else ())
+        yield from access.check_permissions(api, permissions)
     if needs.has_queue:
         yield from guarded("Kueue", access.check_kueue(api))
     if needs.runtimes:

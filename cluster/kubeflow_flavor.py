@@ -25,9 +25,12 @@ KIND = StackComponentType.ORCHESTRATOR
 
 
 class PlacedKubeflowSettings(KubeflowOrchestratorSettings):
-    """Settings of a step or a pipeline: ZenML's, and ``task``, the placement of its pod as plain values."""
+    """Settings of a step or a pipeline: ZenML's and ours."""
 
     task: dict[str, Any] = Field(default_factory=dict)
+    """The placement of a step's pod, as plain values."""
+    service_account: str | None = None
+    """Service account of all pods of a run; None = Kubeflow's own choice."""
 
 
 class PlacedKubeflowConfig(KubeflowOrchestratorConfig):

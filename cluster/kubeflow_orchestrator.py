@@ -7,6 +7,7 @@ Secret, by reference.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,13 @@ class PlacedKubeflowOrchestrator(KubeflowOrchestrator):
 
     def _configure_container_resources(self, dynamic_component: Any, *_: Any, **__: Any) -> Any:
         return place_task(dynamic_component, self._placements[dynamic_component.name])
+
+    def _get_kfp_client(self, settings: PlacedKubeflowSettings) -> Any:
+        client: Any = super()._get_kfp_client(settings)
+        # Which ZenML calls without the account.
+        start = partial(client.create_run_from_pipeline_package, service_account=settings.service_account)
+        client.create_run_from_pipeline_package = start
+        return client
 
     def _upload_and_run_pipeline(self, snapshot: Any, pipeline_file_path: str, run_name: str) -> Any:
         check_withheld(Path(pipeline_file_path).read_text(encoding="utf-8"), self._withheld)

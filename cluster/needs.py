@@ -6,7 +6,7 @@ from itertools import chain
 
 from cluster.capacity import GPU, Demand
 from proxykd.config.placement import PlacementSpec, StepPlacementSpec, amount, load_placement
-from proxykd.config.stack import ClusterStackSpec
+from proxykd.config.stack import ClusterStackSpec, KubeflowStackSpec
 from proxykd.config.steps import STEPS
 
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -48,10 +48,6 @@ def needs_of(stack: ClusterStackSpec) -> Needs:
     """
     placement = load_placement(stack.placement)
     steps = {name: placement.step(name) for name in STEPS}
-    launchers = [step for step in steps.values() if step.launcher.kind == "trainjob"]
-    accounts = [stack.service_accounts.orchestrator, stack.service_accounts.step]
-    accounts += [stack.service_accounts.trainer] * bool(launchers)
-    accounts += [step.service_account for step in steps.values() if step.service_account]
     secrets: dict[str, tuple[str, ...]] = dict(stack.secrets)
     if stack.artifact_store.secret:
         own = secrets.get(stack.artifact_store.secret, ())
@@ -60,13 +56,31 @@ def needs_of(stack: ClusterStackSpec) -> Needs:
         secrets |= {name: () for name in step.secrets if name not in secrets}
     return Needs(
         demands=_grouped(chain.from_iterable(_demands(placement, name, step) for name, step in steps.items())),
-        accounts=tuple(dict.fromkeys(accounts)),
+        accounts=_accounts(stack, steps.values()),
         secrets=secrets,
         volumes=tuple(dict.fromkeys((*stack.volumes, *chain.from_iterable(step.volumes for step in steps.values())))),
-        priorities=tuple(dict.fromkeys([placement.orchestrator.priority, *(step.priority for step in steps.values())])),
+        priorities=_priorities(stack, placement, steps.values()),
         queue_priorities=_queue_priorities(placement, steps.values()),
         runtimes=tuple(dict.fromkeys(one.runtime for one in map(placement.launcher, STEPS) if one.kind == "trainjob")),
     )
+
+
+def _accounts(stack: ClusterStackSpec, steps: Iterable[StepPlacementSpec]) -> tuple[str, ...]:
+    """Service accounts that must be there; Kubeflow Pipelines has its own unless the stack names one."""
+    if isinstance(stack, KubeflowStackSpec):
+        return (stack.pipelines_service_account,) if stack.pipelines_service_account else ()
+    found = [stack.service_accounts.orchestrator, stack.service_accounts.step]
+    found += [stack.service_accounts.trainer] * any(step.launcher.kind == "trainjob" for step in steps)
+    return tuple(dict.fromkeys([*found, *(step.service_account for step in steps if step.service_account)]))
+
+
+def _priorities(
+    stack: ClusterStackSpec, placement: PlacementSpec, steps: Iterable[StepPlacementSpec]
+) -> tuple[str, ...]:
+    """PriorityClasses of the pods; Kubeflow Pipelines has no word for them."""
+    if isinstance(stack, KubeflowStackSpec):
+        return ()
+    return tuple(dict.fromkeys([placement.orchestrator.priority, *(step.priority for step in steps)]))
 
 
 def _demands(placement: PlacementSpec, name: str, step: StepPlacementSpec) -> Iterator[Demand]:

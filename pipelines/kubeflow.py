@@ -26,6 +26,8 @@ from cluster.kubeflow_flavor import PlacedKubeflowConfig
 from cluster.kubeflow_orchestrator import PlacedKubeflowOrchestrator
 from pipelines.distill import distill
 from pipelines.kubeflow_placement import kubeflow_options
+from pipelines.running import check_shards
+from pipelines.submitting import shards_of
 from proxykd.config import RunSpec
 from proxykd.config.placement import load_placement
 from proxykd.config.shielding import shielded
@@ -73,22 +75,26 @@ class _Compiling(PlacedKubeflowOrchestrator):
         self.text = text.replace(run_name, snapshot.pipeline_configuration.name)
 
 
-def compile_distillation(run: RunSpec, stack: StackSpec) -> str:
+def compile_distillation(run: RunSpec, stack: StackSpec, *, shards: Mapping[str, int] | None = None) -> str:
     """The main job's intermediate representation.
 
     Args:
         run: The resolved specification, of which this shows only which steps it has.
         stack: Where it would run.
+        shards: Step -> in how many parts its prompts are worked on; of those left out the placement says it.
 
     Returns:
         Two YAML documents: the pipeline, and what Kubernetes needs to know of it.
 
     Raises:
-        ConfigError: if the stack is not one of Kubeflow Pipelines, or its placement asks for what these cannot give.
+        ConfigError: if the stack is not one of Kubeflow Pipelines, its placement asks for what these cannot give, or a
+            step cannot be divided.
     """
     if not isinstance(stack, KubeflowStackSpec):
         raise ConfigError(f"expected a stack of kind kubeflow, got {stack.name} of kind {stack.kind}; name another one")
     source_utils.set_custom_source_root(str(Path(proxykd.__file__).parents[1]))
+    divided = {**shards_of(run, stack), **(shards or {})}
+    check_shards(run, divided)
     pipeline = distill.copy()
     pipeline.prepare(
         specification=shielded(run.model_dump(mode="json")),
@@ -98,6 +104,7 @@ def compile_distillation(run: RunSpec, stack: StackSpec) -> str:
         trajectories="",
         task_files="",
         baseline=None,
+        portions=divided or None,
     )
     return compile_pipeline(pipeline, stack)
 

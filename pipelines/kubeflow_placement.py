@@ -1,9 +1,10 @@
 """A placement in the terms of Kubeflow Pipelines: the pods of the Kubernetes orchestrator, as far as it can say them.
 
 The pods come from ``pipelines.placement``, so that a step gets the same on both kinds of stack. Kubeflow Pipelines
-takes Secrets key by key, which the stack's file lists. It gives all pods of a run one service account, so what needs
-another one is refused here. It has no word for a pod's priority class, seccomp profile, file system and grace period:
-those are its own affair, and that of the namespace's admission.
+takes Secrets key by key, which the stack's file lists. It gives all pods of a run one service account: a step that
+needs another one is refused here, and one that starts a TrainJob unless the stack names an account that may. It has no
+word for a pod's priority class, seccomp profile, file system and grace period: those are its own affair, and that of
+the namespace's admission.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 from cluster.kubeflow_flavor import PlacedKubeflowSettings
 from cluster.kubeflow_task import Folder, SecretVariable, TaskPlacement, Toleration
 from pipelines.placement import GPU, checked, image_settings, step_options
-from proxykd.config.placement import PlacementSpec
+from proxykd.config.placement import PlacementSpec, StepPlacementSpec
 from proxykd.config.stack import KubeflowStackSpec
 from proxykd.exceptions import ConfigError
 
@@ -32,7 +33,8 @@ def kubeflow_options(stack: KubeflowStackSpec, placement: PlacementSpec, steps: 
         ConfigError: if a step asks for what Kubeflow Pipelines cannot give, or for a Secret whose keys are not told.
     """
     tasks = task_placements(stack, placement, steps)
-    run = {"user_namespace": stack.namespace, "synchronous": True, "timeout": 2**31}
+    account = {"service_account": stack.pipelines_service_account}
+    run = {"user_namespace": stack.namespace, "synchronous": True, "timeout": 2**31, **account}
     return {
         "settings": {
             "docker": image_settings(stack.image),
@@ -54,12 +56,7 @@ def task_placements(
 def _task(stack: KubeflowStackSpec, placement: PlacementSpec, name: str) -> TaskPlacement:
     step = placement.step(name)
     pod = step_options(stack, placement, name)["settings"]["orchestrator"].pod_settings
-    if step.launcher.kind == "trainjob" or step.service_account is not None:
-        wish = "a TrainJob" if step.launcher.kind == "trainjob" else f"the service account {step.service_account}"
-        raise ConfigError(
-            f"expected step {name} to do with its run's service account, as Kubeflow Pipelines has one for all pods, "
-            f"got {wish}; start its processes with `launcher: {{kind: torchrun}}`, or choose a stack of kind kubernetes"
-        )
+    _check_account(stack, name, step)
     requests = pod.resources["requests"]
     return TaskPlacement(
         cpu=requests["cpu"],
@@ -78,6 +75,22 @@ def _task(stack: KubeflowStackSpec, placement: PlacementSpec, name: str) -> Task
         retries=step.retries,
         deadline_s=step.deadline_s,
     )  # fmt: skip
+
+
+def _check_account(stack: KubeflowStackSpec, name: str, step: StepPlacementSpec) -> None:
+    account = stack.pipelines_service_account
+    if step.service_account not in (None, account):
+        raise ConfigError(
+            f"expected step {name} to do with its run's service account, as Kubeflow Pipelines has one for all pods, "
+            f"got the service account {step.service_account}; leave it out and name the run's as "
+            f"`pipelines_service_account` of the stack {stack.name}, or choose a stack of kind kubernetes"
+        )
+    if step.launcher.kind == "trainjob" and account is None:
+        raise ConfigError(
+            f"expected `pipelines_service_account` in the stack {stack.name}, as step {name} starts a TrainJob and "
+            "Kubeflow's own account may not; name one that may (docs/kubeflow.md), or start its processes in its own "
+            "pod with `launcher: {kind: torchrun}`"
+        )
 
 
 def _mounted(pod: Any) -> list[tuple[Mapping[str, Any], str]]:

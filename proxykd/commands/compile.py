@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from proxykd.commands.submit import ShardsOption, read_shards
+
 if TYPE_CHECKING:
     from proxykd.config import RunSpec
 
@@ -33,12 +35,13 @@ def add_compile_command(
         overrides: Annotated[
             list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value. Repeatable.")
         ] = None,
+        shards: ShardsOption = None,
     ) -> None:
         """Write the pipeline as Kubeflow Pipelines reads it; needs no cluster, sends nothing, holds no credential."""
         from proxykd.config.stack import load_stack
 
         run, place = read(config, overrides), load_stack(stack)
-        text = load("pipelines.kubeflow").compile_distillation(run, place)
+        text = load("pipelines.kubeflow").compile_distillation(run, place, shards=read_shards(shards))
         if output is None:
             typer.echo(text, nl=False)
             return

@@ -155,6 +155,10 @@ class KubeflowStackSpec(ClusterStackSpec):
     """Where Kubeflow Pipelines answers; None = through the context of the kubeconfig."""
     pipelines_namespace: ObjectName = "kubeflow"
     """Namespace of Kubeflow Pipelines itself."""
+    pipelines_service_account: ObjectName | None = None
+    """Service account of all pods of a run, which Kubeflow Pipelines gives to a run as a whole; None = its own choice
+    (``pipeline-runner``, or ``default-editor`` where it serves several users). Steps that start a TrainJob need one:
+    with the rights that Kubeflow asks of its own, and those of the Role proxykd-trainer."""
 
     @model_validator(mode="after")
     def _is_reachable(self) -> Self:

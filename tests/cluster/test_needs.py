@@ -9,16 +9,17 @@ import yaml
 
 from cluster.capacity import GPU
 from cluster.needs import Needs, needs_of
-from proxykd.config.stack import STACKS, KubernetesStackSpec
+from proxykd.config.stack import STACKS, KubeflowStackSpec, KubernetesStackSpec
 from proxykd.exceptions import ConfigError
+
+VALUES: dict[str, Any] = {
+    "kind": "kubernetes", "name": "x", "image": f"i@sha256:{'0' * 64}", "container_registry": "i",
+    "artifact_store": {"kind": "s3", "path": "s3://bucket", "secret": "proxykd-s3"},
+}  # fmt: skip
 
 
 def needs(placement: Path, **changes: Any) -> Needs:
-    values = {
-        "kind": "kubernetes", "name": "x", "image": f"i@sha256:{'0' * 64}", "container_registry": "i",
-        "artifact_store": {"kind": "s3", "path": "s3://bucket", "secret": "proxykd-s3"}, "placement": str(placement),
-    }  # fmt: skip
-    return needs_of(KubernetesStackSpec.model_validate({**values, **changes}))
+    return needs_of(KubernetesStackSpec.model_validate({**VALUES, "placement": str(placement), **changes}))
 
 
 def test_a_placement_with_queues_and_a_train_job() -> None:
@@ -47,6 +48,17 @@ def test_a_placement_without_queues_or_train_jobs() -> None:
     (demand,) = found.demands
     assert demand.step == "query_teacher and 9 more"
     assert GPU not in demand.resources
+
+
+def test_kubeflow_brings_its_own_account_and_takes_no_priorities() -> None:
+    placement, own = STACKS.parent / "placements" / "gpu.yaml", {"kind": "kubeflow", "hostname": "http://kubeflow"}
+    stacks = (KubeflowStackSpec.model_validate({**VALUES, **own, "placement": str(placement), **one}) for one in (
+        {}, {"pipelines_service_account": "mine"}))  # fmt: skip
+    without, named = map(needs_of, stacks)
+    assert (without.accounts, named.accounts) == ((), ("mine",))
+    assert without.priorities == ()
+    assert without.queue_priorities == ("proxykd-normal",)
+    assert len(without.runtimes) == 1
 
 
 def test_more_gpus_than_a_node_of_the_pool_has(tmp_path: Path) -> None:

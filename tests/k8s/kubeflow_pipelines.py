@@ -24,6 +24,8 @@ from tests.k8s.schemas import faults
 POD = CORE["Pod"]
 Object = dict[str, Any]
 PREFIX = "/apis/v2beta1"
+OWN_ACCOUNT = "pipeline-runner"
+"""What Kubeflow Pipelines gives to Pods of a run that names none."""
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Run:
         platform: What Kubernetes needs to know of it.
         state: As the API says it.
         pods: Task -> names of its Pods so far.
+        account: Service account of all its Pods.
     """
 
     name: str
@@ -44,6 +47,13 @@ class Run:
     run_id: str = field(default_factory=lambda: str(uuid4()))
     state: str = "RUNNING"
     pods: dict[str, list[str]] = field(default_factory=dict)
+    account: str = OWN_ACCOUNT
+
+    @property
+    def owner(self) -> Object:
+        """What controls the Pods: Argo's Workflow, which is no object here."""
+        workflow = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": self.name}
+        return {**workflow, "uid": self.run_id, "controller": True}
 
     def executor(self, task: str) -> str:
         component = self.spec["root"]["dag"]["tasks"][task]["componentRef"]["name"]
@@ -61,8 +71,9 @@ class Run:
         return {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": name, **metadata},
+            "metadata": {"name": name, "ownerReferences": [self.owner], **metadata},
             "spec": {
+                "serviceAccountName": self.account,
                 "restartPolicy": "Never",
                 "nodeSelector": own.get("nodeSelector", {}).get("labels", {}),
                 "tolerations": own.get("tolerations", []),
@@ -161,7 +172,7 @@ class KubeflowPipelines:
     def _submit(self, body: Object) -> Object:
         told = body["pipeline_spec"]
         spec, platform = told.get("pipeline_spec", told), told.get("platform_spec", {})
-        run = Run(body["display_name"], spec, platform)
+        run = Run(body["display_name"], spec, platform, account=body.get("service_account") or OWN_ACCOUNT)
         self.runs[run.run_id] = run
         threading.Thread(target=self._drive, args=(run,), daemon=True).start()
         return {"run_id": run.run_id, "display_name": run.name, "state": run.state}

@@ -1,8 +1,10 @@
-"""What Kubeflow Pipelines is sent for the main job: the committed file, pods as placed, and nothing secret in it."""
+"""What Kubeflow Pipelines is sent for each graph of steps: the committed file, pods as placed, nothing secret in it."""
 
 import os
 import re
 import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,20 +12,21 @@ import pytest
 import yaml
 
 from cluster.kubeflow_task import is_credential
+from proxykd.config.loading import load_specification
 from proxykd.config.placement import load_placement
 from proxykd.config.stack import KubeflowStackSpec, load_stack
-from proxykd.config.steps import STEPS
+from proxykd.config.steps import DIVISIBLE, STEPS, portion_name
 from proxykd.exceptions import ConfigError
 from proxykd.workspace import Workspace
 from tests.k8s.kubeflow_pipelines import Run
 from tests.k8s.schemas import faults
-from tests.support.command import Ended
-from tests.support.program import CHECKOUT, PROXYKD
+from tests.support.golden import FOLDER, SHARDS, STEPS_OF
+from tests.support.program import CHECKOUT
 from tests.support.secrets import KEY, leaks
 
-GOLDEN = CHECKOUT / "tests" / "pipelines" / "golden" / "distill.yaml"
-COMMAND = "compile configs/quickstart.yaml --stack kubeflow --output tests/pipelines/golden/distill.yaml"
-"""Renews the file."""
+RENEWAL = "python -m tests.support.golden"
+"""Renews the files."""
+PODS = [(graph, step) for graph, steps in STEPS_OF.items() for step in steps]
 SECRETS = {"OPENAI_API_KEY": KEY, "AWS_SECRET_ACCESS_KEY": KEY, "MLFLOW_TRACKING_PASSWORD": KEY}
 
 
@@ -46,9 +49,9 @@ class Compiled(NamedTuple):
         return {one["name"]: one["value"] for one in self.container(step)["env"]}
 
 
-@pytest.fixture(scope="module")
-def golden() -> Compiled:
-    return Compiled(*yaml.safe_load_all(GOLDEN.read_text(encoding="utf-8")))
+@cache
+def golden(graph: str) -> Compiled:
+    return Compiled(*yaml.load_all((FOLDER / f"{graph}.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader))
 
 
 @pytest.fixture(scope="module")
@@ -58,30 +61,37 @@ def stack() -> KubeflowStackSpec:
     return found
 
 
-def run(folder: Path, *arguments: str, **variables: str) -> Ended:
-    """The command in a workspace of its own."""
-    environment = {**os.environ, **Workspace(folder / "state").environment(), **variables}
-    done = subprocess.run(
-        [PROXYKD, *arguments], cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=300
-    )
-    return Ended(done.returncode, done.stdout, done.stderr)
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """What the command writes in a workspace of its own, where secrets are at hand, and what it prints."""
+    folder = tmp_path_factory.mktemp("compiled")
+    environment = {**os.environ, **Workspace(folder / "state").environment(), **SECRETS, "PYTHONHASHSEED": "7"}
+    command = [sys.executable, "-m", "tests.support.golden", str(folder / "new")]
+    done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder / "new", done.stdout + done.stderr
 
 
-def test_kfp_reads_the_committed_pipeline() -> None:
+@pytest.mark.parametrize("graph", STEPS_OF)
+def test_kfp_reads_the_committed_pipeline(graph: str) -> None:
     from kfp import components
     from kfp.pipeline_spec import pipeline_spec_pb2
 
-    component = components.load_component_from_file(str(GOLDEN))
+    component = components.load_component_from_file(str(FOLDER / f"{graph}.yaml"))
     assert isinstance(component.pipeline_spec, pipeline_spec_pb2.PipelineSpec)
     assert component.pipeline_spec.pipeline_info.name == "distill"
     assert set(component.platform_spec.platforms) == {"kubernetes"}
 
 
-def test_every_step_waits_for_those_that_it_reads(golden: Compiled) -> None:
-    tasks = golden.spec["root"]["dag"]["tasks"]
-    assert {task["taskInfo"]["name"] for task in tasks.values()} == set(STEPS)
-    assert "dependentTasks" not in tasks["query-teacher"]
-    assert set(tasks["distill-student-sft"]["dependentTasks"]) >= {"align-proxy", "estimate-distributions", "split"}
+def test_no_other_pipeline_is_committed() -> None:
+    assert {path.stem for path in FOLDER.iterdir()} == set(STEPS_OF)
+
+
+@pytest.mark.parametrize("graph", STEPS_OF)
+def test_every_step_waits_for_those_that_it_reads(graph: str) -> None:
+    tasks = golden(graph).spec["root"]["dag"]["tasks"]
+    assert {task["taskInfo"]["name"] for task in tasks.values()} == set(STEPS_OF[graph])
+    assert set(tasks["distill-student-sft"]["dependentTasks"]) >= {"align-proxy", "split"}
     reached, waiting = set(), dict(tasks)
     while waiting:
         ready = {name for name, task in waiting.items() if reached >= set(task.get("dependentTasks", ()))}
@@ -90,10 +100,21 @@ def test_every_step_waits_for_those_that_it_reads(golden: Compiled) -> None:
         waiting = {name: task for name, task in waiting.items() if name not in ready}
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_a_pod_gets_what_the_placement_says(step: str, golden: Compiled, stack: KubeflowStackSpec) -> None:
+def test_portions_wait_for_what_the_step_reads_and_the_step_for_all_of_them() -> None:
+    whole, tasks = (golden(graph).spec["root"]["dag"]["tasks"] for graph in ("distill", "distill-in-shards"))
+    for step in DIVISIBLE:
+        name = step.replace("_", "-")
+        before = set(whole[name].get("dependentTasks", ()))
+        portions = {portion_name(step, number, SHARDS[step]).replace("_", "-") for number in range(SHARDS[step])}
+        assert set(tasks[name]["dependentTasks"]) == before | portions
+        assert all(set(tasks[portion].get("dependentTasks", ())) == before for portion in portions)
+        assert len(portions) == 2
+
+
+@pytest.mark.parametrize(("graph", "step"), PODS)
+def test_a_pod_gets_what_the_placement_says(graph: str, step: str, stack: KubeflowStackSpec) -> None:
     placement = load_placement(stack.placement)
-    wanted, container, pod = placement.step(step), golden.container(step), golden.pod(step)
+    wanted, container, pod = placement.step(step), golden(graph).container(step), golden(graph).pod(step)
     pool, resources = placement.pools[wanted.pool], container["resources"]
 
     assert container["image"] == stack.image
@@ -108,53 +129,42 @@ def test_a_pod_gets_what_the_placement_says(step: str, golden: Compiled, stack: 
     assert {one["constant"]: one["mountPath"] for one in pod["pvcMount"]} == dict(wanted.volumes)
     memory = {one["mountPath"]: one["sizeLimit"] for one in pod["emptyDirMounts"] if one.get("medium") == "Memory"}
     assert memory == {"/dev/shm": wanted.shm}
-    own = golden.environment(step)
+    own = golden(graph).environment(step)
     assert own["PROXYKD_LAUNCHER"] == placement.launcher(step).model_dump_json()
     assert own["MLFLOW_TRACKING_URI"] == str(stack.tracking_uri)
-    task = golden.spec["root"]["dag"]["tasks"][step.replace("_", "-")]
+    task = golden(graph).spec["root"]["dag"]["tasks"][step.replace("_", "-")]
     assert task.get("retryPolicy", {"maxRetryCount": 0})["maxRetryCount"] == wanted.retries
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_the_pod_is_one_to_kubernetes(step: str, golden: Compiled) -> None:
-    pod = Run("distill", golden.spec, golden.platform).pod(step.replace("_", "-"))
+@pytest.mark.parametrize(("graph", "step"), PODS)
+def test_the_pod_is_one_to_kubernetes(graph: str, step: str) -> None:
+    pod = Run(graph, golden(graph).spec, golden(graph).platform).pod(step.replace("_", "-"))
     assert not faults(pod)
     environment = {one["name"] for one in pod["spec"]["containers"][0]["env"]}
     assert {"ZENML_STORE_URL", "ZENML_STORE_API_KEY", "AWS_ACCESS_KEY_ID"} <= environment
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_a_pod_gets_secrets_by_name_alone(step: str, golden: Compiled, stack: KubeflowStackSpec) -> None:
-    assert not [name for name in golden.environment(step) if is_credential(name)]
+@pytest.mark.parametrize(("graph", "step"), PODS)
+def test_a_pod_gets_secrets_by_name_alone(graph: str, step: str, stack: KubeflowStackSpec) -> None:
+    assert not [name for name in golden(graph).environment(step) if is_credential(name)]
     given = {
-        one["secretName"]: {pair["secretKey"] for pair in one["keyToEnv"]} for one in golden.pod(step)["secretAsEnv"]
+        one["secretName"]: {pair["secretKey"] for pair in one["keyToEnv"]}
+        for one in golden(graph).pod(step)["secretAsEnv"]
     }
     # Key by key, so a Secret comes up once for each of its keys.
     assert set(given) == {"proxykd-s3", "proxykd-zenml", *load_placement(stack.placement).step(step).secrets}
-    assert ("proxykd-teacher" in given) == (step == "query_teacher")
-    assert {one["optional"] for one in golden.pod(step)["secretAsEnv"]} == {False}
+    assert ("proxykd-teacher" in given) == step.startswith("query_teacher")
+    assert {one["optional"] for one in golden(graph).pod(step)["secretAsEnv"]} == {False}
 
 
 @pytest.mark.integration
-def test_the_command_writes_the_committed_file_and_no_credential(tmp_path: Path) -> None:
-    _, config, *options, _, _ = COMMAND.split()
-    output = tmp_path / "new" / "distill.yaml"
-    done = run(tmp_path, "compile", config, *options, "--output", str(output), PYTHONHASHSEED="7", **SECRETS)
-
-    assert done.status == 0, done.err
-    text = output.read_text(encoding="utf-8")
-    assert text == GOLDEN.read_text(encoding="utf-8"), f"if the change is meant: proxykd {COMMAND}"
+@pytest.mark.parametrize("graph", STEPS_OF)
+def test_the_command_writes_the_committed_file_and_no_credential(graph: str, compiled: tuple[Path, str]) -> None:
+    folder, printed = compiled
+    text = (folder / f"{graph}.yaml").read_text(encoding="utf-8")
+    assert text == (FOLDER / f"{graph}.yaml").read_text(encoding="utf-8"), f"if the change is meant: {RENEWAL}"
     assert not leaks(text)
-    assert not leaks(done.out + done.err)
-
-
-@pytest.mark.integration
-def test_a_step_that_is_not_there_is_not_compiled(tmp_path: Path) -> None:
-    done = run(tmp_path, "compile", "configs/quickstart.yaml", "--set", "student.alpha=0")
-    assert done.status == 0, done.err
-    spec, _ = yaml.safe_load_all(done.out)
-    tasks = {task["taskInfo"]["name"] for task in spec["root"]["dag"]["tasks"].values()}
-    assert tasks == set(STEPS) - {"estimate_distributions"}
+    assert not leaks(printed)
 
 
 @pytest.mark.integration
@@ -162,7 +172,7 @@ def test_a_step_that_is_not_there_is_not_compiled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"placement": CHECKOUT / "k8s" / "placements" / "gpu.yaml"}, "launcher: {kind: torchrun}"),
+        ({"placement": CHECKOUT / "k8s" / "placements" / "gpu.yaml"}, "expected `pipelines_service_account`"),
         ({"secrets": {"proxykd-teacher": ("OPENAI_API_KEY",), "proxykd-s3": ("AWS_ACCESS_KEY_ID",)}}, "proxykd-zenml"),
         ({"secrets": {"proxykd-zenml": ("ZENML_STORE_URL",), "proxykd-s3": ("AWS_ACCESS_KEY_ID",)}}, "proxykd-teacher"),
     ],
@@ -176,7 +186,36 @@ def test_what_it_cannot_give_is_refused(changes: dict[str, Any], message: str, s
 
 
 @pytest.mark.integration
-def test_another_kind_of_stack_is_refused(tmp_path: Path) -> None:
-    done = run(tmp_path, "compile", "configs/quickstart.yaml", "--stack", "local")
-    assert done.status == 2
-    assert "expected a stack of kind kubeflow, got local" in done.err
+@pytest.mark.filterwarnings("default")
+def test_a_step_may_start_a_train_job_with_the_account_of_the_run(stack: KubeflowStackSpec, tmp_path: Path) -> None:
+    from pipelines.kubeflow_placement import kubeflow_options, task_placements
+
+    gpu = load_placement(CHECKOUT / "k8s" / "placements" / "gpu.yaml")
+    named = stack.model_copy(update={"pipelines_service_account": "mine"})
+    tasks = task_placements(named, gpu, STEPS)
+    assert tasks["distill_student_sft"].labels["proxykd.dev/role"] == "launcher"
+    assert tasks["distill_student_sft"].environment["PROXYKD_LAUNCHER"] == (
+        gpu.launcher("distill_student_sft").model_dump_json()
+    )
+    accounts = [kubeflow_options(one, gpu if one is named else load_placement(one.placement), STEPS)["settings"]
+                for one in (named, stack)]  # fmt: skip
+    assert [one["orchestrator"].service_account for one in accounts] == ["mine", None]
+    mine, another = (
+        gpu.model_copy(update={"steps": {**gpu.steps, "split": {"service_account": name}}})
+        for name in ("mine", "another")
+    )
+    assert set(task_placements(named, mine, STEPS)) == set(STEPS)
+    with pytest.raises(ConfigError, match=r"step split .* got the service account another"):
+        task_placements(named, another, STEPS)
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("default")
+def test_another_kind_of_stack_and_a_step_that_has_no_parts_are_refused(stack: KubeflowStackSpec) -> None:
+    from pipelines.kubeflow import compile_distillation
+
+    run = load_specification(CHECKOUT / "configs" / "quickstart.yaml")
+    with pytest.raises(ConfigError, match="expected a stack of kind kubeflow, got local"):
+        compile_distillation(run, load_stack("local"))
+    with pytest.raises(ConfigError, match="expected shards of query_teacher or estimate_distributions"):
+        compile_distillation(run, stack, shards={"split": 2})

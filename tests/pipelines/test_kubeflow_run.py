@@ -1,70 +1,118 @@
-"""The whole pipeline through Kubeflow Pipelines: what is submitted, run pod by pod, ends in a registered student."""
+"""The command line on Kubeflow Pipelines: doctor, apply, and a run whose pods end in a registered student.
+
+One arm is trained by the pods of a TrainJob that its step's pod makes, the other by its step's own process.
+"""
 
 import base64
-import json
-import os
-import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from tests.k8s.kubeflow_pipelines import kubeflow_pipelines
+from cluster.train_job import FOLDER
+from proxykd.config.steps import STEPS
+from tests.k8s.access import service_account
+from tests.k8s.kinds import CORE
+from tests.k8s.kubeflow_pipelines import KubeflowPipelines, kubeflow_pipelines
 from tests.pipelines.test_kubeflow import Compiled
-from tests.support.platform import platform
-from tests.support.program import SPECIFICATION
+from tests.support.platform import Platform, platform
+from tests.support.program import CHECKOUT, SPECIFICATION
 
 pytestmark = pytest.mark.integration
+ACCOUNT = "proxykd-kubeflow"
 PLACEMENT = {
-    "pools": {"cpu": {"node_selectors": {"proxykd.dev/pool": "cpu"}, "cpu_max": "4", "memory_max": "8Gi"}},
+    "pools": {"cpu": {"node_selectors": {"proxykd.dev/pool": "cpu"}}},
     "steps": {
         "default": {"pool": "cpu", "cpu": "1", "memory": "2Gi"},
         "query_teacher": {"role": "teacher-query", "secrets": ["proxykd-teacher"]},
-        "distill_student": {},
+        "distill_student_sft": {"launcher": {"kind": "trainjob"}},
     },
 }
-LIMIT_S = 900
+SMALLER = {
+    "prompts.count": "60",
+    "split.min_heldout": "10",
+    "student.steps": "2",
+    "student.alpha": "0",
+    "proxy.preference.epochs": "0.05",
+    "teacher.concurrency": "8",
+    "evaluation.exact_kl": "false",
+    "evaluation.tasks": "[]",
+    "evaluation.speed": "null",
+}
+"""What other tests look at: here it is the pods."""
+
+
+def furnish(place: Platform, keys: dict[str, str]) -> None:
+    """What a user makes beside the overlay: the ZenML server's Secret, the runtime, and an account for Kubeflow."""
+    data = {name: base64.b64encode(value.encode()).decode() for name, value in keys.items()}
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "proxykd-trainer"}
+    subject = {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": "proxykd"}
+    made: list[dict[str, Any]] = [
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "proxykd-zenml"}, "data": data},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT}},
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": ACCOUNT},
+         "roleRef": reference, "subjects": [subject]},
+        yaml.safe_load((CHECKOUT / "k8s" / "trainjob" / "training-runtime.yaml").read_text(encoding="utf-8")),
+    ]  # fmt: skip
+    place.cluster.api.apply(*made, namespace="proxykd")
+
+
+def check_pods(place: Platform, double: KubeflowPipelines) -> None:
+    """Every step had one pod with the run's account, and the training of one arm had pods of its own."""
+    (run,) = double.runs.values()
+    deadline = time.monotonic() + 60.0  # the last step is done before its pod has ended
+    while run.state == "RUNNING" and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not double.refusals
+    assert (run.state, run.account) == ("SUCCEEDED", ACCOUNT)
+    assert {name.replace("-", "_") for name in run.pods} == set(STEPS) - {"estimate_distributions"}
+    assert all(len(pods) == 1 for pods in run.pods.values())
+    used = place.cluster.api.access.used(service_account("proxykd", ACCOUNT))
+    assert {("trainer.kubeflow.org", "trainjobs", verb) for verb in ("create", "delete")} <= used
+    trained = [labels for _, labels in place.cluster.kubelet.starts if labels.get("proxykd.dev/role") == "train"]
+    assert len(trained) == 1
+    assert not place.cluster.api.store.list(CORE["TrainJob"])
+    volume = place.cluster.kubelet.machine.claim("proxykd", "proxykd-journal")
+    assert not list((volume / FOLDER).iterdir())
 
 
 def test_a_run_ends_in_a_student_and_no_credential_is_sent(tmp_path: Path) -> None:
-    placement = tmp_path / "placement.yaml"
-    placement.write_text(yaml.safe_dump(PLACEMENT), encoding="utf-8")
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(SPECIFICATION), encoding="utf-8")
+    for name, content in {"placement": PLACEMENT, "tiny": SPECIFICATION}.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     with platform(tmp_path) as place, kubeflow_pipelines(place.cluster.api) as (double, address):
         keys = {"ZENML_STORE_URL": place.zenml.address, "ZENML_STORE_API_KEY": place.zenml.key}
-        data = {name: base64.b64encode(value.encode()).decode() for name, value in keys.items()}
-        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "proxykd-zenml"}, "data": data}
-        place.cluster.api.apply(secret, namespace="proxykd")
+        furnish(place, keys)
         names = {"proxykd-zenml": list(keys), "proxykd-s3": ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]}
         stack = place.stack(
-            placement, kind="kubeflow", context=None, hostname=address, secrets={**names, "proxykd-teacher": []}
+            tmp_path / "placement.yaml",
+            kind="kubeflow",
+            hostname=address,
+            pipelines_service_account=ACCOUNT,
+            secrets={**names, "proxykd-teacher": []},
         )
         home = tmp_path / "home"
-        home.mkdir()
-        command = [sys.executable, "-m", "tests.support.kubeflow_run", str(tmp_path / "tiny.yaml"), str(stack)]
-        with (tmp_path / "out.txt").open("w") as out, (tmp_path / "err.txt").open("w") as err:
-            process = subprocess.Popen(
-                command, cwd=home, env=place.environment(home), stdout=out, stderr=err, start_new_session=True
-            )
-            try:
-                status = process.wait(LIMIT_S)
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
-        assert status == 0, (tmp_path / "err.txt").read_text(encoding="utf-8")[-4000:]
-        outcome = json.loads((tmp_path / "out.txt").read_text(encoding="utf-8").splitlines()[-1])
+        looked = place.types(home, "stack", "doctor", str(stack))
+        applied = place.types(home, "stack", "apply", str(stack), "--yes")
+        changes = [word for key, value in SMALLER.items() for word in ("--set", f"{key}={value}")]
+        ended = place.types(home, "run", str(tmp_path / "tiny.yaml"), "--stack", str(stack), *changes)
+        assert ended.status == 0, ended.stderr[-4000:]
+        check_pods(place, double)
+        report = place.report()
         (run,) = double.runs.values()
         bodies = "".join(double.bodies)
 
-    assert not double.refusals
-    assert run.state == "SUCCEEDED"
-    assert set(outcome["report"]["arms"]) >= {"none", "sft", "proxy_kd"}
-    assert set(outcome["statuses"].values()) == {"completed"}
-    assert all(len(pods) == 1 for pods in run.pods.values())
+    assert looked.status == 2
+    lacking = [line for line in looked.stdout.splitlines() if line.startswith("│ MISSING")]
+    assert len(lacking) == 1, lacking
+    assert "not registered" in lacking[0]
+    assert "permission" not in looked.stdout  # to make Jobs, say: Kubeflow Pipelines makes all objects
+    assert applied.status == 0, applied.stderr
+    assert "promote_model: completed" in ended.stderr
+    assert "tiny-student" in ended.stdout
+    assert set(report["arms"]) >= {"none", "sft", "proxy_kd"}
     sent = Compiled(run.spec, run.platform)
     assert "ZENML_ACTIVE_STACK_ID" in sent.environment("split")
-    for value in (place.zenml.key, place.zenml.address, "eyJ"):  # a token of the server's begins like this
+    for value in (*keys.values(), "eyJ"):  # a token of the server's begins like this
         assert value not in bodies
