@@ -45,12 +45,12 @@ class Permission(NamedTuple):
 
 
 SUBMISSION = (
-    *(Permission(verb, JOBS) for verb in ("create", "get", "list")),
+    *(Permission(verb, JOBS) for verb in ("create", "get", "list", "delete")),
     *(Permission(verb, SECRETS) for verb in ("create", "patch", "delete")),
     *(Permission(verb, PODS) for verb in ("get", "list")),
     Permission("get", PODS, "log"),
 )
-"""What submitting and following a run takes."""
+"""What submitting, following and stopping a run takes."""
 
 SCHEDULING = tuple(Permission(verb, CRON_JOBS) for verb in ("create", "get", "list", "patch", "delete"))
 """What a schedule takes beside that."""
