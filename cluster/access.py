@@ -11,6 +11,7 @@ from cluster.findings import Finding, missing, ok, unchecked
 from cluster.kinds import (
     CLAIMS,
     CRON_JOBS,
+    EVENTS,
     JOBS,
     LOCAL_QUEUES,
     NAMESPACES,
@@ -49,6 +50,7 @@ SUBMISSION = (
     *(Permission(verb, SECRETS) for verb in ("create", "patch", "delete")),
     *(Permission(verb, PODS) for verb in ("get", "list")),
     Permission("get", PODS, "log"),
+    Permission("list", EVENTS),
 )
 """What submitting, following and stopping a run takes."""
 
