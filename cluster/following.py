@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from cluster.api import ClusterApi
@@ -201,13 +202,17 @@ class Follower:
         except (ClusterForbiddenError, ClusterMissingError):
             self._asked_why = float("inf")
             return
+        except ClusterUnreachableError:
+            return  # as the next look will find, and bear
         reserved = condition(found[-1], "QuotaReserved") if found else {}
         self._why = str(reserved.get("message", "")) if reserved.get("status") == "False" else ""
 
     def _ask_why_refused(self) -> None:
         """What keeps the Job that stands behind the TrainJob from making its pods."""
-        if self._clock() - self._asked_refused >= _WHY_S:
-            self._asked_refused = self._clock()
+        if self._clock() - self._asked_refused < _WHY_S:
+            return
+        self._asked_refused = self._clock()
+        with suppress(ClusterUnreachableError):  # as the next look will find, and bear
             self._refused = refusals(self._api).get(f"{self._name}-{REPLICATED_JOB}-0", "")
 
     def _tell(self, text: str) -> None:
