@@ -88,7 +88,7 @@ class Scene:
 def scene(tmp_path: Path) -> Iterator[Scene]:
     with api_server(tmp_path) as server:
         server.create_namespace(NAMESPACE)
-        double = Cluster(server, None, None)  # type: ignore[arg-type]
+        double = Cluster(server, None, None, None)  # type: ignore[arg-type]
         yield Scene(server, reach_as(double, "proxykd-trainer", deadline_s=0.0))
 
 
