@@ -11,6 +11,7 @@ from cluster.findings import Finding, missing, ok, unchecked
 from cluster.kinds import (
     CLAIMS,
     CRON_JOBS,
+    EVENTS,
     JOBS,
     LOCAL_QUEUES,
     NAMESPACES,
@@ -45,12 +46,13 @@ class Permission(NamedTuple):
 
 
 SUBMISSION = (
-    *(Permission(verb, JOBS) for verb in ("create", "get", "list")),
+    *(Permission(verb, JOBS) for verb in ("create", "get", "list", "delete")),
     *(Permission(verb, SECRETS) for verb in ("create", "patch", "delete")),
     *(Permission(verb, PODS) for verb in ("get", "list")),
     Permission("get", PODS, "log"),
+    Permission("list", EVENTS),
 )
-"""What submitting and following a run takes."""
+"""What submitting, following and stopping a run takes."""
 
 SCHEDULING = tuple(Permission(verb, CRON_JOBS) for verb in ("create", "get", "list", "patch", "delete"))
 """What a schedule takes beside that."""

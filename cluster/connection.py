@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from proxykd.exceptions import ClusterError, ClusterUnreachableError
 
 CONNECT_S, READ_S = 5.0, 30.0
+NUM_CONNECTS = 18
+"""Tries of ``patient_retries``: with waits of 0.5 s that double up to 10 s, they last two minutes."""
 
 
 class Answer(NamedTuple):
@@ -106,6 +108,22 @@ def _json_object(data: bytes) -> Mapping[str, Any]:
     except ValueError:
         return {"message": data[:500].decode(errors="replace").strip()}
     return read if isinstance(read, dict) else {}
+
+
+def patient_retries() -> Any:
+    """How a client of others' making bears a server that is away: urllib3's ``Retry``, for two minutes."""
+    from urllib3.util.retry import Retry
+
+    return Retry(
+        total=None,
+        connect=NUM_CONNECTS,
+        read=NUM_CONNECTS,
+        status=NUM_CONNECTS,
+        backoff_factor=0.25,
+        backoff_max=10.0,
+        status_forcelist=(429, 500, 502, 503, 504),
+        raise_on_status=False,
+    )
 
 
 def open_connection(context: str | None, *, environ: Mapping[str, str] = os.environ) -> Connection:

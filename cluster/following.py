@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from cluster.api import ClusterApi
 from cluster.kinds import PODS, TRAIN_JOBS, WORKLOADS
-from cluster.manifest import CONTAINER
+from cluster.manifest import CONTAINER, REPLICATED_JOB
 from cluster.own_pod import condition, has_condition
 from cluster.pod_log import LogCopies, last_lines
+from cluster.refusals import refusals
 from cluster.training_pods import (
     JOBSET_LABEL,
     Trouble,
@@ -63,6 +65,7 @@ class Follower:
         self._clock, self._sleep, self._say = clock, sleep, say
         self._logs = LogCopies(api, container=CONTAINER)
         self._said, self._why, self._asked_why = "", "", float("-inf")
+        self._refused, self._asked_refused = "", float("-inf")
         self._began = self._idle_since = self._heard = clock()
         self._missing_since: float | None = None
         self._log_ended = float("-inf")
@@ -127,7 +130,11 @@ class Follower:
             raise self._failure(job, pods)
         if is_queued(job):
             self._ask_why(job)
-        self._tell(describe(job, pods, nodes=self._spec.nodes, why=self._why))
+        elif len(pods) < self._spec.nodes:
+            self._ask_why_refused()
+        else:
+            self._refused = ""
+        self._tell(self._described(job, pods))
         if sum(map(is_running, pods)) >= self._spec.nodes:
             self._idle_since = self._clock()
         elif self._clock() - self._idle_since > self._spec.start_s:
@@ -165,13 +172,17 @@ class Follower:
         )
 
     def _never_started(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> ClusterError:
-        state = describe(job, pods, nodes=self._spec.nodes, why=self._why)
+        state = self._described(job, pods)
         queue = f"queue {self._spec.queue!r}" if self._spec.queue else "no queue"
         return ClusterError(
             f"expected the TrainJob {self._name} ({self._spec.nodes} x {self._spec.gpus} GPUs, {queue}) to run within "
             f"{self._spec.start_s:g} s, but it {state}; ask for fewer GPUs or another queue in the placement, raise "
             "the launcher's start_s, or let `proxykd stack doctor` look at the queue"
         )
+
+    def _described(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> str:
+        why = self._why if is_queued(job) else self._refused
+        return describe(job, pods, nodes=self._spec.nodes, why=why)
 
     def _check_heard(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> None:
         """A TrainJob that nobody has touched since it was made shows that its controller is not there."""
@@ -191,8 +202,18 @@ class Follower:
         except (ClusterForbiddenError, ClusterMissingError):
             self._asked_why = float("inf")
             return
+        except ClusterUnreachableError:
+            return  # as the next look will find, and bear
         reserved = condition(found[-1], "QuotaReserved") if found else {}
         self._why = str(reserved.get("message", "")) if reserved.get("status") == "False" else ""
+
+    def _ask_why_refused(self) -> None:
+        """What keeps the Job that stands behind the TrainJob from making its pods."""
+        if self._clock() - self._asked_refused < _WHY_S:
+            return
+        self._asked_refused = self._clock()
+        with suppress(ClusterUnreachableError):  # as the next look will find, and bear
+            self._refused = refusals(self._api).get(f"{self._name}-{REPLICATED_JOB}-0", "")
 
     def _tell(self, text: str) -> None:
         if text != self._said:

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 from zenml.integrations.kubernetes.flavors import KubernetesOrchestratorFlavor
 from zenml.integrations.kubernetes.orchestrators import KubernetesOrchestrator
 
+from cluster.connection import patient_retries
 from cluster.flavors import PATIENT
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
-
-NUM_CONNECTS = 18
-"""Tries to connect: with waits of 0.5 s that double up to 10 s, they last two minutes."""
 
 
 class PatientOrchestrator(KubernetesOrchestrator):
@@ -28,21 +26,11 @@ class PatientOrchestrator(KubernetesOrchestrator):
             incluster: Whether to use the pod's own credentials; None = as the component is configured.
         """
         from kubernetes.client import ApiClient
-        from urllib3.util.retry import Retry
 
         client = super().get_kube_client(incluster=incluster)
         if client.configuration.retries is not None:
             return client
-        client.configuration.retries = Retry(
-            total=None,
-            connect=NUM_CONNECTS,
-            read=NUM_CONNECTS,
-            status=NUM_CONNECTS,
-            backoff_factor=0.25,
-            backoff_max=10.0,
-            status_forcelist=(429, 500, 502, 503, 504),
-            raise_on_status=False,
-        )
+        client.configuration.retries = patient_retries()
         self._k8s_client = ApiClient(client.configuration)
         return self._k8s_client
 

@@ -48,14 +48,16 @@ class TrainJobLauncher:
         api: The server, in the namespace of the TrainJob.
         home: Folder that the pods see under the same path.
         environ: The step's.
-        sleep: Waits.
+        clock: Seconds.
+        sleep: Waits; None = really, and while it follows no longer than until a pod's log ends.
     """
 
     spec: LauncherSpec
     api: ClusterApi
     home: Path
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] | None = None
 
     def launch(self, work: Work[T]) -> T:
         """Do it; the TrainJob and its folder are removed at the end, however it ends.
@@ -72,7 +74,7 @@ class TrainJobLauncher:
         with _stopping_by_exception(), self._removed_after(name, output, own):
             self._start(name, output, work, own)
             with _prefer_told_error(output):
-                Follower(self.api, name, self.spec, advice=work.advice).wait()
+                Follower(self.api, name, self.spec, advice=work.advice, clock=self.clock, sleep=self.sleep).wait()
             self._wait_for_result(output)
             return finish(work, output, f"the TrainJob {name} completed without one")
 
@@ -125,22 +127,25 @@ class TrainJobLauncher:
 
     def _remove(self, name: str, *, patience_s: float) -> None:
         """Remove the TrainJob with its pods, and wait until it is gone."""
-        deadline = time.monotonic() + patience_s
+        deadline = self.clock() + patience_s
         api = self.api.with_patience(Patience(deadline_s=min(patience_s, 60.0)))
         while api.delete(TRAIN_JOBS, name, is_foreground=True):
-            if time.monotonic() > deadline:
+            if self.clock() > deadline:
                 raise ClusterError(
                     f"expected the TrainJob {name} to be gone within {patience_s:g} s, but it is still being removed; "
                     "look at its finalizers and pods, then run the same command again"
                 )
-            self.sleep(0.5)
+            self._pause()
 
     def _wait_for_result(self, output: Path) -> None:
         """A shared volume may show a file some seconds after another machine wrote it."""
-        deadline = time.monotonic() + _RESULT_S
-        while not (output / RESULT).is_file() and told_error(output) is None and time.monotonic() < deadline:
+        deadline = self.clock() + _RESULT_S
+        while not (output / RESULT).is_file() and told_error(output) is None and self.clock() < deadline:
             os.listdir(output)
-            self.sleep(0.5)
+            self._pause()
+
+    def _pause(self) -> None:
+        (self.sleep or time.sleep)(0.5)
 
     @contextmanager
     def _removed_after(self, name: str, output: Path, own: OwnPod | None) -> Iterator[None]:

@@ -81,7 +81,7 @@ def describe(job: Object, pods: Sequence[Object], *, nodes: int, why: str = "") 
         job: The TrainJob.
         pods: Its pods.
         nodes: How many there are to be.
-        why: What the queue says, if it is known.
+        why: What the queue, or who refused a pod, says, if it is known.
     """
     if has_condition(job, "Failed") or has_condition(job, "Complete"):
         return "ended"
@@ -92,7 +92,7 @@ def describe(job: Object, pods: Sequence[Object], *, nodes: int, why: str = "") 
         return f"runs on {nodes} node{'s' * (nodes > 1)}"
     unplaced = next((text for pod in pods if (text := _unplaced(pod))), "")
     lost = sum(map(is_disrupted, pods))
-    notes = [f"{lost} preempted"] * bool(lost) + [unplaced] * bool(unplaced)
+    notes = [f"{lost} preempted"] * bool(lost) + [unplaced] * bool(unplaced) + [why] * bool(why)
     return f"{running} of {nodes} nodes run" + (f" ({'; '.join(notes)})" if notes else "")
 
 

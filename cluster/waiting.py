@@ -6,6 +6,7 @@ from datetime import datetime
 from cluster.api import ClusterApi, Object
 from cluster.garbage import created, ended
 from cluster.kinds import JOBS, PODS
+from cluster.refusals import refusals
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 STEP_ANNOTATION = "zenml.io/step-name"
@@ -29,11 +30,13 @@ def waits(api: ClusterApi, run_id: str) -> dict[str, tuple[datetime, str]]:
     if jobs:
         for pod in api.list(PODS, labels=f"run_id={run_id}"):
             pods.setdefault((pod["metadata"].get("labels") or {}).get("job-name", ""), []).append(pod)
+    is_bare = any(job["metadata"]["name"] not in pods and not job["spec"].get("suspend") for job in jobs)
+    refused = refusals(api) if is_bare else {}
     found = {}
     for job in jobs:
         own = pods.get(job["metadata"]["name"], [])
         if not any(pod.get("status", {}).get("phase") in ("Running", "Succeeded") for pod in own):
-            found[step_of(job)] = created(job), why(job, own)
+            found[step_of(job)] = created(job), why(job, own, refused.get(job["metadata"]["name"], ""))
     return found
 
 
@@ -43,12 +46,19 @@ def step_of(job: Object) -> str:
     return str(annotations.get(STEP_ANNOTATION) or "the orchestrator")
 
 
-def why(job: Object, pods: list[Object]) -> str:
-    """What a Job without a running pod waits for."""
+def why(job: Object, pods: list[Object], refused: str = "") -> str:
+    """What a Job without a running pod waits for.
+
+    Args:
+        job: The Job.
+        pods: Its pods.
+        refused: Why a pod of it was refused; "" = none was, or nobody knows.
+    """
     if job["spec"].get("suspend"):
         queue = (job["metadata"].get("labels") or {}).get(QUEUE_LABEL)
         return f"to be admitted by the queue {queue}" if queue else "because its Job is suspended"
-    return next((reason for pod in pods for reason in _reasons(pod)), "for its pod to be made")
+    unmade = f"for its pod to be made: {refused}" if refused else "for its pod to be made"
+    return next((reason for pod in pods for reason in _reasons(pod)), unmade)
 
 
 def _reasons(pod: Object) -> Iterator[str]:

@@ -20,7 +20,7 @@ from proxykd.config.placement import load_placement
 from proxykd.config.shielding import shielded
 from proxykd.config.stack import ClusterStackSpec
 from proxykd.config.steps import step_names
-from proxykd.exceptions import ClusterError, ConfigError
+from proxykd.exceptions import ClusterError, ClusterUnreachableError, ConfigError
 
 IMAGE_CHECKOUT = Path("/app")
 """Where the image has the checkout."""
@@ -166,19 +166,37 @@ def follow(
     Raises:
         ClusterError: if the run ends badly, if a step waits too long, or if nobody carries the run on.
     """
-    follower, heard = _Follower(run, stack, api, tell), clock()
+    until_it_ends(_Follower(run, stack, api, tell).look, run.name, clock=clock, sleep=sleep)
+
+
+def until_it_ends(
+    look: Callable[[], bool], name: str, *, clock: Callable[[], float], sleep: Callable[[float], None]
+) -> None:
+    """Look again and again, through a while in which nobody answers.
+
+    Args:
+        look: Whether the run has ended well.
+        name: Of the run.
+        clock: Seconds that never go back.
+        sleep: Waits.
+
+    Raises:
+        ClusterError: that of ``look``; or if a server stays away for ``AWAY_S``.
+    """
+    heard = clock()
     while True:
         try:
-            if follower.look():
+            if look():
                 return
             heard = clock()
         except (OSError, RuntimeError) as error:  # what ZenML's client raises while its server is away
-            if isinstance(error, ClusterError):
+            if isinstance(error, ClusterError) and not isinstance(error, ClusterUnreachableError):
                 raise
             if clock() - heard > AWAY_S:
+                who = "the API server" if isinstance(error, ClusterUnreachableError) else "ZenML's server"
                 raise ClusterError(
-                    f"ZenML's server has not answered for {AWAY_S:.0f} s ({error}); the run {run.name} goes on without "
-                    f"being watched: `proxykd runs {run.name}`"
+                    f"{who} has not answered for {AWAY_S:.0f} s ({error}); the run {name} goes on without being "
+                    f"watched: `proxykd runs {name}`"
                 ) from error
         sleep(POLL_S)
 

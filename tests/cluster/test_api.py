@@ -6,13 +6,14 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 import yaml
 
 from cluster.api import ClusterApi, Patience
-from cluster.connection import Connection, open_connection
+from cluster.connection import Connection, open_connection, patient_retries
 from cluster.kinds import JOBS, NODES, PODS, TRAIN_JOBS
 from proxykd.exceptions import (
     ClusterAuthError,
@@ -90,6 +91,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.now, self.slept = 0.0, list[float]()
+        self.script: dict[float, Callable[[], Any]] = {}
 
     def read(self) -> float:
         return self.now
@@ -97,6 +99,8 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.now += seconds
+        for hour in sorted(hour for hour in self.script if hour <= self.now):
+            self.script.pop(hour)()
 
 
 @pytest.fixture
@@ -160,6 +164,52 @@ def test_a_server_that_stays_away_ends_in_an_error_at_the_deadline(
     with pytest.raises(ClusterUnreachableError, match=r"get pods a in namespace proxykd.*503.*etcd is away"):
         api.get(PODS, "a")
     assert 40.0 < clock.now <= 60.0
+
+
+USUAL = Patience()
+SURVIVED = (60.0, USUAL.deadline_s - USUAL.longest_s)
+"""Seconds: a minute, and as long as is certain whenever the last wait begins."""
+
+
+@pytest.mark.parametrize("status", [0, 503])
+@pytest.mark.parametrize(("away_s", "is_survived"), [*((away_s, True) for away_s in SURVIVED), (121.0, False)])
+def test_a_minute_without_the_server_passes_and_beyond_the_limit_there_is_one_message(
+    server: Server, connection: Connection, clock: Clock, status: int, away_s: float, is_survived: bool
+) -> None:
+    api = ClusterApi(connection, clock=clock.read, sleep=clock.sleep)
+    server.answers[:] = [(status, {}, {"message": "away"})]
+    clock.script[away_s] = lambda: server.answers.__setitem__(0, (200, {}, POD))
+    if is_survived:
+        assert api.get(PODS, "a") == POD
+        assert away_s <= clock.now <= away_s + USUAL.longest_s
+    else:
+        with pytest.raises(ClusterUnreachableError, match=r"expected .*control plane") as told:
+            api.get(PODS, "a")
+        assert str(told.value).count("expected") == 1
+        assert SURVIVED[-1] <= clock.now <= USUAL.deadline_s
+    assert len(clock.slept) < 30, "and the server is not stormed when it comes back"
+
+
+def test_an_orchestrator_pod_bears_two_minutes_without_the_server(
+    server: Server, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import urllib3
+    from urllib3.util import retry
+
+    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=clock.sleep))
+    address = f"http://127.0.0.1:{server.server_port}/"
+    for status in (0, 503):
+        clock.now = 0.0
+        server.answers[:] = [(status, {}, {})]
+        clock.script[60.0] = lambda: server.answers.__setitem__(0, (200, {}, POD))
+        with urllib3.PoolManager(retries=patient_retries()) as client:
+            assert client.request("GET", address).status == 200
+        assert 60.0 <= clock.now <= 70.0
+    server.answers[:] = [(0, {}, {})]
+    clock.now = 0.0
+    with urllib3.PoolManager(retries=patient_retries()) as client, pytest.raises(urllib3.exceptions.MaxRetryError):
+        client.request("GET", address)
+    assert 120.0 <= clock.now <= 140.0
 
 
 def test_a_server_that_is_not_there_is_named(connection: Connection, server: Server, clock: Clock) -> None:

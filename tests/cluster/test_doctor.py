@@ -1,20 +1,26 @@
 """The doctor finds each thing that is missing, says what to do, tells no secret, and judges pools by what they give."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
+import yaml
 
 from cluster import access, capacity, doctor, services
 from cluster.capacity import GPU, Demand
 from cluster.findings import Finding
 from cluster.needs import Needs
 from proxykd.config.stack import KubernetesStackSpec
-from tests.cluster.conftest import Connect, manifest
+from tests.cluster.conftest import CHECKOUT, Connect, manifest, runtime
 from tests.k8s import kinds
+from tests.k8s.access import service_account
 from tests.k8s.api_server import ApiServer
+from tests.k8s.rbac import Right, granted
 
+EVERYBODY = {("create", "authorization.k8s.io", "selfsubjectaccessreviews")}
+"""What Kubernetes itself lets every known user do, by its ClusterRole system:basic-user."""
 VALUE = "c2stdmVyeS1zZWNyZXQ="  # sk-very-secret
 GIB = Decimal(2**30)
 
@@ -158,8 +164,8 @@ def rule(group: str, resource: str, *verbs: str) -> dict[str, Any]:
 def test_each_verb_that_is_forbidden_is_a_line(ready: ApiServer, connect: Connect) -> None:
     ready.access.is_enforced = True
     allowed = [
-        rule("batch", "jobs", "create", "get", "list"), rule("", "secrets", "create", "delete"),
-        rule("", "pods", "get", "list"), rule("", "pods/log", "get"),
+        rule("batch", "jobs", "create", "get", "list", "delete"), rule("", "secrets", "create", "delete"),
+        rule("", "pods", "get", "list"), rule("", "pods/log", "get"), rule("", "events", "list"),
     ]  # fmt: skip
     ready.apply(*role(*allowed))
     api = connect("default")
@@ -169,6 +175,29 @@ def test_each_verb_that_is_forbidden_is_a_line(ready: ApiServer, connect: Connec
     ready.apply(*role(*allowed, rule("", "secrets", "patch")))
     (all_of_them,) = access.check_permissions(api, access.SUBMISSION)
     assert all_of_them.state == "ok"
+
+
+def test_the_submitters_role_is_what_is_asked_for_and_what_the_doctor_looks_at(
+    ready: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = list(yaml.safe_load_all((CHECKOUT / "k8s/base/rbac/submitter.yaml").read_text(encoding="utf-8")))
+    objects[1]["subjects"][0]["namespace"] = "proxykd"
+    ready.apply(*objects, runtime(), namespace="proxykd")
+    ready.access.is_enforced = True
+    monkeypatch.setenv("KUBECONFIG", str(ready.kubeconfig("proxykd", account="proxykd-submitter")))
+    needs = replace(NEEDS, runtimes=("proxykd-train",), priorities=("proxykd-normal",))
+
+    list(doctor.examine_cluster(stack(tracking_uri="http://mlflow.proxykd.svc:5000"), needs, is_scheduled=True))
+
+    used = ready.access.used(service_account("proxykd", "proxykd-submitter"))
+    looked_at = {(verb, group, resource) for group, resource, verb in used} - EVERYBODY
+    asked = {right(one) for one in (*access.SUBMISSION, *access.SCHEDULING)}
+    assert asked | looked_at == granted(objects, "proxykd-submitter")
+
+
+def right(permission: access.Permission) -> Right:
+    verb, kind, part = permission
+    return verb, kind.group, f"{kind.plural}/{part}" if part else kind.plural
 
 
 def test_what_may_not_be_looked_at_is_unchecked_and_not_missing(ready: ApiServer, monkeypatch: Any) -> None:

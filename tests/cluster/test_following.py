@@ -88,7 +88,7 @@ class Scene:
 def scene(tmp_path: Path) -> Iterator[Scene]:
     with api_server(tmp_path) as server:
         server.create_namespace(NAMESPACE)
-        double = Cluster(server, None, None)  # type: ignore[arg-type]
+        double = Cluster(server, None, None, None)  # type: ignore[arg-type]
         yield Scene(server, reach_as(double, "proxykd-trainer", deadline_s=0.0))
 
 
@@ -103,7 +103,7 @@ def test_what_it_says_on_its_way_is_told_once(scene: Scene) -> None:
             10.0: lambda: scene.job(suspend=False),
             20.0: lambda: scene.pod(0, RUNNING),
             30.0: lambda: scene.pod(1, RUNNING),
-            600.0: lambda: scene.job(**DONE),
+            60.0: lambda: scene.job(**DONE),
         }
     )
     assert [one.removeprefix(f"TrainJob {NAME} ") for one in scene.said] == [
@@ -136,15 +136,16 @@ def test_one_that_never_starts_ends_with_what_to_ask_for(scene: Scene, is_queued
     assert 400.0 < scene.clock.now < 410.0
 
 
-def test_one_that_was_preempted_may_wait_as_long_again(scene: Scene) -> None:
+def test_one_that_was_preempted_may_wait_as_long_again_and_for_a_registry(scene: Scene) -> None:
     for index in (0, 1):
         scene.pod(index, RUNNING)
     scene.follow(
         {
             300.0: lambda: scene.job(suspend=True),
             301.0: lambda: scene.pod(1, {"terminated": {"exitCode": 143}}, phase="Failed"),
-            600.0: lambda: scene.job(suspend=False),
-            601.0: lambda: scene.pod(1, RUNNING),
+            450.0: lambda: scene.job(suspend=False),
+            451.0: lambda: scene.pod(1, {"waiting": {"reason": "ErrImagePull"}}, phase="Pending"),
+            440.0 + IMAGE_S: lambda: scene.pod(1, RUNNING),
             900.0: lambda: scene.job(**DONE),
         }
     )

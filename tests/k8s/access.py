@@ -54,10 +54,11 @@ class Access:
             self._tokens[token] = user
         return token
 
-    def expire(self, user: str) -> None:
-        """Let every token of a user that is out now expire; ones issued later hold."""
+    def expire(self, user: str, *, num_kept: int = 0) -> None:
+        """Let every token of a user that is out now expire, but the latest so many; ones issued later hold."""
         with self._lock:
-            self._expired |= {token for token, own in self._tokens.items() if own == user}
+            own = [token for token, holder in self._tokens.items() if holder == user]
+            self._expired |= set(own[: len(own) - num_kept])
 
     def user(self, header: str | None) -> str:
         """The user a header ``Bearer TOKEN`` belongs to.

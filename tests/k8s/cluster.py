@@ -1,4 +1,4 @@
-"""A whole cluster double in one process: API server, Job and TrainJob controllers, and kubelet.
+"""A whole cluster double in one process: API server, Job, CronJob and TrainJob controllers, and kubelet.
 
 ::
 
@@ -6,15 +6,18 @@
         double.api.kubeconfig("proxykd")                      # for clients
         double.kubelet.befall("evicted", step_name="split")   # what happens to the next pod with that label
         double.jobs.closed.add("proxykd-gpu")                 # a queue that admits nothing
+        double.cron_jobs.ring("proxykd-nightly")              # a time at which a CronJob is due: no other comes here
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.k8s.api_server import ApiServer, api_server
 from tests.k8s.containers import Machine
+from tests.k8s.cron_jobs import CronJobs
 from tests.k8s.jobs import Jobs
 from tests.k8s.kubelet import Kubelet
 from tests.k8s.train_jobs import TrainJobs
@@ -27,6 +30,7 @@ class Cluster:
     api: ApiServer
     jobs: Jobs
     kubelet: Kubelet
+    cron_jobs: CronJobs
 
 
 @contextmanager
@@ -55,12 +59,16 @@ def cluster(
         train_jobs = TrainJobs(api.store, machine.addresses)
         api.answers.webhooks.append(train_jobs.check)
         kubelet = Kubelet(api, machine, num_slots=num_slots)
+        began = datetime.now(UTC)
+        cron_jobs = CronJobs(api.store, lambda: began)
+        cron_jobs.start()
         jobs.start()
         train_jobs.start()
         kubelet.start()
         try:
-            yield Cluster(api, jobs, kubelet)
+            yield Cluster(api, jobs, kubelet, cron_jobs)
         finally:
+            cron_jobs.stop()
             train_jobs.stop()
             jobs.stop()
             kubelet.stop()

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -141,8 +142,29 @@ class Jobs:
         own = {"name": name, "labels": labels, "annotations": annotations}
         own["ownerReferences"] = [{**owner, "controller": True, "blockOwnerDeletion": True}]
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": own, "spec": spec, "status": {"phase": "Pending"}}
-        made = self.store.create(POD, meta["namespace"], body)
+        try:
+            made = self.store.create(POD, meta["namespace"], body)
+        except Refusal as refusal:
+            self._note(job, f"Error creating: {refusal}")
+            return
         self._verdicts.setdefault(meta["uid"], {})[made["metadata"]["uid"]] = "seen"
+
+    def _note(self, job: Object, message: str) -> None:
+        """An event about a pod that could not be made, once a Job; the next look tries again."""
+        meta = job["metadata"]
+        about = {"apiVersion": "batch/v1", "kind": "Job", "namespace": meta["namespace"]}
+        body = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{meta['name']}.refused"},
+            "involvedObject": {**about, "name": meta["name"], "uid": meta["uid"]},
+            "type": "Warning",
+            "reason": "FailedCreate",
+            "message": message,
+            "lastTimestamp": now(),
+        }
+        with suppress(Refusal):
+            self.store.create(CORE["Event"], meta["namespace"], body)
 
     def _suspend(self, job: Object, pods: list[Object]) -> None:
         for pod in pods:

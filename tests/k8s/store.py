@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from tests.k8s.defaults import settle
 from tests.k8s.kinds import BY_NAME, Kind
+from tests.k8s.quotas import admit
 from tests.k8s.refusals import Refusal
 
 Object = dict[str, Any]
@@ -81,7 +82,8 @@ class Store:
         """Store a new object under its name, or one made from its generateName.
 
         Raises:
-            Refusal: 409 where the name is taken, 422 where there is none, 404 where the namespace is not there.
+            Refusal: 409 where the name is taken, 422 where there is none, 404 where the namespace is not there, 403
+                where a quota or a limit range does not allow it.
         """
         new = copy.deepcopy(new)
         meta = new.setdefault("metadata", {})
@@ -95,6 +97,7 @@ class Store:
                 raise Refusal(409, "AlreadyExists", f'{kind.plural}{_dot(kind)} "{meta["name"]}" already exists')
             if kind.is_namespaced and (BY_NAME["v1", "Namespace"], "", namespace) not in self._objects:
                 raise Refusal(404, "NotFound", f'namespaces "{namespace}" not found')
+            admit(self, kind, namespace, new)
             meta.update(uid=str(uuid4()), creationTimestamp=now(), generation=1)
             if kind.is_namespaced:
                 meta["namespace"] = namespace

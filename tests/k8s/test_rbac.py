@@ -30,6 +30,7 @@ EXPECTED = {
     | rights("", "secrets", "create patch delete")
     | rights("", "pods", "get list")
     | rights("", "pods/log", "get")
+    | rights("", "events", "list")
     | LOOKED_AT,
     "proxykd-orchestrator": rights("batch", "jobs", "create get list patch delete")
     | rights("", "pods", "get list")
@@ -37,7 +38,8 @@ EXPECTED = {
     "proxykd-trainer": rights("trainer.kubeflow.org", "trainjobs", "create get delete")
     | rights("kueue.x-k8s.io", "workloads", "list")
     | rights("", "pods", "get list")
-    | rights("", "pods/log", "get"),
+    | rights("", "pods/log", "get")
+    | rights("", "events", "list"),
     "proxykd-step": set(),
     "proxykd-mlflow": set(),
     "proxykd-store": set(),

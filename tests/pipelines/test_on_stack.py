@@ -5,7 +5,8 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,11 +150,40 @@ def test_a_schedule_has_one_cron_job_however_often_it_is_applied(user: User) -> 
     (second,) = user.objects("CronJob")
     assert second["metadata"]["uid"] == first["metadata"]["uid"]
     assert json.dumps(second["spec"]["jobTemplate"]) != json.dumps(first["spec"]["jobTemplate"])
+    check_firing(user)
     assert user.types("schedule", "pause", "nightly", "--stack", user.stack).out == "nightly: paused\n"
     listed = user.types("schedule", "list", "--stack", user.stack).out
     assert all(word in listed for word in ("nightly", "@daily", "Etc/UTC", "Forbid", "paused"))
     assert user.types("schedule", "delete", "nightly", "--stack", user.stack, "--yes").status == 0
     assert not user.objects("CronJob")
+
+
+def check_firing(user: User) -> None:
+    """At its time a run is started, by pods; at the next, while that one is under way, none."""
+    cluster = user.there.cluster
+    before = len(cluster.kubelet.starts)
+
+    def fired() -> list[str]:
+        owned = [job for job in user.objects("Job") if job["metadata"].get("ownerReferences")]
+        return [job["metadata"]["name"] for job in owned if job["metadata"]["name"].startswith("proxykd-nightly-")]
+
+    cluster.cron_jobs.ring("proxykd-nightly")
+    awaited(lambda: any(labels.get("step_name") for _, labels in cluster.kubelet.starts[before:]))
+    roles = [labels["proxykd.dev/role"] for _, labels in cluster.kubelet.starts[before:]]
+    assert roles == ["orchestrator", "teacher-query"]
+    (job,) = fired()
+    cluster.cron_jobs.ring("proxykd-nightly")
+    awaited(lambda: cluster.cron_jobs.skipped == ["proxykd-nightly"])
+    assert fired() == [job]
+    assert user.there.statuses()[""] in ("initializing", "running")
+    cluster.api.store.delete(CORE["Job"], "proxykd", job)  # and the step's, which it owns
+
+
+def awaited(happens: Callable[[], object]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_run_that_lost_its_jobs_is_closed_and_what_it_left_is_removed(user: User) -> None:

@@ -1,4 +1,7 @@
-"""What a pod is told of files: paths of the checkout become the image's, and files of this machine are refused."""
+"""What a pod is told of files: paths of the checkout become the image's, and files of this machine are refused.
+
+And how a run is followed while nobody answers.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.submitting import cluster_options, relocated
+from pipelines.submitting import AWAY_S, cluster_options, relocated, until_it_ends
 from proxykd.config import RunSpec
 from proxykd.config.stack import STACKS, ClusterStackSpec, KubeflowStackSpec, KubernetesStackSpec, load_stack
-from proxykd.exceptions import ConfigError
+from proxykd.exceptions import ClusterAuthError, ClusterError, ClusterUnreachableError, ConfigError
 from tests.support.program import CHECKOUT
 
 
@@ -62,3 +65,51 @@ def test_kubeflow_is_told_each_steps_pod() -> None:
     assert options["settings"]["orchestrator"].synchronous is False
     task = options["step_configurations"]["distill_student_sft"]["settings"]["orchestrator"]["task"]
     assert (task["gpus"], task["node_selectors"]) == (8, {"proxykd.dev/pool": "h100"})
+
+
+class Following:
+    """Looks at a run on a clock that looking and sleeping move; ``away`` = an error for a stretch of time."""
+
+    def __init__(self, away: Exception, since_s: float, until_s: float, look_s: float, end_s: float) -> None:
+        self.away, self.stretch, self.look_s, self.end_s, self.now = away, (since_s, until_s), look_s, end_s, 0.0
+
+    def look(self) -> bool:
+        if self.stretch[0] <= self.now < self.stretch[1]:
+            self.now += self.look_s
+            raise self.away
+        return self.now >= self.end_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def follow(self) -> None:
+        until_it_ends(self.look, "tiny-1", clock=lambda: self.now, sleep=self.sleep)
+
+
+AWAY = [
+    (ConnectionError("refused"), 0.0, "ZenML's server"),
+    (RuntimeError("502"), 30.0, "ZenML's server"),
+    (ClusterUnreachableError("no answer"), 120.0, "the API server"),  # what a call with all its tries takes
+]
+
+
+@pytest.mark.parametrize(("error", "look_s", "who"), AWAY)
+def test_a_server_that_comes_back_is_waited_for(error: Exception, look_s: float, who: str) -> None:
+    following = Following(error, 20.0, 80.0, look_s, 1000.0)
+    following.follow()
+    assert 1000.0 <= following.now < 1010.0
+
+
+@pytest.mark.parametrize(("error", "look_s", "who"), AWAY)
+def test_a_server_that_stays_away_ends_the_watching_and_not_the_run(error: Exception, look_s: float, who: str) -> None:
+    following = Following(error, 20.0, 1e9, look_s, 1000.0)
+    with pytest.raises(ClusterError, match=rf"{who} has not answered for 300 s.*tiny-1 goes on.*proxykd runs tiny-1"):
+        following.follow()
+    assert AWAY_S <= following.now - 20.0 <= AWAY_S + look_s + 10.0
+
+
+def test_a_token_that_is_refused_ends_the_watching_at_once() -> None:
+    following = Following(ClusterAuthError("log in again"), 20.0, 1e9, 0.0, 1000.0)
+    with pytest.raises(ClusterAuthError, match="log in again"):
+        following.follow()
+    assert following.now == 20.0
