@@ -17,6 +17,7 @@ from tests.k8s.api_server import ApiServer, api_server
 from tests.k8s.containers import Machine
 from tests.k8s.jobs import Jobs
 from tests.k8s.kubelet import Kubelet
+from tests.k8s.runtimes import Runtime
 from tests.k8s.train_jobs import TrainJobs
 
 
@@ -37,6 +38,7 @@ def cluster(
     passed: dict[str, str] | None = None,
     num_slots: int = 8,
     namespace: str = "proxykd",
+    runtime: Runtime | None = None,
 ) -> Iterator[Cluster]:
     """A running cluster double; all that it started is ended on leaving.
 
@@ -46,6 +48,7 @@ def cluster(
         passed: Variables of every container, as the image would set them.
         num_slots: Pods that run at once.
         namespace: Made at once, with the service account ``default``.
+        runtime: What pods run as; None = processes of this machine.
     """
     with api_server(folder / "api") as api:
         api.create_namespace(namespace)
@@ -54,7 +57,7 @@ def cluster(
         machine = Machine(folder, dict(addresses or {}), passed or {})
         train_jobs = TrainJobs(api.store, machine.addresses)
         api.answers.webhooks.append(train_jobs.check)
-        kubelet = Kubelet(api, machine, num_slots=num_slots)
+        kubelet = Kubelet(api, machine, num_slots=num_slots, runtime=runtime)
         jobs.start()
         train_jobs.start()
         kubelet.start()

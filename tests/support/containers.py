@@ -10,10 +10,14 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from tests.support.program import CHECKOUT
 
 IMAGE_VARIABLE = "PROXYKD_TEST_IMAGE"
 ENGINE_VARIABLE = "PROXYKD_TEST_ENGINE"
@@ -37,6 +41,20 @@ def engine() -> list[str]:
         return shlex.split(named)
     found = next((name for name in ("podman", "docker") if shutil.which(name)), None)
     return [found] if found else []
+
+
+def make_image(checkout: Path, image: str) -> None:
+    """``make image`` in a checkout, under a name."""
+    variables = {**os.environ, "ENGINE": " ".join(engine()), "IMAGE": image}
+    subprocess.run(["make", "image"], cwd=checkout, env=variables, check=True, stdout=subprocess.DEVNULL)
+
+
+@cache
+def built_image() -> str:
+    """The name of the image to test: the one that is named, else this checkout's, built by the first who asks."""
+    if not os.environ.get(IMAGE_VARIABLE):
+        make_image(CHECKOUT, IMAGE)
+    return IMAGE
 
 
 @dataclass(frozen=True)
@@ -71,8 +89,26 @@ class Container:
 
     def remove(self) -> None:
         """SIGKILL at once; nothing of the container is left afterwards."""
+        for _ in range(30):  # one that the engine is only now making is not there to be removed
+            self._remove()
+            with suppress(subprocess.TimeoutExpired):
+                self.client.wait(2)
+                break
+        else:
+            raise TimeoutError(f"the engine's client of {self.name} does not end")
+        self._remove()
+
+    def _remove(self) -> None:
         subprocess.run([*engine(), "rm", "--force", self.name], capture_output=True, check=False)
-        self.client.wait(60)
+
+    def inspect(self, field: str) -> str:
+        """What the engine knows of it, by the template of a field (``.State.Pid``); empty if it is not there."""
+        command = [*engine(), "inspect", "--type", "container", "--format", f"{{{{{field}}}}}", self.name]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    def is_out_of_memory(self) -> bool:
+        """Whether its limit of memory ended it; one that is not kept cannot be asked."""
+        return self.inspect(".State.OOMKilled") == "true"
 
     def text(self) -> str:
         """What it has printed so far."""
@@ -91,6 +127,7 @@ def run_container(
     hosts: Mapping[str, str] | None = None,
     image: str | None = None,
     network: str = "host",
+    is_kept: bool = False,
 ) -> Container:
     """Start a container of a pod.
 
@@ -105,6 +142,7 @@ def run_container(
         hosts: Name of a service -> its address.
         image: Run this one and not the container's.
         network: The engine's network: ``host`` reaches servers on loopback, ``none`` reaches nobody.
+        is_kept: The engine keeps the container when it has ended, until ``remove``: how it ended can be asked.
 
     Raises:
         KeyError: if the specification names a claim, secret or field that is not given.
@@ -117,7 +155,7 @@ def run_container(
     name = f"proxykd-{uuid4().hex[:12]}"
     empty = log.with_suffix(".volumes")
     command = [
-        *engine(), "run", "--rm", "--name", name, "--network", network, "--pull", "never",
+        *engine(), "run", *(() if is_kept else ("--rm",)), "--name", name, "--network", network, "--pull", "never",
         *security_options(pod, chosen), *_resource_options(chosen), *volume_options(pod, chosen, folders or {}, empty),
     ]  # fmt: skip
     if "metadata.name" in (fields or {}):

@@ -1,0 +1,163 @@
+"""The pipeline through ZenML's Kubernetes orchestrator with every pod in a real container of the built image.
+
+What processes in ``test_kubernetes.py`` cannot show: that the pods' user, read-only root, capabilities and memory are
+enough, that nothing is written but to their mounts, and that the API server is reached by the account's mounted token.
+"""
+
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from tests.k8s.runtimes import ACCOUNT, Containers
+from tests.support.containers import Container, built_image, engine
+from tests.support.platform import Platform, platform
+from tests.support.program import NUM_PROMPTS, Finished, Home
+
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(5_400)]  # the image is built first
+
+UID = 10001
+MEMORY = {4 * 2**30, 2 * 2**30}
+STEPS: dict[str, Any] = {
+    "default": {"pool": "cpu", "cpu": "1", "memory": "4Gi", "grace_s": 5},
+    "query_teacher": {"role": "teacher-query", "secrets": ["proxykd-teacher"]},
+    "estimate_distributions": {"retries": 1},
+}
+"""Placement of the run."""
+
+
+class Confines(NamedTuple):
+    """What the kernel lets a container's first process do.
+
+    Attributes:
+        users: Real, effective, saved and file system user.
+        capabilities: Those that it has or could get, as a mask.
+        has_no_new_privileges: Whether a program that it starts can have no more.
+        is_root_read_only: Whether the root of its file systems is.
+        has_token: Whether a service account's token is mounted.
+        memory: Limit in bytes.
+    """
+
+    users: tuple[int, ...]
+    capabilities: int
+    has_no_new_privileges: bool
+    is_root_read_only: bool
+    has_token: bool
+    memory: int
+
+
+def confines(container: Container) -> Confines | None:
+    """As /proc tells them of a running container; None if it has not begun or has ended."""
+    pid = container.inspect(".State.Pid")
+    process = Path("/proc") / (pid or "0")
+    try:
+        told = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
+        mounts = [line.split() for line in (process / "mountinfo").read_text().splitlines()]
+        memory = _memory(process)
+    except OSError:
+        return None
+    (root,) = (options.split(",") for _, _, _, _, path, options, *_ in mounts if path == "/")
+    return Confines(
+        tuple(map(int, told["Uid"].split())),
+        int(told["CapPrm"], 16) | int(told["CapBnd"], 16) | int(told["CapEff"], 16),
+        told["NoNewPrivs"] == "1",
+        "ro" in root,
+        any(mount[4] == ACCOUNT.replace("/var/run", "/run") or mount[4] == ACCOUNT for mount in mounts),
+        memory,
+    )
+
+
+def _memory(process: Path) -> int:
+    """Limit of a process's control group, of either version."""
+    groups = [line.split(":", 2) for line in (process / "cgroup").read_text().splitlines()]
+    for _, controllers, path in groups:
+        if "memory" in controllers.split(","):
+            return int(Path(f"/sys/fs/cgroup/memory{path}/memory.limit_in_bytes").read_text())
+    return int(Path(f"/sys/fs/cgroup{groups[0][2]}/memory.max").read_text())
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    """The image by its digest, as a pod names it."""
+    name = built_image()
+    asked = [*engine(), "image", "inspect", "--format", "{{.Digest}}", name]
+    found = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    if not found.startswith("sha256:"):
+        pytest.skip("this engine gives no digest to an image that was never in a registry: take podman")
+    return f"{name.rpartition(':')[0]}@{found}"
+
+
+@pytest.fixture(scope="module")
+def containers() -> Iterator[Containers]:
+    """The runtime of all pods; nothing of it may be left at the end."""
+    found = Containers()
+    yield found
+    kept = subprocess.run([*engine(), "ps", "--all", "--format", "{{.Names}}"], check=True, capture_output=True)
+    left = set(kept.stdout.decode().split()) & {one.name for one in found.started.values()}
+    for name in left:
+        subprocess.run([*engine(), "rm", "--force", name], check=False, capture_output=True)
+    assert not left
+
+
+@pytest.fixture(scope="module")
+def container_platform(
+    tmp_path_factory: pytest.TempPathFactory, containers: Containers, image: str
+) -> Iterator[Platform]:
+    with platform(tmp_path_factory.mktemp("platform"), runtime=containers, image=image, num_slots=6) as found:
+        yield found
+
+
+def watch(platform: Platform, containers: Containers) -> dict[str, Confines]:
+    """Gets name -> confines of every pod that says something."""
+    seen: dict[str, Confines] = {}
+
+    def look(pod: Any, log: Path) -> bool:
+        name = pod["metadata"]["name"]
+        if name not in seen and log.stat().st_size and (found := confines(containers.started[name])):
+            seen[name] = found
+        return False
+
+    platform.cluster.kubelet.befall("killed", when=look)
+    return seen
+
+
+def test_a_run_in_real_containers_loses_two_of_them_and_gives_the_numbers_of_processes(
+    container_platform: Platform, containers: Containers, undisturbed: tuple[Home, Finished], tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    placement = home / "placement.yaml"
+    content = {"pools": {"cpu": {}}, "orchestrator": {"poll_s": 1}, "steps": STEPS}
+    placement.write_text(yaml.safe_dump(content), encoding="utf-8")
+    kubelet = container_platform.cluster.kubelet
+    seen = watch(container_platform, containers)
+    kubelet.befall("evicted", step_name="query_teacher", when=lambda pod, log: container_platform.num_answers() > 20)
+    kubelet.befall(
+        "killed", step_name="estimate_distributions", when=lambda pod, log: b"has started" in log.read_bytes()
+    )
+
+    ended = container_platform.run(home, placement)
+
+    assert ended.status == 0, ended.stderr[-4000:]
+    assert container_platform.statuses()[""] == "completed"
+    assert "tiny-student" in ended.stdout
+    assert container_platform.report()["arms"] == undisturbed[1].report["arms"]
+    assert container_platform.num_answers() == NUM_PROMPTS
+    starts = Counter(labels.get("step_name", "orchestrator") for _, labels in kubelet.starts)
+    assert starts.pop("query_teacher") == starts.pop("estimate_distributions") == 2
+    assert set(starts.values()) == {1}
+    check_confines(seen, kubelet.starts)
+
+
+def check_confines(seen: dict[str, Confines], starts: list[tuple[str, dict[str, str]]]) -> None:
+    """Every pod was held as its specification says."""
+    assert seen.keys() == {name for name, _ in starts}
+    for name, labels in starts:
+        found = seen[name]
+        asks_the_server = "step_name" not in labels
+        assert found == Confines((UID,) * 4, 0, True, True, asks_the_server, found.memory), name
+        assert found.memory in MEMORY
