@@ -218,7 +218,8 @@ class Kubelet:
             ended = {"exitCode": code, "reason": reason, "startedAt": now(), "finishedAt": now()}
             statuses.append(_status(container, {"terminated": ended}, is_ready=False))
         status: Object = {"phase": "Failed" if any(codes.values()) else "Succeeded", "containerStatuses": statuses}
-        if running.how in REASONS:
+        # A pod that is evicted may still come to its end in its grace period.
+        if running.how == "node gone" or (running.how == "evicted" and any(codes.values())):
             status |= {"phase": "Failed", "reason": "Evicted" if running.how == "evicted" else "NodeLost"}
             status["message"] = f"the pod's end on demand: {running.how}"
         self._write(pod, status)

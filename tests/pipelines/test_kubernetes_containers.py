@@ -7,25 +7,29 @@ enough, that nothing is written but to their mounts, and that the API server is 
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
+from proxykd.config.steps import STEPS as STEP_NAMES
 from tests.k8s.runtimes import ACCOUNT, Containers
 from tests.support.containers import Container, built_image, engine
 from tests.support.platform import Platform, platform
-from tests.support.program import NUM_PROMPTS, Finished, Home
+from tests.support.program import CHECKOUT, NUM_PROMPTS, Finished, Home
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(5_400)]  # the image is built first
 
 UID = 10001
-MEMORY = {4 * 2**30, 2 * 2**30}
+TRAINING_GIB, STEP_GIB, ORCHESTRATOR_GIB = 2, 4, 1
 STEPS: dict[str, Any] = {
-    "default": {"pool": "cpu", "cpu": "1", "memory": "4Gi", "grace_s": 5},
+    "default": {"pool": "cpu", "cpu": "1", "memory": f"{STEP_GIB}Gi", "grace_s": 5},
     "query_teacher": {"role": "teacher-query", "secrets": ["proxykd-teacher"]},
     "estimate_distributions": {"retries": 1},
+    # The step itself follows its TrainJob.
+    "distill_student_proxy_kd": {"launcher": {"kind": "trainjob", "cpu": "1", "memory": f"{TRAINING_GIB}Gi"}},
 }
 """Placement of the run."""
 
@@ -52,8 +56,11 @@ class Confines(NamedTuple):
 
 def confines(container: Container) -> Confines | None:
     """As /proc tells them of a running container; None if it has not begun or has ended."""
-    pid = container.inspect(".State.Pid")
-    process = Path("/proc") / (pid or "0")
+    match container.inspect(".State.Status", ".State.Pid"):
+        case ["running", pid]:
+            process = Path("/proc") / pid
+        case _:
+            return None
     try:
         told = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
         mounts = [line.split() for line in (process / "mountinfo").read_text().splitlines()]
@@ -108,6 +115,8 @@ def container_platform(
     tmp_path_factory: pytest.TempPathFactory, containers: Containers, image: str
 ) -> Iterator[Platform]:
     with platform(tmp_path_factory.mktemp("platform"), runtime=containers, image=image, num_slots=6) as found:
+        runtime = CHECKOUT / "k8s" / "trainjob" / "training-runtime.yaml"
+        found.cluster.api.apply(yaml.safe_load(runtime.read_text(encoding="utf-8")), namespace="proxykd")
         yield found
 
 
@@ -117,7 +126,7 @@ def watch(platform: Platform, containers: Containers) -> dict[str, Confines]:
 
     def look(pod: Any, log: Path) -> bool:
         name = pod["metadata"]["name"]
-        if name not in seen and log.stat().st_size and (found := confines(containers.started[name])):
+        if name not in seen and (found := confines(containers.started[name])):
             seen[name] = found
         return False
 
@@ -125,39 +134,58 @@ def watch(platform: Platform, containers: Containers) -> dict[str, Confines]:
     return seen
 
 
-def test_a_run_in_real_containers_loses_two_of_them_and_gives_the_numbers_of_processes(
+def place(home: Path) -> Path:
+    """The placement's file."""
+    home.mkdir()
+    path = home / "placement.yaml"
+    content = {"pools": {"cpu": {}}, "orchestrator": {"poll_s": 1}, "steps": STEPS}
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def lose_three(platform: Platform) -> None:
+    """A node is gone while the teacher answers, a pod is told to go, and one is killed by ``podman kill``."""
+    kubelet = platform.cluster.kubelet
+    kubelet.befall("node gone", step_name="query_teacher", when=lambda pod, log: platform.num_answers() > 20)
+    for how, step in (("evicted", "align_proxy"), ("killed", "estimate_distributions")):
+        kubelet.befall(how, step_name=step, when=partial(_is_running, platform, step))
+
+
+def _is_running(platform: Platform, step: str, pod: Any, log: Path) -> bool:
+    return platform.statuses().get(step) == "running"
+
+
+def test_a_run_in_real_containers_loses_three_of_them_and_gives_the_numbers_of_processes(
     container_platform: Platform, containers: Containers, undisturbed: tuple[Home, Finished], tmp_path: Path
 ) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    placement = home / "placement.yaml"
-    content = {"pools": {"cpu": {}}, "orchestrator": {"poll_s": 1}, "steps": STEPS}
-    placement.write_text(yaml.safe_dump(content), encoding="utf-8")
     kubelet = container_platform.cluster.kubelet
     seen = watch(container_platform, containers)
-    kubelet.befall("evicted", step_name="query_teacher", when=lambda pod, log: container_platform.num_answers() > 20)
-    kubelet.befall(
-        "killed", step_name="estimate_distributions", when=lambda pod, log: b"has started" in log.read_bytes()
-    )
+    lose_three(container_platform)
 
-    ended = container_platform.run(home, placement)
+    ended = container_platform.run(tmp_path / "home", place(tmp_path / "home"))
 
     assert ended.status == 0, ended.stderr[-4000:]
     assert container_platform.statuses()[""] == "completed"
     assert "tiny-student" in ended.stdout
     assert container_platform.report()["arms"] == undisturbed[1].report["arms"]
     assert container_platform.num_answers() == NUM_PROMPTS
-    starts = Counter(labels.get("step_name", "orchestrator") for _, labels in kubelet.starts)
-    assert starts.pop("query_teacher") == starts.pop("estimate_distributions") == 2
-    assert set(starts.values()) == {1}
+    starts = Counter(role_of(labels) for _, labels in kubelet.starts)
+    redone = ("query_teacher", "align_proxy", "estimate_distributions")
+    assert starts == Counter(("orchestrator", "train", *STEP_NAMES, *redone))
     check_confines(seen, kubelet.starts)
+    assert {path.stat().st_uid for path in container_platform.journal().parent.rglob("*")} == {UID}
+
+
+def role_of(labels: dict[str, str]) -> str:
+    """The step's name, or what else a pod is for."""
+    return labels.get("step_name") or labels["proxykd.dev/role"]
 
 
 def check_confines(seen: dict[str, Confines], starts: list[tuple[str, dict[str, str]]]) -> None:
-    """Every pod was held as its specification says."""
+    """Every pod was held as its specification says, and has an account's token if it asks the API server."""
     assert seen.keys() == {name for name, _ in starts}
     for name, labels in starts:
-        found = seen[name]
-        asks_the_server = "step_name" not in labels
-        assert found == Confines((UID,) * 4, 0, True, True, asks_the_server, found.memory), name
-        assert found.memory in MEMORY
+        role = role_of(labels)
+        memory = {"orchestrator": ORCHESTRATOR_GIB, "train": TRAINING_GIB}.get(role, STEP_GIB) * 2**30
+        has_token = role in ("orchestrator", "distill_student_proxy_kd")
+        assert seen[name] == Confines((UID,) * 4, 0, True, True, has_token, memory), name

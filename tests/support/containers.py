@@ -8,10 +8,11 @@ may do or see is an error, and not left out.
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,13 @@ class Container:
         name: Its name with the engine.
         client: The engine's process, which ends with the container's status (137 if it was killed or out of memory).
         log: File with what it printed, both streams.
+        told: Signals that were sent to it.
     """
 
     name: str
     client: "subprocess.Popen[bytes]"
     log: Path
+    told: list[int] = field(default_factory=list)
 
     def poll(self) -> int | None:
         """The exit status, or None while it runs."""
@@ -85,6 +88,7 @@ class Container:
 
     def send_signal(self, number: int) -> None:
         """To the container's first process; a signal to the engine's own process would leave the container running."""
+        self.told.append(number)
         subprocess.run([*engine(), "kill", "--signal", str(number), self.name], capture_output=True, check=False)
 
     def remove(self) -> None:
@@ -101,14 +105,16 @@ class Container:
     def _remove(self) -> None:
         subprocess.run([*engine(), "rm", "--force", self.name], capture_output=True, check=False)
 
-    def inspect(self, field: str) -> str:
-        """What the engine knows of it, by the template of a field (``.State.Pid``); empty if it is not there."""
-        command = [*engine(), "inspect", "--type", "container", "--format", f"{{{{{field}}}}}", self.name]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    def inspect(self, *fields: str) -> list[str]:
+        """What the engine knows of it, by the templates of fields (``.State.Pid``); empty if it is not there."""
+        template = " ".join(f"{{{{{field}}}}}" for field in fields)
+        command = [*engine(), "inspect", "--type", "container", "--format", template, self.name]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
 
     def is_out_of_memory(self) -> bool:
-        """Whether its limit of memory ended it; one that is not kept cannot be asked."""
-        return self.inspect(".State.OOMKilled") == "true"
+        """Whether its limit of memory ended it: the engine noticed it, or it was killed and we did not do it."""
+        is_noticed = self.inspect(".State.OOMKilled") == ["true"]
+        return is_noticed or (self.poll() == 128 + signal.SIGKILL and signal.SIGKILL not in self.told)
 
     def text(self) -> str:
         """What it has printed so far."""
