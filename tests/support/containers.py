@@ -173,7 +173,13 @@ def run_container(
     command += ["--env-file", str(variables), *_process_options(chosen), image or chosen["image"]]
     command += [*(chosen.get("command") or [])[1:], *(chosen.get("args") or [])]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            cwd=log.parent,  # podman's monitor leaves a file there when memory runs out
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
     return Container(name, process, log)
 
 
