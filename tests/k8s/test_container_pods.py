@@ -13,6 +13,7 @@ from tests.k8s.kinds import CORE
 from tests.k8s.rbac import granted
 from tests.k8s.runtimes import Containers
 from tests.k8s.test_kubelet import settled, submit
+from tests.support.confines import Confines, confines
 from tests.support.containers import built_image
 from tests.support.kubectl import render
 from tests.support.program import CHECKOUT
@@ -39,8 +40,12 @@ CONTAINER = {
 
 
 @pytest.fixture
-def double(tmp_path: Path) -> Iterator[Cluster]:
-    runtime = Containers()
+def runtime() -> Containers:
+    return Containers()
+
+
+@pytest.fixture
+def double(tmp_path: Path, runtime: Containers) -> Iterator[Cluster]:
     with cluster(tmp_path, runtime=runtime, addresses={"http://mlflow:5000": "http://127.1.2.3:5000"}) as found:
         yield found
     assert not [one for one in runtime.started.values() if one.inspect(".State.Status")]
@@ -90,6 +95,32 @@ print(socket.gethostbyname("mlflow"), socket.gethostname() == socket.gethostbyad
     assert told[-1].startswith("127.1.2.3")
     written = double.kubelet.machine.claim("proxykd", "data") / "x"
     assert (written.stat().st_uid, written.stat().st_gid) == (UID, UID)
+
+
+@pytest.mark.parametrize("is_restricted", [True, False])
+def test_a_pod_is_held_as_its_specification_says(double: Cluster, runtime: Containers, is_restricted: bool) -> None:
+    seen: list[Confines] = []
+
+    def look(pod: Any, path: Path) -> bool:
+        seen.extend(filter(None, [confines(runtime.started[pod["metadata"]["name"]])]))
+        return bool(seen)
+
+    double.kubelet.befall("killed", when=look)
+    free = {"securityContext": {"allowPrivilegeEscalation": True}, "resources": {"limits": {"memory": "128Mi"}}}
+
+    read = run(
+        double,
+        "import time; time.sleep(60)",
+        pod={} if is_restricted else {"securityContext": {"runAsUser": 0}},
+        container={} if is_restricted else free,
+    )
+
+    settled(read)
+    if is_restricted:
+        assert seen == [Confines((UID,) * 4, 0, True, True, False, 256 * MIB)]
+    else:
+        assert seen == [Confines((0,) * 4, seen[0].capabilities, False, False, False, 128 * MIB)]
+        assert seen[0].capabilities
 
 
 def test_a_pod_that_needs_more_memory_than_its_limit_is_told_to_be_out_of_it(double: Cluster) -> None:
