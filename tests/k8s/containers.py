@@ -114,7 +114,7 @@ def _paths(machine: Machine, store: Store, pod: Object, container: Object, own: 
 
 def volume_folder(machine: Machine, store: Store, pod: Object, volume: Object) -> Path:
     """The folder that stands in for a volume of a pod; those of secrets and config maps are filled."""
-    namespace, folder = pod["metadata"]["namespace"], machine.own(pod) / "volumes" / volume["name"]
+    namespace, folder = str(pod["metadata"]["namespace"]), machine.own(pod) / "volumes" / str(volume["name"])
     if claim := volume.get("persistentVolumeClaim"):
         try:
             store.get(CORE["PersistentVolumeClaim"], namespace, claim["claimName"])

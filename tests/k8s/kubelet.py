@@ -61,6 +61,7 @@ class Kubelet:
     """See the module.
 
     Attributes:
+        runtime: What runs the containers.
         mishaps: The faults that are due.
         num_slots: Pods that run at once; the others wait unscheduled.
         starts: (pod's name, labels) of every pod that started, in order.

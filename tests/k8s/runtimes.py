@@ -157,16 +157,19 @@ class Containers:
         hosts = {own[:63]: "127.0.0.1", **host_names(place.machine.addresses)}
 
         def start(log: Path) -> Started:
-            self.started[name] = run_container(
-                pod["spec"],
-                resolved,
-                log=log,
-                folders=folders,
-                fields={"metadata.name": own},
-                mounts=mounts,
-                hosts=hosts,
-                is_kept=True,
-            )
+            try:
+                self.started[name] = run_container(
+                    pod["spec"],
+                    resolved,
+                    log=log,
+                    folders=folders,
+                    fields={"metadata.name": own},
+                    mounts=mounts,
+                    hosts=hosts,
+                    is_kept=True,
+                )
+            except ValueError as error:  # it asks for what is not translated
+                raise CannotStart("CreateContainerError", str(error)) from error
             return self.started[name]
 
         return start

@@ -165,3 +165,18 @@ except client.ApiException as error:
 
     assert settled(read)["type"] == "Complete", log(double)
     assert log(double).splitlines() == ["['Running']", "403"]
+
+
+def test_what_the_double_cannot_run_waits_and_says_why(double: Cluster) -> None:
+    run(double, "", container={"lifecycle": {"preStop": {"exec": {"command": ["true"]}}}})
+
+    deadline = time.monotonic() + 60
+    while not (waiting := [one for one in map(_waiting, double.api.store.list(CORE["Pod"], "proxykd")) if one]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert waiting[0]["reason"] == "CreateContainerError"
+    assert "lifecycle" in waiting[0]["message"]
+
+
+def _waiting(pod: dict[str, Any]) -> Any:
+    return next((one["state"].get("waiting") for one in pod["status"].get("containerStatuses", [])), None)
