@@ -20,6 +20,7 @@ from tests.k8s.containers import Machine
 from tests.k8s.cron_jobs import CronJobs
 from tests.k8s.jobs import Jobs
 from tests.k8s.kubelet import Kubelet
+from tests.k8s.runtimes import Runtime
 from tests.k8s.train_jobs import TrainJobs
 
 
@@ -41,6 +42,7 @@ def cluster(
     passed: dict[str, str] | None = None,
     num_slots: int = 8,
     namespace: str = "proxykd",
+    runtime: Runtime | None = None,
 ) -> Iterator[Cluster]:
     """A running cluster double; all that it started is ended on leaving.
 
@@ -50,6 +52,7 @@ def cluster(
         passed: Variables of every container, as the image would set them.
         num_slots: Pods that run at once.
         namespace: Made at once, with the service account ``default``.
+        runtime: What pods run as; None = processes of this machine.
     """
     with api_server(folder / "api") as api:
         api.create_namespace(namespace)
@@ -58,7 +61,7 @@ def cluster(
         machine = Machine(folder, dict(addresses or {}), passed or {})
         train_jobs = TrainJobs(api.store, machine.addresses)
         api.answers.webhooks.append(train_jobs.check)
-        kubelet = Kubelet(api, machine, num_slots=num_slots)
+        kubelet = Kubelet(api, machine, num_slots=num_slots, runtime=runtime)
         began = datetime.now(UTC)
         cron_jobs = CronJobs(api.store, lambda: began)
         cron_jobs.start()

@@ -52,6 +52,10 @@ class Machine:
         """The folder of a persistent volume claim."""
         return self.folder / "volumes" / namespace / name
 
+    def own(self, pod: Object) -> Path:
+        """The folder of a pod."""
+        return self.folder / "pods" / str(pod["metadata"]["uid"])
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -75,9 +79,9 @@ def prepare(machine: Machine, store: Store, pod: Object, container: Object, api:
     Raises:
         CannotStart: where a secret, config map, claim or key is not there.
     """
-    own = machine.folder / "pods" / pod["metadata"]["uid"]
+    own = machine.own(pod)
     paths = _paths(machine, store, pod, container, own)
-    variables = _environment(store, pod, container)
+    variables = container_variables(store, pod, container)
     base = {"PATH": os.environ["PATH"], "PYTHONPATH": "/app", "HOME": "/home/double", "TMPDIR": "/tmp"}
     known = {**base, **machine.passed, **variables, "HOSTNAME": pod["metadata"]["name"]}
     environment = {key: _moved(value, paths, machine.addresses) for key, value in known.items()}
@@ -86,21 +90,21 @@ def prepare(machine: Machine, store: Store, pod: Object, container: Object, api:
     if api[1]:
         environment["DOUBLE_SERVICE_ACCOUNT_FOLDER"] = api[1]
     words = [*container.get("command", []), *container.get("args", [])]
-    expanded = [_moved(_expanded(word, known), paths, machine.addresses) for word in words]
-    if not expanded:
+    words = [_moved(expanded(word, known), paths, machine.addresses) for word in words]
+    if not words:
         raise CannotStart("CreateContainerConfigError", "the double needs a command: it has no image to take one from")
-    if os.path.basename(expanded[0]) in ("python", "python3"):
-        expanded[0] = sys.executable
+    if os.path.basename(words[0]) in ("python", "python3"):
+        words[0] = sys.executable
     cwd = Path(_moved(container.get("workingDir", "/work"), {**paths, "/work": str(own / "work")}, {}))
     cwd.mkdir(parents=True, exist_ok=True)
-    return Prepared(expanded, environment, cwd)
+    return Prepared(words, environment, cwd)
 
 
 def _paths(machine: Machine, store: Store, pod: Object, container: Object, own: Path) -> dict[str, str]:
     volumes = {one["name"]: one for one in pod["spec"].get("volumes") or []}
     paths = {"/app": CHECKOUT, "/opt/venv": Path(sys.prefix), "/home/double": own / "home", "/tmp": own / "tmp"}
     for mount in container.get("volumeMounts") or []:
-        folder = _volume(machine, store, pod, volumes[mount["name"]], own) / mount.get("subPath", "")
+        folder = volume_folder(machine, store, pod, volumes[mount["name"]]) / mount.get("subPath", "")
         paths[mount["mountPath"].rstrip("/")] = folder
     for folder in paths.values():
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,8 +112,9 @@ def _paths(machine: Machine, store: Store, pod: Object, container: Object, own: 
     return {str(machine.folder): str(machine.folder), **{inside: str(folder) for inside, folder in paths.items()}}
 
 
-def _volume(machine: Machine, store: Store, pod: Object, volume: Object, own: Path) -> Path:
-    namespace, folder = pod["metadata"]["namespace"], own / "volumes" / volume["name"]
+def volume_folder(machine: Machine, store: Store, pod: Object, volume: Object) -> Path:
+    """The folder that stands in for a volume of a pod; those of secrets and config maps are filled."""
+    namespace, folder = str(pod["metadata"]["namespace"]), machine.own(pod) / "volumes" / str(volume["name"])
     if claim := volume.get("persistentVolumeClaim"):
         try:
             store.get(CORE["PersistentVolumeClaim"], namespace, claim["claimName"])
@@ -140,7 +145,8 @@ def _data(store: Store, kind: str, namespace: str, name: str, *, is_optional: bo
     return {key: base64.b64decode(value).decode() if kind == "Secret" else value for key, value in data.items()}
 
 
-def _environment(store: Store, pod: Object, container: Object) -> dict[str, str]:
+def container_variables(store: Store, pod: Object, container: Object) -> dict[str, str]:
+    """The container's own variables, by value or from secrets, config maps and fields of its pod."""
     namespace, found = pod["metadata"]["namespace"], {}
     for source in container.get("envFrom") or []:
         for key, kind in (("secretRef", "Secret"), ("configMapRef", "ConfigMap")):
@@ -150,7 +156,7 @@ def _environment(store: Store, pod: Object, container: Object) -> dict[str, str]
                 found.update({source.get("prefix", "") + name: value for name, value in data.items()})
     for variable in container.get("env") or []:
         if "valueFrom" not in variable:
-            found[variable["name"]] = _expanded(variable.get("value", ""), found)
+            found[variable["name"]] = expanded(variable.get("value", ""), found)
         elif (value := _value_from(store, pod, container, variable["valueFrom"])) is not None:
             found[variable["name"]] = value
     return found
@@ -185,7 +191,7 @@ def _field(pod: Object, path: str) -> str:
     return str(found)
 
 
-def _expanded(text: str, known: Mapping[str, str]) -> str:
+def expanded(text: str, known: Mapping[str, str]) -> str:
     """``$(NAME)`` replaced where the name is known, as the kubelet does."""
     return re.sub(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)", lambda match: known.get(match[1], match[0]), text)
 

@@ -1,26 +1,24 @@
-"""A kubelet double: runs the command of each Pod as a process of this machine and reports what became of it.
+"""A kubelet double: runs each Pod, as processes or as real containers, and reports what became of it.
 
 Faults on demand end a pod as a cluster would: killed, evicted with a grace period, its node gone, out of memory, or
-its image never found. It ends only processes that it started itself.
+its image never found. It ends only what it started itself.
 """
 
-import os
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from tests.k8s.access import service_account
 from tests.k8s.api_server import ApiServer
-from tests.k8s.containers import CannotStart, Machine, prepare
+from tests.k8s.containers import CannotStart, Machine
 from tests.k8s.kinds import CORE
 from tests.k8s.refusals import Refusal
+from tests.k8s.runtimes import Place, Processes, Runtime, Started
 from tests.k8s.store import now
 
 Object = dict[str, Any]
@@ -49,10 +47,10 @@ class Mishap:
 
 @dataclass
 class Running:
-    """A pod's processes, by container."""
+    """A pod's processes or real containers, by name."""
 
     pod: Object
-    processes: dict[str, "subprocess.Popen[bytes]"]
+    processes: dict[str, Started]
     logs: dict[str, Path]
     began: float
     ends: float | None = None
@@ -63,13 +61,15 @@ class Kubelet:
     """See the module.
 
     Attributes:
+        runtime: What runs the containers.
         mishaps: The faults that are due.
         num_slots: Pods that run at once; the others wait unscheduled.
         starts: (pod's name, labels) of every pod that started, in order.
     """
 
-    def __init__(self, api: ApiServer, machine: Machine, *, num_slots: int = 8) -> None:
+    def __init__(self, api: ApiServer, machine: Machine, *, num_slots: int = 8, runtime: Runtime | None = None) -> None:
         self.api, self.machine, self.num_slots = api, machine, num_slots
+        self.runtime = runtime or Processes()
         self.mishaps: list[Mishap] = []
         self.starts: list[tuple[str, dict[str, str]]] = []
         self._running: dict[str, Running] = {}
@@ -81,14 +81,13 @@ class Kubelet:
         self._thread.start()
 
     def stop(self) -> None:
-        """End every process that is still running, at once."""
+        """End everything that is still running, at once."""
         self._is_over.set()
         self.api.store.wake()
         self._thread.join(30)
         for running in list(self._running.values()):
-            self._signal(running, signal.SIGKILL)
             for process in running.processes.values():
-                process.wait(10)
+                process.remove()
 
     def befall(self, how: How, num_times: int = 1, when: Any = None, **labels: str) -> None:
         """Let the next pods with these labels suffer a mishap."""
@@ -130,37 +129,25 @@ class Kubelet:
             self._wait(pod, trouble.reason, str(trouble))
 
     def _start(self, pod: Object) -> None:
-        own = self.machine.folder / "pods" / pod["metadata"]["uid"]
-        place = str(self.api.port), self._account(pod, own)
-        prepared = {
-            container["name"]: prepare(self.machine, self.api.store, pod, container, place)
-            for container in pod["spec"]["containers"]
-        }
-        processes, logs = {}, {}
-        for name, found in prepared.items():
-            logs[name] = own / f"{name}.log"
-            with logs[name].open("ab") as log:
-                processes[name] = subprocess.Popen(
-                    found.command,
-                    cwd=found.cwd,
-                    env=found.environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            key = (pod["metadata"]["namespace"], pod["metadata"]["name"], name)
-            self.api.log_files[key] = logs[name]
+        own = self.machine.own(pod)
+        place = Place(self.machine, self.api.store, self.api.port, self._account(pod, own))
+        containers = pod["spec"]["containers"]
+        starters = {one["name"]: self.runtime.prepare(place, pod, one) for one in containers}
+        own.mkdir(parents=True, exist_ok=True)
+        logs = {name: own / f"{name}.log" for name in starters}
+        processes = {name: start(logs[name]) for name, start in starters.items()}
+        for name, log in logs.items():
+            self.api.log_files[pod["metadata"]["namespace"], pod["metadata"]["name"], name] = log
         self._running[pod["metadata"]["uid"]] = Running(pod, processes, logs, time.monotonic())
         self.starts.append((pod["metadata"]["name"], pod["metadata"].get("labels") or {}))
         state = {"running": {"startedAt": now()}}
-        statuses = [_status(one, state, is_ready=True) for one in pod["spec"]["containers"]]
+        statuses = [_status(one, state, is_ready=True) for one in containers]
         scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": now()}
         self._write(
             pod, {"phase": "Running", "startTime": now(), "containerStatuses": statuses, "conditions": [scheduled]}
         )
 
-    def _account(self, pod: Object, own: Path) -> str:
+    def _account(self, pod: Object, own: Path) -> Path | None:
         namespace, name = pod["metadata"]["namespace"], pod["spec"]["serviceAccountName"]
         try:
             account = self.api.store.get(CORE["ServiceAccount"], namespace, name)
@@ -168,13 +155,13 @@ class Kubelet:
             raise CannotStart("CreateContainerConfigError", str(refusal)) from refusal
         wanted = pod["spec"].get("automountServiceAccountToken")
         if not (account.get("automountServiceAccountToken", True) if wanted is None else wanted):
-            return ""
+            return None
         folder = own / "serviceaccount"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "namespace").write_text(namespace, encoding="utf-8")
         (folder / "token").write_text(self.api.access.issue(service_account(namespace, name)), encoding="utf-8")
         shutil.copyfile(self.api.certificate, folder / "ca.crt")
-        return str(folder)
+        return folder
 
     def rotate_tokens(self) -> None:
         """Write a new token for every running pod, as a kubelet does before the old one expires."""
@@ -189,6 +176,10 @@ class Kubelet:
         codes = {name: process.poll() for name, process in running.processes.items()}
         if None not in codes.values():
             del self._running[uid]
+            if any(process.is_out_of_memory() for process in running.processes.values()):
+                running.how = running.how or "out of memory"
+            for process in running.processes.values():
+                process.remove()
             if pod is not None:
                 self._report(running, pod, {name: int(code or 0) for name, code in codes.items()})
             return
@@ -217,8 +208,7 @@ class Kubelet:
     def _signal(self, running: Running, number: signal.Signals) -> None:
         for process in running.processes.values():
             if process.poll() is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, number)
+                process.send_signal(number)
 
     def _report(self, running: Running, pod: Object, codes: dict[str, int]) -> None:
         statuses = []
@@ -229,7 +219,8 @@ class Kubelet:
             ended = {"exitCode": code, "reason": reason, "startedAt": now(), "finishedAt": now()}
             statuses.append(_status(container, {"terminated": ended}, is_ready=False))
         status: Object = {"phase": "Failed" if any(codes.values()) else "Succeeded", "containerStatuses": statuses}
-        if running.how in REASONS:
+        # A pod that is evicted may still come to its end in its grace period.
+        if running.how == "node gone" or (running.how == "evicted" and any(codes.values())):
             status |= {"phase": "Failed", "reason": "Evicted" if running.how == "evicted" else "NodeLost"}
             status["message"] = f"the pod's end on demand: {running.how}"
         self._write(pod, status)

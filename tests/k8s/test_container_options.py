@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.k8s.runtimes import host_names
 from tests.support.containers import container_environment, run_container, security_options, to_bytes, volume_options
 
 RESTRICTED = {
@@ -120,3 +121,11 @@ def test_secrets_stay_off_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_
     spec["containers"][0]["env"] = [{"name": "K", "value": "two\nlines"}]
     with pytest.raises(ValueError, match="line breaks in \\['K'\\]"):
         run_container(spec, log=tmp_path / "second.log")
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:5001", "127.0.0.1"])
+def test_a_service_is_found_by_its_name_at_its_own_port_alone(address: str) -> None:
+    assert host_names({"http://mlflow:5000": "http://127.1.2.3:5000"}) == {"mlflow": "127.1.2.3"}
+    assert host_names({"work-node-0-0.work": "127.0.0.1"}) == {"work-node-0-0.work": "127.0.0.1"}
+    with pytest.raises(ValueError, match="on the port of its name"):
+        host_names({"http://mlflow:5000": address})

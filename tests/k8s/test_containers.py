@@ -19,26 +19,19 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.containers import IMAGE, IMAGE_VARIABLE, Container, engine, run_container
+from tests.support.containers import Container, built_image, engine, make_image, run_container
 from tests.support.program import CHECKOUT, SPECIFICATION
 
-pytestmark = pytest.mark.containers
-
 LIMIT_S = 1500
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(2 * LIMIT_S)]  # the first one builds the image
+
 PULL_LIMIT_BYTES = 5_000_000
 UID = 10001
 
 
-def make_image(checkout: Path, image: str) -> None:
-    variables = {**os.environ, "ENGINE": " ".join(engine()), "IMAGE": image}
-    subprocess.run(["make", "image"], cwd=checkout, env=variables, check=True, stdout=subprocess.DEVNULL)
-
-
 @pytest.fixture(scope="session")
 def image() -> str:
-    if not os.environ.get(IMAGE_VARIABLE):
-        make_image(CHECKOUT, IMAGE)
-    return IMAGE
+    return built_image()
 
 
 @pytest.fixture(scope="session")

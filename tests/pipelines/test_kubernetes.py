@@ -7,7 +7,6 @@ a run that is not left running.
 
 import json
 import shutil
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -51,18 +50,6 @@ def placement(folder: Path, **steps: Any) -> Path:
     return path
 
 
-def journal(platform: Platform) -> Path:
-    return platform.cluster.kubelet.machine.claim("proxykd", "proxykd-journal") / "journal.sqlite"
-
-
-def num_answers(platform: Platform) -> int:
-    try:
-        with sqlite3.connect(f"file:{journal(platform)}?mode=ro", uri=True) as database:
-            return int(database.execute("SELECT count(*) FROM answers WHERE is_final").fetchone()[0])
-    except sqlite3.OperationalError:
-        return 0
-
-
 def survive(found: Platform, home: Path) -> Outcome:
     """A run that loses two nodes and a token, and whose API server refuses, stalls and goes away."""
     cluster, asked = found.cluster, Counter[str]()
@@ -80,7 +67,7 @@ def survive(found: Platform, home: Path) -> Outcome:
         cluster.api.access.expire(service_account("proxykd", "proxykd-orchestrator"))
         cluster.kubelet.rotate_tokens()
 
-    cluster.kubelet.befall("evicted", step_name="query_teacher", when=lambda pod, log: num_answers(found) > 20)
+    cluster.kubelet.befall("evicted", step_name="query_teacher", when=lambda pod, log: found.num_answers() > 20)
     cluster.kubelet.befall("node gone", step_name="split", when=lambda pod, log: log.exists())
     cluster.kubelet.befall("killed", step_name="align_proxy", when=once("away", lambda: cluster.api.go_away(4.0)))
     cluster.kubelet.befall("killed", step_name="estimate_distributions", when=once("token", expire))
@@ -105,7 +92,7 @@ def test_a_run_survives_what_a_cluster_does_to_it_with_the_numbers_of_an_undistu
     starts = Counter(labels.get("step_name", "") for _, labels in cluster_platform.cluster.kubelet.starts)
     assert starts.pop("query_teacher") == starts.pop("split") == 2
     assert set(starts.values()) == {1}
-    assert num_answers(cluster_platform) == NUM_PROMPTS
+    assert cluster_platform.num_answers() == NUM_PROMPTS
     assert len(cluster_platform.cluster.api.store.list(CORE["Job"])) == len(STEP_NAMES) + 1
     check_objects(cluster_platform)
     check_rights(cluster_platform)
@@ -156,7 +143,7 @@ def check_rights(platform: Platform) -> None:
 
 
 def small(platform: Platform, folder: Path, wait_s: float = 60.0) -> Outcome:
-    shutil.rmtree(journal(platform).parent, ignore_errors=True)
+    shutil.rmtree(platform.journal().parent, ignore_errors=True)
     return platform.run_small(folder, placement(folder), wait_s)
 
 

@@ -8,12 +8,17 @@ may do or see is an error, and not left out.
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from tests.support.program import CHECKOUT
 
 IMAGE_VARIABLE = "PROXYKD_TEST_IMAGE"
 ENGINE_VARIABLE = "PROXYKD_TEST_ENGINE"
@@ -39,6 +44,20 @@ def engine() -> list[str]:
     return [found] if found else []
 
 
+def make_image(checkout: Path, image: str) -> None:
+    """``make image`` in a checkout, under a name."""
+    variables = {**os.environ, "ENGINE": " ".join(engine()), "IMAGE": image}
+    subprocess.run(["make", "image"], cwd=checkout, env=variables, check=True, stdout=subprocess.DEVNULL)
+
+
+@cache
+def built_image() -> str:
+    """The name of the image to test: the one that is named, else this checkout's, built by the first who asks."""
+    if not os.environ.get(IMAGE_VARIABLE):
+        make_image(CHECKOUT, IMAGE)
+    return IMAGE
+
+
 @dataclass(frozen=True)
 class Container:
     """A container that was started; ``poll``, ``wait`` and ``send_signal`` mean what they mean for a process.
@@ -47,11 +66,13 @@ class Container:
         name: Its name with the engine.
         client: The engine's process, which ends with the container's status (137 if it was killed or out of memory).
         log: File with what it printed, both streams.
+        told: Signals that were sent to it.
     """
 
     name: str
     client: "subprocess.Popen[bytes]"
     log: Path
+    told: list[int] = field(default_factory=list)
 
     def poll(self) -> int | None:
         """The exit status, or None while it runs."""
@@ -67,12 +88,33 @@ class Container:
 
     def send_signal(self, number: int) -> None:
         """To the container's first process; a signal to the engine's own process would leave the container running."""
+        self.told.append(number)
         subprocess.run([*engine(), "kill", "--signal", str(number), self.name], capture_output=True, check=False)
 
     def remove(self) -> None:
         """SIGKILL at once; nothing of the container is left afterwards."""
+        for _ in range(30):  # one that the engine is only now making is not there to be removed
+            self._remove()
+            with suppress(subprocess.TimeoutExpired):
+                self.client.wait(2)
+                break
+        else:
+            raise TimeoutError(f"the engine's client of {self.name} does not end")
+        self._remove()
+
+    def _remove(self) -> None:
         subprocess.run([*engine(), "rm", "--force", self.name], capture_output=True, check=False)
-        self.client.wait(60)
+
+    def inspect(self, *fields: str) -> list[str]:
+        """What the engine knows of it, by the templates of fields (``.State.Pid``); empty if it is not there."""
+        template = " ".join(f"{{{{{field}}}}}" for field in fields)
+        command = [*engine(), "inspect", "--type", "container", "--format", template, self.name]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+
+    def is_out_of_memory(self) -> bool:
+        """Whether its limit of memory ended it: the engine noticed it, or it was killed and we did not do it."""
+        is_noticed = self.inspect(".State.OOMKilled") == ["true"]
+        return is_noticed or (self.poll() == 128 + signal.SIGKILL and signal.SIGKILL not in self.told)
 
     def text(self) -> str:
         """What it has printed so far."""
@@ -91,6 +133,7 @@ def run_container(
     hosts: Mapping[str, str] | None = None,
     image: str | None = None,
     network: str = "host",
+    is_kept: bool = False,
 ) -> Container:
     """Start a container of a pod.
 
@@ -105,6 +148,7 @@ def run_container(
         hosts: Name of a service -> its address.
         image: Run this one and not the container's.
         network: The engine's network: ``host`` reaches servers on loopback, ``none`` reaches nobody.
+        is_kept: The engine keeps the container when it has ended, until ``remove``: how it ended can be asked.
 
     Raises:
         KeyError: if the specification names a claim, secret or field that is not given.
@@ -117,7 +161,7 @@ def run_container(
     name = f"proxykd-{uuid4().hex[:12]}"
     empty = log.with_suffix(".volumes")
     command = [
-        *engine(), "run", "--rm", "--name", name, "--network", network, "--pull", "never",
+        *engine(), "run", *(() if is_kept else ("--rm",)), "--name", name, "--network", network, "--pull", "never",
         *security_options(pod, chosen), *_resource_options(chosen), *volume_options(pod, chosen, folders or {}, empty),
     ]  # fmt: skip
     if "metadata.name" in (fields or {}):
@@ -129,7 +173,13 @@ def run_container(
     command += ["--env-file", str(variables), *_process_options(chosen), image or chosen["image"]]
     command += [*(chosen.get("command") or [])[1:], *(chosen.get("args") or [])]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            cwd=log.parent,  # podman's monitor leaves a file there when memory runs out
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
     return Container(name, process, log)
 
 

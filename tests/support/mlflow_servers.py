@@ -45,20 +45,34 @@ def postgresql() -> Iterator[str]:
 
 
 @contextmanager
-def mlflow_server(folder: Path, database: str) -> Iterator[str]:
-    """An MLflow server that keeps artifacts below ``folder``; gives its address."""
-    port = free_port()
+def mlflow_server(folder: Path, database: str, place: tuple[str, int] | None = None) -> Iterator[str]:
+    """An MLflow server that keeps artifacts below ``folder``; gives its address.
+
+    Args:
+        folder: For artifacts and the log.
+        database: Its address.
+        place: IP address and port to listen on, where it is called ``mlflow``, too; None = any port of 127.0.0.1.
+    """
+    host, port = place or ("127.0.0.1", free_port())
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database, "--workers", "1"]
-    command += ["--artifacts-destination", str(folder / "mlartifacts"), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--artifacts-destination", str(folder / "mlartifacts"), "--host", host, "--port", str(port)]
+    if place:
+        command += ["--allowed-hosts", f"mlflow:{port},{host}:{port}"]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (folder / "mlflow-server.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        _await(process, f"http://127.0.0.1:{port}/health", folder / "mlflow-server.log")
-        yield f"http://127.0.0.1:{port}"
+        _await(process, f"http://{host}:{port}/health", folder / "mlflow-server.log")
+        yield f"http://{host}:{port}"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
+
+
+def own_address() -> str:
+    """An address of loopback that is hardly another's, with all its ports."""
+    first, second, third = os.urandom(3)
+    return f"127.{first or 1}.{second}.{third % 254 + 1}"
 
 
 def free_port() -> int:

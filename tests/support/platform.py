@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 
 from tests.k8s.cluster import Cluster, cluster
+from tests.k8s.runtimes import Runtime
 from tests.support.kubectl import render
-from tests.support.mlflow_servers import mlflow_server, postgresql
+from tests.support.mlflow_servers import mlflow_server, own_address, postgresql
 from tests.support.program import CHECKOUT, PROXYKD, SPECIFICATION
 from tests.support.s3_server import CREDENTIALS, s3_server
 from tests.support.zenml_server import ZenmlServer, zenml_server
@@ -26,6 +27,8 @@ from tests.support.zenml_server import ZenmlServer, zenml_server
 BUCKET = "proxykd"
 MLFLOW = "http://mlflow:5000"
 LIMIT_S = 3_000
+NO_IMAGE = f"ghcr.io/proxykd/proxykd@sha256:{'0' * 64}"
+"""Of pods that run as processes."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Platform:
     zenml: ZenmlServer
     mlflow: str
     storage: str
+    image: str
 
     def environment(self, home: Path) -> dict[str, str]:
         """Of a user's machine whose own state is in ``home``."""
@@ -53,7 +57,7 @@ class Platform:
 
     def stack(self, placement: Path, **changes: Any) -> Path:
         """The file of a stack on this platform."""
-        return stack_file(self.folder, placement, self.storage, **changes)
+        return stack_file(self.folder, placement, self.storage, **{"image": self.image, **changes})
 
     def run(self, home: Path, placement: Path, **more: str) -> "Outcome":
         """The tiny specification, submitted as a user would, to its end."""
@@ -104,6 +108,18 @@ class Platform:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
 
+    def journal(self) -> Path:
+        """Of the teacher's answers, on the volume that runs share."""
+        return self.cluster.kubelet.machine.claim("proxykd", "proxykd-journal") / "journal.sqlite"
+
+    def num_answers(self) -> int:
+        """Rows of that journal; 0 while there is none."""
+        try:
+            with sqlite3.connect(f"file:{self.journal()}?mode=ro", uri=True) as database:
+                return int(database.execute("SELECT count(*) FROM answers WHERE is_final").fetchone()[0])
+        except sqlite3.OperationalError:
+            return 0
+
     def statuses(self) -> dict[str, str]:
         """Name of each run and of each of its steps -> status, as the ZenML server's database has them."""
         path = next((self.folder / "zenml-server").rglob("zenml.db"))
@@ -139,7 +155,7 @@ def stack_file(folder: Path, placement: Path, storage: str, **changes: Any) -> P
         "name": "double",
         "context": "double",
         "namespace": "proxykd",
-        "image": f"ghcr.io/proxykd/proxykd@sha256:{'0' * 64}",
+        "image": NO_IMAGE,
         "container_registry": "ghcr.io/proxykd",
         "artifact_store": {
             "kind": "s3",
@@ -156,18 +172,35 @@ def stack_file(folder: Path, placement: Path, storage: str, **changes: Any) -> P
 
 
 @contextmanager
-def platform(folder: Path, *, num_slots: int = 4) -> Iterator[Platform]:
-    """Everything up; the slow ones start side by side."""
+def platform(
+    folder: Path, *, num_slots: int = 4, runtime: Runtime | None = None, image: str = NO_IMAGE
+) -> Iterator[Platform]:
+    """Everything up; the slow ones start side by side.
+
+    Args:
+        folder: Of all that they keep.
+        num_slots: Pods that run at once.
+        runtime: What pods run as; None = processes of this machine.
+        image: The pods', by its digest.
+    """
+    # A service has an address of its own, and MLflow's the port that pods expect: nothing in them needs changing.
+    place = None if runtime is None else (own_address(), 5000)
     with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
         slow = pool.submit(stack.enter_context, zenml_server(folder))
         database = stack.enter_context(postgresql())
-        mlflow = stack.enter_context(mlflow_server(folder, database))
+        mlflow = stack.enter_context(mlflow_server(folder, database, place))
         bucket = stack.enter_context(s3_server(folder, BUCKET))
         double = stack.enter_context(
-            cluster(folder / "cluster", addresses={MLFLOW: mlflow}, num_slots=num_slots, passed=_passed())
+            cluster(
+                folder / "cluster",
+                addresses={MLFLOW: mlflow},
+                num_slots=num_slots,
+                passed=_passed(),
+                runtime=runtime,
+            )
         )
         furnish(double)
-        yield Platform(folder, double, slow.result(), mlflow, bucket)
+        yield Platform(folder, double, slow.result(), mlflow, bucket, image)
 
 
 def _passed() -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Asks through a batch API what the journal lacks; settles what earlier runs submitted."""
 
-import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
@@ -14,7 +13,7 @@ from proxykd.teacher.batches.chunks import Chunks
 from proxykd.teacher.batches.openai import OpenAIBatches
 from proxykd.teacher.budget import Cost
 from proxykd.teacher.calls import Lookups
-from proxykd.teacher.clock import WallClock
+from proxykd.teacher.clock import WallClock, run_loop
 from proxykd.teacher.endpoint import Endpoint
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.live import LiveTeacher
@@ -86,7 +85,7 @@ def ask_in_batches(
             return None
         alone = journal.spending() if teacher.budget.is_set else nullcontext()
         with alone, tempfile.TemporaryDirectory(prefix="proxykd-batches-") as folder:
-            return asyncio.run(drive(chunks, Path(folder), work))
+            return run_loop(drive(chunks, Path(folder), work))
 
 
 def batch_api(spec: OpenAITeacherSpec | AnthropicTeacherSpec, caller: Caller) -> BatchApi:
