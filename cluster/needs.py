@@ -1,7 +1,7 @@
 """What a stack's runs need on the cluster: gathered from the stack's file and its placement, judged by the doctor."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 from cluster.capacity import GPU, Demand
@@ -24,6 +24,8 @@ class Needs:
         priorities: PriorityClasses of the pods.
         queue_priorities: Kueue's WorkloadPriorityClasses.
         runtimes: Training runtimes that TrainJobs refer to; () = no step starts one.
+        steps: Step -> what its pod gets.
+        store_secret: The artifact store's secret, which every pod gets; None = there is none.
     """
 
     demands: tuple[Demand, ...]
@@ -33,6 +35,8 @@ class Needs:
     priorities: tuple[str, ...] = ()
     queue_priorities: tuple[str, ...] = ()
     runtimes: tuple[str, ...] = ()
+    steps: Mapping[str, StepPlacementSpec] = field(default_factory=dict)
+    store_secret: str | None = None
 
     @property
     def has_queue(self) -> bool:
@@ -62,6 +66,8 @@ def needs_of(stack: ClusterStackSpec) -> Needs:
         priorities=_priorities(stack, placement, steps.values()),
         queue_priorities=_queue_priorities(placement, steps.values()),
         runtimes=tuple(dict.fromkeys(one.runtime for one in map(placement.launcher, STEPS) if one.kind == "trainjob")),
+        steps=steps,
+        store_secret=stack.artifact_store.secret,
     )
 
 

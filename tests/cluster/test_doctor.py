@@ -11,7 +11,8 @@ import yaml
 from cluster import access, capacity, doctor, services
 from cluster.capacity import GPU, Demand
 from cluster.findings import Finding
-from cluster.needs import Needs
+from cluster.needs import Needs, needs_of
+from proxykd.config.asking import Asking
 from proxykd.config.stack import KubernetesStackSpec
 from tests.cluster.conftest import CHECKOUT, Connect, manifest, runtime
 from tests.k8s import kinds
@@ -142,9 +143,28 @@ def test_a_key_that_a_secret_lacks_is_named_and_its_values_are_not(ready: ApiSer
     assert "sk-very-secret" not in str(findings)
 
 
+def asked(*steps: str, placement: str = "gpu", **changes: Any) -> list[tuple[str, str]]:
+    """What is told of steps that ask with OPENAI_API_KEY on a shipped placement."""
+    path = CHECKOUT / "k8s" / "placements" / f"{placement}.yaml"
+    needs = needs_of(stack(placement=str(path), secrets={"proxykd-teacher": ["OPENAI_API_KEY"]}, **changes))
+    askings = [Asking(step, "OPENAI_API_KEY", True) for step in steps]
+    return [(one.what, one.remedy) for one in doctor.check_askings(needs, askings) if one.state == "missing"]
+
+
+@pytest.mark.parametrize("placement", ["cpu", "gpu", "pools"])
+def test_a_judge_needs_the_key_and_the_way_outside_in_the_step_that_asks_it(placement: str) -> None:
+    assert not asked("query_teacher", placement=placement)
+    assert asked("query_teacher", "evaluate_student", placement=placement) == [
+        ("variable OPENAI_API_KEY of evaluate_student",
+         "add `secrets: [proxykd-teacher]` to `steps.evaluate_student` of the placement"),
+        ("way outside of evaluate_student", "add `role: teacher-query` to `steps.evaluate_student` of the placement"),
+    ]  # fmt: skip
+
+
 def test_a_variable_that_no_secret_of_the_stack_holds_is_named() -> None:
-    findings = list(doctor.check_variables(NEEDS, ["OPENAI_API_KEY", "GEMINI_API_KEY"]))
-    assert [(one.state, one.what) for one in findings] == [("missing", "variable GEMINI_API_KEY")]
+    needs = needs_of(stack(placement=str(CHECKOUT / "k8s" / "placements" / "cpu.yaml")))
+    (finding,) = doctor.check_askings(needs, [Asking("query_teacher", "GEMINI_API_KEY", True)])
+    assert (finding.state, finding.found) == ("missing", "no secret of the stack holds it")
 
 
 def role(*rules: dict[str, Any]) -> list[dict[str, Any]]:
