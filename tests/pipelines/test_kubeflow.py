@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from cluster.kubeflow_task import is_credential
 from proxykd.config.loading import load_specification
 from proxykd.config.placement import load_placement
 from proxykd.config.stack import KubeflowStackSpec, load_stack
 from proxykd.config.steps import DIVISIBLE, STEPS, portion_name
+from proxykd.config.variables import is_credential
 from proxykd.exceptions import ConfigError
 from proxykd.workspace import Workspace
 from tests.k8s.kubeflow_pipelines import Run
