@@ -13,7 +13,7 @@ from cluster.findings import Finding, guarded, missing, ok, unchecked
 from cluster.kinds import CLUSTER_QUEUES, LOCAL_QUEUES, NODES, RESOURCE_FLAVORS, Kind
 from proxykd.exceptions import ClusterMissingError
 
-GPU = "nvidia.com/gpu"
+GPU, STORAGE = "nvidia.com/gpu", "ephemeral-storage"
 RESOURCES = ("cpu", "memory", GPU)
 QUOTAS = Kind("v1", "ResourceQuota", "resourcequotas")
 
@@ -73,7 +73,11 @@ def _check_queue(api: ClusterApi, pool: str, demands: Sequence[Demand]) -> Itera
         yield missing(what, problem, "nothing is admitted: release the queue")
         return
     yield from _check_flavors(api, what, queue)
-    yield from check_supply(what, supply(queue), demands)
+    given = supply(queue)
+    if STORAGE not in given:
+        remedy = f"cover {STORAGE} in it, unless Kueue's configuration leaves it out (excludeResourcePrefixes)"
+        yield unchecked(what, f"its ClusterQueue {owner} does not cover {STORAGE}", remedy)
+    yield from check_supply(what, {STORAGE: None, **given}, demands)
 
 
 def _check_flavors(api: ClusterApi, what: str, queue: Object) -> Iterator[Finding]:
@@ -142,7 +146,8 @@ def shown(name: str, amount: Decimal) -> str:
     """An amount for people: ``2 GPUs``, ``16.0 GiB memory``, ``8 cpu``."""
     if name == GPU:
         return f"{amount.normalize():f} GPU{'' if amount == 1 else 's'}"
-    return f"{amount / 2**30:.1f} GiB memory" if name == "memory" else f"{amount.normalize():f} {name}"
+    kinds = {"memory": "memory", STORAGE: "disk"}
+    return f"{amount / 2**30:.1f} GiB {kinds[name]}" if name in kinds else f"{amount.normalize():f} {name}"
 
 
 def _check_nodes(api: ClusterApi, pool: str, demands: Sequence[Demand]) -> Iterator[Finding]:
@@ -152,7 +157,7 @@ def _check_nodes(api: ClusterApi, pool: str, demands: Sequence[Demand]) -> Itera
     if not nodes:
         yield unchecked(what, "no node now", "fine for a pool that grows from nothing; else correct the node selectors")
         return
-    given = {name: max(_allocatable(node, name) for node in nodes) for name in RESOURCES}
+    given = {name: max(_allocatable(node, name) for node in nodes) for name in (*RESOURCES, STORAGE)}
     yield from check_supply(what, given, demands, is_whole=False)
 
 

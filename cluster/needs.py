@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 
-from cluster.capacity import GPU, Demand
+from cluster.capacity import GPU, STORAGE, Demand
 from proxykd.config.placement import PlacementSpec, StepPlacementSpec, amount, load_placement
 from proxykd.config.stack import ClusterStackSpec, KubeflowStackSpec
 from proxykd.config.steps import STEPS
@@ -90,7 +90,8 @@ def _priorities(
 
 
 def _demands(placement: PlacementSpec, name: str, step: StepPlacementSpec) -> Iterator[Demand]:
-    yield _demand(placement, name, step.pool, {"cpu": step.cpu, "memory": step.memory, GPU: str(step.gpus)})
+    own_pod = {"cpu": step.cpu, "memory": step.memory, STORAGE: step.scratch, GPU: str(step.gpus)}
+    yield _demand(placement, name, step.pool, own_pod)
     if (own := step.launcher).kind == "trainjob":
         asked = {"cpu": own.cpu, "memory": own.memory, GPU: str(own.gpus)}
         yield _demand(placement, f"the TrainJob of {name}", own.pool or step.pool, asked, own.nodes)

@@ -107,7 +107,8 @@ class StepPlacementSpec(Spec):
     shm: Quantity = "1Gi"
     """Size of /dev/shm, in memory: PyTorch's loaders and NCCL use it."""
     scratch: Quantity = "20Gi"
-    """Most that the pod may write to /tmp and its home."""
+    """The node's disk for /tmp, the home and the log together, as request and as limit: artifacts out of an object
+    store lie in /tmp while the step runs. docs/scale.md has what each step needs."""
     secrets: tuple[ObjectName, ...] = ()
     """Secrets whose keys become variables of the pod; the artifact store's is the stack's affair."""
     env: PublicVariables = Field(default_factory=dict)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from cluster import access, capacity, doctor, services
-from cluster.capacity import GPU, Demand
+from cluster.capacity import GPU, STORAGE, Demand
 from cluster.findings import Finding
 from cluster.needs import Needs, needs_of
 from proxykd.config.asking import Asking
@@ -327,6 +327,22 @@ def test_a_pool_of_nodes_must_hold_one_pod_on_one_node(server: ApiServer, connec
     assert finding.found == "distill_student asks for 8 GPUs, it gives at most 4 GPUs"
     (finding,) = capacity.check_pools(api, [demand(gpus=4, pods=8, queue=None)])
     assert finding.state == "ok"
+
+
+def test_disk_is_looked_at_where_the_queue_covers_it_and_said_to_be_uncovered_where_not(
+    ready: ApiServer, connect: Connect
+) -> None:
+    asking = demand()._replace(resources={**demand().resources, STORAGE: 160 * GIB})
+    first, second = capacity.check_pools(connect(), [asking])
+    assert (first.state, second.state) == ("unchecked", "ok")
+    assert first.found == "its ClusterQueue proxykd does not cover ephemeral-storage"
+    ready.apply(queue := cluster_queue())
+    group = queue["spec"]["resourceGroups"][0]
+    group["coveredResources"].append(STORAGE)
+    group["flavors"][0]["resources"].append({"name": STORAGE, "nominalQuota": "100Gi"})
+    ready.apply(queue)
+    (finding,) = capacity.check_pools(connect(), [asking])
+    assert finding.found == "distill_student asks for 160.0 GiB disk, it gives at most 100.0 GiB disk"
 
 
 def test_quotas_are_told_apart_from_what_is_used_of_them() -> None:

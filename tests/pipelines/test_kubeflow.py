@@ -129,6 +129,8 @@ def test_a_pod_gets_what_the_placement_says(graph: str, step: str, stack: Kubefl
     assert {one["constant"]: one["mountPath"] for one in pod["pvcMount"]} == dict(wanted.volumes)
     memory = {one["mountPath"]: one["sizeLimit"] for one in pod["emptyDirMounts"] if one.get("medium") == "Memory"}
     assert memory == {"/dev/shm": wanted.shm}
+    disk = {one["mountPath"]: one["sizeLimit"] for one in pod["emptyDirMounts"] if one.get("medium") != "Memory"}
+    assert disk == {"/tmp": wanted.scratch, "/home/proxykd": wanted.scratch}
     own = golden(graph).environment(step)
     assert own["PROXYKD_LAUNCHER"] == placement.launcher(step).model_dump_json()
     assert own["MLFLOW_TRACKING_URI"] == str(stack.tracking_uri)
