@@ -16,6 +16,7 @@ from proxykd.exceptions import ClusterMissingError
 GPU, STORAGE = "nvidia.com/gpu", "ephemeral-storage"
 RESOURCES = ("cpu", "memory", GPU)
 QUOTAS = Kind("v1", "ResourceQuota", "resourcequotas")
+RANGES = Kind("v1", "LimitRange", "limitranges")
 
 
 class Demand(NamedTuple):
@@ -192,6 +193,35 @@ def compare_quota(quota: Object, demands: Sequence[Demand]) -> Finding:
     if never:
         return missing(what, "; ".join(never), "lower it in the placement, or have the quota raised")
     return ok(what, f"room for {', '.join(dict.fromkeys(later))} only when others end" if later else "")
+
+
+def check_ranges(api: ClusterApi, demands: Sequence[Demand]) -> Iterator[Finding]:
+    """Whether the namespace's LimitRanges allow pods as large as the steps ask for."""
+    try:
+        ranges = list(api.list(RANGES))
+    except ClusterMissingError:
+        return
+    for one in ranges:
+        yield compare_range(one, demands)
+
+
+def compare_range(limits: Object, demands: Iterable[Demand]) -> Finding:
+    """One LimitRange against a pod of each step, whose one container has all that it asks for.
+
+    A bound on processors is a limit of every container that has none: a pod that asks for more is refused, and one
+    that asks for less is throttled there.
+    """
+    what, never = f"limit range {limits['metadata']['name']}", []
+    bounds = [one.get("max") or {} for one in limits["spec"]["limits"] if one["type"] in ("Container", "Pod")]
+    for demand in demands:
+        for name, amount in demand.resources.items():
+            most = min((quantity(bound[name]) for bound in bounds if name in bound), default=amount)
+            if amount > most:
+                never.append(f"a pod of {demand.step} asks for {shown(name, amount)}, it allows {shown(name, most)}")
+    if never:
+        return missing(what, "; ".join(never), "lower it in the placement, or have the bound raised")
+    caps = [bound["cpu"] for bound in bounds if "cpu" in bound]
+    return ok(what, f"no container uses more than {caps[0]} processors" if caps else "")
 
 
 def _is_request(key: str) -> bool:

@@ -79,6 +79,7 @@ def examine_cluster(stack: ClusterStackSpec, needs: Needs, *, is_scheduled: bool
     yield from guarded("volume claims", access.check_volumes(api, needs.volumes))
     yield from capacity.check_pools(api, needs.demands)
     yield from guarded("quotas", capacity.check_quotas(api, needs.demands))
+    yield from guarded("limit ranges", capacity.check_ranges(api, needs.demands))
     yield from guarded("MLflow", services.check_tracking(stack.tracking_uri, api))
 
 

@@ -11,8 +11,7 @@ import yaml
 from cluster import access, capacity, doctor, services
 from cluster.capacity import GPU, STORAGE, Demand
 from cluster.findings import Finding
-from cluster.needs import Needs, needs_of
-from proxykd.config.asking import Asking
+from cluster.needs import Needs
 from proxykd.config.stack import KubernetesStackSpec
 from tests.cluster.conftest import CHECKOUT, Connect, manifest, runtime
 from tests.k8s import kinds
@@ -141,30 +140,6 @@ def test_a_key_that_a_secret_lacks_is_named_and_its_values_are_not(ready: ApiSer
     assert finding.found == "it lacks ANTHROPIC_API_KEY"
     assert VALUE not in str(findings)
     assert "sk-very-secret" not in str(findings)
-
-
-def asked(*steps: str, placement: str = "gpu", **changes: Any) -> list[tuple[str, str]]:
-    """What is told of steps that ask with OPENAI_API_KEY on a shipped placement."""
-    path = CHECKOUT / "k8s" / "placements" / f"{placement}.yaml"
-    needs = needs_of(stack(placement=str(path), secrets={"proxykd-teacher": ["OPENAI_API_KEY"]}, **changes))
-    askings = [Asking(step, "OPENAI_API_KEY", True) for step in steps]
-    return [(one.what, one.remedy) for one in doctor.check_askings(needs, askings) if one.state == "missing"]
-
-
-@pytest.mark.parametrize("placement", ["cpu", "gpu", "pools"])
-def test_a_judge_needs_the_key_and_the_way_outside_in_the_step_that_asks_it(placement: str) -> None:
-    assert not asked("query_teacher", placement=placement)
-    assert asked("query_teacher", "evaluate_student", placement=placement) == [
-        ("variable OPENAI_API_KEY of evaluate_student",
-         "add `secrets: [proxykd-teacher]` to `steps.evaluate_student` of the placement"),
-        ("way outside of evaluate_student", "add `role: teacher-query` to `steps.evaluate_student` of the placement"),
-    ]  # fmt: skip
-
-
-def test_a_variable_that_no_secret_of_the_stack_holds_is_named() -> None:
-    needs = needs_of(stack(placement=str(CHECKOUT / "k8s" / "placements" / "cpu.yaml")))
-    (finding,) = doctor.check_askings(needs, [Asking("query_teacher", "GEMINI_API_KEY", True)])
-    assert (finding.state, finding.found) == ("missing", "no secret of the stack holds it")
 
 
 def role(*rules: dict[str, Any]) -> list[dict[str, Any]]:
@@ -357,6 +332,26 @@ def test_quotas_are_told_apart_from_what_is_used_of_them() -> None:
     assert (later.state, later.found) == ("ok", "room for distill_student only when others end")
     quota["status"]["used"] = {"pods": "1"}  # type: ignore[index]
     assert capacity.compare_quota(quota, [demand(gpus=1)]).found == ""
+
+
+def test_a_pod_that_a_limit_range_forbids_is_told_and_a_bound_on_processors_too(
+    ready: ApiServer, connect: Connect
+) -> None:
+    def bounded(kind: str, **most: str) -> list[Finding]:
+        ready.apply(manifest("v1", "LimitRange", "team", spec={"limits": [{"type": kind, "max": most}]}))
+        return list(capacity.check_ranges(connect(), [demand()]))
+
+    assert not list(capacity.check_ranges(connect(), [demand()]))
+    (finding,) = bounded("Container", memory="16Gi")
+    assert (finding.state, finding.found) == ("ok", "")
+    (finding,) = bounded("Pod", memory="15Gi", cpu="4")
+    assert finding.found == "a pod of distill_student asks for 16.0 GiB memory, it allows 15.0 GiB memory"
+    (finding,) = bounded("PersistentVolumeClaim", storage="1Gi")
+    assert (finding.state, finding.found) == ("ok", "")
+    (finding,) = bounded("Container", cpu="4")
+    assert (finding.state, finding.found) == ("ok", "no container uses more than 4 processors")
+    bounded("Container", cpu="3")
+    assert [one.what for one in lacking(looked())] == ["limit range team"]
 
 
 @pytest.mark.parametrize("claim", [{}, {"storageClassName": "fast"}])
