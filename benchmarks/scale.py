@@ -54,6 +54,9 @@ MEASURED = (
 )
 UTILISATION = Utilisation()
 PATIENCE_H, DAY_H = 168.0, 24.0
+CLAIM_GB = 200 * 2**30 / scale.GB
+"""The claim of journal and checkpoints, k8s/base/storage/journal.yaml."""
+LARGEST = Model("proxy that fits", scale.most_parameters(H100, is_sampled=True))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -71,6 +74,11 @@ def quantity(value: float) -> str:
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.1g}"
+
+
+def billions(parameters: float) -> str:
+    """A model's size, as people say it, rounded down."""
+    return f"{int(parameters / 1e8) / 10:g}B"
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,15 @@ def teacher() -> Iterator[str]:
     """Asking and checking, which need no accelerator."""
     yield "## Teacher, journal, validation"
     yield ""
-    head = ("teacher texts", "asking, h", "teacher, USD", "in batches, USD", "journal, GB", "validation, h")
+    head = (
+        "teacher texts",
+        "asking, h",
+        "teacher, USD",
+        "in batches, USD",
+        "journal, GB",
+        "with shards, GB",
+        "validation, h",
+    )
     rows = (
         (
             f"{corpus.texts:,}",
@@ -134,6 +150,7 @@ def teacher() -> Iterator[str]:
             quantity(scale.query_usd(corpus, ACCOUNT)),
             quantity(scale.query_usd(corpus, ACCOUNT, discount=BATCH_DISCOUNT)),
             quantity(scale.journal_gb(corpus, RATES)),
+            quantity(scale.journal_gb(corpus, RATES, is_sharded=True)),
             quantity(scale.validation_hours(corpus, RATES)),
         )
         for corpus in SIZES
@@ -192,23 +209,41 @@ def memory() -> Iterator[str]:
     """What has to fit on accelerators, at any size of the corpus."""
     yield "## Memory of accelerators"
     yield ""
-    yield "Activations have the fifth that is left free. The proxy's frozen weights are bfloat16; students train in"
-    yield "float32."
+    yield "Activations have the fifth that is left free. Every model is float32 once it is loaded, 4 bytes a parameter,"
+    yield "whatever its file holds; `precision: bfloat16` is that of the arithmetic, and a proxy that writes in it has"
+    yield "a second copy meanwhile, 2 bytes more. The proxy is not sharded: each process has all of it on its device."
+    yield "Its largest size:"
     yield ""
-    needs = [("70B proxy, weights", 2 * PROXY.parameters / scale.GB, None)]
-    needs += [(f"{one.name}, weights, gradients, moments", scale.training_gb(one), scale.checkpoint_gb(one))
-              for one in STUDENTS]  # fmt: skip
+    head = ("device", "estimation, SFT of adapters", "its own texts, DPO")
+    sizes = ((scale.most_parameters(one), scale.most_parameters(one, is_sampled=True)) for one in (H100, A100, L4))
+    names = (one.name for one in (H100, A100, L4))
+    yield from table(head, ((name, *map(billions, pair)) for name, pair in zip(names, sizes, strict=True)))
+    yield ""
+    yield "Students train in float32; FSDP shares them out among the processes of a TrainJob or torchrun:"
+    yield ""
     head = ("what", "GB", "checkpoint, GB", *(f"{device.name}, at least" for device in (H100, L4)))
-    rows = (
-        (
-            name,
-            quantity(gb),
-            "adapters only" if checkpoint is None else quantity(checkpoint),
-            *(str(scale.least_devices(gb, device)) for device in (H100, L4)),
-        )
-        for name, gb, checkpoint in needs
-    )
-    yield from table(head, rows)
+    yield from table(head, map(_student_row, STUDENTS))
+
+
+def _student_row(student: Model) -> tuple[str, ...]:
+    gb = scale.training_gb(student)
+    least = (str(scale.least_devices(gb, device)) for device in (H100, L4))
+    what = f"{student.name}, weights, gradients, moments"
+    return (what, quantity(gb), quantity(scale.checkpoint_gb(student)), *least)
+
+
+def disks() -> Iterator[str]:
+    """What pods bring out of an object store."""
+    yield "## Disk of a pod"
+    yield ""
+    yield "GB of artifacts that a step's pod brings out of an object store and has on its node's disk, in `scratch` of"
+    yield f"the placement, while it runs: a proxy of {billions(LARGEST.parameters)}, targets of k = 50, the 8B student,"
+    yield "one seed of each arm. `gpu.yaml` and `pools.yaml` give what 1,000,000 texts take; a pod that writes more is"
+    yield "evicted."
+    yield ""
+    found = [scale.artifacts_gb(corpus, RATES, proxy=LARGEST, student=STUDENTS[-1]) for corpus in SIZES]
+    rows = ((step, *(quantity(one[step]) for one in found)) for step in found[0])
+    yield from table(("step", *(f"{corpus.texts:,}" for corpus in SIZES)), rows)
 
 
 @dataclass(frozen=True)
@@ -242,17 +277,18 @@ def strains(corpus: Corpus) -> list[Strain]:
     found = [
         Strain("asking at the account's rate", scale.query_hours(corpus, ACCOUNT, RATES), DAY_H, "h",
                "shards share one account's rate, so only a higher one or `teacher.batch` helps; nothing is paid twice"),
-        Strain("the journal's volume", scale.journal_gb(corpus, RATES), 100, "GB",
-               "a journal a shard, each on its own volume, merged after"),
+        Strain("the journal's claim, with shards", scale.journal_gb(corpus, RATES, is_sharded=True), CLAIM_GB, "GB",
+               "a larger claim, which holds the checkpoints, too; half of it without shards, whose answers stay beside "
+               "the journal that they are gathered into"),
         Strain("validation in one pod", scale.validation_hours(corpus, RATES), DAY_H, "h",
                "rows stream in constant memory; a core more is a process more"),
         Strain("alignment on one node", alignment, PATIENCE_H, "h",
                "more nodes by a TrainJob; `proxy.preference.epochs` below 1; a smaller proxy"),
-        Strain("the proxy's weights on one H100", 2 * PROXY.parameters / scale.GB, 0.8 * H100.gb, "GB",
-               "nothing yet: estimation and sampling put the proxy on one device, so that 32B is the most; the hours "
-               "above are of eight that share it"),
-        Strain("the proxy in each of 8 processes, in a node's memory", 8 * 2 * PROXY.parameters / scale.GB, 2_199, "GB",
-               "fewer processes a node: each loads the model before it keeps its share of it"),
+        Strain("the proxy's weights on one H100", scale.weights_gb(PROXY, is_sampled=True), 0.8 * H100.gb, "GB",
+               f"nothing: the proxy is not sharded; {billions(LARGEST.parameters)} is the most with its own texts, "
+               f"{billions(scale.most_parameters(H100))} without; the hours above are of eight that share it"),
+        Strain("the proxy in each of 8 processes, in a node's memory", 8 * scale.weights_gb(PROXY), 2_199, "GB",
+               "a smaller proxy, or fewer processes: each loads all of it, and keeps all of it on its device"),
         Strain("estimation on one node", hours["estimation"], DAY_H, "h",
                "shards, each its own pod; one that dies is done again alone; spot nodes will do"),
         Strain("the target store, k = 50, on a node's disk", scale.store_gb(corpus, RATES, 50), 1_000, "GB",
@@ -300,7 +336,7 @@ def check() -> Iterator[str]:
 
 def page() -> str:
     """All tables."""
-    parts = (inputs, teacher, accelerators, storage, memory, breaking, check)
+    parts = (inputs, teacher, accelerators, storage, memory, disks, breaking, check)
     return "\n\n".join("\n".join(part()) for part in parts) + "\n"
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 HOUR_S = 3600.0
+LOADED, SAMPLED = 4.0, 2.0
+"""Bytes a parameter: of any loaded model (float32, whatever its file holds); of the copy that writes in bfloat16."""
 GB = 1e9
 FORWARD, FULL_STEP, LORA_STEP, RECOMPUTE = 2.0, 6.0, 4.0, 2.0
 """FLOP a parameter and token: forward; forward and backward of all weights; of adapters alone; the second forward."""
@@ -168,10 +170,10 @@ def query_usd(corpus: Corpus, account: Account, *, discount: float = 0.0) -> flo
     return corpus.texts * a_text * (1.0 - discount) / 1e6
 
 
-def journal_gb(corpus: Corpus, rates: Rates) -> float:
-    """The journal with all answers."""
+def journal_gb(corpus: Corpus, rates: Rates, *, is_sharded: bool = False) -> float:
+    """The journal with all answers; shards keep their own copies of them beside it."""
     text = corpus.completion_tokens * rates.characters_per_token
-    return corpus.texts * (rates.journal_bytes + text) / GB
+    return (2 if is_sharded else 1) * corpus.texts * (rates.journal_bytes + text) / GB
 
 
 def validation_hours(corpus: Corpus, rates: Rates) -> float:
@@ -208,10 +210,10 @@ def sampling_tokens_per_s(
     Raises:
         ValueError: if weights, keys and values do not fit.
     """
-    weights, cache = 2 * proxy.parameters, texts * length * proxy.kv_bytes
-    if weights + cache > devices * device.gb * GB:
+    weights, cache = SAMPLED * proxy.parameters, texts * length * proxy.kv_bytes
+    if (held := LOADED * proxy.parameters + weights + cache) > devices * device.gb * GB:
         raise ValueError(
-            f"expected {devices} {device.name} to hold {(weights + cache) / GB:.0f} GB, they have "
+            f"expected {devices} {device.name} to hold {held / GB:.0f} GB, they have "
             f"{devices * device.gb:.0f}; take more of them or write fewer texts together"
         )
     reading = (weights + cache) / (devices * device.gb_per_s * GB)
@@ -258,6 +260,38 @@ def distillation_flop(corpus: Corpus, student: Model, *, arms: int = 2) -> float
 def evaluation_flop(corpus: Corpus, proxy: Model, student: Model) -> float:
     """Held-out texts scored by the proxy and by three students: untrained, SFT, Proxy-KD."""
     return corpus.heldout * corpus.length * FORWARD * (proxy.parameters + 3 * student.parameters)
+
+
+def weights_gb(model: Model, *, is_sampled: bool = False) -> float:
+    """A loaded model, with the copy that writes while it does."""
+    return (LOADED + (SAMPLED if is_sampled else 0.0)) * model.parameters / GB
+
+
+def most_parameters(device: Device, *, is_sampled: bool = False, usable: float = 0.8) -> float:
+    """The largest model whose weights one device holds; the proxy is on one device whole, in every process."""
+    return usable * device.gb * GB / (LOADED + (SAMPLED if is_sampled else 0.0))
+
+
+def texts_gb(corpus: Corpus, rates: Rates) -> float:
+    """Prompts and completions as one artifact, not compressed: an upper bound."""
+    return corpus.texts * corpus.length * rates.characters_per_token / GB
+
+
+def artifacts_gb(corpus: Corpus, rates: Rates, *, proxy: Model, student: Model, k: int = 50) -> dict[str, float]:
+    """Step -> the artifacts that its pod brings out of an object store and keeps on its node's disk while it runs.
+
+    The texts count twice where a step reads both what was said and what was validated; students are one seed's, of
+    two arms.
+    """
+    texts, targets = texts_gb(corpus, rates), store_gb(corpus, rates, k)
+    weights, learned = weights_gb(proxy), weights_gb(student)
+    return {
+        "align_proxy": texts,
+        "estimate_distributions": 2 * texts + weights + targets,
+        "distill_student": texts + weights + targets,
+        "evaluate_student": 2 * texts + weights + targets + 2 * learned,
+        "promote_model": 2 * texts + learned,
+    }
 
 
 def training_gb(student: Model) -> float:

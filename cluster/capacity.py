@@ -13,9 +13,10 @@ from cluster.findings import Finding, guarded, missing, ok, unchecked
 from cluster.kinds import CLUSTER_QUEUES, LOCAL_QUEUES, NODES, RESOURCE_FLAVORS, Kind
 from proxykd.exceptions import ClusterMissingError
 
-GPU = "nvidia.com/gpu"
+GPU, STORAGE = "nvidia.com/gpu", "ephemeral-storage"
 RESOURCES = ("cpu", "memory", GPU)
 QUOTAS = Kind("v1", "ResourceQuota", "resourcequotas")
+RANGES = Kind("v1", "LimitRange", "limitranges")
 
 
 class Demand(NamedTuple):
@@ -73,7 +74,11 @@ def _check_queue(api: ClusterApi, pool: str, demands: Sequence[Demand]) -> Itera
         yield missing(what, problem, "nothing is admitted: release the queue")
         return
     yield from _check_flavors(api, what, queue)
-    yield from check_supply(what, supply(queue), demands)
+    given = supply(queue)
+    if STORAGE not in given:
+        remedy = f"cover {STORAGE} in it, unless Kueue's configuration leaves it out (excludeResourcePrefixes)"
+        yield unchecked(what, f"its ClusterQueue {owner} does not cover {STORAGE}", remedy)
+    yield from check_supply(what, {STORAGE: None, **given}, demands)
 
 
 def _check_flavors(api: ClusterApi, what: str, queue: Object) -> Iterator[Finding]:
@@ -142,7 +147,8 @@ def shown(name: str, amount: Decimal) -> str:
     """An amount for people: ``2 GPUs``, ``16.0 GiB memory``, ``8 cpu``."""
     if name == GPU:
         return f"{amount.normalize():f} GPU{'' if amount == 1 else 's'}"
-    return f"{amount / 2**30:.1f} GiB memory" if name == "memory" else f"{amount.normalize():f} {name}"
+    kinds = {"memory": "memory", STORAGE: "disk"}
+    return f"{amount / 2**30:.1f} GiB {kinds[name]}" if name in kinds else f"{amount.normalize():f} {name}"
 
 
 def _check_nodes(api: ClusterApi, pool: str, demands: Sequence[Demand]) -> Iterator[Finding]:
@@ -152,7 +158,7 @@ def _check_nodes(api: ClusterApi, pool: str, demands: Sequence[Demand]) -> Itera
     if not nodes:
         yield unchecked(what, "no node now", "fine for a pool that grows from nothing; else correct the node selectors")
         return
-    given = {name: max(_allocatable(node, name) for node in nodes) for name in RESOURCES}
+    given = {name: max(_allocatable(node, name) for node in nodes) for name in (*RESOURCES, STORAGE)}
     yield from check_supply(what, given, demands, is_whole=False)
 
 
@@ -187,6 +193,35 @@ def compare_quota(quota: Object, demands: Sequence[Demand]) -> Finding:
     if never:
         return missing(what, "; ".join(never), "lower it in the placement, or have the quota raised")
     return ok(what, f"room for {', '.join(dict.fromkeys(later))} only when others end" if later else "")
+
+
+def check_ranges(api: ClusterApi, demands: Sequence[Demand]) -> Iterator[Finding]:
+    """Whether the namespace's LimitRanges allow pods as large as the steps ask for."""
+    try:
+        ranges = list(api.list(RANGES))
+    except ClusterMissingError:
+        return
+    for one in ranges:
+        yield compare_range(one, demands)
+
+
+def compare_range(limits: Object, demands: Iterable[Demand]) -> Finding:
+    """One LimitRange against a pod of each step, whose one container has all that it asks for.
+
+    A bound on processors is a limit of every container that has none: a pod that asks for more is refused, and one
+    that asks for less is throttled there.
+    """
+    what, never = f"limit range {limits['metadata']['name']}", []
+    bounds = [one.get("max") or {} for one in limits["spec"]["limits"] if one["type"] in ("Container", "Pod")]
+    for demand in demands:
+        for name, amount in demand.resources.items():
+            most = min((quantity(bound[name]) for bound in bounds if name in bound), default=amount)
+            if amount > most:
+                never.append(f"a pod of {demand.step} asks for {shown(name, amount)}, it allows {shown(name, most)}")
+    if never:
+        return missing(what, "; ".join(never), "lower it in the placement, or have the bound raised")
+    caps = [bound["cpu"] for bound in bounds if "cpu" in bound]
+    return ok(what, f"no container uses more than {caps[0]} processors" if caps else "")
 
 
 def _is_request(key: str) -> bool:

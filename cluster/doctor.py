@@ -4,28 +4,32 @@ The same checks run at each submission, so that a pool that is too small or a se
 and not a pod that waits. Nothing is changed, but for one empty object that is written to the bucket and removed.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 
 from cluster import access, capacity, services
 from cluster.api import ClusterApi, Patience
 from cluster.findings import Finding, guarded, missing, ok
 from cluster.kinds import PRIORITY_CLASSES
 from cluster.needs import Needs, needs_of
+from proxykd.config.asking import Asking
 from proxykd.config.stack import ClusterStackSpec, KubeflowStackSpec, S3StoreSpec, StackSpec
 from proxykd.exceptions import ClusterError
 
 PATIENCE = Patience(deadline_s=15.0)
 """A doctor says soon that the API server is away; a run waits longer."""
 
+OUTSIDE = "teacher-query"
+"""The one role whose pods may leave the cluster."""
+
 
 def examine(
-    stack: StackSpec, *, variables: Collection[str] = (), is_scheduled: bool = False, is_registered: bool = True
+    stack: StackSpec, *, askings: Iterable[Asking] = (), is_scheduled: bool = False, is_registered: bool = True
 ) -> Iterator[Finding]:
     """Look at everything that a run on a stack needs.
 
     Args:
         stack: The stack.
-        variables: Environment variables that steps read a secret from, such as OPENAI_API_KEY.
+        askings: Which steps of the run ask an API.
         is_scheduled: Whether CronJobs are needed too.
         is_registered: Whether ZenML must hold the stack as its file says.
     """
@@ -40,7 +44,7 @@ def examine(
         return
     yield from services.check_image(stack.image)
     needs = needs_of(stack)
-    yield from check_variables(needs, variables)
+    yield from check_askings(needs, askings)
     yield from looked_at_cluster(stack, needs, is_scheduled=is_scheduled)
 
 
@@ -75,6 +79,7 @@ def examine_cluster(stack: ClusterStackSpec, needs: Needs, *, is_scheduled: bool
     yield from guarded("volume claims", access.check_volumes(api, needs.volumes))
     yield from capacity.check_pools(api, needs.demands)
     yield from guarded("quotas", capacity.check_quotas(api, needs.demands))
+    yield from guarded("limit ranges", capacity.check_ranges(api, needs.demands))
     yield from guarded("MLflow", services.check_tracking(stack.tracking_uri, api))
 
 
@@ -91,9 +96,24 @@ def _check_registered(stack: StackSpec) -> Iterator[Finding]:
         yield ok(what, "as its file says")
 
 
-def check_variables(needs: Needs, variables: Collection[str]) -> Iterator[Finding]:
-    """Each variable that steps read a secret from is a key of one of the stack's secrets."""
-    held = {key for keys in needs.secrets.values() for key in keys}
-    for name in sorted(set(variables) - held):
+def check_askings(needs: Needs, askings: Iterable[Asking]) -> Iterator[Finding]:
+    """Each step that asks an API has the key, as a variable out of one of its own secrets, and a way outside."""
+    for one in askings:
+        step = needs.steps[one.step]
+        if one.variable is not None:
+            yield from _check_variable(needs, one.step, one.variable)
+        role = "launcher" if step.launcher.kind == "trainjob" else step.role
+        if one.is_outside and role != OUTSIDE:
+            remedy = f"add `role: {OUTSIDE}` to `steps.{one.step}` of the placement"
+            yield missing(f"way outside of {one.step}", f"it asks an API outside, and its role is {role}", remedy)
+
+
+def _check_variable(needs: Needs, name: str, variable: str) -> Iterator[Finding]:
+    what, own = f"variable {variable} of {name}", needs.steps[name].secrets
+    holders = [secret for secret, keys in needs.secrets.items() if variable in keys]
+    if not holders:
         remedy = "put it into a Kubernetes secret, and name secret and key under `secrets` in the stack's file"
-        yield missing(f"variable {name}", "no secret of the stack holds it", remedy)
+        yield missing(what, "no secret of the stack holds it", remedy)
+    elif not set(holders) & {*own, needs.store_secret}:
+        remedy = f"add `secrets: [{', '.join((*own, holders[0]))}]` to `steps.{name}` of the placement"
+        yield missing(what, f"it is in {' and '.join(holders)}, which this step does not get", remedy)

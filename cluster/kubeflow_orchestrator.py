@@ -14,7 +14,8 @@ from typing import Any
 from zenml.integrations.kubeflow.orchestrators.kubeflow_orchestrator import KubeflowOrchestrator
 
 from cluster.kubeflow_flavor import PlacedKubeflowSettings
-from cluster.kubeflow_task import TaskPlacement, is_credential, place_task
+from cluster.kubeflow_task import TaskPlacement, place_task
+from proxykd.config.variables import is_credential
 from proxykd.exceptions import ConfigError
 
 PUBLIC_VARIABLES = frozenset(

@@ -4,26 +4,14 @@ ZenML's Kubeflow orchestrator (0.98) knows CPU, memory and one accelerator label
 Here it is said in the terms of the intermediate representation, so that plain Kubeflow Pipelines reads it.
 """
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from proxykd.config.base import Spec
+from proxykd.config.variables import PublicVariables
 
 GPU = "nvidia.com/gpu"
-_CREDENTIAL = re.compile(r"TOKEN(?!IZ)|API_?KEY|ACCESS_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?$")
-
-
-def is_credential(variable: str) -> bool:
-    """Whether an environment variable of this name holds a credential."""
-    return _CREDENTIAL.search(variable.upper()) is not None
-
-
-def _check_public(environment: dict[str, str]) -> dict[str, str]:
-    if hidden := sorted(name for name in environment if is_credential(name)):
-        raise ValueError(f"expected no credential among the variables in clear text, got {hidden}: name a Secret")
-    return environment
 
 
 class Toleration(Spec):
@@ -82,7 +70,7 @@ class TaskPlacement(Spec):
     """Label -> value of the pod; Kueue's queue and priority are such labels."""
     annotations: dict[str, str] = Field(default_factory=dict)
     """Annotation -> value of the pod."""
-    environment: Annotated[dict[str, str], AfterValidator(_check_public)] = Field(default_factory=dict)
+    environment: PublicVariables = Field(default_factory=dict)
     """Variable -> value, in clear text."""
     secrets: tuple[SecretVariable, ...] = ()
     """Variables whose values stand in Secrets."""

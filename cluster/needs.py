@@ -1,10 +1,10 @@
 """What a stack's runs need on the cluster: gathered from the stack's file and its placement, judged by the doctor."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
-from cluster.capacity import GPU, Demand
+from cluster.capacity import GPU, STORAGE, Demand
 from proxykd.config.placement import PlacementSpec, StepPlacementSpec, amount, load_placement
 from proxykd.config.stack import ClusterStackSpec, KubeflowStackSpec
 from proxykd.config.steps import STEPS
@@ -24,6 +24,8 @@ class Needs:
         priorities: PriorityClasses of the pods.
         queue_priorities: Kueue's WorkloadPriorityClasses.
         runtimes: Training runtimes that TrainJobs refer to; () = no step starts one.
+        steps: Step -> what its pod gets.
+        store_secret: The artifact store's secret, which every pod gets; None = there is none.
     """
 
     demands: tuple[Demand, ...]
@@ -33,6 +35,8 @@ class Needs:
     priorities: tuple[str, ...] = ()
     queue_priorities: tuple[str, ...] = ()
     runtimes: tuple[str, ...] = ()
+    steps: Mapping[str, StepPlacementSpec] = field(default_factory=dict)
+    store_secret: str | None = None
 
     @property
     def has_queue(self) -> bool:
@@ -62,6 +66,8 @@ def needs_of(stack: ClusterStackSpec) -> Needs:
         priorities=_priorities(stack, placement, steps.values()),
         queue_priorities=_queue_priorities(placement, steps.values()),
         runtimes=tuple(dict.fromkeys(one.runtime for one in map(placement.launcher, STEPS) if one.kind == "trainjob")),
+        steps=steps,
+        store_secret=stack.artifact_store.secret,
     )
 
 
@@ -84,7 +90,8 @@ def _priorities(
 
 
 def _demands(placement: PlacementSpec, name: str, step: StepPlacementSpec) -> Iterator[Demand]:
-    yield _demand(placement, name, step.pool, {"cpu": step.cpu, "memory": step.memory, GPU: str(step.gpus)})
+    own_pod = {"cpu": step.cpu, "memory": step.memory, STORAGE: step.scratch, GPU: str(step.gpus)}
+    yield _demand(placement, name, step.pool, own_pod)
     if (own := step.launcher).kind == "trainjob":
         asked = {"cpu": own.cpu, "memory": own.memory, GPU: str(own.gpus)}
         yield _demand(placement, f"the TrainJob of {name}", own.pool or step.pool, asked, own.nodes)

@@ -27,7 +27,7 @@ Settings = TypeVar("Settings", bound=BaseModel)
 PART_OF = {"app.kubernetes.io/part-of": "proxykd"}
 ROLE, QUEUE = "proxykd.dev/role", "kueue.x-k8s.io/queue-name"
 QUEUE_PRIORITY, EVICTION = "kueue.x-k8s.io/priority-class", "cluster-autoscaler.kubernetes.io/safe-to-evict"
-GPU = "nvidia.com/gpu"
+GPU, STORAGE = "nvidia.com/gpu", "ephemeral-storage"
 STATE, MODELS, HOME = "/var/lib/proxykd", "/models", "/home/proxykd"
 
 # A minute and more of an API server that answers with errors: ZenML waits a second between two tries.
@@ -113,7 +113,9 @@ def _orchestrator(stack: ClusterStackSpec, placement: PlacementSpec) -> dict[str
 
 def _orchestrator_pod(stack: ClusterStackSpec, placement: PlacementSpec, own: OrchestratorPodSpec) -> Any:
     pool = placement.pools[own.pool] if own.pool else PoolSpec()
-    step = StepPlacementSpec(pool="", cpu=own.cpu, memory=own.memory, priority=own.priority, volumes={}, grace_s=60)
+    step = StepPlacementSpec(
+        pool="", cpu=own.cpu, memory=own.memory, priority=own.priority, volumes={}, grace_s=60, scratch="4Gi"
+    )
     values = _pod(stack, placement, step, pool, role="orchestrator", is_client=True)
     values["env"] += _variables({"ZENML_LOGGING_VERBOSITY": "ERROR"})  # it says there why a step's Job failed
     return checked(values, KubernetesPodSettings)
@@ -189,8 +191,8 @@ def _pod_spec(user: int, priority: str, *, is_client: bool) -> dict[str, Any]:
 
 
 def _resources(step: StepPlacementSpec) -> dict[str, dict[str, str]]:
-    """Memory and GPUs as request and limit; processors as request alone."""
-    both = {"memory": step.memory, **({GPU: str(step.gpus)} if step.gpus else {})}
+    """Memory, disk and GPUs as request and limit; processors as request alone."""
+    both = {"memory": step.memory, STORAGE: step.scratch, **({GPU: str(step.gpus)} if step.gpus else {})}
     return {"requests": {"cpu": step.cpu, **both}, "limits": both}
 
 

@@ -75,9 +75,11 @@ class OnStack:
 
     def examine(self, *, is_scheduled: bool = False) -> list[Any]:
         """What the doctor finds."""
-        variables = key_variables(self.specification) if self.is_cluster else []
+        from proxykd.config.asking import askings_of
+
+        askings = askings_of(self.specification) if self.is_cluster else ()
         doctor = self.load("cluster.doctor")
-        return list(doctor.examine(self.stack, variables=variables, is_scheduled=is_scheduled))
+        return list(doctor.examine(self.stack, askings=askings, is_scheduled=is_scheduled))
 
     def activate(self, *, is_scheduled: bool = False) -> None:
         """Check the stack and make it the active one of this process alone.
@@ -143,14 +145,3 @@ def refuse_missing(stack: str, findings: Iterable[Any]) -> None:
     if missing:
         lines = "\n".join(f"  {one.what}: {one.found}; {one.remedy}" for one in missing)
         raise ConfigError(f"the stack {stack} lacks what this run needs; nothing was submitted:\n{lines}")
-
-
-def key_variables(run: "RunSpec") -> list[str]:
-    """The environment variables that the steps read a teacher's or judge's key from."""
-    from proxykd.teacher.stages import teachers_of
-
-    teachers: list[Any] = list(teachers_of(run))
-    if run.evaluation.judge is not None:
-        teachers.append(run.evaluation.judge.teacher)
-    names = (getattr(teacher, "api_key", None) for teacher in teachers)
-    return sorted({name.removeprefix("${").removesuffix("}") for name in names if name})

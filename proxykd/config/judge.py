@@ -9,6 +9,8 @@ from proxykd.config.sampling import SamplingSpec
 from proxykd.config.teacher import AnthropicTeacherSpec, GeminiTeacherSpec, OpenAITeacherSpec
 
 JudgeTeacherSpec = Annotated[OpenAITeacherSpec | AnthropicTeacherSpec | GeminiTeacherSpec, Field(discriminator="kind")]
+WIN_RATE = "win_rate/teacher"
+"""Metric: mean points against the teacher's text; 0.5 = as good. A champion is judged, too, if the gate names it."""
 Contestant = Literal["none", "sft", "proxy_kd", "proxy", "teacher"]
 
 

@@ -18,6 +18,7 @@ from proxykd.config.launcher import LauncherSpec, Quantity
 from proxykd.config.loading import load_model, read_yaml
 from proxykd.config.stack import ObjectName
 from proxykd.config.steps import DIVISIBLE, STEPS
+from proxykd.config.variables import PublicVariables
 from proxykd.exceptions import ConfigError
 
 WHAT, HELP = "a placement", "see docs/placement.md"
@@ -106,11 +107,12 @@ class StepPlacementSpec(Spec):
     shm: Quantity = "1Gi"
     """Size of /dev/shm, in memory: PyTorch's loaders and NCCL use it."""
     scratch: Quantity = "20Gi"
-    """Most that the pod may write to /tmp and its home."""
+    """The node's disk for /tmp, the home and the log together, as request and as limit: artifacts out of an object
+    store lie in /tmp while the step runs. docs/scale.md has what each step needs."""
     secrets: tuple[ObjectName, ...] = ()
     """Secrets whose keys become variables of the pod; the artifact store's is the stack's affair."""
-    env: dict[str, str] = Field(default_factory=dict)
-    """Further variables; nothing secret."""
+    env: PublicVariables = Field(default_factory=dict)
+    """Further variables, in clear text in the pod and in ZenML's database; names of credentials are refused."""
     retries: Annotated[int, Field(ge=0)] = 0
     """Times that a pod which was killed (for its memory, say) is replaced; 0 = the step has failed then, and the same
     command goes on from what is finished. An exception ends the step at once: steps wait passing trouble out."""

@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 
 from proxykd.artifacts import Evaluation, SplitSet, ValidatedSet, read_json
 from proxykd.config import RunSpec
+from proxykd.config.judge import WIN_RATE
 from proxykd.evaluation.comparing import Sums, Wanted, compare, measure, settings_of
 from proxykd.evaluation.drift import FREE_ANSWERS
-from proxykd.evaluation.judged import WIN_RATE, counted_requests, duels_with_teacher, open_referee
+from proxykd.evaluation.judged import counted_requests, duels_with_teacher, open_referee
 from proxykd.evaluation.measured import comparable_resources, measure_model
 from proxykd.evaluation.metrics import metric_of
 from proxykd.evaluation.prompts import PromptTable

@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 
 from proxykd.artifacts import Evaluation, SplitSet, ValidatedSet, seal, write_json
 from proxykd.config import RunSpec
+from proxykd.config.judge import WIN_RATE
 from proxykd.data.splits import select_rows
 from proxykd.evaluation.contamination import measure_contamination
 from proxykd.evaluation.generation_journal import mark_answers
-from proxykd.evaluation.judged import WIN_RATE, free_answers, open_referee, write_verdicts
+from proxykd.evaluation.judged import free_answers, open_referee, write_verdicts
 from proxykd.evaluation.measured import AnswersFile, add_measures, collect_resources, with_task_slices
 from proxykd.evaluation.prompts import PromptTable
 from proxykd.evaluation.report import build_report

@@ -25,9 +25,6 @@ from proxykd.exceptions import ConfigError
 from proxykd.records import Message, Side
 
 TEACHER = "teacher"
-WIN_RATE = "win_rate/teacher"
-"""Metric: mean points against the teacher's text; 0.5 = as good."""
-
 VERDICTS_FILE, REQUESTS_FILE = "verdicts.parquet", "judge-requests.parquet"
 
 _SCORES = pa.list_(pa.float64())

@@ -3,13 +3,24 @@
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from proxykd.config.models import ModelSpec
+from proxykd.config.placement import amount, load_placement
+from proxykd.config.steps import STEPS
+from proxykd.models.loading import load_model, load_saved, save_model
+from proxykd.models.sampling import TransformersSampler
+from proxykd.models.tokenizers import load_tokenizer
 
 CHECKOUT = Path(__file__).parents[2]
 SCRIPT = CHECKOUT / "benchmarks" / "scale.py"
@@ -71,6 +82,7 @@ def test_work_and_bytes_grow_with_the_texts(texts: int, factor: int) -> None:
         lambda corpus: model.query_usd(corpus, page.ACCOUNT),
         lambda corpus: model.query_hours(corpus, page.ACCOUNT, page.RATES),
         lambda corpus: model.journal_gb(corpus, page.RATES),
+        lambda corpus: model.texts_gb(corpus, page.RATES),
         lambda corpus: model.estimation_flop(corpus, proxy),
         lambda corpus: model.sampling_hours(corpus, proxy, page.H100, 0.5),
         lambda corpus: model.distillation_flop(corpus, student),
@@ -142,6 +154,66 @@ def test_what_does_not_fit_is_refused() -> None:
         model.sampling_tokens_per_s(page.PROXY, page.H100, devices=1, texts=1, length=1, utilisation=1.0)
 
 
+def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(one.numel() * one.element_size() for one in tensors)
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_a_loaded_model_has_the_bytes_of_the_page_whatever_its_file_holds(tmp_path: Path, stored: torch.dtype) -> None:
+    spec = ModelSpec(source="embedded:student")
+    save_model(load_model(spec, seed=0).to(stored), load_tokenizer(spec), tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    assert {one.dtype for one in load_file(file).values()} == {stored}
+    # As an artifact of the run, and as a specification's model.
+    for loaded in (load_saved(tmp_path)[0], load_model(ModelSpec(source=str(tmp_path)), seed=0)):
+        assert num_bytes(loaded.parameters()) == model.LOADED * loaded.num_parameters()
+    for precision, size in (("bfloat16", model.SAMPLED), ("float32", None)):
+        copy = TransformersSampler(loaded, load_tokenizer(spec), precision=precision)._models[0]
+        assert (None if copy is loaded else num_bytes(copy.parameters()) / copy.num_parameters()) == size
+
+
+def test_a_student_in_training_has_the_bytes_of_the_page() -> None:
+    student = load_model(ModelSpec(source="embedded:student"), seed=0)
+    optimizer = torch.optim.AdamW(student.parameters())
+    ids = torch.arange(8)[None]
+    student(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    weights = list(student.parameters())
+    held = num_bytes([*weights, *(one.grad for one in weights if one.grad is not None), *moments])
+    assert held == pytest.approx(1e9 * model.training_gb(model.Model("tiny", student.num_parameters())))
+
+
+def test_the_largest_proxy_is_the_one_whose_weights_just_fit() -> None:
+    # 64 GB at 4 and at 6 bytes a parameter.
+    assert model.most_parameters(page.H100) == pytest.approx(16e9)
+    assert page.billions(model.most_parameters(page.H100, is_sampled=True)) == "10.6B"
+    assert model.weights_gb(page.LARGEST, is_sampled=True) == pytest.approx(64)
+    # 8 processes x 70e9 x 4 bytes, against a node of 2,199 GB.
+    assert 8 * model.weights_gb(page.PROXY) == pytest.approx(2240)
+
+
+def test_shards_keep_their_answers_beside_the_journal_on_a_claim_of_this_size() -> None:
+    claim = yaml.safe_load((CHECKOUT / "k8s" / "base" / "storage" / "journal.yaml").read_text(encoding="utf-8"))
+    assert pytest.approx(float(amount(claim["spec"]["resources"]["requests"]["storage"])) / 1e9) == page.CLAIM_GB
+    # 100e6 x (903.5 + 4 x 300) bytes, twice.
+    (journal,) = (one for one in page.strains(page.SIZES[-1]) if one.what.startswith("the journal"))
+    assert journal.value == pytest.approx(421, abs=1)
+    assert journal.ratio == pytest.approx(421 / 214.7, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["gpu", "pools"])
+def test_the_shipped_placements_give_the_disk_of_a_million_texts(name: str) -> None:
+    placement = load_placement(CHECKOUT / "k8s" / "placements" / f"{name}.yaml")
+    corpus = model.Corpus(1_000_000)
+    needed = model.artifacts_gb(corpus, page.RATES, proxy=page.LARGEST, student=page.STUDENTS[-1])
+    # 2 x 2 GB of texts, 21.6 of targets, 42.7 of the proxy, 2 x 32 of students.
+    assert needed["evaluate_student"] == pytest.approx(132.3, abs=0.1)
+    for step in STEPS:
+        gb = max((value for own, value in needed.items() if step.startswith(own)), default=0.0)
+        assert gb < 0.95 * float(amount(placement.step(step).scratch)) / 1e9, step
+
+
 @given(gb=st.floats(min_value=0.1, max_value=1e5))
 def test_enough_devices_hold_it_and_one_fewer_does_not(gb: float) -> None:
     devices = model.least_devices(gb, page.H100)
@@ -151,7 +223,8 @@ def test_enough_devices_hold_it_and_one_fewer_does_not(gb: float) -> None:
 
 def test_the_proxys_size_breaks_first_and_hours_where_texts_are_many() -> None:
     smallest, largest = page.strains(page.SIZES[0]), page.strains(page.SIZES[-1])
-    assert [one.what for one in smallest if one.ratio > 1] == ["the proxy's weights on one H100"]
+    too_large = ["the proxy's weights on one H100", "the proxy in each of 8 processes, in a node's memory"]
+    assert [one.what for one in smallest if one.ratio > 1] == too_large
     assert largest[0].what == "alignment on one node"
     assert [one.ratio for one in largest] == sorted((one.ratio for one in largest), reverse=True)
     assert {one.what for one in largest if one.ratio > 1} >= {"estimation on one node", "the n-gram prior in memory"}

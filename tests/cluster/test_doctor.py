@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from cluster import access, capacity, doctor, services
-from cluster.capacity import GPU, Demand
+from cluster.capacity import GPU, STORAGE, Demand
 from cluster.findings import Finding
 from cluster.needs import Needs
 from proxykd.config.stack import KubernetesStackSpec
@@ -140,11 +140,6 @@ def test_a_key_that_a_secret_lacks_is_named_and_its_values_are_not(ready: ApiSer
     assert finding.found == "it lacks ANTHROPIC_API_KEY"
     assert VALUE not in str(findings)
     assert "sk-very-secret" not in str(findings)
-
-
-def test_a_variable_that_no_secret_of_the_stack_holds_is_named() -> None:
-    findings = list(doctor.check_variables(NEEDS, ["OPENAI_API_KEY", "GEMINI_API_KEY"]))
-    assert [(one.state, one.what) for one in findings] == [("missing", "variable GEMINI_API_KEY")]
 
 
 def role(*rules: dict[str, Any]) -> list[dict[str, Any]]:
@@ -309,6 +304,22 @@ def test_a_pool_of_nodes_must_hold_one_pod_on_one_node(server: ApiServer, connec
     assert finding.state == "ok"
 
 
+def test_disk_is_looked_at_where_the_queue_covers_it_and_said_to_be_uncovered_where_not(
+    ready: ApiServer, connect: Connect
+) -> None:
+    asking = demand()._replace(resources={**demand().resources, STORAGE: 160 * GIB})
+    first, second = capacity.check_pools(connect(), [asking])
+    assert (first.state, second.state) == ("unchecked", "ok")
+    assert first.found == "its ClusterQueue proxykd does not cover ephemeral-storage"
+    ready.apply(queue := cluster_queue())
+    group = queue["spec"]["resourceGroups"][0]
+    group["coveredResources"].append(STORAGE)
+    group["flavors"][0]["resources"].append({"name": STORAGE, "nominalQuota": "100Gi"})
+    ready.apply(queue)
+    (finding,) = capacity.check_pools(connect(), [asking])
+    assert finding.found == "distill_student asks for 160.0 GiB disk, it gives at most 100.0 GiB disk"
+
+
 def test_quotas_are_told_apart_from_what_is_used_of_them() -> None:
     hard = {f"requests.{GPU}": "8", "requests.memory": "64Gi", "pods": "50", "configmaps": "3"}
     quota = {"metadata": {"name": "team"}, "spec": {"hard": hard}, "status": {"hard": hard, "used": {"pods": "50"}}}
@@ -321,6 +332,26 @@ def test_quotas_are_told_apart_from_what_is_used_of_them() -> None:
     assert (later.state, later.found) == ("ok", "room for distill_student only when others end")
     quota["status"]["used"] = {"pods": "1"}  # type: ignore[index]
     assert capacity.compare_quota(quota, [demand(gpus=1)]).found == ""
+
+
+def test_a_pod_that_a_limit_range_forbids_is_told_and_a_bound_on_processors_too(
+    ready: ApiServer, connect: Connect
+) -> None:
+    def bounded(kind: str, **most: str) -> list[Finding]:
+        ready.apply(manifest("v1", "LimitRange", "team", spec={"limits": [{"type": kind, "max": most}]}))
+        return list(capacity.check_ranges(connect(), [demand()]))
+
+    assert not list(capacity.check_ranges(connect(), [demand()]))
+    (finding,) = bounded("Container", memory="16Gi")
+    assert (finding.state, finding.found) == ("ok", "")
+    (finding,) = bounded("Pod", memory="15Gi", cpu="4")
+    assert finding.found == "a pod of distill_student asks for 16.0 GiB memory, it allows 15.0 GiB memory"
+    (finding,) = bounded("PersistentVolumeClaim", storage="1Gi")
+    assert (finding.state, finding.found) == ("ok", "")
+    (finding,) = bounded("Container", cpu="4")
+    assert (finding.state, finding.found) == ("ok", "no container uses more than 4 processors")
+    bounded("Container", cpu="3")
+    assert [one.what for one in lacking(looked())] == ["limit range team"]
 
 
 @pytest.mark.parametrize("claim", [{}, {"storageClassName": "fast"}])

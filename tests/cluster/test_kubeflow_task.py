@@ -8,7 +8,8 @@ from kfp import components, dsl
 from kfp.compiler import Compiler
 from pydantic import ValidationError
 
-from cluster.kubeflow_task import Folder, SecretVariable, TaskPlacement, Toleration, is_credential, place_task
+from cluster.kubeflow_task import Folder, SecretVariable, TaskPlacement, Toleration, place_task
+from proxykd.config.variables import is_credential
 
 IMAGE = "registry.invalid/proxykd@sha256:" + "0" * 64
 FULL = TaskPlacement(

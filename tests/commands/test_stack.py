@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from proxykd.commands.stack import confirm
-from proxykd.commands.submit import key_variables, refuse_missing
+from proxykd.commands.submit import refuse_missing
 from proxykd.exceptions import ConfigError
 from tests.support.program import CHECKOUT, Home
 
@@ -68,17 +68,6 @@ def test_whatever_is_missing_is_one_message() -> None:
         refuse_missing("mine", [Found("missing", "queue a"), Found("ok", "b"), Found("missing", "secret c")])
     assert "queue a: there is none; make it\n  secret c: there is none; make it" in str(told.value)
     assert "nothing was submitted" in str(told.value)
-
-
-def test_the_variables_of_keys_are_those_of_all_teachers(make_run: Any) -> None:
-    assert key_variables(make_run()) == []
-    live = {"kind": "openai", "model": "m", "api_key": "${SOME_KEY}"}
-    prompts = {"kind": "jsonl", "path": "prompts.jsonl"}
-    judge = {"teacher": {**live, "api_key": "${JUDGES_KEY}"}}
-    assert key_variables(make_run(prompts=prompts, teacher=live, evaluation={"drift": {}, "judge": judge})) == [
-        "JUDGES_KEY",
-        "SOME_KEY",
-    ]
 
 
 @pytest.mark.integration

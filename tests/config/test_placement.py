@@ -29,6 +29,17 @@ def placed(folder: Path, **steps: Any) -> PlacementSpec:
     return load_placement(write(folder, steps={"default": {"pool": "cpu", "cpu": "2"}, **steps}))
 
 
+@pytest.mark.parametrize("entry", ["default", "query_teacher"])
+def test_a_credential_among_the_variables_in_clear_text_is_refused_and_never_repeated(
+    tmp_path: Path, entry: str
+) -> None:
+    step = {"pool": "cpu", "env": {"OPENAI_API_KEY": "sk-live-123", "HF_HUB_OFFLINE": "1"}}
+    with pytest.raises(ConfigError, match=r"got \['OPENAI_API_KEY'\]: name a Secret") as caught:
+        placed(tmp_path, **{entry: step})
+    assert "sk-live" not in str(caught.value)
+    assert placed(tmp_path, **{entry: {**step, "env": {"HF_HUB_OFFLINE": "1"}}}).step("query_teacher").env
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_placement_of_the_checkout_places_every_step(path: Path) -> None:
     placement = load_placement(path)

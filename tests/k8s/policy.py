@@ -10,7 +10,7 @@ from ipaddress import ip_network
 from typing import Any, NamedTuple
 
 from tests.k8s.rbac import bound, rules_of
-from tests.k8s.workloads import ROLE, Workload, called, labels_of, selects, workloads
+from tests.k8s.workloads import ROLE, Workload, called, labels_of, selects, substitutes, workloads
 from tests.support.kubectl import Manifest
 
 # Of pods, in the label proxykd.dev/role.
@@ -124,9 +124,12 @@ def plain_secret(container: dict[str, Any], pod: Workload) -> Iterator[str]:
             continue
         if value and (SECRET_NAME.search(variable["name"]) or SECRET_VALUE.search(value)):
             yield f"variable {variable['name']} holds a value; refer to a secret"
+    secret = {one["name"] for one in container.get("env") or [] if "secretKeyRef" in (one.get("valueFrom") or {})}
     for text in [*(container.get("command") or []), *(container.get("args") or [])]:
         if SECRET_VALUE.search(text):
             yield "a secret stands in the command"
+        for name in sorted(substitutes(text) & secret):
+            yield f"the command gets the secret of {name}, which whoever is on the node can read"
 
 
 def plain_settings(objects: Sequence[Manifest]) -> Found:

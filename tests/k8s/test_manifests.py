@@ -91,7 +91,7 @@ def another_key(objects: list[Manifest]) -> None:
 
 def another_variable(objects: list[Manifest]) -> None:
     pod = one(objects, "Job", "mlflow-migration")["spec"]["template"]["spec"]
-    pod["containers"][0]["args"][-1] = "$(DATABASE)"
+    pod["containers"][0]["args"].append("$(DATABASE)")
 
 
 def another_space(objects: list[Manifest]) -> None:

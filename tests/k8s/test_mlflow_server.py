@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 import psycopg
 import pytest
 
+from tests.k8s.containers import CHECKOUT
 from tests.k8s.workloads import called
 from tests.support.kubectl import Manifest
 from tests.support.mlflow_servers import free_port, postgresql
@@ -45,7 +46,10 @@ class Site(NamedTuple):
         container: dict[str, Any] = found["spec"]["template"]["spec"]["containers"][0]
         secrets = {"proxykd-mlflow-database": {"uri": self.database}, "proxykd-s3": CREDENTIALS}
         environment = container_environment(container, self.objects, secrets, self.folders)
-        environment["MLFLOW_S3_ENDPOINT_URL"] = self.storage
+        environment |= {
+            "MLFLOW_S3_ENDPOINT_URL": self.storage,
+            "PYTHONPATH": str(CHECKOUT),
+        }  # the latter is the image's
         command = [
             word.replace("=5000", f"={port}") for word in container_command(container, environment, self.folders)
         ]

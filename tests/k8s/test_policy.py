@@ -99,7 +99,12 @@ MUTANTS: list[tuple[str, str, Mutant]] = [
     (
         "secret in plain sight",
         "in an argument",
-        at(MIGRATION, f"{MAIN}/args/2", "postgresql://mlflow:pass@postgres/mlflow"),
+        at(MIGRATION, f"{MAIN}/args/+", "postgresql://mlflow:pass@postgres/mlflow"),
+    ),
+    (
+        "secret in plain sight",
+        "in a variable that becomes an argument",
+        at(MIGRATION, f"{MAIN}/args/+", "$(MLFLOW_BACKEND_STORE_URI)"),
     ),
     (
         "secret in settings",

@@ -18,6 +18,7 @@ LOOKED_AT = (
     | rights("", "persistentvolumeclaims", "get")
     | rights("", "services", "get")
     | rights("", "resourcequotas", "list")
+    | rights("", "limitranges", "list")
     | rights("discovery.k8s.io", "endpointslices", "list")
     | rights("kueue.x-k8s.io", "localqueues", "get list")
     | rights("trainer.kubeflow.org", "trainingruntimes", "get")

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from cluster.kubeflow_task import is_credential
 from proxykd.config.loading import load_specification
 from proxykd.config.placement import load_placement
 from proxykd.config.stack import KubeflowStackSpec, load_stack
 from proxykd.config.steps import DIVISIBLE, STEPS, portion_name
+from proxykd.config.variables import is_credential
 from proxykd.exceptions import ConfigError
 from proxykd.workspace import Workspace
 from tests.k8s.kubeflow_pipelines import Run
@@ -129,6 +129,8 @@ def test_a_pod_gets_what_the_placement_says(graph: str, step: str, stack: Kubefl
     assert {one["constant"]: one["mountPath"] for one in pod["pvcMount"]} == dict(wanted.volumes)
     memory = {one["mountPath"]: one["sizeLimit"] for one in pod["emptyDirMounts"] if one.get("medium") == "Memory"}
     assert memory == {"/dev/shm": wanted.shm}
+    disk = {one["mountPath"]: one["sizeLimit"] for one in pod["emptyDirMounts"] if one.get("medium") != "Memory"}
+    assert disk == {"/tmp": wanted.scratch, "/home/proxykd": wanted.scratch}
     own = golden(graph).environment(step)
     assert own["PROXYKD_LAUNCHER"] == placement.launcher(step).model_dump_json()
     assert own["MLFLOW_TRACKING_URI"] == str(stack.tracking_uri)

@@ -89,6 +89,8 @@ def test_gpus_queue_and_launcher_are_where_kubernetes_looks_for_them() -> None:
     align, distill = made["align-proxy"], made["distill-student-sft"]
     pod = align["spec"]["template"]["spec"]
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    evaluate = made["evaluate-student"]["spec"]["template"]["spec"]["containers"][0]["resources"]
+    assert evaluate["limits"]["ephemeral-storage"] == evaluate["requests"]["ephemeral-storage"] == "160Gi"
     for labels in (align["metadata"]["labels"], align["spec"]["template"]["metadata"]["labels"]):
         assert labels["kueue.x-k8s.io/queue-name"] == "proxykd-gpu"
     assert "nodeSelector" not in pod
