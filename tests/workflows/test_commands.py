@@ -81,22 +81,22 @@ class Checkout:
             "import sys; from mlflow import MlflowClient; client, name = MlflowClient(), sys.argv[1]; "
             "client.create_model_version(name, client.get_model_version(name, '1').source)"
         )
-        environment = {**os.environ, **self.workspace.environment()}
-        subprocess.run([sys.executable, "-c", code, MODEL], env=environment, check=True, timeout=LIMIT_S)
+        subprocess.run([sys.executable, "-c", code, MODEL], env=self.environment, check=True, timeout=LIMIT_S)
 
     @property
     def workspace(self) -> Workspace:
         return Workspace(self.folder / "state")
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """This process's, but for what tells where runs and models are: the checkout's own are there."""
+        others = ("MLFLOW", "ZENML", "PROXYKD", "MAKE")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
+        return {**kept, **self.workspace.environment()}
+
     def line(self, line: str, variables: Mapping[str, str]) -> Done:
         """One line of shell."""
-        state = self.workspace.environment()
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("MLFLOW", "ZENML", "PROXYKD", "MAKE"))
-        }
-        environment = {**kept, **state, **variables, "GITHUB_STEP_SUMMARY": str(self.folder / "summary.md")}
+        environment = {**self.environment, **variables, "GITHUB_STEP_SUMMARY": str(self.folder / "summary.md")}
         # A variable of the repository that is not set arrives empty, as on a runner.
         script = self.folder / "line.sh"
         script.write_text(line + "\n", encoding="utf-8")
