@@ -209,6 +209,7 @@ class _Follower:
     ) -> None:
         self._run, self._stack, self._api, self._tell = run, stack, api, tell
         self._told: dict[str, str] = {}
+        self._waits = waiting.Waits(run.run_id)
 
     def look(self) -> bool:
         """Tell what is new; whether the run has ended well."""
@@ -223,11 +224,11 @@ class _Follower:
         return False
 
     def _look_at_pods(self, api: ClusterApi, now: datetime) -> None:
-        for step, (since, reason) in waiting.waits(api, self._run.run_id).items():
+        for step, (since, reason) in self._waits.look(api, now).items():
             self._say(step, f"waits {reason}")
             limit = self._stack.start_timeout_s
             if limit is not None and (now - since).total_seconds() > limit:
-                self._give_up(api, f"{step} has waited for {limit:.0f} s {reason}")
+                self._give_up(api, f"for {limit:.0f} s nothing of it ran, as {step} waited {reason}")
         self._check_alive(api, now)
 
     def _say(self, step: str, what: str) -> None:
