@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from cluster.api import ClusterApi, Object
 from cluster.garbage import created, ended, moment
 from cluster.kinds import JOBS, PODS
-from cluster.own_pod import condition
+from cluster.own_pod import condition, how_to_free, is_stranded
 from cluster.refusals import refusals
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -41,7 +41,7 @@ class Waits:
 
 
 def waits(api: ClusterApi, run_id: str, now: datetime) -> dict[str, tuple[datetime, str]]:
-    """Step -> since when it waits while nothing of the run runs, and for what; of steps that neither run nor have ended.
+    """Step -> since when it waits while nothing of the run runs, and for what; of steps that neither run nor ended.
 
     The time is the latest at which any step had a running pod, ended, or was (again) to begin: ``now`` while another
     step runs, as with a shard that queues behind its siblings. The orchestrator's own pod is no step.
@@ -57,7 +57,7 @@ def waits(api: ClusterApi, run_id: str, now: datetime) -> dict[str, tuple[dateti
     if open_jobs:
         for pod in api.list(PODS, labels=f"run_id={run_id}"):
             pods.setdefault((pod["metadata"].get("labels") or {}).get("job-name", ""), []).append(pod)
-    waiting = [job for job in open_jobs if not any(map(_is_up, _of(job, pods)))]
+    waiting = [job for job in open_jobs if not _is_up(_of(job, pods), now)]
     is_bare = any(not _of(job, pods) and not job["spec"].get("suspend") for job in waiting)
     refused = refusals(api) if is_bare else {}
     active = [_active(job, _of(job, pods), now) for job in jobs if step_of(job) != ORCHESTRATOR]
@@ -65,7 +65,7 @@ def waits(api: ClusterApi, run_id: str, now: datetime) -> dict[str, tuple[dateti
     for job in waiting:
         own = _of(job, pods)
         since = max([_since(job, own), *active])
-        found[step_of(job)] = since, why(job, own, refused.get(job["metadata"]["name"], ""))
+        found[step_of(job)] = since, why(job, own, refused.get(job["metadata"]["name"], ""), now=now)
     return found
 
 
@@ -73,15 +73,16 @@ def _of(job: Object, pods: dict[str, list[Object]]) -> list[Object]:
     return pods.get(job["metadata"]["name"], [])
 
 
-def _is_up(pod: Object) -> bool:
-    return (pod.get("status") or {}).get("phase") in ("Running", "Succeeded")
+def _is_up(pods: list[Object], now: datetime) -> bool:
+    phases = ((pod.get("status") or {}).get("phase") for pod in pods if not is_stranded(pod, now))
+    return any(phase in ("Running", "Succeeded") for phase in phases)
 
 
 def _active(job: Object, pods: list[Object], now: datetime) -> datetime:
     """When a Job last had a running pod, or was to begin."""
     if (end := ended(job)) is not None:
         return end[0]
-    return now if any(map(_is_up, pods)) else _since(job, pods)
+    return now if _is_up(pods, now) else _since(job, pods)
 
 
 def _since(job: Object, pods: list[Object]) -> datetime:
@@ -93,6 +94,7 @@ def _since(job: Object, pods: list[Object]) -> datetime:
 
 def _times(pod: Object) -> Iterator[str | None]:
     yield pod["metadata"].get("creationTimestamp")
+    yield pod["metadata"].get("deletionTimestamp")
     yield condition(pod, "DisruptionTarget").get("lastTransitionTime")
     for container in (pod.get("status") or {}).get("containerStatuses") or []:
         yield ((container.get("state") or {}).get("terminated") or {}).get("finishedAt")
@@ -104,17 +106,20 @@ def step_of(job: Object) -> str:
     return str(annotations.get(STEP_ANNOTATION) or ORCHESTRATOR)
 
 
-def why(job: Object, pods: list[Object], refused: str = "") -> str:
+def why(job: Object, pods: list[Object], refused: str = "", *, now: datetime | None = None) -> str:
     """What a Job without a running pod waits for.
 
     Args:
         job: The Job.
         pods: Its pods.
         refused: Why a pod of it was refused; "" = none was, or nobody knows.
+        now: The time; None = this moment.
     """
     if job["spec"].get("suspend"):
         queue = (job["metadata"].get("labels") or {}).get(QUEUE_LABEL)
         return f"to be admitted by the queue {queue}" if queue else "because its Job is suspended"
+    if stranded := [pod for pod in pods if is_stranded(pod, now)]:
+        return f"for a pod to go: {how_to_free(stranded[0])}"
     unmade = f"for its pod to be made: {refused}" if refused else "for its pod to be made"
     return next((reason for pod in pods for reason in _reasons(pod)), unmade)
 

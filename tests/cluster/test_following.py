@@ -152,6 +152,23 @@ def test_one_that_was_preempted_may_wait_as_long_again_and_for_a_registry(scene:
     assert scene.clock.now >= 900.0
 
 
+def test_a_node_that_does_not_answer_is_told_and_waited_for_as_for_a_start(scene: Scene) -> None:
+    scene.pod(0, RUNNING)
+    scene.pod(1, RUNNING)
+
+    def leave() -> None:
+        def change(pod: dict[str, Any]) -> None:
+            pod["metadata"]["deletionTimestamp"], pod["spec"]["nodeName"] = "2026-01-01T00:00:00Z", "gpu-7"
+
+        scene.server.store.change(CORE["Pod"], NAMESPACE, f"{NAME}-node-0-1-abcde", change)
+
+    with pytest.raises(
+        ClusterError, match=r"1 of 2 nodes run \(the node gpu-7 does not answer.*delete the Node object"
+    ):
+        scene.follow({1000.0: leave})
+    assert 1390.0 < scene.clock.now < 1420.0
+
+
 def test_a_missing_image_is_waited_for_a_little(scene: Scene) -> None:
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "not found: image"}}
     scene.pod(0, waiting, phase="Pending")

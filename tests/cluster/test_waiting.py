@@ -143,3 +143,26 @@ def test_a_pod_that_vanished_between_two_looks_ran_until_the_first(server: ApiSe
     server.store.delete(CORE["Pod"], "proxykd", "align_proxy-pod")
     for now in (soon, late):
         assert found.look(connect(), now) == {"align_proxy": (NOW, "for its pod to be made")}
+
+
+def leave(server: ApiServer, hours: float) -> None:
+    """The pod of align_proxy was to be gone so many hours ago, and its node says nothing."""
+
+    def change(one: dict[str, Any]) -> None:
+        one["metadata"]["deletionTimestamp"], one["spec"]["nodeName"] = ago(hours), "gpu-7"
+
+    server.store.change(CORE["Pod"], "proxykd", "align_proxy-pod", change)
+
+
+def test_a_pod_on_a_node_that_does_not_answer_runs_no_more(server: ApiServer, connect: Connect) -> None:
+    place(server, job("align_proxy"), made=9.0, status={"startTime": ago(9)})
+    place(server, pod("align_proxy"), made=9.0, status={"phase": "Running"})
+    leave(server, hours=-0.001)
+    assert not waiting.waits(connect(), "r", NOW)
+    leave(server, hours=0.001)
+    assert not waiting.waits(connect(), "r", NOW)
+    leave(server, hours=2.0)
+    assert hours_waited(connect, "align_proxy") == 2.0
+    reason = waiting.waits(connect(), "r", NOW)["align_proxy"][1]
+    assert "the node gpu-7 does not answer for the pod align_proxy-pod" in reason
+    assert "delete the Node object" in reason
