@@ -7,10 +7,16 @@ from typing import Any
 import pytest
 
 from cluster.api import ClusterApi
-from cluster.following import AWAY_S, IMAGE_S, UNHEARD_S, Follower
+from cluster.following import AWAY_S, IMAGE_S, REFUSED_S, UNHEARD_S, Follower
 from cluster.manifest import train_job
 from proxykd.config.launcher import LauncherSpec
-from proxykd.exceptions import ClusterError, ClusterUnreachableError, ModelError
+from proxykd.exceptions import (
+    ClusterAuthError,
+    ClusterError,
+    ClusterForbiddenError,
+    ClusterUnreachableError,
+    ModelError,
+)
 from tests.cluster.conftest import NAMESPACE, reach_as, runtime
 from tests.k8s.api_server import ApiServer, api_server
 from tests.k8s.cluster import Cluster
@@ -221,3 +227,26 @@ def test_a_server_that_is_away_is_borne_for_half_an_hour(scene: Scene) -> None:
         scene.follow({50.0: lambda: (scene.server.close(), started.append(scene.clock.now))})
     assert scene.clock.now - started[0] >= AWAY_S - 10.0
     assert "goes on unseen" in scene.said[-1]
+
+
+@pytest.mark.parametrize(("code", "error"), [(401, ClusterAuthError), (403, ClusterForbiddenError)])
+def test_a_refusal_of_who_was_let_in_is_borne_for_a_minute(scene: Scene, code: int, error: type[ClusterError]) -> None:
+    scene.pod(0, RUNNING)
+    scene.pod(1, RUNNING)
+    refuse = scene.server.trouble.add
+    scene.follow({50.0: lambda: refuse(code, num_times=20), 200.0: lambda: scene.job(**DONE)})
+    assert any("goes on unseen, as the API server refuses" in line for line in scene.said)
+    scene.job(type="Complete", status="False")
+    started: list[float] = []
+    scene.clock.now = 0.0
+    with pytest.raises(error):
+        scene.follow({50.0: lambda: (refuse(code, num_times=10**6), started.append(scene.clock.now))})
+    assert REFUSED_S <= scene.clock.now - started[0] < REFUSED_S + 10.0
+
+
+@pytest.mark.parametrize(("code", "error"), [(401, ClusterAuthError), (403, ClusterForbiddenError)])
+def test_who_was_never_let_in_is_told_at_once(scene: Scene, code: int, error: type[ClusterError]) -> None:
+    scene.server.trouble.add(code, num_times=10**6)
+    with pytest.raises(error):
+        scene.follow({})
+    assert scene.clock.now == 0.0
