@@ -53,9 +53,11 @@ def add_run_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
             typer.echo(f"runs of this machine are not looked at: {error}", err=True)
             done = 0
         if isinstance(specification, KubernetesStackSpec):
+            # Refuses a file that differs from what ZenML holds: it would look for Jobs where there are none.
+            orchestrator = load("cluster.stacks").orchestrator_id(specification)
             api = load("cluster.api").ClusterApi.connect(specification.context, namespace=specification.namespace)
             ages = garbage.Ages(datetime.now(UTC), timedelta(minutes=grace_min), timedelta(hours=keep_h))
-            done += _clear(garbage.find_waste(api, specification.name, ages, tell=_tell), yes=yes)
+            done += _clear(garbage.find_waste(api, orchestrator, ages, tell=_tell), yes=yes)
         if not done:
             typer.echo("nothing to remove")
         elif not yes:
