@@ -133,7 +133,7 @@ def find_abandoned(
         jobs.setdefault(run_of(job), []).append(job)
     for run in own:
         if reason := why_abandoned(jobs.get(run.run_id, []), ages):
-            yield run.run_id, _closing(run, reason)
+            yield run.run_id, closing(run, reason)
 
 
 def why_abandoned(jobs: Iterable[Object], ages: Ages) -> str:
@@ -167,10 +167,11 @@ def find_abandoned_here() -> Iterator[Waste]:
         return
     for run in runs.unfinished():
         if run.orchestrator == "local":
-            yield _closing(run, "its process is gone: it was killed")
+            yield closing(run, "its process is gone: it was killed")
 
 
-def _closing(run: runs.Run, reason: str) -> Waste:
+def closing(run: runs.Run, reason: str) -> Waste:
+    """A run to be recorded as failed."""
     return Waste("Run", run.name, reason, lambda: runs.close(run.run_id, f"closed by proxykd gc: {reason}"))
 
 
