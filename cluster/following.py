@@ -23,6 +23,7 @@ from cluster.training_pods import (
 )
 from proxykd.config.launcher import LauncherSpec
 from proxykd.exceptions import (
+    ClusterAuthError,
     ClusterError,
     ClusterForbiddenError,
     ClusterMissingError,
@@ -31,8 +32,10 @@ from proxykd.exceptions import (
 )
 from proxykd.progress import report
 
-AWAY_S, IMAGE_S, UNHEARD_S = 1800.0, 180.0, 300.0
-"""Seconds for which the API server may be away, an image may be missing, and Kubeflow Trainer may say nothing."""
+AWAY_S, REFUSED_S, IMAGE_S, UNHEARD_S = 1800.0, 60.0, 180.0, 300.0
+"""Seconds for which the API server may be away, or refuse who was let in before (a token that is being renewed, a Role
+that is being applied anew), for which an image may be missing, and Kubeflow Trainer may say nothing."""
+_PASSING = (ClusterUnreachableError, ClusterAuthError, ClusterForbiddenError)
 _POLL_S, _SLOWEST_POLL_S, _NEAR_END_S, _WHY_S = 0.25, 5.0, 10.0, 30.0
 _LINES = 30
 
@@ -68,6 +71,7 @@ class Follower:
         self._refused, self._asked_refused = "", float("-inf")
         self._began = self._idle_since = self._heard = clock()
         self._missing_since: float | None = None
+        self._was_let_in = False
         self._log_ended = float("-inf")
 
     def wait(self) -> None:
@@ -75,7 +79,8 @@ class Follower:
 
         Raises:
             ModelError: if it used up its memory, or failed.
-            ClusterError: if it is never admitted, its image is missing, somebody removed it, or the server stays away.
+            ClusterError: if it is never admitted, its image is missing, somebody removed it, or the server stays away
+                or goes on refusing.
         """
         try:
             while not self._look():
@@ -102,10 +107,10 @@ class Follower:
                 f"expected the TrainJob {self._name} in namespace {self._api.namespace} until its end, but somebody "
                 "removed it; run the same command again: it goes on from the last checkpoint"
             ) from None
-        except ClusterUnreachableError as error:
+        except _PASSING as error:
             self._bear(error)
             return False
-        self._heard = self._clock()
+        self._heard, self._was_let_in = self._clock(), True
         for pod in pods:
             if has_begun(pod):
                 prefix = f"[node {node_index(pod)}] " if self._spec.nodes > 1 else ""
@@ -115,11 +120,12 @@ class Follower:
         self._check(job, pods)
         return False
 
-    def _bear(self, error: ClusterUnreachableError) -> None:
-        away = self._clock() - self._heard
-        if away > AWAY_S:
+    def _bear(self, error: ClusterError) -> None:
+        is_away = isinstance(error, ClusterUnreachableError)
+        limit = AWAY_S if is_away else REFUSED_S * self._was_let_in
+        if self._clock() - self._heard >= limit:
             raise error
-        self._tell(f"goes on unseen, as the API server does not answer: {error}")
+        self._tell(f"goes on unseen, as the API server {'does not answer' if is_away else 'refuses'}: {error}")
 
     def _check(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> None:
         for trouble in troubles(pods):
@@ -202,7 +208,7 @@ class Follower:
         except (ClusterForbiddenError, ClusterMissingError):
             self._asked_why = float("inf")
             return
-        except ClusterUnreachableError:
+        except (ClusterUnreachableError, ClusterAuthError):
             return  # as the next look will find, and bear
         reserved = condition(found[-1], "QuotaReserved") if found else {}
         self._why = str(reserved.get("message", "")) if reserved.get("status") == "False" else ""
@@ -212,7 +218,7 @@ class Follower:
         if self._clock() - self._asked_refused < _WHY_S:
             return
         self._asked_refused = self._clock()
-        with suppress(ClusterUnreachableError):  # as the next look will find, and bear
+        with suppress(*_PASSING):  # as the next look will find, and bear
             self._refused = refusals(self._api).get(f"{self._name}-{REPLICATED_JOB}-0", "")
 
     def _tell(self, text: str) -> None:

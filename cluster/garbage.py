@@ -98,32 +98,34 @@ class Records:
         return cls(runs.project_id(), life_of, life_of_snapshot)
 
 
-def find_waste(api: ClusterApi, stack: str, ages: Ages, *, tell: Callable[[str], None] = noop) -> Iterator[Waste]:
+def find_waste(
+    api: ClusterApi, orchestrator_id: str, ages: Ages, *, tell: Callable[[str], None] = noop
+) -> Iterator[Waste]:
     """All that a stack's runs left behind: first the runs to close, then what is theirs.
 
     Args:
-        api: The cluster.
-        stack: Name of the stack.
+        api: The cluster that the stack's file names.
+        orchestrator_id: ZenML's identity of the stack's orchestrator.
         ages: What is too young to be judged.
         tell: Takes a line for each kind of object that this identity may not list.
     """
-    abandoned = dict(find_abandoned(api, runs.unfinished(), stack, ages))
+    abandoned = dict(find_abandoned(api, runs.unfinished(), orchestrator_id, ages))
     yield from abandoned.values()
     yield from find_objects(api, Records.of_zenml(closed=abandoned.keys()), ages, tell=tell)
 
 
 def find_abandoned(
-    api: ClusterApi, unfinished: Iterable[runs.Run], stack: str, ages: Ages
+    api: ClusterApi, unfinished: Iterable[runs.Run], orchestrator_id: str, ages: Ages
 ) -> Iterator[tuple[str, Waste]]:
     """Runs of a stack that ZenML believes to be under way, but whose Jobs are gone or have ended; by identity.
 
     Args:
         api: The cluster.
         unfinished: The runs that ZenML believes to be under way.
-        stack: Name of the stack.
+        orchestrator_id: ZenML's identity of the stack's orchestrator: a name may be that of another stack by now.
         ages: What is too young to be judged.
     """
-    own = [run for run in unfinished if run.stack == stack and ages.now - run.created > ages.grace]
+    own = [run for run in unfinished if run.orchestrator_id == orchestrator_id and ages.now - run.created > ages.grace]
     if not own:
         return
     jobs: dict[str, list[Object]] = {}
@@ -131,7 +133,7 @@ def find_abandoned(
         jobs.setdefault(run_of(job), []).append(job)
     for run in own:
         if reason := why_abandoned(jobs.get(run.run_id, []), ages):
-            yield run.run_id, _closing(run, reason)
+            yield run.run_id, closing(run, reason)
 
 
 def why_abandoned(jobs: Iterable[Object], ages: Ages) -> str:
@@ -165,10 +167,11 @@ def find_abandoned_here() -> Iterator[Waste]:
         return
     for run in runs.unfinished():
         if run.orchestrator == "local":
-            yield _closing(run, "its process is gone: it was killed")
+            yield closing(run, "its process is gone: it was killed")
 
 
-def _closing(run: runs.Run, reason: str) -> Waste:
+def closing(run: runs.Run, reason: str) -> Waste:
+    """A run to be recorded as failed."""
     return Waste("Run", run.name, reason, lambda: runs.close(run.run_id, f"closed by proxykd gc: {reason}"))
 
 

@@ -7,16 +7,17 @@ Secret, by reference.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from zenml.integrations.kubeflow.orchestrators.kubeflow_orchestrator import KubeflowOrchestrator
+from zenml.orchestrators import SubmissionResult
 
 from cluster.kubeflow_flavor import PlacedKubeflowSettings
+from cluster.kubeflow_runs import RUN_ID
 from cluster.kubeflow_task import TaskPlacement, place_task
 from proxykd.config.variables import is_credential
-from proxykd.exceptions import ConfigError
+from proxykd.exceptions import ClusterUnreachableError, ConfigError
 
 PUBLIC_VARIABLES = frozenset(
     {
@@ -35,6 +36,7 @@ class PlacedKubeflowOrchestrator(KubeflowOrchestrator):
 
     _placements: Mapping[str, TaskPlacement] = {}
     _withheld: frozenset[str] = frozenset()
+    _started = ""
 
     @property
     def settings_class(self) -> type[PlacedKubeflowSettings]:
@@ -83,16 +85,36 @@ class PlacedKubeflowOrchestrator(KubeflowOrchestrator):
     def _configure_container_resources(self, dynamic_component: Any, *_: Any, **__: Any) -> Any:
         return place_task(dynamic_component, self._placements[dynamic_component.name])
 
+    def pipelines_client(self) -> Any:
+        """The client of the server that runs are sent to."""
+        return super()._get_kfp_client(PlacedKubeflowSettings())
+
     def _get_kfp_client(self, settings: PlacedKubeflowSettings) -> Any:
         client: Any = super()._get_kfp_client(settings)
-        # Which ZenML calls without the account.
-        start = partial(client.create_run_from_pipeline_package, service_account=settings.service_account)
-        client.create_run_from_pipeline_package = start
+        start = client.create_run_from_pipeline_package
+
+        def start_and_note(*arguments: Any, **named: Any) -> Any:
+            # ZenML calls it without the account, and forgets the run's identity.
+            result = start(*arguments, service_account=settings.service_account, **named)
+            self._started = str(result.run_id)
+            return result
+
+        client.create_run_from_pipeline_package = start_and_note
         return client
 
     def _upload_and_run_pipeline(self, snapshot: Any, pipeline_file_path: str, run_name: str) -> Any:
         check_withheld(Path(pipeline_file_path).read_text(encoding="utf-8"), self._withheld)
-        return super()._upload_and_run_pipeline(snapshot, pipeline_file_path, run_name)
+        self._started = ""
+        result = super()._upload_and_run_pipeline(snapshot, pipeline_file_path, run_name)
+        if snapshot.schedule:
+            return result
+        if not self._started:  # which ZenML takes for a warning
+            raise ClusterUnreachableError(
+                f"expected Kubeflow Pipelines to take the run {run_name}, but it did not answer; look whether the "
+                "stack's hostname or context reaches it, then run the same command again"
+            )
+        wait = None if result is None else result.wait_for_completion
+        return SubmissionResult(wait_for_completion=wait, metadata={RUN_ID: self._started})
 
 
 def task_name(step: str) -> str:

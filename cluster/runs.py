@@ -72,13 +72,17 @@ def named(name: str) -> Run:
 
 def unfinished() -> Iterator[Run]:
     """Runs that ZenML believes to be under way."""
+    yield from map(_run, _unfinished(hydrate=True))
+
+
+def _unfinished(**asked: Any) -> Iterator[Any]:
     waiting = [status.value for status in ExecutionStatus if not status.is_finished]
     number = 1
     while True:
         page = Client().list_pipeline_runs(
-            status=f"oneof:{_listed(waiting)}", page=number, size=_PAGE, sort_by="asc:created", hydrate=True
+            status=f"oneof:{_listed(waiting)}", page=number, size=_PAGE, sort_by="asc:created", **asked
         )
-        yield from map(_run, page.items)
+        yield from page.items
         if number >= page.total_pages:
             return
         number += 1
@@ -135,13 +139,11 @@ def life_of_snapshot(snapshot_id: str, *, closed: Collection[str] = ()) -> Life:
         snapshot_id: ZenML's identity.
         closed: Runs that count as ended.
     """
-    client = Client()
     try:
-        client.get_snapshot(snapshot_id, include_config_schema=False)
+        Client().get_snapshot(snapshot_id, include_config_schema=False)
     except KeyError:
         return "unknown"
-    found = client.list_pipeline_runs(snapshot_id=snapshot_id, size=_PAGE)
-    is_ended = all(one.status.is_finished or str(one.id) in closed for one in found.items)
+    is_ended = all(str(one.id) in closed for one in _unfinished(snapshot_id=snapshot_id))
     return "ended" if is_ended else "under way"
 
 

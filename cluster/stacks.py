@@ -313,6 +313,17 @@ def stack_id(stack: StackSpec) -> str:
         return str(_required(stack.name).id)
 
 
+def orchestrator_id(stack: StackSpec) -> str:
+    """ZenML's identity of an applied stack's orchestrator, by which a run is known to be the stack's.
+
+    Raises:
+        ConfigError: if the stack is not registered, or not as its file says.
+    """
+    stack_id(stack)
+    with _quiet():
+        return str(_required(stack.name).components[StackComponentType.ORCHESTRATOR][0].id)
+
+
 def _pages(client: Any) -> Iterator[Any]:
     number = 1
     while True:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cluster.manifest import CONTAINER
-from cluster.own_pod import condition, has_condition, is_disrupted
+from cluster.own_pod import condition, has_condition, how_to_free, is_disrupted, is_stranded
 
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
@@ -56,9 +56,9 @@ def memory_limit(pod: Object) -> str:
 
 
 def is_running(pod: Object) -> bool:
-    """Whether its container has begun and not ended."""
+    """Whether its container has begun and not ended, on a node that answers."""
     statuses = (pod.get("status") or {}).get("containerStatuses") or []
-    return any("running" in (status.get("state") or {}) for status in statuses)
+    return not is_stranded(pod) and any("running" in (status.get("state") or {}) for status in statuses)
 
 
 def has_begun(pod: Object) -> bool:
@@ -93,6 +93,7 @@ def describe(job: Object, pods: Sequence[Object], *, nodes: int, why: str = "") 
     unplaced = next((text for pod in pods if (text := _unplaced(pod))), "")
     lost = sum(map(is_disrupted, pods))
     notes = [f"{lost} preempted"] * bool(lost) + [unplaced] * bool(unplaced) + [why] * bool(why)
+    notes += [how_to_free(pod) for pod in pods if is_stranded(pod)]
     return f"{running} of {nodes} nodes run" + (f" ({'; '.join(notes)})" if notes else "")
 
 

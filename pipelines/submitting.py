@@ -6,6 +6,7 @@ followed here: through ZenML's records for what the steps do, and through the cl
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from cluster import ends, garbage, runs, waiting
 from cluster.api import ClusterApi
+from cluster.kubeflow_runs import Idleness, KubeflowRuns, kubeflow_id, why_over
 from pipelines.placement import run_options
 from pipelines.running import CHECKOUT, arguments, can_be_divided, configure
 from proxykd.config import RunSpec
@@ -150,6 +152,7 @@ def follow(
     api: ClusterApi | None,
     *,
     tell: Callable[[str], None],
+    pipelines: KubeflowRuns | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
@@ -158,15 +161,16 @@ def follow(
     Args:
         run: The run.
         stack: Its stack, which says how long a step may wait for its pod.
-        api: The cluster; None = others start the pods, and ZenML's records alone say how it goes.
+        api: The cluster; None = Kubeflow Pipelines starts the pods.
         tell: Takes one line.
+        pipelines: Runs of Kubeflow Pipelines; None = it has no part in this.
         clock: Seconds that never go back.
         sleep: Waits.
 
     Raises:
         ClusterError: if the run ends badly, if a step waits too long, or if nobody carries the run on.
     """
-    until_it_ends(_Follower(run, stack, api, tell).look, run.name, clock=clock, sleep=sleep)
+    until_it_ends(_Follower(run, stack, api, tell, pipelines).look, run.name, clock=clock, sleep=sleep)
 
 
 def until_it_ends(
@@ -205,10 +209,17 @@ class _Follower:
     """What was told so far."""
 
     def __init__(
-        self, run: Submitted, stack: ClusterStackSpec, api: ClusterApi | None, tell: Callable[[str], None]
+        self,
+        run: Submitted,
+        stack: ClusterStackSpec,
+        api: ClusterApi | None,
+        tell: Callable[[str], None],
+        pipelines: KubeflowRuns | None,
     ) -> None:
+        self._pipelines, self._idleness = pipelines, Idleness(stack.start_timeout_s)
         self._run, self._stack, self._api, self._tell = run, stack, api, tell
         self._told: dict[str, str] = {}
+        self._waits = waiting.Waits(run.run_id)
 
     def look(self) -> bool:
         """Tell what is new; whether the run has ended well."""
@@ -220,14 +231,30 @@ class _Follower:
             return self._conclude(state)
         if self._api is not None:
             self._look_at_pods(self._api, datetime.now(UTC))
+        if self._pipelines is not None:
+            self._ask_pipelines(self._pipelines, steps, datetime.now(UTC))
         return False
 
+    def _ask_pipelines(self, pipelines: KubeflowRuns, steps: Mapping[str, str], now: datetime) -> None:
+        found = kubeflow_id(self._run.run_id)
+        why = why_over(pipelines.state(found)) if found else ""
+        idle = "" if why else self._idleness.look(steps, now)
+        # What ended at this moment is told by the next look.
+        if (why or idle) and runs.close(self._run.run_id, why or idle):
+            if idle and found:
+                with suppress(ClusterError):  # the records say already that it is over
+                    pipelines.stop(found)
+            raise ClusterError(
+                f"the run {self._run.name} was recorded as failed: {why or idle}; look at its page of Kubeflow "
+                "Pipelines, mend that, and run the same command again: it goes on from what is finished"
+            )
+
     def _look_at_pods(self, api: ClusterApi, now: datetime) -> None:
-        for step, (since, reason) in waiting.waits(api, self._run.run_id).items():
+        for step, (since, reason) in self._waits.look(api, now).items():
             self._say(step, f"waits {reason}")
             limit = self._stack.start_timeout_s
             if limit is not None and (now - since).total_seconds() > limit:
-                self._give_up(api, f"{step} has waited for {limit:.0f} s {reason}")
+                self._give_up(api, f"for {limit:.0f} s nothing of it ran, as {step} waited {reason}")
         self._check_alive(api, now)
 
     def _say(self, step: str, what: str) -> None:

@@ -42,7 +42,7 @@ def add_run_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
         keep_h: Annotated[float, typer.Option(min=0, help="Hours that Jobs are kept after their end.")] = 24.0,
     ) -> None:
         """Close runs whose processes or pods are gone, and remove what they left behind; ours alone."""
-        from proxykd.config.stack import KubernetesStackSpec, load_stack
+        from proxykd.config.stack import ClusterStackSpec, load_stack
         from proxykd.workspace import Workspace
 
         specification, garbage = (None if stack is None else load_stack(stack)), load("cluster.garbage")
@@ -52,14 +52,27 @@ def add_run_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
         except BusyError as error:
             typer.echo(f"runs of this machine are not looked at: {error}", err=True)
             done = 0
-        if isinstance(specification, KubernetesStackSpec):
-            api = load("cluster.api").ClusterApi.connect(specification.context, namespace=specification.namespace)
+        if isinstance(specification, ClusterStackSpec):
             ages = garbage.Ages(datetime.now(UTC), timedelta(minutes=grace_min), timedelta(hours=keep_h))
-            done += _clear(garbage.find_waste(api, specification.name, ages, tell=_tell), yes=yes)
+            done += _clear(_waste_of(specification, ages, load), yes=yes)
         if not done:
             typer.echo("nothing to remove")
         elif not yes:
             typer.echo(f"{done} to remove; `--yes` does it")
+
+
+def _waste_of(stack: Any, ages: Any, load: Callable[[str], Any]) -> Iterable[Any]:
+    """What runs of a cluster's stack left behind; Kubeflow Pipelines removes its pods itself."""
+    # Refuses a file that differs from what ZenML holds: it would look for Jobs where there are none.
+    orchestrator = load("cluster.stacks").orchestrator_id(stack)
+    if stack.kind == "kubeflow":
+        pipelines = load("cluster.kubeflow_runs")
+        server = pipelines.KubeflowRuns.of_stack(load("cluster.stacks").stack_id(stack))
+        found: Iterable[Any] = pipelines.find_abandoned(server, load("cluster.runs").unfinished(), orchestrator, ages)
+        return found
+    api = load("cluster.api").ClusterApi.connect(stack.context, namespace=stack.namespace)
+    found = load("cluster.garbage").find_waste(api, orchestrator, ages, tell=_tell)
+    return found
 
 
 def _tell(line: str) -> None:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -109,11 +109,14 @@ class OnStack:
             typer.echo(run.name)
             return None
         typer.echo(f"submitted {run.name}", err=True)
-        api = None
+        api = pipelines = None
         if self.stack.kind == "kubernetes":
             api = self.load("cluster.api").ClusterApi.connect(self.stack.context, namespace=self.stack.namespace)
+        else:
+            pipelines = self.load("cluster.kubeflow_runs").KubeflowRuns.of_stack(os.environ[ACTIVE_STACK])
         try:
-            submitting.follow(run, self.stack, api, tell=lambda line: typer.echo(line, err=True))
+            tell = partial(typer.echo, err=True)
+            submitting.follow(run, self.stack, api, tell=tell, pipelines=pipelines)
         except KeyboardInterrupt:
             typer.echo(f"the run goes on without being watched: proxykd runs {run.name}", err=True)
             raise

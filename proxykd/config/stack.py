@@ -135,8 +135,9 @@ class ClusterStackSpec(Spec):
     volumes: tuple[ObjectName, ...] = ("proxykd-models", "proxykd-journal")
     """Volume claims that runs need."""
     start_timeout_s: PositiveFloat | None = 21_600.0
-    """Seconds that a step may wait for its pod to run (for a queue, say) before the run is stopped; None = for ever.
-    Six hours: long enough for a pool that grows from nothing, short enough to be told the same day."""
+    """Seconds for which a step may wait for its pod (in a queue, say) while nothing else of the run runs, before the
+    run is stopped; None = for ever. A preempted step's wait begins anew. Six hours: long enough for a pool that grows
+    from nothing, short enough to be told the same day."""
 
 
 class KubernetesStackSpec(ClusterStackSpec):

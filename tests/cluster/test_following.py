@@ -7,10 +7,16 @@ from typing import Any
 import pytest
 
 from cluster.api import ClusterApi
-from cluster.following import AWAY_S, IMAGE_S, UNHEARD_S, Follower
+from cluster.following import AWAY_S, IMAGE_S, REFUSED_S, UNHEARD_S, Follower
 from cluster.manifest import train_job
 from proxykd.config.launcher import LauncherSpec
-from proxykd.exceptions import ClusterError, ClusterUnreachableError, ModelError
+from proxykd.exceptions import (
+    ClusterAuthError,
+    ClusterError,
+    ClusterForbiddenError,
+    ClusterUnreachableError,
+    ModelError,
+)
 from tests.cluster.conftest import NAMESPACE, reach_as, runtime
 from tests.k8s.api_server import ApiServer, api_server
 from tests.k8s.cluster import Cluster
@@ -152,6 +158,23 @@ def test_one_that_was_preempted_may_wait_as_long_again_and_for_a_registry(scene:
     assert scene.clock.now >= 900.0
 
 
+def test_a_node_that_does_not_answer_is_told_and_waited_for_as_for_a_start(scene: Scene) -> None:
+    scene.pod(0, RUNNING)
+    scene.pod(1, RUNNING)
+
+    def leave() -> None:
+        def change(pod: dict[str, Any]) -> None:
+            pod["metadata"]["deletionTimestamp"], pod["spec"]["nodeName"] = "2026-01-01T00:00:00Z", "gpu-7"
+
+        scene.server.store.change(CORE["Pod"], NAMESPACE, f"{NAME}-node-0-1-abcde", change)
+
+    with pytest.raises(
+        ClusterError, match=r"1 of 2 nodes run \(the node gpu-7 does not answer.*delete the Node object"
+    ):
+        scene.follow({1000.0: leave})
+    assert 1390.0 < scene.clock.now < 1420.0
+
+
 def test_a_missing_image_is_waited_for_a_little(scene: Scene) -> None:
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "not found: image"}}
     scene.pod(0, waiting, phase="Pending")
@@ -204,3 +227,26 @@ def test_a_server_that_is_away_is_borne_for_half_an_hour(scene: Scene) -> None:
         scene.follow({50.0: lambda: (scene.server.close(), started.append(scene.clock.now))})
     assert scene.clock.now - started[0] >= AWAY_S - 10.0
     assert "goes on unseen" in scene.said[-1]
+
+
+@pytest.mark.parametrize(("code", "error"), [(401, ClusterAuthError), (403, ClusterForbiddenError)])
+def test_a_refusal_of_who_was_let_in_is_borne_for_a_minute(scene: Scene, code: int, error: type[ClusterError]) -> None:
+    scene.pod(0, RUNNING)
+    scene.pod(1, RUNNING)
+    refuse = scene.server.trouble.add
+    scene.follow({50.0: lambda: refuse(code, num_times=20), 200.0: lambda: scene.job(**DONE)})
+    assert any("goes on unseen, as the API server refuses" in line for line in scene.said)
+    scene.job(type="Complete", status="False")
+    started: list[float] = []
+    scene.clock.now = 0.0
+    with pytest.raises(error):
+        scene.follow({50.0: lambda: (refuse(code, num_times=10**6), started.append(scene.clock.now))})
+    assert REFUSED_S <= scene.clock.now - started[0] < REFUSED_S + 10.0
+
+
+@pytest.mark.parametrize(("code", "error"), [(401, ClusterAuthError), (403, ClusterForbiddenError)])
+def test_who_was_never_let_in_is_told_at_once(scene: Scene, code: int, error: type[ClusterError]) -> None:
+    scene.server.trouble.add(code, num_times=10**6)
+    with pytest.raises(error):
+        scene.follow({})
+    assert scene.clock.now == 0.0

@@ -176,9 +176,9 @@ def test_passing_trouble_is_waited_out_and_refusals_are_told(littered: ApiServer
         found(api)
 
 
-def a_run(run_id: str, *, age: timedelta = timedelta(hours=1), stack: str = "production") -> Run:
+def a_run(run_id: str, *, age: timedelta = timedelta(hours=1), orchestrator: str = "ours") -> Run:
     made = datetime.now(UTC) - age
-    return Run(run_id, f"run-{run_id[0]}", "running", False, stack, "kubernetes", "o", made, None, "")
+    return Run(run_id, f"run-{run_id[0]}", "running", False, "production", "kubernetes", orchestrator, made, None, "")
 
 
 def test_runs_without_jobs_are_abandoned_and_others_are_not(server: ApiServer, connect: Connect) -> None:
@@ -186,8 +186,8 @@ def test_runs_without_jobs_are_abandoned_and_others_are_not(server: ApiServer, c
     api, ages = connect(), Ages(datetime.now(UTC))
     end_job(server, "Failed", "BackoffLimitExceeded", "2020-01-01T00:00:00Z")
     unfinished = [a_run(one) for one in (ENDED, ALIVE, GONE)]
-    unfinished += [a_run("5", age=timedelta(minutes=1)), a_run("6", stack="another")]
-    abandoned = dict(garbage.find_abandoned(api, unfinished, "production", ages))
+    unfinished += [a_run("5", age=timedelta(minutes=1)), a_run("6", orchestrator="another's of that name")]
+    abandoned = dict(garbage.find_abandoned(api, unfinished, "ours", ages))
     assert {run: waste.reason for run, waste in abandoned.items()} == {
         ENDED: "its last Job ended (BackoffLimitExceeded) and started nothing more",
         GONE: "its Jobs are gone from the cluster",

@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -95,7 +96,8 @@ def test_a_job_whose_pod_is_refused_waits_says_why_and_runs_when_there_is_room(
         api, labels = connect(), {"run_id": "r"}
         template = {"metadata": {"labels": labels}, "spec": pod("a")["spec"]}
         api.create(JOBS, manifest("batch/v1", "Job", "step", labels=labels, spec={"template": template}))
-        why = _awaited(lambda: [text for _, text in waiting.waits(api, "r").values() if "quota" in text])
+        now = datetime.now(UTC)
+        why = _awaited(lambda: [text for _, text in waiting.waits(api, "r", now).values() if "quota" in text])
         assert why[0].startswith("for its pod to be made: Error creating: pods ")
         assert "exceeded quota: small, requested: pods=1, used: pods=1, limited: pods=1" in why[0]
         api.delete(PODS, "other")

@@ -165,7 +165,8 @@ class KubeflowPipelines:
         if path == f"{PREFIX}/runs" and method == "POST":
             return self._submit(body)
         if match := re.fullmatch(rf"{PREFIX}/runs/([\w-]+)", path):
-            run = self.runs[match[1]]
+            if (run := self.runs.get(match[1])) is None:
+                return None
             return {"run_id": run.run_id, "display_name": run.name, "state": run.state}
         return None
 

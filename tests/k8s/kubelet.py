@@ -1,7 +1,8 @@
 """A kubelet double: runs each Pod, as processes or as real containers, and reports what became of it.
 
 Faults on demand end a pod as a cluster would: killed, evicted with a grace period, its node gone, out of memory, or
-its image never found. It ends only what it started itself.
+its image never found; or its node cannot be reached, and it is called running until somebody deletes it. It ends only
+what it started itself.
 """
 
 import shutil
@@ -22,9 +23,10 @@ from tests.k8s.runtimes import Place, Processes, Runtime, Started
 from tests.k8s.store import now
 
 Object = dict[str, Any]
-How = Literal["killed", "evicted", "node gone", "out of memory", "image missing"]
+How = Literal["killed", "evicted", "node gone", "node unreachable", "out of memory", "image missing"]
 POD = CORE["Pod"]
-REASONS = {"evicted": "EvictionByEvictionAPI", "node gone": "DeletionByTaintManager"}
+TAINT = "DeletionByTaintManager"
+REASONS = {"evicted": "EvictionByEvictionAPI", "node gone": TAINT, "node unreachable": TAINT}
 
 
 @dataclass
@@ -173,6 +175,8 @@ class Kubelet:
 
     def _follow(self, running: Running, pod: Object | None) -> None:
         uid = running.pod["metadata"]["uid"]
+        if running.how == "node unreachable" and pod is not None:
+            return
         codes = {name: process.poll() for name, process in running.processes.items()}
         if None not in codes.values():
             del self._running[uid]
@@ -197,6 +201,11 @@ class Kubelet:
             self._write(pod, {}, {**condition, "lastTransitionTime": now()})
         if how == "evicted":
             self._ask_to_end(running, pod)
+        elif how == "node unreachable":
+            meta = pod["metadata"]
+            self.api.store.change(
+                POD, meta["namespace"], meta["name"], lambda one: one["metadata"].update(deletionTimestamp=now())
+            )
         else:
             self._signal(running, signal.SIGKILL)
 

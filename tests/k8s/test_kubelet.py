@@ -10,6 +10,7 @@ import pytest
 from kubernetes import client, config
 
 from tests.k8s.cluster import Cluster, cluster
+from tests.k8s.kinds import CORE
 
 pytestmark = pytest.mark.integration
 
@@ -114,6 +115,27 @@ def test_a_disruption_costs_no_retry_and_a_failure_does(double: Cluster, how: An
     assert ended.exit_code == code
     assert (ended.reason == "OOMKilled") is (how == "out of memory")
     assert bool([one for one in first.status.conditions if one.type == "DisruptionTarget"]) is is_disruption
+
+
+def test_a_pod_on_a_node_that_cannot_be_reached_is_not_replaced_until_it_is_deleted(double: Cluster) -> None:
+    double.kubelet.befall("node unreachable", app="work", when=is_up)
+    submit(double, SLEEP, labels={"app": "work"}, backoffLimit=1)
+
+    def awaited(number: int) -> Any:
+        deadline = time.monotonic() + LIMIT_S
+        while time.monotonic() < deadline:
+            found = [one for one in pods(double)[1] if one.metadata.deletion_timestamp]
+            if len(double.kubelet.starts) == number and (found or number == 2):
+                return found
+            time.sleep(0.02)
+        raise AssertionError(double.kubelet.starts)
+
+    (pod,) = awaited(1)
+    time.sleep(0.5)
+    assert [pod] == awaited(1)
+    assert pod.status.phase == "Running"
+    double.api.store.delete(CORE["Pod"], "proxykd", pod.metadata.name)
+    assert not awaited(2)
 
 
 def test_a_program_may_save_its_work_in_the_grace_period(double: Cluster) -> None:

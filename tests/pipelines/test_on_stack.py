@@ -193,6 +193,10 @@ def test_a_run_that_lost_its_jobs_is_closed_and_what_it_left_is_removed(user: Us
     assert name in user.types("runs").out
     for job in user.objects("Job"):
         user.there.cluster.api.store.delete(CORE["Job"], "proxykd", job["metadata"]["name"])
+    elsewhere = user.types("gc", "--yes", "--stack", user.stack_with({}, namespace="elsewhere"), "--grace-min", "0")
+    assert elsewhere.status == 2
+    assert "orchestrator.kubernetes_namespace" in elsewhere.err
+    assert "failed" not in user.types("runs", name).out
     options = ["gc", "--stack", user.stack, "--grace-min", "0", "--keep-h", "0"]
     assert "secrets are not looked at" in user.types(*options).err  # the submitter may not
     planned = user.types(*options, **user.administrator)
