@@ -6,11 +6,13 @@ what stands there are of one writer and of one moment.
 
 import os
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -39,6 +41,23 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_tensors(path: Path) -> Iterator[Any]:
+    """A file of tensors, for reading: the one that stands there now, though another one may take its place meanwhile.
+
+    ``safe_open`` opens a path twice, for the header and for the tensors; a descriptor's path leads to one file.
+
+    Args:
+        path: Of the file.
+
+    Raises:
+        OSError: if it cannot be opened.
+        SafetensorError: if it is no file of tensors.
+    """
+    with path.open("rb") as file, safe_open(f"/proc/self/fd/{file.fileno()}", framework="pt") as found:
+        yield found
 
 
 def _sweep(path: Path) -> None:

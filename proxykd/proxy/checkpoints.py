@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from proxykd.launching.world import current_world
-from proxykd.models.tensor_files import save_tensors
+from proxykd.models.tensor_files import open_tensors, save_tensors
 from proxykd.progress import report
 
 FORMAT = "alignment-1"
@@ -42,7 +42,7 @@ class StageCheckpoint:
             return []
         wanted = _trained(model)
         try:
-            with safe_open(self.path, framework="pt") as file:
+            with open_tensors(self.path) as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT or set(file.keys()) != set(wanted):
                     raise ValueError("it is of another model or another release")

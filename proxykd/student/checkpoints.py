@@ -1,8 +1,8 @@
 """What a killed training run goes on from: weights, AdamW's moments, and how far it was, in one file.
 
 It is always a whole file (``proxykd.models.tensor_files``). It needs no random state: the order of the examples follows
-from the seed, and dropout is seeded anew for each step. Values are those of whole tensors, however many processes shared
-them, so that a run may go on with another number of processes.
+from the seed, and dropout is seeded anew for each step. Values are those of whole tensors, however many processes
+shared them, so that a run may go on with another number of processes.
 """
 
 import json
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from proxykd.launching.interruption import InterruptedTrainingError, is_stop_asked
 from proxykd.launching.world import current_world
-from proxykd.models.tensor_files import save_tensors
+from proxykd.models.tensor_files import open_tensors, save_tensors
 from proxykd.progress import report
 from proxykd.student.sharding import like, total, whole
 
@@ -88,7 +88,7 @@ class Checkpoints:
         if not self.path.is_file():
             return None
         try:
-            with safe_open(self.path, framework="pt") as file:
+            with open_tensors(self.path) as file:
                 return _restore(file, module, optimizer)
         except (OSError, SafetensorError, ValueError) as error:
             report(f"the checkpoint {self.path} cannot be used ({error}); training begins anew")
