@@ -28,8 +28,8 @@ def refuse_second(stack: str) -> None:
                 f"expected no run under way on the stack {stack}, whose runs write one journal and one folder of "
                 f"checkpoints, but {run.name} is ({run.status}, submitted {run.created:%Y-%m-%d %H:%M} UTC); nothing "
                 f"was submitted: look at it with `proxykd runs {run.name}` and run the same command after its end. If "
-                f"its pods are gone, `proxykd gc --stack {stack} --yes` closes it; a run beside it takes a stack with "
-                "another claim for the journal"
+                f"its pods are gone, `proxykd gc --stack {stack} --yes` closes it, or, where that cannot see them, "
+                f"`proxykd runs {run.name} --close`; a run beside it takes a stack with another claim for the journal"
             )
 
 

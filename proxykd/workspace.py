@@ -195,7 +195,7 @@ class Workspace:
                 raise BusyError(
                     f"expected no other run at work in {self.root}, but {holder['name']} is under way there, and two "
                     f"would write one journal and one checkpoint; look at it with `proxykd runs {holder['name']}` and "
-                    "wait for its end (`proxykd gc --stack` closes it if its pods are gone), then run again"
+                    "wait for its end (`proxykd gc --stack STACK --yes` closes it if its pods are gone), then run again"
                 )
             partial = self.root / f"{HOLDER}.{uuid4().hex}"
             partial.write_text(json.dumps({"run_id": run_id, "name": name}), encoding="utf-8")

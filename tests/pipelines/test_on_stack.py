@@ -205,6 +205,9 @@ def test_a_run_that_a_schedule_starts_beside_another_is_refused_by_its_first_ste
     (message,) = [log for log in step_logs(user) if "expected no other run at work" in log]
     assert f"{detached.out.strip()} is under way there" in message
     assert user.types("schedule", "delete", "beside", "--stack", user.stack, "--yes").status == 0
+    closing = ["runs", detached.out.strip(), "--close"]
+    assert "recorded as failed" in user.types(*closing).out
+    assert "had ended already" in user.types(*closing).out
     close_all(user)
 
 
