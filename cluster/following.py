@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from cluster.api import ClusterApi
@@ -19,6 +21,7 @@ from cluster.training_pods import (
     is_queued,
     is_running,
     node_index,
+    starts_in_vain,
     troubles,
 )
 from proxykd.config.launcher import LauncherSpec
@@ -38,6 +41,8 @@ that is being applied anew), for which an image may be missing, and Kubeflow Tra
 _PASSING = (ClusterUnreachableError, ClusterAuthError, ClusterForbiddenError)
 _POLL_S, _SLOWEST_POLL_S, _NEAR_END_S, _WHY_S = 0.25, 5.0, 10.0, 30.0
 _LINES = 30
+STARTS = 10
+"""How often a training may lose a node between two checkpoints."""
 
 
 class Follower:
@@ -51,6 +56,7 @@ class Follower:
         clock: Seconds.
         sleep: Waits; None = until a pod's log ends, if that is sooner.
         say: Tells the user.
+        checkpoint: File that the training writes from time to time; None = it writes none.
     """
 
     def __init__(
@@ -63,9 +69,11 @@ class Follower:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] | None = None,
         say: Callable[[str], None] = report,
+        checkpoint: Path | None = None,
     ) -> None:
         self._api, self._name, self._spec, self._advice = api, name, spec, advice
         self._clock, self._sleep, self._say = clock, sleep, say
+        self._checkpoint = checkpoint
         self._logs = LogCopies(api, container=CONTAINER)
         self._said, self._why, self._asked_why = "", "", float("-inf")
         self._refused, self._asked_refused = "", float("-inf")
@@ -134,6 +142,7 @@ class Follower:
             self._missing_since = None
         if has_condition(job, "Failed"):
             raise self._failure(job, pods)
+        self._check_progress(pods)
         if is_queued(job):
             self._ask_why(job)
         elif len(pods) < self._spec.nodes:
@@ -164,6 +173,15 @@ class Follower:
             f"expected pod {trouble.pod} to find {wanted}, but: {trouble.text}; push the image, correct the stack's "
             "image, or add the pull secret to the service account: `proxykd stack doctor` looks for them"
         )
+
+    def _check_progress(self, pods: list[dict[str, Any]]) -> None:
+        """No count of the Job's ends a training that loses a node again and again before it has saved anything."""
+        if (count := starts_in_vain(pods, _written(self._checkpoint))) >= STARTS:
+            raise ModelError(
+                f"expected the TrainJob {self._name} to get on, but it was begun {count} times without a new "
+                "checkpoint: each time one node lost another; look for the cause in the log above (network rules, "
+                "NCCL_SOCKET_IFNAME, a node that fails), or lower checkpoint_s if its nodes are taken away that often"
+            )
 
     def _failure(self, job: dict[str, Any], pods: list[dict[str, Any]]) -> ModelError:
         failed = condition(job, "Failed")
@@ -225,3 +243,10 @@ class Follower:
         if text != self._said:
             self._said = text
             self._say(f"TrainJob {self._name} {text}")
+
+
+def _written(checkpoint: Path | None) -> datetime | None:
+    try:
+        return None if checkpoint is None else datetime.fromtimestamp(checkpoint.stat().st_mtime, UTC)
+    except OSError:
+        return None

@@ -132,6 +132,11 @@ def life_of(run_id: str) -> Life:
         return "unknown"
 
 
+def has_ended(run_id: str) -> bool:
+    """Whether ZenML knows that a run has ended."""
+    return life_of(run_id) == "ended"
+
+
 def life_of_snapshot(snapshot_id: str, *, closed: Collection[str] = ()) -> Life:
     """Whether runs of a snapshot are under way, have all ended, or the snapshot is not known to ZenML.
 

@@ -74,9 +74,15 @@ class TrainJobLauncher:
         with _stopping_by_exception(), self._removed_after(name, output, own):
             self._start(name, output, work, own)
             with _prefer_told_error(output):
-                Follower(self.api, name, self.spec, advice=work.advice, clock=self.clock, sleep=self.sleep).wait()
+                self._follower(name, work).wait()
             self._wait_for_result(output)
             return finish(work, output, f"the TrainJob {name} completed without one")
+
+    def _follower(self, name: str, work: Work[Any]) -> Follower:
+        checkpoint = None if (path := work.job.get("checkpoint")) is None else Path(path)
+        return Follower(
+            self.api, name, self.spec, advice=work.advice, clock=self.clock, sleep=self.sleep, checkpoint=checkpoint
+        )
 
     def _name(self, work: Work[Any], own: OwnPod | None) -> str:
         owner = own.owner.get("uid", "") if own else ""

@@ -1,6 +1,8 @@
 """What a TrainJob and its pods say of themselves: how far they are, and what is wrong with them."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from cluster.manifest import CONTAINER
@@ -8,6 +10,8 @@ from cluster.own_pod import condition, has_condition, how_to_free, is_disrupted,
 
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
+LOST = 75
+"""Exit status of a pod that lost another one, as ``proxykd.launching.node`` has it; that module loads torch."""
 _WRONG_IMAGE = frozenset({"InvalidImageName", "ErrImageNeverPull"})
 _NO_IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"})
 _WRONG_POD = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
@@ -65,6 +69,23 @@ def has_begun(pod: Object) -> bool:
     """Whether there may be a log."""
     statuses = (pod.get("status") or {}).get("containerStatuses") or []
     return any({"running", "terminated"} & set(status.get("state") or {}) for status in statuses)
+
+
+def starts_in_vain(pods: Sequence[Object], since: datetime | None) -> int:
+    """How often the training was begun again without a new checkpoint: pods of one node that lost another and ended.
+
+    Args:
+        pods: All pods that the cluster still knows, those that ended among them.
+        since: When the last checkpoint was written; None = there is none.
+    """
+    ends: Counter[int] = Counter()
+    for pod in pods:
+        for status in (pod.get("status") or {}).get("containerStatuses") or []:
+            ended = (status.get("state") or {}).get("terminated") or {}
+            at = ended.get("finishedAt")
+            is_newer = since is None or (at and datetime.fromisoformat(at.replace("Z", "+00:00")) > since)
+            ends[node_index(pod)] += bool(ended.get("exitCode") == LOST and is_newer and not is_disrupted(pod))
+    return max(ends.values(), default=0)
 
 
 def node_index(pod: Object) -> int:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cluster import ends, garbage, runs, waiting
+from cluster import ends, garbage, neighbours, runs, waiting
 from cluster.api import ClusterApi
 from cluster.kubeflow_runs import Idleness, KubeflowRuns, kubeflow_id, why_over
 from pipelines.placement import run_options
@@ -266,6 +266,8 @@ class _Follower:
         if state == "completed":
             return True
         said = {} if self._api is None else ends.reasons(self._api, self._run.run_id)
+        if self._api is not None:
+            neighbours.remove_trainings(self._api, lambda run_id: run_id == self._run.run_id, self._tell)
         failed = runs.failures(self._run.run_id, said)
         raise ClusterError(
             f"the run {self._run.name} ended as {state}: {'; '.join(failed) or 'no step says why'}; `proxykd runs "

@@ -6,19 +6,26 @@ same run goes to a shared MLflow server or to another ZenML stack without a chan
 """
 
 import fcntl
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from proxykd.exceptions import BusyError, StorageError
 
 ENGINES = ("ZENML_", "MLFLOW_")
 """How the names of the engines' variables begin."""
 HOME_VARIABLE = "PROXYKD_HOME"
+HOLDER = "holder.json"
+"""Names the run whose steps write into a workspace that is a volume."""
+_LEFT_S = 86_400.0
+"""Age from which a temporary folder that nobody works in was left: an artifact's is in the store long before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +153,12 @@ class Workspace:
         """
         is_new = not self.root.exists()
         self.tmp.mkdir(parents=True, exist_ok=True)
+        # On a volume that many pods see, nobody has the workspace's lock.
+        self._empty_tmp(older_than_s=_LEFT_S)
         folder = Path(tempfile.mkdtemp(prefix=f"proxykd-{name}-", dir=self.tmp))
         is_done = False
         try:
-            with _flock(folder, fcntl.LOCK_SH):
+            with _flock(folder):
                 yield folder
             is_done = True
         finally:
@@ -160,11 +169,54 @@ class Workspace:
                     self.tmp.rmdir()
                     self.root.rmdir()
 
-    def _empty_tmp(self) -> None:
+    def take(self, run_id: str, name: str, *, is_in_the_way: Callable[[str], bool]) -> None:
+        """Be the one run whose steps write here, on a volume that pods of several runs see.
+
+        Steps of one run may work here side by side. Where the disk knows locks, no two runs decide at the same moment;
+        where it knows none, a run that was overtaken meanwhile is refused at its next step.
+
+        Args:
+            run_id: Identity of the run.
+            name: Its name.
+            is_in_the_way: Whether the run of an identity, which was here last, may still write.
+
+        Raises:
+            BusyError: if that one may; names it.
+            OSError: if the folder cannot be written.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "holder.lock").open("w") as file:
+            with suppress(OSError):  # the disk knows no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            holder = self._holder()
+            if holder.get("run_id") == run_id:
+                return
+            if holder and is_in_the_way(holder["run_id"]):
+                raise BusyError(
+                    f"expected no other run at work in {self.root}, but {holder['name']} is under way there, and two "
+                    f"would write one journal and one checkpoint; look at it with `proxykd runs {holder['name']}` and "
+                    "wait for its end (`proxykd gc --stack STACK --yes` closes it if its pods are gone), then run again"
+                )
+            partial = self.root / f"{HOLDER}.{uuid4().hex}"
+            partial.write_text(json.dumps({"run_id": run_id, "name": name}), encoding="utf-8")
+            os.replace(partial, self.root / HOLDER)
+
+    def _holder(self) -> dict[str, str]:
+        """Which run was here last; {} = none was."""
+        try:
+            found: dict[str, str] = json.loads((self.root / HOLDER).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def _empty_tmp(self, *, older_than_s: float = 0.0) -> None:
+        """Remove the temporary folders of killed processes, in which nobody works any more."""
         for folder in self.tmp.glob("proxykd-*"):
-            with _flock(folder, fcntl.LOCK_EX) as is_unused:
-                if is_unused:
-                    shutil.rmtree(folder, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another step was faster
+                if time.time() - folder.stat().st_mtime >= older_than_s:
+                    with _flock(folder) as is_unused:
+                        if is_unused:
+                            shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, page: Path, name: str) -> Path:
         """Copy a report to where a person finds it, ``reports/NAME``; the newest one of a name stays."""
@@ -175,15 +227,22 @@ class Workspace:
 
 
 @contextmanager
-def _flock(folder: Path, operation: int) -> Iterator[bool]:
-    """Lock a folder if that can be done at once; whether it was (some network disks lock no folders)."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _flock(folder: Path) -> Iterator[bool]:
+    """Lock a folder if that can be done at once; whether it was (some disks know no locks).
+
+    The lock is a file beside it: of a file, a network disk tells all machines, of a folder only the own one.
+    """
+    path = folder.with_name(f".{folder.name}.lock")
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         try:
-            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             yield False
         else:
-            yield True
+            try:
+                yield True
+            finally:
+                path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)

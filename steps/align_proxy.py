@@ -8,6 +8,7 @@ from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet
 from proxykd.config import RunSpec
 from proxykd.launching.choice import choose_launcher
 from proxykd.proxy.alignment import align_proxy as align
+from steps.holding import hold_workspace
 from steps.launchers import LAUNCHERS
 from steps.materializers.folder import FolderMaterializer
 from steps.settings import checkpoint_folder, new_folder, scratch_folder
@@ -29,6 +30,7 @@ def align_proxy(
         models: Identity of the proxy's model, so that another one behind the same source is used.
         code: Hash of the code that the step runs.
     """
+    hold_workspace()
     run = RunSpec.view(settings)
     with new_folder("proxy") as output, scratch_folder() as scratch:
         return align(

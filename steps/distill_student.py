@@ -9,6 +9,7 @@ from proxykd.config import RunSpec
 from proxykd.data.trajectory_rows import check_trajectories
 from proxykd.launching.choice import choose_launcher
 from proxykd.student.training import distill_student as distill
+from steps.holding import hold_workspace
 from steps.launchers import LAUNCHERS
 from steps.materializers.folder import FolderMaterializer
 from steps.settings import checkpoint_folder, new_folder, scratch_folder
@@ -45,6 +46,7 @@ def distill_student(
     Raises:
         InputError: if the trajectories changed after the plan.
     """
+    hold_workspace()
     run, soft = RunSpec.view(settings), targets if arm == "proxy_kd" else None
     check_trajectories(run.student.trajectories, trajectories)
     with new_folder(arm) as output, scratch_folder() as scratch:

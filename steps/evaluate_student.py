@@ -20,6 +20,7 @@ from proxykd.evaluation.facts import collect_facts
 from proxykd.evaluation.generation_journal import ANSWERS
 from proxykd.models.loading import save_untrained
 from proxykd.workspace import Workspace
+from steps.holding import hold_workspace
 from steps.materializers.folder import FolderMaterializer
 from steps.settings import checkpoint_folder, new_folder, scratch_folder
 
@@ -58,6 +59,7 @@ def evaluate_student(
         files: Hash of the files that the tasks read: other content is other work.
         code: Hash of the code that the step runs.
     """
+    hold_workspace()
     run = RunSpec.view(settings)
     seeds, facts = run.student.seeds, collect_facts(completions, validation, proxy, targets, sft, student)
     with new_folder("evaluation") as output, scratch_folder() as scratch:

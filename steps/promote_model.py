@@ -38,6 +38,7 @@ from proxykd.workspace import Workspace
 from steps.adapters import mlflow_registry, mlflow_report, mlflow_tracking
 from steps.adapters.mlflow_tracking import TrackedRun
 from steps.adapters.step_times import measured_steps
+from steps.holding import hold_workspace
 from steps.materializers.folder import FolderMaterializer
 from steps.settings import checkpoint_folder, checkpoints, new_folder, scratch_folder
 
@@ -89,6 +90,7 @@ def promote_model(
         planned: Hash of the prompts' file or dataset; None = there is none.
         code: Hash of the code that the step runs.
     """
+    hold_workspace()
     run = RunSpec.model_validate(unshielded(specification))
     documents = {"validation": validation.path, "drift": drift.path}
     tracked = mlflow_tracking.log_evaluation(evaluation, run, documents=documents)

@@ -12,6 +12,7 @@ from proxykd.teacher.portions import gather
 from proxykd.teacher.query import check_inputs, collect_prompts
 from proxykd.teacher.query import query_teacher as query
 from proxykd.workspace import Workspace
+from steps.holding import hold_workspace
 from steps.materializers.folder import for_outputs
 from steps.settings import new_folder
 
@@ -37,6 +38,7 @@ def query_teacher(
     Raises:
         InputError: if the prompts changed after the plan.
     """
+    hold_workspace()
     run, journal = RunSpec.view(settings), Workspace.default().journal
     with new_folder("prompts") as questions, new_folder("completions") as rows, new_folder("journal") as entries:
         prompts = collect_prompts(run.prompts, seed=run.seed, output=questions)

@@ -10,6 +10,7 @@ from proxykd.data.portions import Portion
 from proxykd.teacher.portions import ask_portion
 from proxykd.teacher.query import check_inputs, collect_prompts
 from proxykd.workspace import Workspace
+from steps.holding import hold_workspace
 from steps.materializers.folder import FolderMaterializer
 from steps.settings import new_folder, scratch_folder
 
@@ -32,6 +33,7 @@ def query_teacher_portion(
     Raises:
         InputError: if the prompts changed after the plan.
     """
+    hold_workspace()
     run, portion, workspace = RunSpec.view(settings), Portion(number, of), Workspace.default()
     with new_folder("answers") as output, scratch_folder() as scratch:
         prompts = collect_prompts(run.prompts, seed=run.seed, output=scratch / "prompts")

@@ -51,14 +51,14 @@ def new_folder(name: str) -> Iterator[Path]:
     It outlives the context: the materializer removes it once its files are in the artifact store. If the step fails,
     it is removed here.
     """
-    with _workspace().temporary_folder(name, is_kept=True) as folder:
+    with workspace().temporary_folder(name, is_kept=True) as folder:
         yield folder
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """An empty temporary folder that is removed at the end."""
-    with _workspace().temporary_folder("scratch") as folder:
+    with workspace().temporary_folder("scratch") as folder:
         yield folder
 
 
@@ -74,10 +74,10 @@ def checkpoint_folder(models: Mapping[str, str], code: str) -> Path:
 
 def checkpoints() -> Path:
     """The folder of all ``checkpoint_folder``s."""
-    return _workspace().root / "checkpoints"
+    return workspace().root / "checkpoints"
 
 
-def _workspace() -> Workspace:
+def workspace() -> Workspace:
     """Where temporary folders are: on the workspace's disk, or on the system's where a step has no workspace."""
     if HOME_VARIABLE in os.environ:
         return Workspace.default()

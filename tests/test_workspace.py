@@ -1,6 +1,8 @@
 """The workspace's lock and its temporary folders."""
 
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,51 @@ def test_temporary_folders_leave_nothing(workspace: Workspace) -> None:
     with workspace.temporary_folder("proxy", is_kept=True) as kept:
         pass
     assert kept.is_dir()
+
+
+def test_a_step_removes_what_killed_steps_left_a_day_ago_and_leaves_the_rest(workspace: Workspace) -> None:
+    """On a claim, where nobody has the workspace's lock."""
+    left, young = (workspace.tmp / f"proxykd-scratch-{name}" for name in ("left", "young"))
+    for folder in (left, young):
+        (folder / "weights").mkdir(parents=True)
+    with workspace.temporary_folder("train") as in_use:
+        for folder in (left, in_use):
+            os.utime(folder, (0, 0))
+        with workspace.temporary_folder("another"):
+            assert not left.exists()
+            assert young.is_dir()
+            assert in_use.is_dir()
+    assert [path.name for path in workspace.tmp.iterdir()] == [young.name]
+
+
+def test_a_volume_belongs_to_one_run_until_it_is_in_nobodys_way(workspace: Workspace) -> None:
+    asked = []
+
+    def answering(is_in_the_way: bool) -> Callable[[str], bool]:
+        return lambda run_id: asked.append(run_id) or is_in_the_way  # type: ignore[func-returns-value]
+
+    workspace.take("1", "weekly-1", is_in_the_way=answering(True))
+    workspace.take("1", "weekly-1", is_in_the_way=answering(True))  # its next step
+    assert not asked, "nobody else was there"
+    with pytest.raises(BusyError, match=r"weekly-1 is under way there.*proxykd runs weekly-1"):
+        workspace.take("2", "mine-1", is_in_the_way=answering(True))
+    workspace.take("2", "mine-1", is_in_the_way=answering(False))
+    with pytest.raises(BusyError, match="mine-1 is under way"):
+        workspace.take("1", "weekly-1", is_in_the_way=answering(True))
+    assert asked == ["1", "1", "2"]
+
+
+def test_of_runs_that_meet_on_a_volume_one_has_it(workspace: Workspace) -> None:
+    with ThreadPoolExecutor(8) as pool:
+
+        def take(number: int) -> bool:
+            try:
+                workspace.take(str(number), f"run-{number}", is_in_the_way=lambda _: True)
+            except BusyError:
+                return False
+            return True
+
+        assert sum(pool.map(take, range(32))) == 1
 
 
 def test_what_the_user_set_wins_and_what_is_empty_is_not_set(

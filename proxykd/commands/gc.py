@@ -26,10 +26,13 @@ def add_run_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
         name: Annotated[str, typer.Argument(metavar="[RUN]", help="Name of a run: show its steps.")] = "",
         stack: Annotated[str | None, typer.Option("--stack", metavar="NAME", help="Only runs of this stack.")] = None,
         limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, the latest.")] = 20,
+        close: Annotated[bool, typer.Option("--close", help="Record RUN as failed; its pods are not stopped.")] = False,
     ) -> None:
         """List runs and their states; with a run's name, its steps."""
         records = load("cluster.runs")
-        if name:
+        if close:
+            _close(records, name)
+        elif name:
             _show_steps(records, name)
         else:
             _show_runs(records.recent(limit, stack=stack))
@@ -100,6 +103,12 @@ def _show_runs(found: Iterable[Any]) -> None:
         took = "" if run.ended is None else str(run.ended - run.created).split(".")[0]
         table.add_row(run.name, run.stack, run.status, f"{run.created:%Y-%m-%d %H:%M:%S}", took)
     Console(highlight=False).print(table)
+
+
+def _close(records: Any, name: str) -> None:
+    """For a run that nobody carries on, where `gc` cannot see that."""
+    did = records.close(records.named(name).run_id, "closed by proxykd runs --close")
+    typer.echo(f"{name}: recorded as failed" if did else f"{name}: had ended already")
 
 
 def _show_steps(records: Any, name: str) -> None:

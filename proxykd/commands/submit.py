@@ -93,14 +93,27 @@ class OnStack:
         refuse_missing(self.name, self.examine(is_scheduled=is_scheduled))
         os.environ[ACTIVE_STACK] = self.load("cluster.stacks").stack_id(self.stack)
 
+    def _make_room(self) -> Any:
+        """Go on only if no other run is at work there; the cluster, None where others start the pods."""
+        neighbours = self.load("cluster.neighbours")
+        neighbours.refuse_second(self.stack.name)
+        if self.stack.kind != "kubernetes":
+            return None
+        api = self.load("cluster.api").ClusterApi.connect(self.stack.context, namespace=self.stack.namespace)
+        has_ended = self.load("cluster.runs").has_ended
+        neighbours.remove_trainings(api, has_ended, lambda line: typer.echo(line, err=True))
+        return api
+
     def run(self, *, anew: Sequence[str], shards: Mapping[str, int], is_detached: bool) -> Any:
         """Submit to a cluster and wait for the end; gives the result, or None of a detached run.
 
         Raises:
+            BusyError: if another run is under way there.
             ProxykdError: if anything is missing, or the run ends badly.
         """
         found = self.plan()
         self.activate()
+        api = self._make_room()
         submitting = self.load("pipelines.submitting")
         run = submitting.submit(
             self.specification, self.stack, inputs=found.inputs_hash, models=found.models, anew=anew, shards=shards
@@ -109,10 +122,8 @@ class OnStack:
             typer.echo(run.name)
             return None
         typer.echo(f"submitted {run.name}", err=True)
-        api = pipelines = None
-        if self.stack.kind == "kubernetes":
-            api = self.load("cluster.api").ClusterApi.connect(self.stack.context, namespace=self.stack.namespace)
-        else:
+        pipelines = None
+        if api is None:
             pipelines = self.load("cluster.kubeflow_runs").KubeflowRuns.of_stack(os.environ[ACTIVE_STACK])
         try:
             tell = partial(typer.echo, err=True)

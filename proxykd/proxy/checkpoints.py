@@ -5,16 +5,15 @@ weights that it would have had.
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 
 from proxykd.launching.world import current_world
+from proxykd.models.tensor_files import open_tensors, save_tensors
 from proxykd.progress import report
 
 FORMAT = "alignment-1"
@@ -34,13 +33,8 @@ class StageCheckpoint:
         """Keep the trained weights and what was measured so far; the first process writes."""
         if current_world().rank > 0:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f"{self.path.name}.partial")
         tensors = {name: value.detach().cpu().contiguous() for name, value in _trained(model).items()}
-        save_file(tensors, partial, metadata={"format": FORMAT, "stages": json.dumps(stages)})
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, self.path)
+        save_tensors(tensors, self.path, {"format": FORMAT, "stages": json.dumps(stages)})
 
     def load(self, model: torch.nn.Module) -> list[dict[str, Any]]:
         """Put the weights back; returns what was measured, or nothing where there is no checkpoint that can be used."""
@@ -48,7 +42,7 @@ class StageCheckpoint:
             return []
         wanted = _trained(model)
         try:
-            with safe_open(self.path, framework="pt") as file:
+            with open_tensors(self.path) as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT or set(file.keys()) != set(wanted):
                     raise ValueError("it is of another model or another release")

@@ -21,6 +21,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from proxykd.artifacts import batched
 from proxykd.config.models import OptimizerSpec, PreferenceSpec
 from proxykd.data.tokenizing import Example
+from proxykd.launching.stepped import note_step
 from proxykd.launching.world import current_world
 from proxykd.models.loading import default_device
 from proxykd.progress import Progress, stage
@@ -174,6 +175,7 @@ class _ReportSteps(TrainerCallback):  # type: ignore[misc]
         self._progress = progress
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
+        note_step()
         self._progress.advance()
 
     def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:

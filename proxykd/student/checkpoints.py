@@ -1,12 +1,11 @@
 """What a killed training run goes on from: weights, AdamW's moments, and how far it was, in one file.
 
-The file is written beside its place and then moved there, so that it is always a whole one. It needs no random state:
-the order of the examples follows from the seed, and dropout is seeded anew for each step. Values are those of whole
-tensors, however many processes shared them, so that a run may go on with another number of processes.
+It is always a whole file (``proxykd.models.tensor_files``). It needs no random state: the order of the examples follows
+from the seed, and dropout is seeded anew for each step. Values are those of whole tensors, however many processes
+shared them, so that a run may go on with another number of processes.
 """
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,12 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from proxykd.launching.interruption import InterruptedTrainingError, is_stop_asked
 from proxykd.launching.world import current_world
+from proxykd.models.tensor_files import open_tensors, save_tensors
 from proxykd.progress import report
 from proxykd.student.sharding import like, total, whole
 
@@ -82,19 +81,14 @@ class Checkpoints:
         self._saved_at = time.monotonic()
 
     def _write(self, tensors: dict[str, Tensor], reached: Reached) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f"{self.path.name}.partial")
-        save_file(tensors, partial, metadata={"format": FORMAT, "reached": json.dumps(reached._asdict())})
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, self.path)
+        save_tensors(tensors, self.path, {"format": FORMAT, "reached": json.dumps(reached._asdict())})
 
     def load(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Reached | None:
         """Put a run where its checkpoint was; None = there is none that can be used, and nothing was changed."""
         if not self.path.is_file():
             return None
         try:
-            with safe_open(self.path, framework="pt") as file:
+            with open_tensors(self.path) as file:
                 return _restore(file, module, optimizer)
         except (OSError, SafetensorError, ValueError) as error:
             report(f"the checkpoint {self.path} cannot be used ({error}); training begins anew")

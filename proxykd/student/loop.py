@@ -17,6 +17,7 @@ import torch
 
 from proxykd.config.models import StudentSpec
 from proxykd.launching.interruption import noting_stops
+from proxykd.launching.stepped import note_step
 from proxykd.launching.world import current_world
 from proxykd.models.forward import Batch, collate, collate_packed
 from proxykd.progress import Progress, stage
@@ -87,6 +88,7 @@ def train(
             rate = learning_rate * learning_rate_factor(step, num_steps=spec.steps, spec=spec.optimizer)
             _seed_step(seed, step)
             means = train_step(module, optimizer, data, batch, spec, learning_rate=rate)
+            note_step()
             curve.append({"step": step + 1, **means, "lr": rate})
             num_tokens += int(data.corpus.lengths[batch].sum())
             _report(progress, means)

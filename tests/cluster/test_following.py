@@ -1,14 +1,17 @@
 """A TrainJob that is followed ends in a return or in one clear error, whatever the cluster says of it."""
 
+import os
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.api import ClusterApi
-from cluster.following import AWAY_S, IMAGE_S, REFUSED_S, UNHEARD_S, Follower
+from cluster.following import AWAY_S, IMAGE_S, REFUSED_S, STARTS, UNHEARD_S, Follower
 from cluster.manifest import train_job
+from cluster.training_pods import LOST
 from proxykd.config.launcher import LauncherSpec
 from proxykd.exceptions import (
     ClusterAuthError,
@@ -52,7 +55,7 @@ class Scene:
         body = train_job(NAME, self.spec, arguments=["m", "j"], image="image", work="w", owner={}, environ={})
         server.store.create(CORE["TrainJob"], NAMESPACE, admitted(body))
 
-    def follow(self, script: Script) -> None:
+    def follow(self, script: Script, checkpoint: Path | None = None) -> None:
         self.clock.script = dict(script)
         Follower(
             self.api,
@@ -62,6 +65,7 @@ class Scene:
             clock=self.clock.read,
             sleep=self.clock.sleep,
             say=self.said.append,
+            checkpoint=checkpoint,
         ).wait()
 
     def job(self, *, suspend: bool | None = None, **condition: str) -> None:
@@ -73,7 +77,9 @@ class Scene:
 
         self.server.store.change(CORE["TrainJob"], NAMESPACE, NAME, change)
 
-    def pod(self, index: int, state: dict[str, Any], *, phase: str = "Running", **status: Any) -> None:
+    def pod(
+        self, index: int, state: dict[str, Any], *, phase: str = "Running", suffix: str = "abcde", **status: Any
+    ) -> None:
         labels = {"jobset.sigs.k8s.io/jobset-name": NAME, "batch.kubernetes.io/job-completion-index": str(index)}
         limits = {"memory": "8Gi"}
         container = {"name": "node", "image": "image", "resources": {"limits": limits}}
@@ -81,7 +87,7 @@ class Scene:
         body = {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": f"{NAME}-node-0-{index}-abcde", "labels": labels},
+            "metadata": {"name": f"{NAME}-node-0-{index}-{suffix}", "labels": labels},
             "spec": {"containers": [container]},
             "status": {"phase": phase, "containerStatuses": [told], **status},
         }
@@ -129,6 +135,33 @@ def test_the_queue_says_why(scene: Scene) -> None:
     scene.server.store.create(CORE["Workload"], NAMESPACE, {**body, "status": {"conditions": [why]}})
     with pytest.raises(ClusterError, match=r"16 more nvidia\.com/gpu needed"):
         scene.follow({})
+
+
+def lose(scene: Scene, count: int) -> None:
+    """As often, one node is preempted and the other ends because of it."""
+    for number in range(count):
+        ends = f"2026-01-01T0{number // 6}:{number % 6}0:00Z"
+        state = {"terminated": {"exitCode": LOST, "finishedAt": ends}}
+        taken = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
+        scene.pod(0, state, phase="Failed", suffix=f"lost{number}")
+        scene.pod(1, state, phase="Failed", suffix=f"lost{number}", conditions=[taken])
+
+
+def test_a_training_that_begins_again_and_again_without_a_checkpoint_is_ended(scene: Scene, tmp_path: Path) -> None:
+    lose(scene, STARTS)
+    for index in (0, 1):
+        scene.pod(index, RUNNING)
+    with pytest.raises(ModelError, match=rf"begun {STARTS} times without a new checkpoint"):
+        scene.follow({60.0: lambda: scene.job(**DONE)}, tmp_path / "none")
+
+
+def test_a_training_that_gets_on_between_its_losses_goes_on(scene: Scene, tmp_path: Path) -> None:
+    lose(scene, STARTS)
+    checkpoint = tmp_path / "run.safetensors"
+    checkpoint.touch()
+    written = datetime(2026, 1, 1, 0, 5, tzinfo=UTC).timestamp()  # after the first loss
+    os.utime(checkpoint, (written, written))
+    scene.follow({60.0: lambda: scene.job(**DONE)}, checkpoint)
 
 
 @pytest.mark.parametrize("is_queued", [True, False])

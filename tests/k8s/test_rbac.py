@@ -22,7 +22,7 @@ LOOKED_AT = (
     | rights("discovery.k8s.io", "endpointslices", "list")
     | rights("kueue.x-k8s.io", "localqueues", "get list")
     | rights("trainer.kubeflow.org", "trainingruntimes", "get")
-    | rights("trainer.kubeflow.org", "trainjobs", "list")
+    | rights("trainer.kubeflow.org", "trainjobs", "list delete")
     | rights("jobset.x-k8s.io", "jobsets", "list")
 )
 EXPECTED = {

@@ -176,7 +176,44 @@ def check_firing(user: User) -> None:
     awaited(lambda: cluster.cron_jobs.skipped == ["proxykd-nightly"])
     assert fired() == [job]
     assert user.there.statuses()[""] in ("initializing", "running")
+    # Nor does anybody else write to that journal meanwhile.
+    refused = user.types("run", user.specification, "--stack", user.stack)
+    assert refused.status == 2, refused.err
+    assert "expected no run under way on the stack double" in refused.err
+    assert "`proxykd gc --stack double --yes` closes it" in refused.err
+    assert fired() == [job]
     cluster.api.store.delete(CORE["Job"], "proxykd", job)  # and the step's, which it owns
+    close_all(user)
+
+
+def close_all(user: User) -> None:
+    """Remove what is under way, and let it be known."""
+    for job in user.objects("Job"):
+        user.there.cluster.api.store.delete(CORE["Job"], "proxykd", job["metadata"]["name"])
+    options = ["--stack", user.stack, "--grace-min", "0", "--keep-h", "0", "--yes"]
+    assert user.types("gc", *options, **user.administrator).status == 0
+
+
+def test_a_run_that_a_schedule_starts_beside_another_is_refused_by_its_first_step(user: User) -> None:
+    detached = user.types("run", user.specification, "--stack", user.stack, "--detach")
+    assert detached.status == 0, detached.err
+    awaited(lambda: user.there.journal().with_name("holder.json").is_file())
+    words = ["--stack", user.stack, "--name", "beside", "--cron", "@daily", "--suspend"]
+    assert "beside: new" in user.types("schedule", "apply", user.specification, *words).out
+    user.there.cluster.cron_jobs.ring("proxykd-beside")
+    awaited(lambda: user.there.statuses().get("query_teacher") == "failed")
+    (message,) = [log for log in step_logs(user) if "expected no other run at work" in log]
+    assert f"{detached.out.strip()} is under way there" in message
+    assert user.types("schedule", "delete", "beside", "--stack", user.stack, "--yes").status == 0
+    closing = ["runs", detached.out.strip(), "--close"]
+    assert "recorded as failed" in user.types(*closing).out
+    assert "had ended already" in user.types(*closing).out
+    close_all(user)
+
+
+def step_logs(user: User) -> list[str]:
+    files = user.there.cluster.api.log_files.values()
+    return [file.read_text(encoding="utf-8", errors="replace") for file in files if file.exists()]
 
 
 def awaited(happens: Callable[[], object]) -> None:

@@ -1,0 +1,43 @@
+"""Which run a volume belongs to: two that write one journal and one checkpoint are refused where they meet.
+
+``proxykd run --stack`` refuses a second run before it is submitted; one that a schedule starts, or that another ZenML
+stack sends to the same claim, is refused here, by its first step that writes there.
+"""
+
+from zenml.client import Client
+from zenml.enums import StackComponentType
+from zenml.steps.step_context import StepContext
+
+from steps.settings import workspace
+
+
+def hold_workspace() -> None:
+    """Let no other run write into the workspace while the run of this step is under way.
+
+    On one machine the workspace is locked for as long as a run takes, and outside of a run nobody else is there: then
+    nothing is looked at. Runs of one schedule do not stand in each other's way: its ``concurrency`` has decided
+    already, and a run that it replaced is never recorded as ended.
+
+    Raises:
+        BusyError: if another run is under way there.
+    """
+    context = StepContext.get()
+    if context is None or _is_on_this_machine():
+        return
+    own = context.pipeline_run
+    schedule = own.schedule.id if own.schedule is not None else None
+
+    def is_in_the_way(run_id: str) -> bool:
+        try:
+            other = Client().get_pipeline_run(run_id, allow_name_prefix_match=False)
+        except KeyError:
+            return False
+        is_of_own_schedule = schedule is not None and other.schedule is not None and other.schedule.id == schedule
+        return not (other.status.is_finished or is_of_own_schedule)
+
+    workspace().take(str(own.id), own.name, is_in_the_way=is_in_the_way)
+
+
+def _is_on_this_machine() -> bool:
+    (orchestrator,) = Client().active_stack_model.components[StackComponentType.ORCHESTRATOR]
+    return orchestrator.flavor_name == "local"
