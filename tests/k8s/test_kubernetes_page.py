@@ -2,24 +2,28 @@
 
 import os
 import re
+import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from proxykd.config.stack import ClusterStackSpec, load_stack
 from tests.k8s.api_server import ApiServer, api_server
 from tests.k8s.conftest import K8S
 from tests.k8s.kinds import CORE, KINDS
 from tests.k8s.references import EXTERNAL_SECRETS
-from tests.k8s.workloads import called
-from tests.support.kubectl import Manifest, kubectl
+from tests.k8s.workloads import called, workloads
+from tests.support.kubectl import Manifest, kubectl, render
 
 SPACE = "proxykd"
 PAGE = (K8S.parent / "docs" / "kubernetes.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-FORWARD = "port-forward service/mlflow 5000:5000"
+FORWARD = "port-forward service/"
+REFERENCE = f"registry.example/team/proxykd@sha256:{'7' * 64}"
 COMPLETE = {"conditions": [{"type": "Complete", "status": "True"}], "succeeded": 1}
 SERVING = {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "readyReplicas": 2, "availableReplicas": 2}
 
@@ -39,8 +43,6 @@ class Cluster:
         path = f"{self.folder}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "KUBECONFIG": str(self.api.kubeconfig(SPACE))}
         environment["KUBE_FEATURE_WatchListClient"] = "false"  # nor does it stream lists
-        # The page's own files of secrets lie where the commands are run.
-        (self.folder / "k8s").exists() or (self.folder / "k8s").symlink_to(K8S)
         finished = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block],
             cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120, check=False,
@@ -63,6 +65,11 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """The double, and a checkout that the page's commands may change, with the user's own files of secrets."""
+    shutil.copytree(K8S, tmp_path / "k8s", ignore=shutil.ignore_patterns("schemas"))
+    reference = tmp_path / "build" / "image" / "reference"
+    reference.parent.mkdir(parents=True)
+    reference.write_text(f"{REFERENCE}\n")
     for name, keys in EXTERNAL_SECRETS.items():
         lines = [f"{key}=value-of-{key}" for key in sorted(keys | {"OPENAI_API_KEY"})]
         (tmp_path / f"{name.removeprefix('proxykd-')}.env").write_text("\n".join(lines))
@@ -87,7 +94,8 @@ def with_controllers(cluster: Cluster, block: str) -> Iterator[tuple[str, dict[s
 def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
     cluster: Cluster, overlays: dict[str, list[Manifest]]
 ) -> None:
-    namespace, secrets, apply, diff, _forward, remove = BLOCKS
+    _make, image, namespace, secrets, apply, diff, _forward, remove = BLOCKS
+    cluster.run(image)
     cluster.run(namespace)
     empty = cluster.objects().keys()
     cluster.run(secrets)
@@ -100,6 +108,7 @@ def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
                 assert "Deployment/mlflow" not in present
         applied = {called(found) for found in overlays["local"] if found["metadata"].get("namespace")}
         assert applied <= cluster.objects().keys()
+        assert images(cluster.objects().values()) >= {REFERENCE}
     assert cluster.run(diff) == ""
     cluster.run(remove)
     assert cluster.objects().keys() == empty
@@ -107,10 +116,37 @@ def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
     assert not cluster.api.store.list(CORE["PriorityClass"])
 
 
-def test_what_is_forwarded_exists(overlays: dict[str, list[Manifest]]) -> None:
-    assert one_block(FORWARD).strip().endswith(FORWARD)
-    (service,) = [found for found in overlays["local"] if called(found) == "Service/mlflow"]
-    assert [port["port"] for port in service["spec"]["ports"]] == [5000]
+def images(objects: Iterable[Manifest]) -> set[str]:
+    return {container["image"] for pod in workloads(objects) for container in pod.containers}
+
+
+def test_what_is_forwarded_exists_and_is_what_the_stack_names(overlays: dict[str, list[Manifest]]) -> None:
+    services = {called(found): found["spec"] for found in overlays["local"] if found["kind"] == "Service"}
+    forwards = re.findall(r"service/([a-z-]+) (\d+):(\d+)$", one_block(FORWARD), re.MULTILINE)
+    for name, here, there in forwards:
+        assert [str(port["port"]) for port in services[f"Service/{name}"]["ports"]] == [here] == [there]
+    stack = load_stack("local-cluster")
+    assert isinstance(stack, ClusterStackSpec)
+    named = {stack.tracking_uri, stack.artifact_store.endpoint_url}
+    assert named == {f"http://{name}:{port}" for name, port, _ in forwards}
+    (settings,) = [found["data"] for found in overlays["local"] if found["kind"] == "ConfigMap"]
+    assert settings["MLFLOW_S3_ENDPOINT_URL"] == stack.artifact_store.endpoint_url
+    assert settings["AWS_DEFAULT_REGION"] == stack.artifact_store.region
+    assert settings["MLFLOW_ARTIFACTS_DESTINATION"].split("/")[2] == stack.artifact_store.path.split("/")[2]
+
+
+def test_the_image_that_was_pushed_gets_into_overlay_and_stack(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.run(one_block("build/image/reference"))
+    monkeypatch.chdir(cluster.folder)
+    stack = load_stack("k8s/stacks/local-cluster.yaml")
+    assert isinstance(stack, ClusterStackSpec)
+    assert (stack.image, stack.container_registry) == (REFERENCE, "registry.example/team")
+    assert stack.context == yaml.safe_load(cluster.api.kubeconfig(SPACE).read_text())["current-context"]
+    rendered = images(render(cluster.folder / "k8s" / "overlays" / "local"))
+    assert REFERENCE in rendered
+    assert not [image for image in rendered if "0" * 64 in image]
 
 
 @pytest.mark.integration
@@ -124,7 +160,8 @@ def test_the_other_overlays_are_admitted_too(cluster: Cluster, overlay: str) -> 
 
 
 def test_every_command_of_the_page_is_in_a_block_that_runs() -> None:
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 8
+    assert all(line.startswith("make ") for line in BLOCKS[0].splitlines())
     inline = set(re.findall(r"`(kubectl [^`]*)`", PAGE))
     assert inline == {"kubectl delete namespace proxykd"}
 
