@@ -94,7 +94,7 @@ def with_controllers(cluster: Cluster, block: str) -> Iterator[tuple[str, dict[s
 def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
     cluster: Cluster, overlays: dict[str, list[Manifest]]
 ) -> None:
-    _make, image, namespace, secrets, apply, diff, _forward, remove = BLOCKS
+    _make, image, namespace, secrets, apply, diff, _forward, stop, remove = BLOCKS
     cluster.run(image)
     cluster.run(namespace)
     empty = cluster.objects().keys()
@@ -110,10 +110,42 @@ def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
         assert applied <= cluster.objects().keys()
         assert images(cluster.objects().values()) >= {REFERENCE}
     assert cluster.run(diff) == ""
-    cluster.run(remove)
+    cluster.api.apply(*left_by_runs(), namespace=SPACE)
+    for block in (stop, remove):
+        for command in block.strip().splitlines():
+            used = mounted(cluster)
+            cluster.run(command)
+            assert used <= cluster.objects().keys(), f"{command}: Kubernetes would wait for the pods"
     assert cluster.objects().keys() == empty
     assert {one["metadata"]["name"] for one in cluster.api.store.list(CORE["Namespace"])} >= {SPACE}
     assert not cluster.api.store.list(CORE["PriorityClass"])
+
+
+def left_by_runs() -> list[Manifest]:
+    """A schedule, a step under way, and the token of a run."""
+    labels = {"app.kubernetes.io/part-of": SPACE}
+    claim = {"name": "journal", "persistentVolumeClaim": {"claimName": "proxykd-journal"}}
+    container = {
+        "name": "main", "image": REFERENCE, "resources": {"limits": {"memory": "1Gi"}, "requests": {"cpu": "1"}},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }  # fmt: skip
+    security = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    pod = {"restartPolicy": "Never", "containers": [container], "volumes": [claim], "securityContext": security}
+    job = {"backoffLimit": 0, "template": {"metadata": {"labels": labels}, "spec": pod}}
+    return [
+        {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "weekly", "labels": labels},
+         "spec": {"schedule": "@weekly", "jobTemplate": {"spec": job}}},
+        {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "step", "labels": labels}, "spec": job},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zenml-token-of-another"}},
+    ]  # fmt: skip
+
+
+def mounted(cluster: Cluster) -> set[str]:
+    """The claims that the pods of Jobs use."""
+    pods = [pod for pod in workloads(cluster.objects().values()) if pod.owner["kind"] == "Job"]
+    volumes = [volume for pod in pods for volume in pod.spec.get("volumes") or []]
+    return {f"PersistentVolumeClaim/{one['persistentVolumeClaim']['claimName']}" for one in volumes
+            if "persistentVolumeClaim" in one}  # fmt: skip
 
 
 def images(objects: Iterable[Manifest]) -> set[str]:
@@ -160,7 +192,7 @@ def test_the_other_overlays_are_admitted_too(cluster: Cluster, overlay: str) -> 
 
 
 def test_every_command_of_the_page_is_in_a_block_that_runs() -> None:
-    assert len(BLOCKS) == 8
+    assert len(BLOCKS) == 9
     assert all(line.startswith("make ") for line in BLOCKS[0].splitlines())
     inline = set(re.findall(r"`(kubectl [^`]*)`", PAGE))
     assert inline == {"kubectl delete namespace proxykd"}
