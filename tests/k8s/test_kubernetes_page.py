@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from proxykd.config.stack import ClusterStackSpec, load_stack
 from tests.k8s.api_server import ApiServer, api_server
 from tests.k8s.conftest import K8S
 from tests.k8s.kinds import CORE, KINDS
-from tests.k8s.references import EXTERNAL_SECRETS
+from tests.k8s.policy import check
+from tests.k8s.references import EXTERNAL_SECRETS, dangling
+from tests.k8s.schemas import faults
 from tests.k8s.workloads import called, workloads
 from tests.support.kubectl import Manifest, kubectl, render
 
@@ -34,7 +37,8 @@ class Cluster:
     def __init__(self, api: ApiServer, folder: Path) -> None:
         self.api, self.folder = api, folder
         # The double has no OpenAPI document for kubectl to validate by; it validates strictly itself.
-        script = f'#!/bin/sh\ncase " $* " in *" apply "*) set -- "$@" --validate=false;; esac\nexec {kubectl()} "$@"\n'
+        plain = 'case " $* " in *" apply "*|*" create -f "*) set -- "$@" --validate=false;; esac'
+        script = f'#!/bin/sh\n{plain}\nexec {kubectl()} "$@"\n'
         (folder / "kubectl").write_text(script)
         (folder / "kubectl").chmod(0o755)
 
@@ -57,7 +61,10 @@ class Cluster:
 
     def settle(self) -> None:
         """What controllers do: the migration ends, and MLflow's pods become ready."""
-        for kind, name, status in (("Job", "mlflow-migration", COMPLETE), ("Deployment", "mlflow", SERVING)):
+        fetches = [
+            ("Job", name.partition("/")[2], COMPLETE) for name in self.objects() if name.startswith("Job/fetch-")
+        ]
+        for kind, name, status in (("Job", "mlflow-migration", COMPLETE), ("Deployment", "mlflow", SERVING), *fetches):
             self.api.store.change(
                 CORE[kind], SPACE, name, lambda found, status=status: found.update(status=dict(status))
             )
@@ -94,7 +101,7 @@ def with_controllers(cluster: Cluster, block: str) -> Iterator[tuple[str, dict[s
 def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
     cluster: Cluster, overlays: dict[str, list[Manifest]]
 ) -> None:
-    _make, image, namespace, secrets, apply, diff, _forward, stop, remove = BLOCKS
+    _make, image, namespace, secrets, apply, diff, fetch, _forward, stop, remove = BLOCKS
     cluster.run(image)
     cluster.run(namespace)
     empty = cluster.objects().keys()
@@ -110,6 +117,9 @@ def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
         assert applied <= cluster.objects().keys()
         assert images(cluster.objects().values()) >= {REFERENCE}
     assert cluster.run(diff) == ""
+    for command in re.split(r"\n(?=kubectl)", fetch.strip()):
+        cluster.run(command)
+        cluster.settle()
     cluster.api.apply(*left_by_runs(), namespace=SPACE)
     for block in (stop, remove):
         for command in block.strip().splitlines():
@@ -119,6 +129,28 @@ def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
     assert cluster.objects().keys() == empty
     assert {one["metadata"]["name"] for one in cluster.api.store.list(CORE["Namespace"])} >= {SPACE}
     assert not cluster.api.store.list(CORE["PriorityClass"])
+
+
+@pytest.mark.parametrize("overlay", ["local", "production"])
+def test_weights_are_fetched_by_a_pod_that_breaks_no_rule(overlays: dict[str, list[Manifest]], overlay: str) -> None:
+    job = yaml.safe_load((K8S / "fetch.yaml").read_text(encoding="utf-8"))
+    (space,) = [found["metadata"]["name"] for found in overlays[overlay] if found["kind"] == "Namespace"]
+    objects = [*overlays[overlay], {**job, "metadata": {**job["metadata"], "name": "fetch-1", "namespace": space}}]
+    assert not faults(objects[-1])
+    assert check(objects) == dangling(objects) == []
+    (pod,) = [pod for pod in workloads(objects) if pod.labels["proxykd.dev/role"] == "fetch"]
+    (models,) = [mount for mount in pod.spec["containers"][0]["volumeMounts"] if mount["name"] == "models"]
+    assert models == {"name": "models", "mountPath": "/models"}
+
+
+def test_the_program_that_fetches_knows_its_arguments(tmp_path: Path) -> None:
+    job = yaml.safe_load((K8S / "fetch.yaml").read_text(encoding="utf-8"))
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    program = Path(sys.executable).with_name(Path(container["command"][0]).name)
+    variables = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run([program, *container["args"]], env=variables, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "offline" in (done.stdout + done.stderr).lower()  # it would have asked the hub for that model
 
 
 def left_by_runs() -> list[Manifest]:
@@ -170,7 +202,7 @@ def test_what_is_forwarded_exists_and_is_what_the_stack_names(overlays: dict[str
 def test_the_image_that_was_pushed_gets_into_overlay_and_stack(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster.run(one_block("build/image/reference"))
+    cluster.run(one_block("image=$(cat build/image/reference)"))
     monkeypatch.chdir(cluster.folder)
     stack = load_stack("k8s/stacks/local-cluster.yaml")
     assert isinstance(stack, ClusterStackSpec)
@@ -192,7 +224,7 @@ def test_the_other_overlays_are_admitted_too(cluster: Cluster, overlay: str) -> 
 
 
 def test_every_command_of_the_page_is_in_a_block_that_runs() -> None:
-    assert len(BLOCKS) == 9
+    assert len(BLOCKS) == 10
     assert all(line.startswith("make ") for line in BLOCKS[0].splitlines())
     inline = set(re.findall(r"`(kubectl [^`]*)`", PAGE))
     assert inline == {"kubectl delete namespace proxykd"}
