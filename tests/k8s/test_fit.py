@@ -76,7 +76,7 @@ def test_a_cluster_without_queues_is_told_so(
 ) -> None:
     found = examined(api, overlays["local"], stack("gpu"), "", monkeypatch)
     lacking = {finding.what for finding in found if finding.state == "missing"}
-    assert {"pool gpu: queue proxykd-gpu", "training runtime proxykd-train"} <= lacking
+    assert {"pool h100: queue proxykd-h100", "training runtime proxykd-train"} <= lacking
 
 
 def test_who_submits_may_look_at_what_the_namespace_has(
