@@ -22,7 +22,7 @@ if [ -n "$$more" ]; then export UV_INDEX="$${UV_INDEX-$$(echo $$more)}"; fi
 endef
 UV = $(REGISTRIES); $(BIN)/uv
 
-.PHONY: quickstart test test-default test-integration test-browser test-containers check-manifests image lint install \
+.PHONY: quickstart test test-default test-integration test-browser test-containers check-manifests image push lint install \
 	check-python lock dist kubeconfig clean
 
 quickstart: $(STAMP) ## distil the embedded teacher: the whole job on one machine
@@ -59,6 +59,9 @@ image: ## the application's image, by podman or docker: see docs/image.md
 	if [ -n "$$more" ]; then export PIP_EXTRA_INDEX_URL="$$more"; fi; \
 	if [ -d "$$UV_FIND_LINKS" ]; then export WHEELS="$${WHEELS-$$UV_FIND_LINKS}"; fi; \
 	k8s/image/build
+
+push: ## the image sent to its registry, and the digest it has there: make push IMAGE=REGISTRY/proxykd:TAG
+	k8s/image/push
 
 test-containers: $(STAMP) ## the image built and run as a pod runs it: not among what CI runs
 	$(BIN)/pytest -m containers

@@ -28,6 +28,8 @@ PART_OF = {"app.kubernetes.io/part-of": "proxykd"}
 ROLE, QUEUE = "proxykd.dev/role", "kueue.x-k8s.io/queue-name"
 QUEUE_PRIORITY, EVICTION = "kueue.x-k8s.io/priority-class", "cluster-autoscaler.kubernetes.io/safe-to-evict"
 GPU, STORAGE = "nvidia.com/gpu", "ephemeral-storage"
+OUTSIDE = "teacher-query"
+"""The role of steps with a way to the internet."""
 STATE, MODELS, HOME = "/var/lib/proxykd", "/models", "/home/proxykd"
 
 # A minute and more of an API server that answers with errors: ZenML waits a second between two tries.
@@ -168,7 +170,7 @@ def _pod(
         "resources": _resources(step),
         "volumes": volumes,
         "volume_mounts": mounts,
-        "env": _variables(_environment(stack, step)),
+        "env": _variables(_environment(stack, step, role)),
         "env_from": [{"secretRef": {"name": name}} for name in dict.fromkeys(secrets)],
         "container_security_context": {
             "allowPrivilegeEscalation": False,
@@ -211,13 +213,15 @@ def _volumes(step: StepPlacementSpec) -> tuple[list[dict[str, Any]], list[dict[s
     return volumes, [{"name": name, "mountPath": path} for name, path in places.items()]
 
 
-def _environment(stack: ClusterStackSpec, step: StepPlacementSpec) -> dict[str, str]:
+def _environment(stack: ClusterStackSpec, step: StepPlacementSpec, role: str) -> dict[str, str]:
     cores = max(1, floor(amount(step.cpu)) // step.launcher.processes_per_node)
     return {
         **Workspace(Path(STATE)).environment(),
         "ZENML_CONFIG_PATH": f"{HOME}/zenml",
         "MLFLOW_TRACKING_URI": str(stack.tracking_uri),
         "HF_HOME": f"{MODELS}/hf",
+        # Whoever has no way to the hub takes weights from the volume at once, without waiting for an answer.
+        **({} if role == OUTSIDE else {"HF_HUB_OFFLINE": "1"}),
         "OMP_NUM_THREADS": str(cores),
         "HOME": HOME,
     }

@@ -9,6 +9,7 @@ import yaml
 
 from cluster.capacity import GPU
 from cluster.needs import Needs, needs_of
+from proxykd.config.placement import amount, load_placement
 from proxykd.config.stack import STACKS, KubeflowStackSpec, KubernetesStackSpec
 from proxykd.exceptions import ConfigError
 
@@ -26,7 +27,7 @@ def test_a_placement_with_queues_and_a_train_job() -> None:
     found = needs(STACKS.parent / "placements" / "gpu.yaml", secrets={"proxykd-teacher": ["OPENAI_API_KEY"]})
     (train,) = (one for one in found.demands if one.step.startswith("the TrainJob of distill_student"))
     assert train.step == "the TrainJob of distill_student_sft and 1 more"
-    assert (train.pool, train.queue, train.num_pods, train.resources[GPU]) == ("gpu", "proxykd-gpu", 2, 8)
+    assert (train.pool, train.queue, train.num_pods, train.resources[GPU]) == ("h100-spot", "proxykd-h100-spot", 2, 8)
     assert train.total == {"cpu": 192, "memory": Decimal(2000) * 2**30, GPU: 16}
     assert found.secrets == {
         "proxykd-teacher": ("OPENAI_API_KEY",), "proxykd-s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -66,3 +67,20 @@ def test_more_gpus_than_a_node_of_the_pool_has(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(placement), encoding="utf-8")
     with pytest.raises(ConfigError, match="9 asked for, but a node of pool 'gpu' has 8"):
         needs(tmp_path / "p.yaml")
+
+
+def test_each_step_fits_the_quota_of_a_queue_with_one_kind_of_gpu() -> None:
+    folder = STACKS.parent / "base" / "queue"
+    queues, pools = ([*yaml.safe_load_all((folder / f"{name}.yaml").read_text())] for name in ("queues", "pools"))
+    pool_of = {one["metadata"]["name"]: one["spec"]["clusterQueue"] for one in queues}
+    flavors = {one["metadata"]["name"]: one["spec"]["resourceGroups"][0]["flavors"] for one in pools}
+    placement = load_placement(STACKS.parent / "placements" / "gpu.yaml")
+    for demand in needs(STACKS.parent / "placements" / "gpu.yaml").demands:
+        (flavor,) = flavors[pool_of[str(demand.queue)]]  # no other kind of GPU can be given
+        quota = {one["name"]: amount(one["nominalQuota"]) for one in flavor["resources"]}
+        assert all(quota[name] >= wanted for name, wanted in demand.total.items()), demand
+    step = placement.step("estimate_distributions")
+    wanted = {"cpu": amount(step.cpu), "memory": amount(step.memory), GPU: step.gpus}
+    (flavor,) = flavors[pool_of[str(placement.pools[step.pool].queue)]]
+    quota = {one["name"]: amount(one["nominalQuota"]) for one in flavor["resources"]}
+    assert all(quota[name] >= step.shards * each for name, each in wanted.items())  # all shards at once

@@ -14,10 +14,9 @@ from tests.k8s.workloads import ROLE, Workload, called, labels_of, selects, subs
 from tests.support.kubectl import Manifest
 
 # Of pods, in the label proxykd.dev/role.
-ROLES = frozenset(
-    ("orchestrator", "step", "teacher-query", "launcher", "train", "mlflow", "migration", "postgres", "object-store")
-)
-OUTSIDE = "teacher-query"  # the one role that may leave the cluster
+_OURS = ("orchestrator", "step", "teacher-query", "launcher", "train", "fetch")
+ROLES = frozenset((*_OURS, "mlflow", "migration", "postgres", "object-store"))
+OUTSIDE = ("teacher-query", "fetch")  # the roles that may leave the cluster
 # What it may not reach there, though these are addresses like others. The last three carry IPv4 addresses inside.
 INSIDE_4 = ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "168.63.129.16/32", "169.254.0.0/16", "172.16.0.0/12")
 INSIDE_6 = ("::1/128", "fc00::/7", "fe80::/10", "::ffff:0:0/96", "64:ff9b::/96", "2002::/16", "2001::/32")
@@ -259,13 +258,17 @@ def _open_rule(policy: Manifest, direction: str, rule: dict[str, Any], peers: st
             yield f"{direction} for every pod"
         block = peer.get("ipBlock")
         if block and _is_wide(block["cidr"]):
-            outside = policy["spec"]["podSelector"] == {"matchLabels": {ROLE: OUTSIDE}}
-            if direction == "ingress" or not outside:
-                yield f"{direction} for {block['cidr']}; only {OUTSIDE} may leave"
+            if direction == "ingress" or not _may_leave(policy["spec"]["podSelector"]):
+                yield f"{direction} for {block['cidr']}; only {' and '.join(OUTSIDE)} may leave"
             elif [port.get("port") for port in rule.get("ports") or []] != [443] or "endPort" in rule["ports"][0]:
                 yield "expected port 443 alone"
             elif reached := _inside(block):
                 yield f"reaches {reached}, which is no part of the internet"
+
+
+def _may_leave(selector: dict[str, Any]) -> bool:
+    rules = selector.get("matchExpressions") or []
+    return any(each["key"] == ROLE and each["operator"] == "In" and {*each["values"]} <= {*OUTSIDE} for each in rules)
 
 
 def _is_wide(cidr: str) -> bool:

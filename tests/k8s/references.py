@@ -125,7 +125,11 @@ def _of_environment(objects: Sequence[Manifest], container: dict[str, Any]) -> I
             yield f"no ConfigMap or secret {name}"
     for variable in container.get("env") or []:
         reference = (variable.get("valueFrom") or {}).get("secretKeyRef")
-        if reference and reference["key"] not in EXTERNAL_SECRETS.get(reference["name"], set()):
+        if (
+            reference
+            and not reference.get("optional")
+            and reference["key"] not in EXTERNAL_SECRETS.get(reference["name"], set())
+        ):
             yield f"no secret {reference['name']} with the key {reference['key']}"
     for text in container.get("args") or []:
         yield from (f"no variable {name}" for name in substitutes(text) - known)

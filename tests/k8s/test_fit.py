@@ -36,16 +36,21 @@ def secret(name: str, keys: set[str]) -> Manifest:
 
 
 def stack(placement: str) -> ClusterStackSpec:
-    found = load_stack("kubernetes")
+    return shipped("kubernetes").model_copy(update={"placement": K8S / "placements" / f"{placement}.yaml"})
+
+
+def shipped(name: str) -> ClusterStackSpec:
+    found = load_stack(name)
     assert isinstance(found, ClusterStackSpec)
-    return found.model_copy(update={"context": "double", "placement": K8S / "placements" / f"{placement}.yaml"})
+    return found.model_copy(update={"context": "double"})
 
 
-def examined(api: ApiServer, overlay: list[Manifest], placement: str, account: str, monkeypatch: Any) -> list[Finding]:
+def examined(
+    api: ApiServer, overlay: list[Manifest], chosen: ClusterStackSpec, account: str, monkeypatch: Any
+) -> list[Finding]:
     api.apply(*overlay, *(secret(name, keys) for name, keys in EXTERNAL_SECRETS.items()))
     api.access.is_enforced = True
     monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig("proxykd", account=account)))
-    chosen = stack(placement)
     return list(doctor.examine_cluster(chosen, needs_of(chosen), is_scheduled=True))
 
 
@@ -53,23 +58,31 @@ def examined(api: ApiServer, overlay: list[Manifest], placement: str, account: s
 def test_a_cluster_lacks_nothing_that_a_placement_needs(
     api: ApiServer, overlays: Overlays, overlay: str, placement: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = examined(api, overlays[overlay], placement, "", monkeypatch)
+    found = examined(api, overlays[overlay], stack(placement), "", monkeypatch)
     assert {finding.what for finding in found if finding.state == "missing"} == UNREADY
     assert any(finding.what == "quota proxykd" and finding.state == "ok" for finding in found)
+
+
+@pytest.mark.parametrize(("overlay", "name"), [("local", "local-cluster"), ("production", "kubernetes")])
+def test_a_stack_as_it_is_shipped_fits_its_overlay(
+    api: ApiServer, overlays: Overlays, overlay: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = examined(api, overlays[overlay], shipped(name), "", monkeypatch)
+    assert {finding.what for finding in found if finding.state == "missing"} == UNREADY
 
 
 def test_a_cluster_without_queues_is_told_so(
     api: ApiServer, overlays: Overlays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = examined(api, overlays["local"], "gpu", "", monkeypatch)
+    found = examined(api, overlays["local"], stack("gpu"), "", monkeypatch)
     lacking = {finding.what for finding in found if finding.state == "missing"}
-    assert {"pool gpu: queue proxykd-gpu", "training runtime proxykd-train"} <= lacking
+    assert {"pool h100: queue proxykd-h100", "training runtime proxykd-train"} <= lacking
 
 
 def test_who_submits_may_look_at_what_the_namespace_has(
     api: ApiServer, overlays: Overlays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = examined(api, overlays["production"], "gpu", "proxykd-submitter", monkeypatch)
+    found = examined(api, overlays["production"], stack("gpu"), "proxykd-submitter", monkeypatch)
     states = {finding.what: finding.state for finding in found}
     assert {what for what, state in states.items() if state == "missing"} == UNREADY
     for what in ("permissions", "service account proxykd-step", "volume claim proxykd-journal", "quota proxykd"):

@@ -238,3 +238,44 @@ def test_all_that_the_application_runs_is_inside() -> None:
     files = [name for name in listed.stdout.split("\0") if name.startswith(rooms)]
     assert len(files) > 100
     assert [name for name in files if ignored(name)] == []
+
+
+PUSHED = f"sha256:{'5' * 64}"
+# Of an image that lies in another registry, too, under another digest.
+ELSEWHERE = f"elsewhere.example/proxykd@sha256:{'6' * 64}"
+ENGINES = {
+    "podman": f'[ "$1" = push ] && printf {PUSHED} > "$3"',
+    "docker": f'[ "$1" = push ] || printf "{ELSEWHERE}\\nregistry.example:5000/team/proxykd@{PUSHED}\\n"',
+    "docker without a digest": "true",
+}
+
+
+@pytest.mark.parametrize(
+    ("engine", "image", "written"),
+    [
+        ("podman", "registry.example:5000/team/proxykd:0.1.0", f"registry.example:5000/team/proxykd@{PUSHED}\n"),
+        ("podman", "registry.example:5000/team/proxykd", f"registry.example:5000/team/proxykd@{PUSHED}\n"),
+        ("docker", "registry.example:5000/team/proxykd:0.1.0", f"registry.example:5000/team/proxykd@{PUSHED}\n"),
+        ("docker without a digest", "registry.example:5000/team/proxykd:0.1.0", None),
+        ("docker", "registry.example:5000/team/other:0.1.0", None),
+        ("podman", "localhost/proxykd:dev", None),
+    ],
+)
+def test_a_push_tells_the_reference_by_digest(tmp_path: Path, engine: str, image: str, written: str | None) -> None:
+    script = tmp_path / "k8s" / "image" / "push"
+    script.parent.mkdir(parents=True)
+    script.write_bytes(BUILD.with_name("push").read_bytes())
+    program = tmp_path / engine.split()[0]
+    program.write_text(f"#!/bin/sh\n{ENGINES[engine]}\n", encoding="utf-8")
+    program.chmod(0o755)
+    reference = tmp_path / "build" / "image" / "reference"
+    reference.parent.mkdir(parents=True)
+    reference.write_text("of another push\n", encoding="utf-8")
+    environment = {"PATH": "/usr/bin:/bin", "ENGINE": str(program), "IMAGE": image}
+    done = subprocess.run(["sh", str(script)], env=environment, capture_output=True, text=True, timeout=30)
+    if written is None:
+        assert done.returncode
+        assert "expected" in done.stderr
+        assert image.startswith("localhost/") or not reference.exists()
+    else:
+        assert (done.returncode, done.stdout, reference.read_text()) == (0, written, written)

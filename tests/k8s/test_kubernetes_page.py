@@ -2,24 +2,31 @@
 
 import os
 import re
+import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from proxykd.config.stack import ClusterStackSpec, load_stack
 from tests.k8s.api_server import ApiServer, api_server
 from tests.k8s.conftest import K8S
 from tests.k8s.kinds import CORE, KINDS
-from tests.k8s.references import EXTERNAL_SECRETS
-from tests.k8s.workloads import called
-from tests.support.kubectl import Manifest, kubectl
+from tests.k8s.policy import check
+from tests.k8s.references import EXTERNAL_SECRETS, dangling
+from tests.k8s.schemas import faults
+from tests.k8s.workloads import called, workloads
+from tests.support.kubectl import Manifest, kubectl, render
 
 SPACE = "proxykd"
 PAGE = (K8S.parent / "docs" / "kubernetes.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-FORWARD = "port-forward service/mlflow 5000:5000"
+FORWARD = "port-forward service/"
+REFERENCE = f"registry.example/team/proxykd@sha256:{'7' * 64}"
 COMPLETE = {"conditions": [{"type": "Complete", "status": "True"}], "succeeded": 1}
 SERVING = {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "readyReplicas": 2, "availableReplicas": 2}
 
@@ -30,7 +37,8 @@ class Cluster:
     def __init__(self, api: ApiServer, folder: Path) -> None:
         self.api, self.folder = api, folder
         # The double has no OpenAPI document for kubectl to validate by; it validates strictly itself.
-        script = f'#!/bin/sh\ncase " $* " in *" apply "*) set -- "$@" --validate=false;; esac\nexec {kubectl()} "$@"\n'
+        plain = 'case " $* " in *" apply "*|*" create -f "*) set -- "$@" --validate=false;; esac'
+        script = f'#!/bin/sh\n{plain}\nexec {kubectl()} "$@"\n'
         (folder / "kubectl").write_text(script)
         (folder / "kubectl").chmod(0o755)
 
@@ -39,8 +47,6 @@ class Cluster:
         path = f"{self.folder}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "KUBECONFIG": str(self.api.kubeconfig(SPACE))}
         environment["KUBE_FEATURE_WatchListClient"] = "false"  # nor does it stream lists
-        # The page's own files of secrets lie where the commands are run.
-        (self.folder / "k8s").exists() or (self.folder / "k8s").symlink_to(K8S)
         finished = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block],
             cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120, check=False,
@@ -55,7 +61,10 @@ class Cluster:
 
     def settle(self) -> None:
         """What controllers do: the migration ends, and MLflow's pods become ready."""
-        for kind, name, status in (("Job", "mlflow-migration", COMPLETE), ("Deployment", "mlflow", SERVING)):
+        fetches = [
+            ("Job", name.partition("/")[2], COMPLETE) for name in self.objects() if name.startswith("Job/fetch-")
+        ]
+        for kind, name, status in (("Job", "mlflow-migration", COMPLETE), ("Deployment", "mlflow", SERVING), *fetches):
             self.api.store.change(
                 CORE[kind], SPACE, name, lambda found, status=status: found.update(status=dict(status))
             )
@@ -63,6 +72,12 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """The double, and a checkout that the page's commands may change, with the user's own files of secrets."""
+    shutil.copytree(K8S, tmp_path / "k8s", ignore=shutil.ignore_patterns("schemas"))
+    reference = tmp_path / "build" / "image" / "reference"
+    reference.parent.mkdir(parents=True)
+    reference.write_text(f"{REFERENCE}\n")
+    (tmp_path / "registry.json").write_text('{"auths": {}}')
     for name, keys in EXTERNAL_SECRETS.items():
         lines = [f"{key}=value-of-{key}" for key in sorted(keys | {"OPENAI_API_KEY"})]
         (tmp_path / f"{name.removeprefix('proxykd-')}.env").write_text("\n".join(lines))
@@ -87,9 +102,12 @@ def with_controllers(cluster: Cluster, block: str) -> Iterator[tuple[str, dict[s
 def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
     cluster: Cluster, overlays: dict[str, list[Manifest]]
 ) -> None:
-    namespace, secrets, apply, diff, _forward, remove = BLOCKS
+    _make, image, registry, namespace, secrets, apply, diff, fetch, _forward, stop, remove = BLOCKS
+    cluster.run(image)
     cluster.run(namespace)
     empty = cluster.objects().keys()
+    cluster.run(registry)
+    assert cluster.objects()["Secret/proxykd-registry"]["type"] == "kubernetes.io/dockerconfigjson"
     cluster.run(secrets)
     held = {name: set(cluster.objects()[f"Secret/{name}"]["data"]) for name in EXTERNAL_SECRETS}
     assert all(held[name] >= keys for name, keys in EXTERNAL_SECRETS.items())
@@ -100,17 +118,102 @@ def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
                 assert "Deployment/mlflow" not in present
         applied = {called(found) for found in overlays["local"] if found["metadata"].get("namespace")}
         assert applied <= cluster.objects().keys()
+        assert images(cluster.objects().values()) >= {REFERENCE}
     assert cluster.run(diff) == ""
-    cluster.run(remove)
+    for command in re.split(r"\n(?=kubectl)", fetch.strip()):
+        cluster.run(command)
+        cluster.settle()
+    cluster.api.apply(*left_by_runs(), namespace=SPACE)
+    for block in (stop, remove):
+        for command in block.strip().splitlines():
+            used = mounted(cluster)
+            cluster.run(command)
+            assert used <= cluster.objects().keys(), f"{command}: Kubernetes would wait for the pods"
     assert cluster.objects().keys() == empty
     assert {one["metadata"]["name"] for one in cluster.api.store.list(CORE["Namespace"])} >= {SPACE}
     assert not cluster.api.store.list(CORE["PriorityClass"])
 
 
-def test_what_is_forwarded_exists(overlays: dict[str, list[Manifest]]) -> None:
-    assert one_block(FORWARD).strip().endswith(FORWARD)
-    (service,) = [found for found in overlays["local"] if called(found) == "Service/mlflow"]
-    assert [port["port"] for port in service["spec"]["ports"]] == [5000]
+@pytest.mark.parametrize("overlay", ["local", "production"])
+def test_weights_are_fetched_by_a_pod_that_breaks_no_rule(overlays: dict[str, list[Manifest]], overlay: str) -> None:
+    job = yaml.safe_load((K8S / "fetch.yaml").read_text(encoding="utf-8"))
+    (space,) = [found["metadata"]["name"] for found in overlays[overlay] if found["kind"] == "Namespace"]
+    objects = [*overlays[overlay], {**job, "metadata": {**job["metadata"], "name": "fetch-1", "namespace": space}}]
+    assert not faults(objects[-1])
+    assert check(objects) == dangling(objects) == []
+    (pod,) = [pod for pod in workloads(objects) if pod.labels["proxykd.dev/role"] == "fetch"]
+    (models,) = [mount for mount in pod.spec["containers"][0]["volumeMounts"] if mount["name"] == "models"]
+    assert models == {"name": "models", "mountPath": "/models"}
+
+
+def test_the_program_that_fetches_knows_its_arguments(tmp_path: Path) -> None:
+    job = yaml.safe_load((K8S / "fetch.yaml").read_text(encoding="utf-8"))
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    program = Path(sys.executable).with_name(Path(container["command"][0]).name)
+    variables = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run([program, *container["args"]], env=variables, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "offline" in (done.stdout + done.stderr).lower()  # it would have asked the hub for that model
+
+
+def left_by_runs() -> list[Manifest]:
+    """A schedule, a step under way, and the token of a run."""
+    labels = {"app.kubernetes.io/part-of": SPACE}
+    claim = {"name": "journal", "persistentVolumeClaim": {"claimName": "proxykd-journal"}}
+    container = {
+        "name": "main", "image": REFERENCE, "resources": {"limits": {"memory": "1Gi"}, "requests": {"cpu": "1"}},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }  # fmt: skip
+    security = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    pod = {"restartPolicy": "Never", "containers": [container], "volumes": [claim], "securityContext": security}
+    job = {"backoffLimit": 0, "template": {"metadata": {"labels": labels}, "spec": pod}}
+    return [
+        {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "weekly", "labels": labels},
+         "spec": {"schedule": "@weekly", "jobTemplate": {"spec": job}}},
+        {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "step", "labels": labels}, "spec": job},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zenml-token-of-another"}},
+    ]  # fmt: skip
+
+
+def mounted(cluster: Cluster) -> set[str]:
+    """The claims that the pods of Jobs use."""
+    pods = [pod for pod in workloads(cluster.objects().values()) if pod.owner["kind"] == "Job"]
+    volumes = [volume for pod in pods for volume in pod.spec.get("volumes") or []]
+    return {f"PersistentVolumeClaim/{one['persistentVolumeClaim']['claimName']}" for one in volumes
+            if "persistentVolumeClaim" in one}  # fmt: skip
+
+
+def images(objects: Iterable[Manifest]) -> set[str]:
+    return {container["image"] for pod in workloads(objects) for container in pod.containers}
+
+
+def test_what_is_forwarded_exists_and_is_what_the_stack_names(overlays: dict[str, list[Manifest]]) -> None:
+    services = {called(found): found["spec"] for found in overlays["local"] if found["kind"] == "Service"}
+    forwards = re.findall(r"service/([a-z-]+) (\d+):(\d+)$", one_block(FORWARD), re.MULTILINE)
+    for name, here, there in forwards:
+        assert [str(port["port"]) for port in services[f"Service/{name}"]["ports"]] == [here] == [there]
+    stack = load_stack("local-cluster")
+    assert isinstance(stack, ClusterStackSpec)
+    named = {stack.tracking_uri, stack.artifact_store.endpoint_url}
+    assert named == {f"http://{name}:{port}" for name, port, _ in forwards}
+    (settings,) = [found["data"] for found in overlays["local"] if found["kind"] == "ConfigMap"]
+    assert settings["MLFLOW_S3_ENDPOINT_URL"] == stack.artifact_store.endpoint_url
+    assert settings["AWS_DEFAULT_REGION"] == stack.artifact_store.region
+    assert settings["MLFLOW_ARTIFACTS_DESTINATION"].split("/")[2] == stack.artifact_store.path.split("/")[2]
+
+
+def test_the_image_that_was_pushed_gets_into_overlay_and_stack(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.run(one_block("image=$(cat build/image/reference)"))
+    monkeypatch.chdir(cluster.folder)
+    stack = load_stack("k8s/stacks/local-cluster.yaml")
+    assert isinstance(stack, ClusterStackSpec)
+    assert (stack.image, stack.container_registry) == (REFERENCE, "registry.example/team")
+    assert stack.context == yaml.safe_load(cluster.api.kubeconfig(SPACE).read_text())["current-context"]
+    rendered = images(render(cluster.folder / "k8s" / "overlays" / "local"))
+    assert REFERENCE in rendered
+    assert not [image for image in rendered if "0" * 64 in image]
 
 
 @pytest.mark.integration
@@ -124,7 +227,8 @@ def test_the_other_overlays_are_admitted_too(cluster: Cluster, overlay: str) -> 
 
 
 def test_every_command_of_the_page_is_in_a_block_that_runs() -> None:
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 11
+    assert all(line.startswith("make ") for line in BLOCKS[0].splitlines())
     inline = set(re.findall(r"`(kubectl [^`]*)`", PAGE))
     assert inline == {"kubectl delete namespace proxykd"}
 

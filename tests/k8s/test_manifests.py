@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from proxykd.config.stack import ServiceAccountsSpec
 from tests.k8s.conftest import K8S, OVERLAYS
 from tests.k8s.policy import check
 from tests.k8s.references import EXTERNAL_SECRETS, dangling
@@ -159,6 +160,22 @@ def test_an_operators_part_can_be_left_out(tmp_path: Path, overlays: Overlays, p
     assert group not in {found["apiVersion"].rpartition("/")[0] for found in left}
     assert {called(found) for found in left} < {called(found) for found in overlays["production"]}
     assert check(left) == dangling(left) == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_pod_can_pull_from_a_registry_with_a_log_in(tmp_path: Path, overlay: str) -> None:
+    for room in ("base", "components", "trainjob", "overlays"):
+        shutil.copytree(K8S / room, tmp_path / room)
+    file = tmp_path / "overlays" / overlay / "kustomization.yaml"
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content["components"] = [*content.get("components", []), "../../components/private-registry"]
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    objects = render(file.parent)
+    accounts = {each["metadata"]["name"]: each for each in objects if each["kind"] == "ServiceAccount"}
+    assert accounts.keys() >= {pod.spec["serviceAccountName"] for pod in workloads(objects)}
+    assert accounts.keys() >= set(ServiceAccountsSpec().model_dump().values())
+    assert all(each["imagePullSecrets"] == [{"name": "proxykd-registry"}] for each in accounts.values())
+    assert check(objects) == dangling(objects) == []
 
 
 def test_production_keeps_no_state_that_it_does_not_claim(overlays: Overlays) -> None:

@@ -53,6 +53,7 @@ ALLOWED = {
     "step, of ZenML": {"zenml", "storage", "mlflow"},
     "teacher-query, of ZenML": {"zenml", "storage", "mlflow", "internet"},
     "launcher, of ZenML": {"zenml", "storage", "mlflow", "API server"},
+    "fetch": {"internet"},
     "train, of ZenML": {"zenml", "storage", "mlflow", "trainer"},
     "train": {"storage", "mlflow", "trainer"},
     "mlflow": {"storage", "postgres"},
@@ -73,7 +74,11 @@ def test_each_role_reaches_what_it_needs_and_nothing_else(overlays: Overlays, ov
         if reaches(objects, pod(role, space), target, port, space=space)
     }
     # The documentation's addresses of storage, API server and database are public ones.
-    excess = {"storage", "API server", "postgres"} if role.startswith("teacher-query") and overlay != "local" else set()
+    excess = (
+        {"storage", "API server", "postgres"}
+        if role.startswith(("teacher-query", "fetch")) and overlay != "local"
+        else set()
+    )
     assert reached - excess == ALLOWED[role] - excess
 
 
@@ -134,7 +139,7 @@ def test_the_teacher_is_within_reach(overlays: Overlays, address: str) -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_policy_selects_a_role_that_exists(overlays: Overlays, overlay: str) -> None:
     made = {pod.labels[ROLE] for pod in workloads(overlays[overlay])} | {
-        "orchestrator", "step", "teacher-query", "launcher", "train",
+        "orchestrator", "step", "teacher-query", "launcher", "train", "fetch",
     }  # fmt: skip
     for found in overlays[overlay]:
         if found["kind"] == "NetworkPolicy" and found["spec"]["podSelector"]:

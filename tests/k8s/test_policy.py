@@ -64,7 +64,7 @@ POD = "spec/template/spec"
 MAIN = f"{POD}/containers/0"
 SECURITY = f"{MAIN}/securityContext"
 RBAC = "rbac.authorization.k8s.io/v1"
-TEACHER = "NetworkPolicy/teacher-query"
+TEACHER = "NetworkPolicy/internet"
 TO = "spec/egress/0/to"
 
 MUTANTS: list[tuple[str, str, Mutant]] = [
@@ -157,7 +157,7 @@ MUTANTS: list[tuple[str, str, Mutant]] = [
         "from every namespace",
         at("NetworkPolicy/mlflow", "spec/ingress/0/from/+", {"namespaceSelector": {}}),
     ),
-    ("open network", "another role", at(TEACHER, "spec/podSelector/matchLabels/proxykd.dev~role", "train")),
+    ("open network", "another role", at(TEACHER, "spec/podSelector/matchExpressions/0/values/+", "train")),
     ("open network", "everybody", at(TEACHER, "spec/podSelector", {})),
     ("open network", "another port", at(TEACHER, "spec/egress/0/ports/0/port", 80)),
     ("open network", "many ports", at(TEACHER, "spec/egress/0/ports/0/endPort", 9999)),

@@ -255,12 +255,13 @@ def test_the_page_leads_to_a_student_and_away_again(user: User) -> None:
     page = (CHECKOUT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
     lines = "".join(re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)).splitlines()
     assert all(line.startswith("proxykd ") for line in lines)
-    here = {"kubernetes": user.stack, "configs/quickstart.yaml": user.specification}
+    here = {"local-cluster": user.stack, "configs/quickstart.yaml": user.specification}
     said: dict[str, Ended] = {}
     for words in map(shlex.split, lines):
         name = " ".join(words[1:3]) if words[1] == "stack" else words[1]
         stack = "double" if name == "stack delete" else None  # which ZenML knows by its name
-        said[name] = user.types(*(stack or here.get(word, word) if word in here else word for word in words[1:]))
+        typed = (stack or here.get(word, word) if word in here else word for word in words[1:])
+        said[name] = user.types(*typed, **(user.administrator if "--yes" in words and name == "gc" else {}))
         assert said[name].status == 0, f"{words}\n{said[name].out}\n{said[name].err}"
     run = said["run"]
     assert "query_teacher: running" in run.err
@@ -268,3 +269,5 @@ def test_the_page_leads_to_a_student_and_away_again(user: User) -> None:
     assert "alias challenger" in run.out or "alias champion" in run.out
     assert "completed" in said["runs"].out
     assert "double" not in user.types("stack", "list").out
+    assert not [one for one in user.objects("Secret") if one["metadata"]["name"].startswith("zenml-token-")]
+    assert not user.objects("Job")

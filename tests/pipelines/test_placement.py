@@ -92,13 +92,13 @@ def test_gpus_queue_and_launcher_are_where_kubernetes_looks_for_them() -> None:
     evaluate = made["evaluate-student"]["spec"]["template"]["spec"]["containers"][0]["resources"]
     assert evaluate["limits"]["ephemeral-storage"] == evaluate["requests"]["ephemeral-storage"] == "160Gi"
     for labels in (align["metadata"]["labels"], align["spec"]["template"]["metadata"]["labels"]):
-        assert labels["kueue.x-k8s.io/queue-name"] == "proxykd-gpu"
+        assert labels["kueue.x-k8s.io/queue-name"] == "proxykd-h100"
     assert "nodeSelector" not in pod
     own = distill["spec"]["template"]["spec"]
     assert (own["serviceAccountName"], own["automountServiceAccountToken"]) == ("proxykd-trainer", True)
     (told,) = [one["value"] for one in own["containers"][0]["env"] if one["name"] == LAUNCHER_VARIABLE]
     launcher = LauncherSpec.model_validate_json(told)
-    assert (launcher.kind, launcher.nodes, launcher.gpus, launcher.queue) == ("trainjob", 2, 8, "proxykd-gpu")
+    assert (launcher.kind, launcher.nodes, launcher.gpus, launcher.queue) == ("trainjob", 2, 8, "proxykd-h100-spot")
     orchestrator = made["orchestrator"]
     assert "kueue.x-k8s.io/queue-name" not in orchestrator["metadata"]["labels"]
 
@@ -125,3 +125,13 @@ def test_what_the_end_of_a_pod_means(retries: int, code: int, is_lost: bool, act
 def test_a_setting_that_zenml_does_not_know_is_told() -> None:
     with pytest.raises(ConfigError, match="pod_setings"):
         checked({"pod_setings": {}}, KubernetesOrchestratorSettings)
+
+
+def test_steps_without_a_way_to_the_hub_do_not_ask_it() -> None:
+    made = {found["metadata"]["name"]: found for found in jobs(load_placement(CHECKOUT / "k8s/placements/gpu.yaml"))}
+
+    for name, found in made.items():
+        template = found["spec"]["template"]
+        told = {one["name"]: one.get("value") for one in template["spec"]["containers"][0]["env"]}
+        is_outside = template["metadata"]["labels"]["proxykd.dev/role"] == "teacher-query"
+        assert told.get("HF_HUB_OFFLINE") == (None if is_outside else "1"), name
