@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from cluster import access, capacity, doctor, services
+from cluster.api import ClusterApi
 from cluster.capacity import GPU, Demand
 from cluster.findings import Finding
 from cluster.needs import Needs
@@ -140,6 +141,34 @@ def test_a_key_that_a_secret_lacks_is_named_and_its_values_are_not(ready: ApiSer
     assert finding.found == "it lacks ANTHROPIC_API_KEY"
     assert VALUE not in str(findings)
     assert "sk-very-secret" not in str(findings)
+
+
+@pytest.fixture
+def submitter(ready: ApiServer, connect: Connect) -> ClusterApi:
+    """Reaches the cluster with the Role of the checkout, which may make secrets and not read them."""
+    objects = list(yaml.safe_load_all((CHECKOUT / "k8s/base/rbac/submitter.yaml").read_text(encoding="utf-8")))
+    objects[1]["subjects"][0]["namespace"] = "proxykd"
+    ready.apply(*objects, namespace="proxykd")
+    ready.access.is_enforced = True
+    return connect("proxykd-submitter")
+
+
+def test_who_may_not_read_secrets_learns_which_are_missing_and_makes_none(
+    ready: ApiServer, submitter: ClusterApi
+) -> None:
+    before = ready.store.list(kinds.CORE["Secret"], "proxykd")
+    wanted = {"proxykd-teacher": ("OPENAI_API_KEY",), "proxykd-s3": ("AWS_ACCESS_KEY_ID",)}
+    teacher, bucket = access.check_secrets(submitter, wanted)
+    assert (teacher.state, teacher.found.partition(";")[0]) == ("unchecked", "it is there")
+    assert (bucket.state, bucket.found) == ("missing", "there is none")
+    assert "create secret generic proxykd-s3 --from-file=AWS_ACCESS_KEY_ID=FILE" in bucket.remedy
+    assert ready.store.list(kinds.CORE["Secret"], "proxykd") == before
+
+
+def test_a_quota_that_is_used_up_hides_whether_a_secret_is_there(ready: ApiServer, submitter: ClusterApi) -> None:
+    ready.apply(manifest("v1", "ResourceQuota", "few", spec={"hard": {"count/secrets": "0"}}))
+    (finding,) = access.check_secrets(submitter, {"proxykd-s3": ()})
+    assert (finding.state, "may not read" in finding.found) == ("unchecked", True)
 
 
 def test_a_variable_that_no_secret_of_the_stack_holds_is_named() -> None:
