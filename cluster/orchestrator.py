@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zenml.integrations.kubernetes.flavors import KubernetesOrchestratorFlavor
 from zenml.integrations.kubernetes.orchestrators import KubernetesOrchestrator
 
-from cluster.connection import patient_retries
+from cluster.connection import context_names, patient_retries
 from cluster.flavors import PATIENT
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ class PatientOrchestrator(KubernetesOrchestrator):
         pod = self.get_settings(snapshot).orchestrator_pod_settings
         kept = unset(base_environment, [] if pod is None else pod.env)
         return super().submit_pipeline(snapshot, stack, kept, *args, **options)
+
+    def get_kubernetes_contexts(self) -> tuple[list[str], str]:
+        """The kubeconfig's contexts, and the stack's own: which one is current for others does not matter."""
+        return context_names(), self.config.kubernetes_context or ""
 
     def get_kube_client(self, incluster: bool | None = None) -> "ApiClient":
         """The client, whose connections are tried again.
