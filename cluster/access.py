@@ -27,8 +27,8 @@ from proxykd.exceptions import ClusterConflictError, ClusterError, ClusterForbid
 
 PRIORITIES = Kind("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", is_namespaced=False)
 JOB_SETS = Kind("jobset.x-k8s.io/v1alpha2", "JobSet", "jobsets")
-OLDEST, NEWEST = (1, 31), (1, 37)
-"""Minor versions of Kubernetes: from the first that has stable pod failure policies to the last that is tested."""
+OLDEST, NEWEST = (1, 33), (1, 37)
+"""Minor versions of Kubernetes: the first and the last by whose schemas the manifests are checked."""
 
 _APPLY = "apply the overlay: kubectl apply -k k8s/overlays/production, say"
 _RBAC = "bind the Role proxykd-submitter (k8s/base) to this identity, or have an administrator add the verb"

@@ -19,6 +19,7 @@ from tests.k8s import kinds
 from tests.k8s.access import service_account
 from tests.k8s.api_server import ApiServer
 from tests.k8s.rbac import Right, granted
+from tests.k8s.schemas import SUPPORTED
 
 EVERYBODY = {("create", "authorization.k8s.io", "selfsubjectaccessreviews")}
 """What Kubernetes itself lets every known user do, by its ClusterRole system:basic-user."""
@@ -268,7 +269,7 @@ def test_a_wrong_context_is_one_line(ready: ApiServer) -> None:
 
 @pytest.mark.parametrize(
     ("version", "state"),
-    [("v1.30.2", "missing"), ("v1.31.0", "ok"), ("v1.35.1-eks-1", "ok"), ("v1.99.0", "unchecked"), ("", "unchecked")],
+    [("v1.32.9", "missing"), ("v1.33.0", "ok"), ("v1.35.1-eks-1", "ok"), ("v1.99.0", "unchecked"), ("", "unchecked")],
 )
 def test_the_version_of_the_api_server(
     connect: Connect, monkeypatch: pytest.MonkeyPatch, version: str, state: str
@@ -277,6 +278,13 @@ def test_the_version_of_the_api_server(
     monkeypatch.setattr(type(api), "version", lambda _: version)
     (finding,) = access.check_version(api)
     assert finding.state == state
+
+
+def test_the_versions_are_those_that_the_manifests_are_checked_for_and_the_pages_name() -> None:
+    supported = [f"{major}.{minor}" for major, minor in (access.OLDEST, access.NEWEST)]
+    assert [SUPPORTED[0], SUPPORTED[-1]] == supported
+    assert f"Kubernetes {supported[0]} to {supported[1]}" in (CHECKOUT / "docs/kubernetes.md").read_text()
+    assert f"older than Kubernetes {supported[0]} |" in (CHECKOUT / "docs/stacks.md").read_text()
 
 
 def supply_of(queue: dict[str, Any], *demands: Demand) -> Finding:
