@@ -23,12 +23,12 @@ from cluster.kinds import (
     TRAINING_RUNTIMES,
     Kind,
 )
-from proxykd.exceptions import ClusterForbiddenError, ClusterMissingError
+from proxykd.exceptions import ClusterConflictError, ClusterError, ClusterForbiddenError, ClusterMissingError
 
 PRIORITIES = Kind("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", is_namespaced=False)
 JOB_SETS = Kind("jobset.x-k8s.io/v1alpha2", "JobSet", "jobsets")
-OLDEST, NEWEST = (1, 31), (1, 37)
-"""Minor versions of Kubernetes: from the first that has stable pod failure policies to the last that is tested."""
+OLDEST, NEWEST = (1, 33), (1, 37)
+"""Minor versions of Kubernetes: the first and the last by whose schemas the manifests are checked."""
 
 _APPLY = "apply the overlay: kubectl apply -k k8s/overlays/production, say"
 _RBAC = "bind the Role proxykd-submitter (k8s/base) to this identity, or have an administrator add the verb"
@@ -144,7 +144,7 @@ def check_secrets(api: ClusterApi, wanted: Mapping[str, Collection[str]]) -> Ite
         try:
             found = api.find(SECRETS, name)
         except ClusterForbiddenError:
-            yield unchecked(what, f"this identity may not read it; it should hold {', '.join(keys) or 'something'}")
+            yield _unread_secret(api, name, keys)
             continue
         held = set((found or {}).get("data") or {})
         if found is None:
@@ -153,6 +153,18 @@ def check_secrets(api: ClusterApi, wanted: Mapping[str, Collection[str]]) -> Ite
             yield missing(what, f"it lacks {', '.join(lacking)}", f"add the keys {', '.join(lacking)} to it")
         else:
             yield ok(what, ", ".join(sorted(held)))
+
+
+def _unread_secret(api: ClusterApi, name: str, keys: Collection[str]) -> Finding:
+    """Whether there is a secret, for an identity that may make but not read it: a trial to make one conflicts."""
+    what, content = f"secret {name}", f"this identity may not read it; it should hold {', '.join(keys) or 'something'}"
+    try:
+        api.create(SECRETS, {"metadata": {"name": name}}, is_trial=True)
+    except ClusterConflictError:
+        return unchecked(what, f"it is there; {content}")
+    except ClusterError:  # a rule of the namespace, or no right to make one either
+        return unchecked(what, content)
+    return missing(what, "there is none", _how_to_make(api, name, keys))
 
 
 def _how_to_make(api: ClusterApi, name: str, keys: Collection[str]) -> str:

@@ -8,10 +8,11 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from proxykd.exceptions import ClusterError, ClusterUnreachableError
 
+Found = TypeVar("Found")
 CONNECT_S, READ_S = 5.0, 30.0
 NUM_CONNECTS = 18
 """Tries of ``patient_retries``: with waits of 0.5 s that double up to 10 s, they last two minutes."""
@@ -168,12 +169,57 @@ def _of_kubeconfig(context: str | None, files: str | None) -> tuple[Any, str]:
 
     configuration = Configuration()
     try:
-        config.load_kube_config(files, context=context, client_configuration=configuration, persist_config=False)
-        known, current = config.list_kube_config_contexts(files)
-    except (config.ConfigException, OSError, TypeError) as error:
+        loader = _loader(context, files or config.KUBE_CONFIG_DEFAULT_LOCATION)
+        loader.load_and_set(configuration)
+        # A file may name no current context: the one that is asked for is enough.
+        chosen = loader.current_context["context"]
+    except (config.ConfigException, OSError) as error:
         raise ClusterError(
             f"expected {'a current context' if context is None else f'the context {context!r}'} in the kubeconfig, "
             f"found: {error}; set KUBECONFIG, or take a name that `kubectl config get-contexts` lists"
         ) from error
-    chosen = current if context is None else next(one for one in known if one["name"] == context)
-    return configuration, str(chosen["context"].get("namespace") or "default")
+    return configuration, str(chosen.get("namespace") or "default")
+
+
+def context_names(*, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The contexts of the kubeconfig, whether or not one of them is current.
+
+    Args:
+        environ: As for ``open_connection``.
+
+    Raises:
+        ClusterError: if there is no kubeconfig.
+    """
+    from kubernetes import config
+
+    files = environ.get("KUBECONFIG") or config.KUBE_CONFIG_DEFAULT_LOCATION
+    return _read(files, lambda merged: [str(one["name"]) for one in merged.value["contexts"]])
+
+
+def _loader(context: str | None, files: str) -> Any:
+    """The client library's reader of the files, with a context chosen."""
+    from kubernetes.config.kube_config import KubeConfigLoader
+
+    return _read(files, lambda merged: KubeConfigLoader(merged, active_context=context, config_base_path=None))
+
+
+def _read(files: str, use: "Callable[[Any], Found]") -> "Found":
+    """What is made of the merged files.
+
+    Raises:
+        ClusterError: if one is no kubeconfig; nothing of it is repeated, for it holds credentials.
+    """
+    from kubernetes.config.kube_config import KubeConfigMerger
+    from yaml import YAMLError
+
+    try:
+        merged = KubeConfigMerger(files).config
+        if merged is not None:
+            return use(merged)
+        found = "no such file"
+    except (YAMLError, AttributeError, KeyError, TypeError, ValueError):
+        found = "something else"
+    raise ClusterError(
+        f"expected a kubeconfig, a YAML mapping with clusters, users and contexts, in {files}, found {found}; "
+        "`kubectl config view` says whether kubectl reads it; KUBECONFIG names another file"
+    ) from None

@@ -11,6 +11,7 @@ from cluster.api import ClusterApi, Patience
 from cluster.findings import Finding, guarded, missing, ok
 from cluster.kinds import PRIORITY_CLASSES
 from cluster.needs import Needs, needs_of
+from cluster.pod_security import check_pipelines
 from proxykd.config.asking import Asking
 from proxykd.config.stack import ClusterStackSpec, KubeflowStackSpec, S3StoreSpec, StackSpec
 from proxykd.exceptions import ClusterError
@@ -68,6 +69,8 @@ def examine_cluster(stack: ClusterStackSpec, needs: Needs, *, is_scheduled: bool
     if not isinstance(stack, KubeflowStackSpec):  # which makes all objects itself
         permissions = access.SUBMISSION + (access.SCHEDULING if is_scheduled else ())
         yield from access.check_permissions(api, permissions)
+    else:
+        yield from check_pipelines(api, stack.pipelines_namespace)
     if needs.has_queue:
         yield from guarded("Kueue", access.check_kueue(api))
     if needs.runtimes:

@@ -4,20 +4,42 @@ ZenML repeats a call that the API server answers with an error, but not one that
 for a moment, it takes every running step for failed although their pods go on. Here the HTTP client itself waits.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from zenml.integrations.kubernetes.flavors import KubernetesOrchestratorFlavor
 from zenml.integrations.kubernetes.orchestrators import KubernetesOrchestrator
 
-from cluster.connection import patient_retries
+from cluster.connection import context_names, patient_retries
 from cluster.flavors import PATIENT
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
+    from zenml.orchestrators import SubmissionResult
 
 
 class PatientOrchestrator(KubernetesOrchestrator):
-    """Waits while the API server is away."""
+    """Waits while the API server is away, and lets the pod's settings win over the submitter's environment."""
+
+    def submit_pipeline(
+        self, snapshot: Any, stack: Any, base_environment: dict[str, str], *args: Any, **options: Any
+    ) -> "SubmissionResult | None":
+        """Submit without the variables that the orchestrator pod's own settings set: a pod would have them twice.
+
+        Args:
+            snapshot: What is run.
+            stack: Where.
+            base_environment: What ZenML hands on from this machine: the address of its server, say.
+            args: As ZenML calls it.
+            options: As ZenML calls it.
+        """
+        pod = self.get_settings(snapshot).orchestrator_pod_settings
+        kept = unset(base_environment, [] if pod is None else pod.env)
+        return super().submit_pipeline(snapshot, stack, kept, *args, **options)
+
+    def get_kubernetes_contexts(self) -> tuple[list[str], str]:
+        """The kubeconfig's contexts, and the stack's own: which one is current for others does not matter."""
+        return context_names(), self.config.kubernetes_context or ""
 
     def get_kube_client(self, incluster: bool | None = None) -> "ApiClient":
         """The client, whose connections are tried again.
@@ -33,6 +55,17 @@ class PatientOrchestrator(KubernetesOrchestrator):
         client.configuration.retries = patient_retries()
         self._k8s_client = ApiClient(client.configuration)
         return self._k8s_client
+
+
+def unset(environment: Mapping[str, str], variables: Iterable[Any]) -> dict[str, str]:
+    """The environment without what is set otherwise.
+
+    Args:
+        environment: Name -> value.
+        variables: Of a container: Kubernetes' objects, or the same as dictionaries.
+    """
+    names = {one["name"] if isinstance(one, Mapping) else one.name for one in variables}
+    return {name: value for name, value in environment.items() if name not in names}
 
 
 class PatientOrchestratorFlavor(KubernetesOrchestratorFlavor):

@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from importlib.metadata import version
+from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import quote, urlencode, urlsplit
@@ -15,7 +16,7 @@ from urllib.request import Request, urlopen
 from cluster.api import ClusterApi
 from cluster.findings import Finding, missing, ok, unchecked
 from cluster.kinds import SERVICES, Kind
-from proxykd.config.stack import ClusterStackSpec, S3StoreSpec, StackSpec
+from proxykd.config.stack import ClusterStackSpec, KubernetesStackSpec, S3StoreSpec, StackSpec
 
 TIMEOUT_S = 5.0
 ENDPOINT_SLICES = Kind("discovery.k8s.io/v1", "EndpointSlice", "endpointslices")
@@ -182,9 +183,32 @@ def check_zenml(stack: StackSpec) -> Iterator[Finding]:
         remedy = "set ZENML_STORE_URL and ZENML_STORE_API_KEY to a ZenML server that the pods reach"
         yield missing("ZenML server", "this machine's own database, which no pod can reach", remedy)
         return
+    yield from check_reached(stack, str(store.url))
     found = str(store.get_store_info().version)
     what = "ZenML" if store.is_local_store() else f"ZenML server {store.url}"
     if found.split(".")[:2] != own.split(".")[:2]:
         yield missing(what, f"version {found}", f"run ZenML {own} there: this checkout has {own}")
     else:
         yield ok(what, found)
+
+
+def check_reached(stack: StackSpec, address: str) -> Iterator[Finding]:
+    """Pods of a stack of kind kubernetes are not told to look for ZenML's server on their own loopback.
+
+    ZenML hands the submitter's own address on; pods of Kubeflow Pipelines take theirs from a secret.
+
+    Args:
+        stack: Whose ``zenml_url``, where it has one, is what the pods are told instead.
+        address: By which this machine reaches the server.
+    """
+    if isinstance(stack, KubernetesStackSpec) and stack.zenml_url is None and _is_loopback(address):
+        found = "an address of this machine's loopback, which ZenML hands on to the pods"
+        yield missing(f"ZenML server {address}", found, "name the address that pods reach under zenml_url of the stack")
+
+
+def _is_loopback(address: str) -> bool:
+    host = urlsplit(address).hostname or ""
+    try:
+        return ip_address(host).is_loopback or ip_address(host).is_unspecified
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

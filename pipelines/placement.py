@@ -18,7 +18,7 @@ from zenml.integrations.kubernetes.pod_settings import KubernetesPodSettings
 
 from proxykd.config.launcher import LAUNCHER_VARIABLE
 from proxykd.config.placement import OrchestratorPodSpec, PlacementSpec, PoolSpec, StepPlacementSpec, amount
-from proxykd.config.stack import ClusterStackSpec, KubeflowStackSpec
+from proxykd.config.stack import ClusterStackSpec, KubeflowStackSpec, KubernetesStackSpec
 from proxykd.config.steps import STEPS
 from proxykd.exceptions import ConfigError
 from proxykd.workspace import Workspace
@@ -35,6 +35,7 @@ STATE, MODELS, HOME = "/var/lib/proxykd", "/models", "/home/proxykd"
 # A minute and more of an API server that answers with errors: ZenML waits a second between two tries.
 API: Mapping[str, Any] = {"api_request_timeout": 30, "max_api_retries": 90}
 
+STORE_URL = "ZENML_STORE_URL"
 EXCEPTION = 1
 """Exit status of Python after an exception."""
 
@@ -119,7 +120,10 @@ def _orchestrator_pod(stack: ClusterStackSpec, placement: PlacementSpec, own: Or
         pool="", cpu=own.cpu, memory=own.memory, priority=own.priority, volumes={}, grace_s=60, scratch="4Gi"
     )
     values = _pod(stack, placement, step, pool, role="orchestrator", is_client=True)
-    values["env"] += _variables({"ZENML_LOGGING_VERBOSITY": "ERROR"})  # it says there why a step's Job failed
+    told = {"ZENML_LOGGING_VERBOSITY": "ERROR"}  # it says there why a step's Job failed
+    if isinstance(stack, KubernetesStackSpec) and stack.zenml_url is not None:
+        told[STORE_URL] = stack.zenml_url  # its steps' pods get the address that it has itself
+    values["env"] += _variables(told)
     return checked(values, KubernetesPodSettings)
 
 

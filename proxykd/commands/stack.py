@@ -34,9 +34,13 @@ def _add_file_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
     @app.command()
     def apply(stack: StackArgument, yes: YesOption = False) -> None:
         """Show what differs between a stack's file and ZenML, and make ZenML hold what the file says."""
-        from proxykd.config.stack import load_stack
+        from proxykd.config.placement import load_placement
+        from proxykd.config.stack import ClusterStackSpec, load_stack
 
-        specification, stacks = load_stack(stack), load("cluster.stacks")
+        specification = load_stack(stack)
+        if isinstance(specification, ClusterStackSpec):
+            load_placement(specification.placement)  # nothing is registered that no run could use
+        stacks = load("cluster.stacks")
         if not (changes := stacks.compare(specification)):
             typer.echo(f"{specification.name}: nothing to change")
             return

@@ -145,6 +145,8 @@ class KubernetesStackSpec(ClusterStackSpec):
 
     kind: Literal["kubernetes"]
     """Kubernetes."""
+    zenml_url: Address | None = None
+    """ZenML's server as the pods reach it; None = at the address by which this machine does (``ZENML_STORE_URL``)."""
 
 
 class KubeflowStackSpec(ClusterStackSpec):

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from cluster.api import ClusterApi, Patience
-from cluster.connection import Connection, open_connection, patient_retries
+from cluster.connection import Connection, context_names, open_connection, patient_retries
 from cluster.kinds import JOBS, NODES, PODS, TRAIN_JOBS
 from proxykd.exceptions import (
     ClusterAuthError,
@@ -298,3 +298,38 @@ def test_credentials_that_are_not_there_are_named(tmp_path: Path) -> None:
     path = write_kubeconfig(tmp_path, "http://127.0.0.1:1")
     with pytest.raises(ClusterError, match=r"context 'there'.*KUBECONFIG"):
         open_connection("there", environ={"KUBECONFIG": str(path)})
+
+
+def test_a_context_that_is_named_needs_no_current_one(tmp_path: Path) -> None:
+    path = write_kubeconfig(tmp_path, "http://127.0.0.1:1")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    del content["current-context"]
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    found = open_connection("here", environ={"KUBECONFIG": str(path)})
+    assert (found.address, found.namespace) == ("http://127.0.0.1:1", "proxykd")
+    assert context_names(environ={"KUBECONFIG": str(path)}) == ["here"]
+    with pytest.raises(ClusterError, match="expected a current context"):
+        open_connection(None, environ={"KUBECONFIG": str(path)})
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["- token: very-secret\n", "very-secret", "a: [very-secret", "contexts: very-secret\n", "users: [very-secret]\n",
+     "contexts: [{context: {user: very-secret}}]\nclusters: []\nusers: [{user: {token: very-secret}}]\n", "a: \x00"],
+)  # fmt: skip
+@pytest.mark.parametrize("context", ["here", None])
+def test_a_file_that_is_no_kubeconfig_is_one_sentence_without_what_is_in_it(
+    tmp_path: Path, content: str, context: str | None
+) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ClusterError, match=r"expected .* in .*found.*kubectl config") as caught:
+        open_connection(context, environ={"KUBECONFIG": str(path)})
+    told = str(caught.value)
+    assert "very-secret" not in told
+    assert not any(word in told for word in ("NoneType", "object is not", "attribute", "\n"))
+
+
+def test_a_kubeconfig_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"nowhere, found no such file.*KUBECONFIG"):
+        open_connection("here", environ={"KUBECONFIG": str(tmp_path / "nowhere")})

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from cluster import access, capacity, doctor, services
+from cluster.api import ClusterApi
 from cluster.capacity import GPU, STORAGE, Demand
 from cluster.findings import Finding
 from cluster.needs import Needs
@@ -18,6 +19,7 @@ from tests.k8s import kinds
 from tests.k8s.access import service_account
 from tests.k8s.api_server import ApiServer
 from tests.k8s.rbac import Right, granted
+from tests.k8s.schemas import SUPPORTED
 
 EVERYBODY = {("create", "authorization.k8s.io", "selfsubjectaccessreviews")}
 """What Kubernetes itself lets every known user do, by its ClusterRole system:basic-user."""
@@ -142,6 +144,34 @@ def test_a_key_that_a_secret_lacks_is_named_and_its_values_are_not(ready: ApiSer
     assert "sk-very-secret" not in str(findings)
 
 
+@pytest.fixture
+def submitter(ready: ApiServer, connect: Connect) -> ClusterApi:
+    """Reaches the cluster with the Role of the checkout, which may make secrets and not read them."""
+    objects = list(yaml.safe_load_all((CHECKOUT / "k8s/base/rbac/submitter.yaml").read_text(encoding="utf-8")))
+    objects[1]["subjects"][0]["namespace"] = "proxykd"
+    ready.apply(*objects, namespace="proxykd")
+    ready.access.is_enforced = True
+    return connect("proxykd-submitter")
+
+
+def test_who_may_not_read_secrets_learns_which_are_missing_and_makes_none(
+    ready: ApiServer, submitter: ClusterApi
+) -> None:
+    before = ready.store.list(kinds.CORE["Secret"], "proxykd")
+    wanted = {"proxykd-teacher": ("OPENAI_API_KEY",), "proxykd-s3": ("AWS_ACCESS_KEY_ID",)}
+    teacher, bucket = access.check_secrets(submitter, wanted)
+    assert (teacher.state, teacher.found.partition(";")[0]) == ("unchecked", "it is there")
+    assert (bucket.state, bucket.found) == ("missing", "there is none")
+    assert "create secret generic proxykd-s3 --from-file=AWS_ACCESS_KEY_ID=FILE" in bucket.remedy
+    assert ready.store.list(kinds.CORE["Secret"], "proxykd") == before
+
+
+def test_a_quota_that_is_used_up_hides_whether_a_secret_is_there(ready: ApiServer, submitter: ClusterApi) -> None:
+    ready.apply(manifest("v1", "ResourceQuota", "few", spec={"hard": {"count/secrets": "0"}}))
+    (finding,) = access.check_secrets(submitter, {"proxykd-s3": ()})
+    assert (finding.state, "may not read" in finding.found) == ("unchecked", True)
+
+
 def role(*rules: dict[str, Any]) -> list[dict[str, Any]]:
     reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "own"}
     subject = {"kind": "ServiceAccount", "name": "default", "namespace": "proxykd"}
@@ -234,7 +264,7 @@ def test_a_wrong_context_is_one_line(ready: ApiServer) -> None:
 
 @pytest.mark.parametrize(
     ("version", "state"),
-    [("v1.30.2", "missing"), ("v1.31.0", "ok"), ("v1.35.1-eks-1", "ok"), ("v1.99.0", "unchecked"), ("", "unchecked")],
+    [("v1.32.9", "missing"), ("v1.33.0", "ok"), ("v1.35.1-eks-1", "ok"), ("v1.99.0", "unchecked"), ("", "unchecked")],
 )
 def test_the_version_of_the_api_server(
     connect: Connect, monkeypatch: pytest.MonkeyPatch, version: str, state: str
@@ -243,6 +273,13 @@ def test_the_version_of_the_api_server(
     monkeypatch.setattr(type(api), "version", lambda _: version)
     (finding,) = access.check_version(api)
     assert finding.state == state
+
+
+def test_the_versions_are_those_that_the_manifests_are_checked_for_and_the_pages_name() -> None:
+    supported = [f"{major}.{minor}" for major, minor in (access.OLDEST, access.NEWEST)]
+    assert [SUPPORTED[0], SUPPORTED[-1]] == supported
+    assert f"Kubernetes {supported[0]} to {supported[1]}" in (CHECKOUT / "docs/kubernetes.md").read_text()
+    assert f"older than Kubernetes {supported[0]} |" in (CHECKOUT / "docs/stacks.md").read_text()
 
 
 def supply_of(queue: dict[str, Any], *demands: Demand) -> Finding:

@@ -29,6 +29,15 @@ def test_a_stack_with_an_unknown_key_is_refused_by_every_command(proxykd: Any, w
         refused(proxykd(*words, str(stack)), "artifact_stor", "did you mean 'artifact_store'?")
 
 
+def test_a_stack_is_not_registered_without_its_placement(proxykd: Any, tmp_path: Path) -> None:
+    stack = tmp_path / "stack.yaml"
+    content = (CHECKOUT / "k8s/stacks/kubernetes.yaml").read_text(encoding="utf-8")
+    stack.write_text(content.replace("../placements/gpu.yaml", "nowhere.yaml"), encoding="utf-8")
+    refused(proxykd("stack", "apply", str(stack), "--yes"), "nowhere.yaml")
+    (tmp_path / "nowhere.yaml").write_text("poools: {}\n", encoding="utf-8")
+    refused(proxykd("stack", "apply", str(stack), "--yes"), "poools")
+
+
 @pytest.mark.parametrize("words", [["run"], ["plan"]])
 def test_a_stack_that_is_not_there(proxykd: Any, write: Any, words: list[str]) -> None:
     refused(proxykd(*words, write(), "--stack", "nowhere"), "'nowhere'", "kubeflow, kubernetes, local")

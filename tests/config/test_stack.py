@@ -1,5 +1,6 @@
 """Stack and schedule files: what is refused, with which words, and that every shipped one loads."""
 
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from proxykd.config.placement import load_placement
 from proxykd.config.schedule import MACROS, ScheduleSpec, load_schedule
 from proxykd.config.stack import STACKS, ClusterStackSpec, load_stack, stack_file
+from proxykd.config.steps import STEPS
 from proxykd.exceptions import ConfigError
 
+PAGE = STACKS.parents[1] / "docs" / "schedules.md"
 DIGEST = f"ghcr.io/proxykd/proxykd@sha256:{'0' * 64}"
 CLUSTER: dict[str, Any] = {
     "kind": "kubernetes", "name": "production", "context": "production", "image": DIGEST,
@@ -41,6 +44,10 @@ def test_a_shipped_schedule_loads_and_names_its_command(file: Path) -> None:
     found = load_schedule(file)
     assert found.run.is_file()
     assert stack_file(found.stack).is_file()
+    assert found.anew, "from its second time on it would find everything done"
+    assert set(found.anew) <= set(STEPS)
+    (shown,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert yaml.safe_load(shown) == yaml.safe_load(file.read_text(encoding="utf-8"))
     assert file.read_text(encoding="utf-8").startswith(f"# proxykd schedule apply k8s/schedules/{file.name}\n")
 
 

@@ -85,9 +85,7 @@ class Answers:
         body = defaults.admitted(self._pruned(body))
         for webhook in self.webhooks:
             webhook(body)
-        if query.get("dryRun") == "All":
-            return body
-        return self.store.create(route.kind, place, body)
+        return self.store.create(route.kind, place, body, is_trial=query.get("dryRun") == "All")
 
     def _pruned(self, body: Object) -> Object:
         """The object without nulls, as a real server stores it; null fields that no schema knows are noted."""

@@ -12,8 +12,9 @@ EXTERNAL_SECRETS: dict[str, set[str]] = {
     "proxykd-mlflow-database": {"uri", "password"},
     "proxykd-s3": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"},
     "proxykd-teacher": set(),
-    "proxykd-zenml": {"ZENML_STORE_URL", "ZENML_STORE_API_KEY"},
 }
+KUBEFLOW_SECRET = "proxykd-zenml"
+"""Of stacks of kind kubeflow alone."""
 BUILT_IN_PRIORITIES = {"system-cluster-critical", "system-node-critical"}
 
 

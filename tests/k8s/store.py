@@ -78,8 +78,8 @@ class Store:
             ]
             return copy.deepcopy(found)
 
-    def create(self, kind: Kind, namespace: str, new: Object) -> Object:
-        """Store a new object under its name, or one made from its generateName.
+    def create(self, kind: Kind, namespace: str, new: Object, *, is_trial: bool = False) -> Object:
+        """Store a new object under its name, or one made from its generateName; a trial is only checked.
 
         Raises:
             Refusal: 409 where the name is taken, 422 where there is none, 404 where the namespace is not there, 403
@@ -102,7 +102,7 @@ class Store:
             if kind.is_namespaced:
                 meta["namespace"] = namespace
             settle(new)
-            return self._record("ADDED", key, new)
+            return new if is_trial else self._record("ADDED", key, new)
 
     def replace(self, kind: Kind, namespace: str, new: Object, *, subresource: str = "") -> Object:
         """Put a new state in an object's place; ``subresource`` "status" changes the status alone, else it is kept.

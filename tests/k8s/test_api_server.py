@@ -192,3 +192,13 @@ def test_the_server_goes_away_and_comes_back_with_what_it_had(api: ApiServer) ->
         except MaxRetryError:
             time.sleep(0.05)
     pytest.fail("it did not come back")
+
+
+def test_a_dry_run_is_checked_like_the_real_thing_and_stores_nothing(api: ApiServer) -> None:
+    core = client.CoreV1Api(clients(api))
+    secret = {"metadata": {"name": "teacher"}}
+    assert core.create_namespaced_secret("proxykd", secret, dry_run="All").metadata.name == "teacher"
+    assert not core.list_namespaced_secret("proxykd").items
+    core.create_namespaced_secret("proxykd", secret)
+    assert "AlreadyExists" in refused(409, core.create_namespaced_secret, "proxykd", secret, dry_run="All")
+    assert "NotFound" in refused(404, core.create_namespaced_secret, "elsewhere", secret, dry_run="All")

@@ -12,7 +12,7 @@ import yaml
 from proxykd.config.stack import ServiceAccountsSpec
 from tests.k8s.conftest import K8S, OVERLAYS
 from tests.k8s.policy import check
-from tests.k8s.references import EXTERNAL_SECRETS, dangling
+from tests.k8s.references import EXTERNAL_SECRETS, KUBEFLOW_SECRET, dangling
 from tests.k8s.schemas import SUPPORTED, faults, has_schema
 from tests.k8s.workloads import called, labels_of, workloads
 from tests.support.kubectl import Manifest, render
@@ -182,6 +182,8 @@ def test_production_keeps_no_state_that_it_does_not_claim(overlays: Overlays) ->
     assert not [found for found in overlays["production"] if found["kind"] == "StatefulSet"]
     written = {each["metadata"]["name"] for each in overlays["production"] if each["kind"] == "ExternalSecret"}
     assert written == EXTERNAL_SECRETS.keys()
+    kubeflow = render(K8S / "components" / "external-secrets-kubeflow")
+    assert [each["metadata"]["name"] for each in kubeflow] == [KUBEFLOW_SECRET]
 
 
 def test_a_pool_is_labelled_tainted_and_queued_by_one_name(overlays: Overlays) -> None:

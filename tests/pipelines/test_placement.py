@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubernetes.client import ApiClient
+from kubernetes.client import ApiClient, V1EnvVar
 from zenml.integrations.kubernetes.flavors import KubernetesOrchestratorSettings
 from zenml.integrations.kubernetes.manifest_utils import (
     build_job_manifest,
@@ -12,6 +12,7 @@ from zenml.integrations.kubernetes.manifest_utils import (
     pod_template_manifest_from_pod,
 )
 
+from cluster.orchestrator import unset
 from pipelines.placement import checked, failure_policy, run_options
 from proxykd.config.launcher import LAUNCHER_VARIABLE, LauncherSpec
 from proxykd.config.placement import PlacementSpec, load_placement
@@ -70,6 +71,16 @@ def jobs(placement: PlacementSpec) -> list[dict[str, Any]]:
         settings = own["settings"]["orchestrator"]
         found.append(job(name, settings, settings.pod_settings, own["retry"].max_retries))
     return found
+
+
+def test_zenmls_address_for_pods_reaches_the_orchestrator_once_and_instead_of_the_submitters() -> None:
+    told = stack().model_copy(update={"zenml_url": "http://zenml.zenml"})
+    options = run_options(told, load_placement(PLACEMENTS[0]))["settings"]["orchestrator"]
+    pod = options.orchestrator_pod_settings.env
+    assert [one["value"] for one in pod if one["name"] == "ZENML_STORE_URL"] == ["http://zenml.zenml"]
+    handed_on = {"ZENML_STORE_URL": "http://127.0.0.1:8080", "ZENML_USER_ID": "7"}
+    assert unset(handed_on, pod) == {"ZENML_USER_ID": "7"}
+    assert unset(handed_on, [V1EnvVar(name="ZENML_STORE_URL")]) == {"ZENML_USER_ID": "7"}
 
 
 @pytest.mark.parametrize("path", PLACEMENTS, ids=lambda path: path.stem)

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -57,7 +58,10 @@ class Platform:
 
     def stack(self, placement: Path, **changes: Any) -> Path:
         """The file of a stack on this platform."""
-        return stack_file(self.folder, placement, self.storage, **{"image": self.image, **changes})
+        own: dict[str, Any] = {"image": self.image}
+        if changes.get("kind") != "kubeflow":  # whose pods take the address from a secret
+            own["zenml_url"] = in_cluster(self.zenml)
+        return stack_file(self.folder, placement, self.storage, **{**own, **changes})
 
     def run(self, home: Path, placement: Path, **more: str) -> "Outcome":
         """The tiny specification, submitted as a user would, to its end."""
@@ -140,6 +144,11 @@ class Outcome:
     stderr: str
 
 
+def in_cluster(zenml: ZenmlServer) -> str:
+    """The server's address by the name that pods know; this machine does not."""
+    return f"http://zenml:{urlsplit(zenml.address).port}"
+
+
 def _ready(service: str) -> dict[str, Any]:
     """What the cluster says of a service that one pod answers for."""
     meta = {"name": f"{service}-double", "labels": {"kubernetes.io/service-name": service}}
@@ -200,7 +209,9 @@ def platform(
             )
         )
         furnish(double)
-        yield Platform(folder, double, slow.result(), mlflow, bucket, image)
+        zenml = slow.result()
+        double.kubelet.machine.addresses[in_cluster(zenml)] = zenml.address
+        yield Platform(folder, double, zenml, mlflow, bucket, image)
 
 
 def _passed() -> dict[str, str]:

@@ -9,7 +9,8 @@ import yaml
 PINNED = re.compile(r"^\s*(?:- )?uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$")
 OWN = re.compile(r"^\s*(?:- )?uses: \./\.github/workflows/[\w-]+\.yml$")
 COMMAND = re.compile(r"^(make|\.venv/bin/proxykd) [\w-]+")
-ATTESTATION = "actions/attest-build-provenance@"
+IDENTIFIED = ("actions/attest-build-provenance@", "aws-actions/configure-aws-credentials@")
+"""Actions that use the job's identity."""
 GRANTS = {"contents": {"read"}, "id-token": {"write"}, "attestations": {"write"}}
 OUTSIDERS = {"pull_request", "pull_request_target", "workflow_run", "issues", "issue_comment", "fork", "discussion"}
 """Events that somebody without rights in the repository can cause."""
@@ -64,8 +65,8 @@ def rights_are_least(_: str, workflow: dict[Any, Any]) -> Iterator[str]:
         if not isinstance(granted, dict) or any(value not in GRANTS.get(name, ()) for name, value in granted.items()):
             yield f"permissions of a job: {granted}"
             continue
-        attests = any(step.get("uses", "").startswith(ATTESTATION) for step in job.get("steps", ()))
-        if "write" in granted.values() and not attests:
+        is_used = any(step.get("uses", "").startswith(IDENTIFIED) for step in job.get("steps", ()))
+        if "write" in granted.values() and not is_used:
             yield f"identity granted and not used: {granted}"
 
 

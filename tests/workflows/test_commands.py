@@ -15,6 +15,7 @@ import yaml
 
 from proxykd.workspace import Workspace
 from tests.support.program import CHECKOUT, PROXYKD, SPECIFICATION
+from tests.support.s3_server import s3_server
 from tests.workflows.rules import load, shell_lines
 
 pytestmark = pytest.mark.integration
@@ -89,10 +90,11 @@ class Checkout:
 
     @property
     def environment(self) -> dict[str, str]:
-        """This process's, but for what tells where runs and models are: the checkout's own are there."""
-        others = ("MLFLOW", "ZENML", "PROXYKD", "MAKE")
+        """This process's, but for what tells where runs and models are, and for keys: a runner has none of its own."""
+        others = ("MLFLOW", "ZENML", "PROXYKD", "MAKE", "AWS")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
-        return {**kept, **self.workspace.environment()}
+        no_keys = {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(self.folder)}
+        return {**kept, **no_keys, **self.workspace.environment()}
 
     def line(self, line: str, variables: Mapping[str, str]) -> Done:
         """One line of shell."""
@@ -169,6 +171,18 @@ def test_a_distillation_ends_with_its_report_and_its_student_is_promoted_and_rol
     assert not [done for done in back if done.status]
     assert f"champion of {MODEL}: version 1, in place of version 2" in checkout.summary
     assert not (checkout.folder / "pwned").exists()
+
+
+def test_the_doctor_writes_to_the_bucket_with_the_workflows_own_variables(checkout: Checkout, tmp_path: Path) -> None:
+    with s3_server(tmp_path, "proxykd") as address:
+        store = {"kind": "s3", "path": "s3://proxykd/artifacts", "endpoint_url": address, "region": "us-east-1"}
+        stack = {"kind": "local", "name": "bucket", "artifact_store": store}
+        (checkout.folder / "bucket.yaml").write_text(yaml.safe_dump(stack), encoding="utf-8")
+        inputs, keys = _inputs(stack="bucket.yaml"), {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"}
+        for secrets, status in ((keys, 0), ({}, 2)):
+            applied, looked = checkout.run("distill", only=" stack ", inputs=inputs, secrets=secrets)
+            assert (applied.status, looked.status) == (0, status), looked
+            assert ("no credentials here" in looked.output) is (not secrets)
 
 
 @pytest.mark.parametrize("name", ["specification", "stack", "budget_usd"])

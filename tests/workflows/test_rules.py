@@ -1,14 +1,18 @@
 """Workflows: pinned, least rights, nothing of a user's in shell, no secret for outsiders; each rule finds its fault."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.k8s.network import Pod, reaches
 from tests.support.program import CHECKOUT
 from tests.workflows.rules import RULES, faults, load
 
 WORKFLOWS = sorted((CHECKOUT / ".github" / "workflows").glob("*.yml"))
 SOUND = (CHECKOUT / ".github" / "workflows" / "distill.yml").read_text(encoding="utf-8")
+PAGE = (CHECKOUT / "docs" / "ci.md").read_text(encoding="utf-8")
 SHA = "08c6903cd8c0fde910a37f88322edcfb5dd907a8"
 MUTANTS = {
     "actions_are_pinned": [(f"@{SHA} # v5.0.0", "@v5"), (f"{SHA} # v5.0.0", SHA), (SHA, SHA[:39])],
@@ -78,3 +82,47 @@ def test_a_dispatch_is_dry_unless_it_is_told_otherwise() -> None:
     assert workflow["on"]["workflow_dispatch"]["inputs"]["dry_run"]["default"] is True
     spending = [step for step in workflow["jobs"]["distill"]["steps"] if "proxykd run" in step.get("run", "")]
     assert [step["if"] for step in spending] == ["${{ !inputs.dry_run }}"]
+
+
+def test_a_job_may_log_in_to_the_bucket_by_its_identity() -> None:
+    granted = "    environment: cluster\n    permissions: {contents: read, id-token: write}\n"
+    step = f"      - uses: aws-actions/configure-aws-credentials@{SHA} # v5.0.0\n      - run: make install\n"
+    own = SOUND.replace("    environment: cluster\n", granted).replace("      - run: make install\n", step)
+    assert own.count("id-token") == own.count("configure-aws") == 1
+    assert not faults(own)
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
+def test_every_secret_and_variable_is_on_the_page_and_reaches_the_workflow_that_is_called(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    used = set(re.findall(r"\b(?:secrets|vars)\.(\w+)", text)) - {"GITHUB_TOKEN"}
+    assert {name for name in used if f"`{name}`" not in PAGE} == set()
+    workflow = load(text)
+    if called := dict(workflow["on"]).get("workflow_call") if isinstance(workflow["on"], dict) else None:
+        assert set(re.findall(r"\bsecrets\.(\w+)", text)) == set(called["secrets"])
+    for job in workflow["jobs"].values():
+        if "uses" in job:
+            other = load((CHECKOUT / job["uses"]).read_text(encoding="utf-8"))
+            assert set(job["secrets"]) == set(other["on"]["workflow_call"]["secrets"])
+
+
+def test_whoever_examines_a_stack_has_the_buckets_credentials() -> None:
+    for file in WORKFLOWS:
+        for job in load(file.read_text(encoding="utf-8"))["jobs"].values():
+            if any("stack doctor" in step.get("run", "") for step in job.get("steps", ())):
+                for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD"):
+                    assert job["env"][name] == f"${{{{ secrets.{name} }}}}"
+
+
+def test_the_pages_rule_lets_the_runner_reach_mlflow_and_nothing_else() -> None:
+    (rule,) = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
+    base = CHECKOUT / "k8s" / "base" / "network"
+    own = [one for file in base.glob("*.yaml") for one in yaml.safe_load_all(file.read_text(encoding="utf-8"))]
+    name = "kubernetes.io/metadata.name"
+    runner = Pod({name: "runners"}, {})
+    mlflow, step = (Pod({name: "proxykd"}, {"proxykd.dev/role": role}) for role in ("mlflow", "step"))
+    assert not reaches(own, runner, mlflow, 5000)
+    assert reaches([*own, rule], runner, mlflow, 5000)
+    assert not reaches([*own, rule], runner, mlflow, 5001)
+    assert not reaches([*own, rule], runner, step, 5000)
+    assert not reaches([*own, rule], Pod({name: "default"}, {}), mlflow, 5000)
