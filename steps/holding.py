@@ -33,7 +33,7 @@ def hold_workspace() -> None:
         except KeyError:
             return False
         is_of_own_schedule = schedule is not None and other.schedule is not None and other.schedule.id == schedule
-        return not (bool(other.status.is_finished) or is_of_own_schedule)
+        return not other.status.is_finished and not is_of_own_schedule
 
     workspace().take(str(own.id), own.name, is_in_the_way=is_in_the_way)
 
