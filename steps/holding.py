@@ -32,8 +32,9 @@ def hold_workspace() -> None:
             other = Client().get_pipeline_run(run_id, allow_name_prefix_match=False)
         except KeyError:
             return False
-        is_of_own_schedule = schedule is not None and other.schedule is not None and other.schedule.id == schedule
-        return not other.status.is_finished and not is_of_own_schedule
+        is_under_way: bool = not other.status.is_finished
+        is_of_own: bool = schedule is not None and other.schedule is not None and other.schedule.id == schedule
+        return is_under_way and not is_of_own
 
     workspace().take(str(own.id), own.name, is_in_the_way=is_in_the_way)
 
