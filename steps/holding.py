@@ -41,4 +41,5 @@ def hold_workspace() -> None:
 
 def _is_on_this_machine() -> bool:
     (orchestrator,) = Client().active_stack_model.components[StackComponentType.ORCHESTRATOR]
-    return orchestrator.flavor_name == "local"
+    is_local: bool = orchestrator.flavor_name == "local"
+    return is_local
