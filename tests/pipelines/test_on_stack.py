@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from tests.k8s.kinds import CORE
+from tests.k8s.refusals import Refusal
 from tests.support.command import Ended
 from tests.support.platform import Platform, platform
 from tests.support.program import CHECKOUT, LIMIT_S, SPECIFICATION
@@ -186,10 +188,15 @@ def check_firing(user: User) -> None:
     close_all(user)
 
 
+def remove_jobs(user: User) -> None:
+    for job in user.objects("Job"):
+        with suppress(Refusal):  # the orchestrator's takes those of the steps with it
+            user.there.cluster.api.store.delete(CORE["Job"], "proxykd", job["metadata"]["name"])
+
+
 def close_all(user: User) -> None:
     """Remove what is under way, and let it be known."""
-    for job in user.objects("Job"):
-        user.there.cluster.api.store.delete(CORE["Job"], "proxykd", job["metadata"]["name"])
+    remove_jobs(user)
     options = ["--stack", user.stack, "--grace-min", "0", "--keep-h", "0", "--yes"]
     assert user.types("gc", *options, **user.administrator).status == 0
 
@@ -198,8 +205,10 @@ def test_a_run_that_a_schedule_starts_beside_another_is_refused_by_its_first_ste
     detached = user.types("run", user.specification, "--stack", user.stack, "--detach")
     assert detached.status == 0, detached.err
     awaited(lambda: user.there.journal().with_name("holder.json").is_file())
-    words = ["--stack", user.stack, "--name", "beside", "--cron", "@daily", "--suspend"]
-    assert "beside: new" in user.types("schedule", "apply", user.specification, *words).out
+    words = ["--stack", user.stack, "--name", "beside", "--cron", "@daily"]
+    # Other prompts, so that no step is done already.
+    other = user.write("tiny-other.yaml", {**SPECIFICATION, "prompts": {"kind": "embedded", "count": 100}})
+    assert "beside: new" in user.types("schedule", "apply", str(other), *words).out
     user.there.cluster.cron_jobs.ring("proxykd-beside")
     awaited(lambda: user.there.statuses().get("query_teacher") == "failed")
     (message,) = [log for log in step_logs(user) if "expected no other run at work" in log]
@@ -228,8 +237,7 @@ def test_a_run_that_lost_its_jobs_is_closed_and_what_it_left_is_removed(user: Us
     assert detached.status == 0, detached.err
     name = detached.out.strip()
     assert name in user.types("runs").out
-    for job in user.objects("Job"):
-        user.there.cluster.api.store.delete(CORE["Job"], "proxykd", job["metadata"]["name"])
+    remove_jobs(user)
     elsewhere = user.types("gc", "--yes", "--stack", user.stack_with({}, namespace="elsewhere"), "--grace-min", "0")
     assert elsewhere.status == 2
     assert "orchestrator.kubernetes_namespace" in elsewhere.err
@@ -252,6 +260,7 @@ def test_a_run_that_lost_its_jobs_is_closed_and_what_it_left_is_removed(user: Us
 
 def test_the_page_leads_to_a_student_and_away_again(user: User) -> None:
     """docs/kubernetes.md: its commands, in their order, on this stack and with the tiny specification."""
+    close_all(user)
     page = (CHECKOUT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
     lines = "".join(re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)).splitlines()
     assert all(line.startswith("proxykd ") for line in lines)

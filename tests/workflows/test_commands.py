@@ -93,7 +93,7 @@ class Checkout:
         """This process's, but for what tells where runs and models are, and for keys: a runner has none of its own."""
         others = ("MLFLOW", "ZENML", "PROXYKD", "MAKE", "AWS")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
-        no_keys = {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(self.folder)}
+        no_keys = {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(self.folder.parent)}
         return {**kept, **no_keys, **self.workspace.environment()}
 
     def line(self, line: str, variables: Mapping[str, str]) -> Done:
