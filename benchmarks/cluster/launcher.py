@@ -150,7 +150,7 @@ def compare(steps: int, repeats: int) -> None:
 
 @contextmanager
 def watched(kubelet: Any) -> Iterator[dict[int, float]]:
-    """Seconds of each pod's process, by its id, while the context lasts."""
+    """Seconds of each pod's process, by its identity in this one, while the context lasts."""
     seconds: dict[int, float] = {}
     is_over = threading.Event()
 
@@ -159,7 +159,7 @@ def watched(kubelet: Any) -> Iterator[dict[int, float]]:
             for running in list(kubelet._running.values()):
                 for process in running.processes.values():
                     if process.poll() is None:
-                        seconds[process.pid] = time.monotonic() - running.began
+                        seconds[id(process)] = time.monotonic() - running.began
 
     thread = threading.Thread(target=watch)
     thread.start()
