@@ -99,9 +99,13 @@ class ProxySpec(Spec):
     preference: PreferenceSpec | None = PreferenceSpec()
     """Second stage of the alignment; None = leave it out. Without both, the proxy stays unaligned."""
     processes: Count = 1
-    """Processes on this machine that share the alignment (torchrun), one an accelerator; each holds the whole proxy.
-    With several, other completions are drawn for the preference rounds than one process draws. A placement's launcher
-    goes before it."""
+    """Processes on this machine that share the alignment (torchrun), one an accelerator. With several, other
+    completions are drawn for the preference rounds than one process draws. A placement's launcher goes before it."""
+    fsdp: bool = False
+    """Share the proxy's weights out among the processes (FSDP), for one that an accelerator has no room for: each layer
+    is gathered in every pass, and in every token that is sampled. False = each process has the whole proxy (DDP)."""
+    gradient_checkpointing: bool = False
+    """Keep each layer's inputs alone and compute the rest again: less memory for about a third more time."""
 
 
 class StudentSpec(Spec):

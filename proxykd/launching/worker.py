@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import torch.distributed as dist
 
 from proxykd.exceptions import ModelError, ProxykdError
 from proxykd.launching.work import ERROR, RESULT
-from proxykd.launching.world import current_world
 from proxykd.progress import hush_engines
+from proxykd.world import current_world
+
+_PATIENCE = timedelta(hours=1)
+"""How long one may wait for the others: a large model is loaded by one process of a machine after another."""
 
 TOLD, LOST = 3, 75
 """Exit statuses: an error that another try would not mend; another process was lost."""
@@ -82,6 +86,6 @@ def _end_with_the_parent() -> None:
 def _join() -> None:
     if torch.accelerator.is_available():
         torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group()
+    dist.init_process_group(timeout=_PATIENCE)
     if current_world().rank > 0:
         os.environ["PROXYKD_PROGRESS"] = "off"  # one of them speaks for all

@@ -17,6 +17,7 @@ from proxykd.exceptions import ShapeError
 from proxykd.logprobs import token_logprobs
 from proxykd.models.heads import apply_head, plain_model
 from proxykd.models.loading import autocast
+from proxykd.models.sharding import in_step, within
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -211,8 +212,9 @@ def score_corpus(
     was_training = model.training
     model.eval()
     try:
-        for indices in length_batches(_total_lengths(corpus), max_tokens=max_tokens):
-            yield from _score_batch(model, corpus, indices, pad_id, precision)
+        with in_step(model):
+            for indices in length_batches(_total_lengths(corpus), max_tokens=max_tokens):
+                yield from _score_batch(model, corpus, indices, pad_id, precision)
     finally:
         model.train(was_training)
 
@@ -222,7 +224,7 @@ def _score_batch(
 ) -> Iterator[ExampleScores]:
     batch = collate([corpus[index] for index in indices], pad_id=pad_id).to(model.device)
     with torch.no_grad(), autocast(precision):
-        logits = completion_logits(model, batch)
+        logits = within(model, completion_logits, model, batch)
     labels = completion_labels(batch)
     logprobs = token_logprobs(logits, labels)
     highest, first_choice = logits.max(dim=-1)

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Lla
 
 from proxykd.config.models import LoraSpec, ModelSpec, StudentSpec
 from proxykd.exceptions import ModelError, StorageError
+from proxykd.models.heads import plain_model
 from proxykd.models.sources import EMBEDDED_SHAPES, Source, missing_model, resolve_source
 from proxykd.models.tokenizers import load_tokenizer, load_tokenizer_from
 
@@ -26,11 +27,15 @@ __all__ = [
     "attach_lora",
     "autocast",
     "default_device",
+    "is_lowered",
     "load_model",
     "load_saved",
     "load_student",
     "load_tokenizer",
+    "load_trainable",
+    "lower_frozen",
     "prune_layers",
+    "save_activation_memory",
     "save_model",
     "save_untrained",
 ]
@@ -38,12 +43,13 @@ __all__ = [
 _PER_LAYER_SETTINGS = ("layer_types", "mlp_layer_types", "no_rope_layers")
 
 
-def load_model(spec: ModelSpec, *, seed: int) -> "PreTrainedModel":
+def load_model(spec: ModelSpec, *, seed: int, device: torch.device | None = None) -> "PreTrainedModel":
     """The model of a specification: float32 weights, pruned to ``num_layers``, without adapters.
 
     Args:
         spec: Source and number of layers.
         seed: Decides the random weights of an embedded model; the global generator is left as it was.
+        device: Where it is put; None = on the accelerator, if there is one.
 
     Raises:
         ModelError: if the source cannot be loaded or has fewer layers than wanted.
@@ -57,23 +63,29 @@ def load_model(spec: ModelSpec, *, seed: int) -> "PreTrainedModel":
         prune_layers(model, spec.num_layers)
     if spec.attention is not None:
         _choose_attention(model, spec)
-    return model.to(default_device())
+    return model.to(default_device() if device is None else device)
 
 
-def load_student(spec: StudentSpec, *, seed: int) -> "PreTrainedModel":
+def load_student(spec: StudentSpec, *, seed: int, device: torch.device | None = None) -> "PreTrainedModel":
     """The untrained student: weights from its source, adapters if the specification wants them.
 
     Args:
         spec: Source, pruning and adapters.
         seed: Decides random weights and the adapters' start; students from pretrained weights without adapters differ
             between seeds by the order of their examples alone.
+        device: As for ``load_model``.
     """
-    model = load_model(spec.model, seed=seed)
-    if spec.model.lora is None:
+    return load_trainable(spec.model, seed=seed, device=device)
+
+
+def load_trainable(spec: ModelSpec, *, seed: int, device: torch.device | None = None) -> "PreTrainedModel":
+    """``load_model`` with the adapters of the specification, if it wants any, drawn from ``seed``."""
+    model = load_model(spec, seed=seed, device=device)
+    if spec.lora is None:
         return model
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return attach_lora(model, spec.model.lora)
+        return attach_lora(model, spec.lora)
 
 
 def _choose_attention(model: "PreTrainedModel", spec: ModelSpec) -> None:
@@ -155,6 +167,37 @@ def attach_lora(model: "PreTrainedModel", spec: LoraSpec) -> "PreTrainedModel":
             return get_peft_model(model, config)
     except ValueError as error:
         raise ModelError(f"lora.target_modules={targets} does not fit the model: {error}") from error
+
+
+def lower_frozen(model: "PreTrainedModel", precision: str) -> None:
+    """Hold what is not trained of a model's layers in the type that its arithmetic has anyway; changes ``model``.
+
+    Under autocast a linear layer rounds its float32 weight to bfloat16 in every pass. Held in bfloat16 from the start,
+    it takes half the memory, and every score stays the same, bit for bit. Norms, embeddings and the head, whose
+    arithmetic is not bfloat16 everywhere, stay float32.
+
+    Args:
+        model: With its adapters, if any, and what is not trained frozen.
+        precision: As in ``ModelSpec.precision``: nothing is done for float32.
+    """
+    if precision != "bfloat16":
+        return
+    for module in plain_model(model).get_decoder().layers.modules():
+        if isinstance(module, torch.nn.Linear) and not module.weight.requires_grad:
+            module.to(torch.bfloat16)
+
+
+def is_lowered(model: "PreTrainedModel") -> bool:
+    """Whether ``lower_frozen`` changed anything: then passes need autocast."""
+    return any(value.dtype == torch.bfloat16 for value in model.parameters())
+
+
+def save_activation_memory(model: "PreTrainedModel") -> None:
+    """Keep the inputs of each layer alone and compute the rest again in the backward pass (gradient checkpointing).
+
+    References: Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174.
+    """
+    plain_model(model).activation_checkpointing_enable({"use_reentrant": False})
 
 
 def prune_layers(model: "PreTrainedModel", num_layers: int) -> None:

@@ -15,6 +15,8 @@ from transformers import DynamicCache
 
 from proxykd.exceptions import ShapeError
 from proxykd.models.forward import length_batches
+from proxykd.models.loading import autocast, is_lowered
+from proxykd.models.sharding import call, in_step, is_sharded
 from proxykd.progress import stage
 
 if TYPE_CHECKING:
@@ -60,7 +62,8 @@ class TransformersSampler:
     """Samples from a transformers model in this process.
 
     Args:
-        model: The model; not changed. With ``bfloat16`` a copy in that type is sampled, as the model is now.
+        model: The model; not changed. With ``bfloat16`` a copy in that type is sampled, as the model is now, unless
+            what is frozen of it has that type already, or its weights are in several places.
         tokenizer: Its tokenizer: end token and padding.
         precision: Arithmetic, as in ``ModelSpec.precision``.
         max_tokens: Bound on rows * (prompt + new tokens) of a batch.
@@ -81,7 +84,9 @@ class TransformersSampler:
         vocab_size: int | None = None,
     ) -> None:
         self._mixture, self._vocab_size = mixture, vocab_size
-        self._model = copy.deepcopy(model).to(torch.bfloat16) if precision == "bfloat16" else model
+        is_kept = precision != "bfloat16" or is_lowered(model) or is_sharded(model)
+        self._model = model if is_kept else copy.deepcopy(model).to(torch.bfloat16)
+        self._precision = precision if is_kept else "float32"
         self._eos_id: int = tokenizer.eos_token_id
         self._max_tokens = max_tokens
         self._description = description
@@ -113,7 +118,12 @@ class TransformersSampler:
         lengths = (len(prompt) + max_new_tokens for prompt in prompts)
         was_training = self._model.training
         self._model.eval()
-        with torch.no_grad(), stage(self._description, total=len(prompts), unit="sample") as progress:
+        with (
+            torch.no_grad(),
+            autocast(self._precision),
+            in_step(self._model),
+            stage(self._description, total=len(prompts), unit="sample") as progress,
+        ):
             for indices in length_batches(lengths, max_tokens=self._max_tokens):
                 batch = [prompts[index] for index in indices]
                 sampled = self._sample_batch(batch, max_new_tokens, temperature, generator)
@@ -141,7 +151,8 @@ class TransformersSampler:
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
         for _ in range(max_new_tokens):
             logits = [
-                model(
+                call(
+                    model,
                     input_ids=input_ids,
                     attention_mask=mask,
                     position_ids=positions,

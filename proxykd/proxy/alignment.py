@@ -30,13 +30,22 @@ from proxykd.data.tokenizing import Example, TokenizedCorpus
 from proxykd.exceptions import ConfigError, GateError
 from proxykd.launching.choice import choose_launcher
 from proxykd.launching.work import Launcher, Work
-from proxykd.launching.world import current_world, own_share, put_together
-from proxykd.models.loading import attach_lora, load_model, load_tokenizer, save_model
+from proxykd.models.loading import (
+    default_device,
+    is_lowered,
+    load_tokenizer,
+    load_trainable,
+    lower_frozen,
+    save_activation_memory,
+    save_model,
+)
 from proxykd.models.sampling import TransformersSampler, sample_examples
+from proxykd.models.sharding import gathered, is_sharded, one_after_another, shard_model
 from proxykd.proxy.checkpoints import StageCheckpoint
 from proxykd.proxy.fidelity import FIDELITY_EXAMPLES, measure_fidelity, measure_preference, sequence_scores
 from proxykd.proxy.rounds import PairSet, ReferenceLogprobs, round_indices
 from proxykd.records import Side, hash_json
+from proxykd.world import current_world, own_share, put_together
 
 
 def align_proxy(
@@ -69,7 +78,7 @@ def align_proxy(
     spec = run.proxy
     if spec.preference is not None and spec.preference.nll_coef == spec.preference.preference_coef == 0.0:
         raise ConfigError("proxy.preference: nll_coef and preference_coef are both 0; set one, or preference: null")
-    settings = {"seed": run.seed, "proxy": spec.model_dump(mode="json", exclude={"processes"})}
+    settings = {"seed": run.seed, "proxy": spec.model_dump(mode="json", exclude=SHARED_OUT)}
     made_from = {"validated": validated.hash, "splits": splits.hash, "settings": hash_json(settings)}
     checkpoint = None if checkpoints is None else checkpoints / f"alignment-{hash_json(made_from)}.safetensors"
     work = Work(
@@ -119,16 +128,18 @@ def align_here(
         alignment.warm_up(spec.warmup)
     if spec.preference is not None:
         alignment.run_rounds(spec.preference)
-    if current_world().rank > 0:
+    if (whole := alignment.finished_model()) is None:
         return
-    save_model(alignment.model, alignment.tokenizer, output / "model")
-    settings = {"seed": run.seed, "proxy": spec.model_dump(mode="json", exclude={"processes"})}
+    save_model(whole, alignment.tokenizer, output / "model")
+    settings = {"seed": run.seed, "proxy": spec.model_dump(mode="json", exclude=SHARED_OUT)}
     write_json(
         output / "fidelity.json", {"side": alignment.side.value, "stages": alignment.stages, "settings": settings}
     )
 
 
 ALIGNED = "aligned"
+SHARED_OUT = {"processes", "fsdp", "gradient_checkpointing"}
+"""Settings of who does it and where, which leave the proxy as it is."""
 
 
 class _Alignment:
@@ -149,10 +160,7 @@ class _Alignment:
         self._validated, self._splits, self._run, self._scratch = validated, splits, run, scratch
         self._spec, clock = run.proxy.model, _Clock()
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self._spec)
-        self.model: PreTrainedModel = load_model(self._spec, seed=run.seed)
-        if self._spec.lora is not None:
-            torch.manual_seed(run.seed)
-            self.model = attach_lora(self.model, self._spec.lora)
+        self.model: PreTrainedModel = one_after_another(self._load)
         clock.lap("loading_s")
         self._scoring = {"pad_id": self.tokenizer.pad_token_id, "precision": self._spec.precision}
         self.side, self._measured = self._choose_side()
@@ -161,6 +169,25 @@ class _Alignment:
         self._done = {stage["stage"] for stage in self.stages}
         if not self._done:
             self._measure("unaligned", clock)
+
+    def _load(self) -> PreTrainedModel:
+        is_shared = self._run.proxy.fsdp and current_world().size > 1
+        model = load_trainable(self._spec, seed=self._run.seed, device=torch.device("cpu"))
+        lower_frozen(model, self._spec.precision)
+        if self._run.proxy.gradient_checkpointing:
+            save_activation_memory(model)
+        if not is_shared:
+            return model.to(default_device())
+        shard_model(model)
+        return model
+
+    def finished_model(self) -> PreTrainedModel | None:
+        """The aligned proxy, whole and in float32, adapters included; None in all processes but the first."""
+        if not is_sharded(self.model) and not is_lowered(self.model):
+            return self.model if current_world().rank == 0 else None
+        return gathered(
+            self.model, partial(load_trainable, self._spec, seed=self._run.seed, device=torch.device("cpu"))
+        )
 
     def warm_up(self, warmup: WarmupSpec) -> None:
         """Supervised fine-tuning on the warm-up side (Eq. 3)."""

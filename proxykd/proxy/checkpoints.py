@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from proxykd.launching.world import current_world
+from proxykd.models.sharding import like, whole
 from proxykd.models.tensor_files import open_tensors, save_tensors
 from proxykd.progress import report
+from proxykd.world import current_world
 
 FORMAT = "alignment-1"
 
@@ -30,10 +31,10 @@ class StageCheckpoint:
     path: Path
 
     def save(self, model: torch.nn.Module, stages: list[dict[str, Any]]) -> None:
-        """Keep the trained weights and what was measured so far; the first process writes."""
+        """Keep the trained weights and what was measured so far; called by all processes, written by the first."""
+        tensors = {name: whole(value.detach()).contiguous() for name, value in _trained(model).items()}
         if current_world().rank > 0:
             return
-        tensors = {name: value.detach().cpu().contiguous() for name, value in _trained(model).items()}
         save_tensors(tensors, self.path, {"format": FORMAT, "stages": json.dumps(stages)})
 
     def load(self, model: torch.nn.Module) -> list[dict[str, Any]]:
@@ -52,7 +53,7 @@ class StageCheckpoint:
             return []
         with torch.no_grad():
             for name, value in wanted.items():
-                value.copy_(tensors[name])
+                value.copy_(like(value, tensors[name]))
         stages: list[dict[str, Any]] = json.loads(metadata["stages"])
         return stages
 

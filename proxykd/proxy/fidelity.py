@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from proxykd.data.tokenizing import Example
-from proxykd.launching.world import exchange, own_share, put_together
 from proxykd.models.forward import score_corpus
 from proxykd.preferences import preference_loss, reward_margins
 from proxykd.progress import track
 from proxykd.proxy.rounds import PairSet
 from proxykd.records import Side
+from proxykd.world import exchange, own_share, put_together
 
 FIDELITY_EXAMPLES = 200
 """Measured texts, and pairs of a round, that are scored for the report: the first ones, always the same."""

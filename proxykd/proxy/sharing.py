@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from proxykd.launching.world import current_world
+from proxykd.world import current_world
 
 
 class OwnShares(Sampler[list[int]]):

@@ -22,11 +22,12 @@ from proxykd.artifacts import batched
 from proxykd.config.models import OptimizerSpec, PreferenceSpec
 from proxykd.data.tokenizing import Example
 from proxykd.launching.stepped import note_step
-from proxykd.launching.world import current_world
+from proxykd.models.heads import plain_model
 from proxykd.models.loading import default_device
 from proxykd.progress import Progress, stage
 from proxykd.proxy.rounds import PairSet
 from proxykd.proxy.sharing import OwnShares, pair_scales, shared_loader
+from proxykd.world import current_world
 
 _IGNORED = -100
 _IDS = pa.list_(pa.int32())
@@ -74,7 +75,7 @@ def train_nll(
     config = SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True})
     rows = chain(map(_labelled, examples), map(_unlabelled, _stand_ins(examples)))
     dataset = _store(rows, _LABELLED, scratch / f"{description}.arrow")
-    trainer = _TextTrainer(model, config, train_dataset=dataset, processing_class=tokenizer)
+    trainer = _TextTrainer(plain_model(model), config, train_dataset=dataset, processing_class=tokenizer)
     trainer.shares = OwnShares(len(examples), optimizer.batch_size)
     return _train(trainer, len(examples), optimizer, description)
 
@@ -114,7 +115,9 @@ def train_preference(
     )
     rows = chain(pairs.rows(), islice(pairs.rows(), len(_stand_ins(pairs.chosen))))
     dataset = _store(rows, _PAIRS, scratch / f"{description}.arrow")
-    trainer = _PairTrainer(model, args=config, train_dataset=dataset, processing_class=tokenizer)
+    # Without its peft wrapper: TRL would copy the adapters for a reference whose scores it has already.
+    with _unhashed(plain_model(model)) as plain:
+        trainer = _PairTrainer(plain, args=config, train_dataset=dataset, processing_class=tokenizer)
     trainer.shares = OwnShares(len(pairs), preference.optimizer.batch_size)
     return _train(trainer, len(pairs), preference.optimizer, description)
 
@@ -260,6 +263,16 @@ def _train(
 
 
 @contextmanager
+def _unhashed(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """Keep TRL from hashing every weight, which names a file of the reference's scores that is not written here."""
+    model.state_dict = dict
+    try:
+        yield model
+    finally:
+        del model.state_dict
+
+
+@contextmanager
 def _no_metrics_exchanged(accelerator: Any) -> Iterator[None]:
     """Leave TRL's own metrics, which nobody reads here, to each process: it would gather as many pairs from each."""
     accelerator.gather = accelerator.gather_for_metrics = lambda values: values
@@ -270,13 +283,9 @@ def _no_metrics_exchanged(accelerator: Any) -> Iterator[None]:
 
 
 def _restore(model: PreTrainedModel) -> None:
-    """Undo what a trainer leaves behind: patched forward methods (fused head, autocast) and the copied adapter.
+    """Undo what a trainer leaves behind: patched forward methods (fused head, autocast).
 
     A model that still says it is prepared would be trained without autocast by the next trainer, that is in float32.
     """
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    for patched in (model, plain):
-        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
-            vars(patched).pop(name, None)
-    if "ref" in getattr(model, "peft_config", {}):
-        model.delete_adapter("ref")
+    for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+        vars(model).pop(name, None)

@@ -7,8 +7,8 @@ from typing import Any
 from proxykd.artifacts import SplitSet, ValidatedSet
 from proxykd.config import RunSpec
 from proxykd.launching.worker import run_worker
-from proxykd.launching.world import current_world
 from proxykd.proxy.alignment import ALIGNED, align_here
+from proxykd.world import current_world
 
 
 def _work(told: dict[str, Any]) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from proxykd.launching.interruption import InterruptedTrainingError, is_stop_asked
-from proxykd.launching.world import current_world
+from proxykd.models.sharding import like, total, whole
 from proxykd.models.tensor_files import open_tensors, save_tensors
 from proxykd.progress import report
-from proxykd.student.sharding import like, total, whole
+from proxykd.world import current_world
 
 FORMAT = "training-1"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")

@@ -18,16 +18,17 @@ import torch
 from proxykd.config.models import StudentSpec
 from proxykd.launching.interruption import noting_stops
 from proxykd.launching.stepped import note_step
-from proxykd.launching.world import current_world
 from proxykd.models.forward import Batch, collate, collate_packed
+from proxykd.models.loading import save_activation_memory
+from proxykd.models.sharding import shard, sync_gradients, total
 from proxykd.progress import Progress, stage
 from proxykd.student.checkpoints import Checkpoints, Reached
 from proxykd.student.inputs import TrainingData
 from proxykd.student.living import LivingModule
-from proxykd.student.module import TERMS, StudentModule, check_packing, save_activation_memory
+from proxykd.student.module import TERMS, StudentModule, check_packing
 from proxykd.student.optimizer import build_optimizer, learning_rate_factor
 from proxykd.student.order import micro_batches, pack_rows, share_out, staged_batches
-from proxykd.student.sharding import shard, sync_gradients, total
+from proxykd.world import current_world
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -115,15 +115,6 @@ def decoder_of(model: "PreTrainedModel") -> nn.Module:
     return decoder
 
 
-def save_activation_memory(model: "PreTrainedModel") -> None:
-    """Keep the inputs of each layer alone and compute the rest again in the backward pass (gradient checkpointing).
-
-    References: Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174.
-    """
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    plain.activation_checkpointing_enable({"use_reentrant": False})
-
-
 def check_packing(model: "PreTrainedModel") -> None:
     """Make sure that texts packed into one row do not see each other in this model.
 

@@ -2,21 +2,19 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from proxykd.config.models import StudentSpec
 from proxykd.data.tokenizing import TokenizedCorpus
 from proxykd.launching.worker import run_worker
-from proxykd.launching.world import current_world
 from proxykd.models.loading import load_student, load_tokenizer, save_model
+from proxykd.models.sharding import gathered
 from proxykd.student.checkpoints import Checkpoints
 from proxykd.student.inputs import TrainingData
 from proxykd.student.launch import MODEL, Job
 from proxykd.student.loop import train
-from proxykd.student.sharding import whole
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 def _work(told: dict[str, Any]) -> dict[str, Any]:
@@ -37,18 +35,10 @@ def _work(told: dict[str, Any]) -> dict[str, Any]:
         seed=job.seed,
         checkpoints=checkpoints,
     )
-    plain = _gather(model, spec, seed=job.seed)
-    if current_world().rank == 0:
+    plain = gathered(model, lambda: load_student(spec, seed=job.seed, device=torch.device("cpu")))
+    if plain is not None:
         save_model(plain, tokenizer, output / MODEL)
     return run._asdict()
-
-
-def _gather(model: "PreTrainedModel", spec: StudentSpec, *, seed: int) -> "PreTrainedModel":
-    """A model of whole weights with what the shards learnt, on the CPU."""
-    learnt = {name: whole(value.detach()) for name, value in model.named_parameters() if value.requires_grad}
-    plain = load_student(spec, seed=seed).cpu()
-    plain.load_state_dict(learnt, strict=False)
-    return plain
 
 
 if __name__ == "__main__":

@@ -8,12 +8,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from proxykd.config.models import LoraSpec, ModelSpec
 from proxykd.exceptions import ModelError, StorageError
+from proxykd.models.forward import score_corpus
 from proxykd.models.loading import (
     attach_lora,
     autocast,
+    is_lowered,
     load_model,
     load_saved,
     load_tokenizer,
+    lower_frozen,
     prune_layers,
     save_model,
 )
@@ -87,6 +90,42 @@ def test_only_adapters_train_and_start_as_nothing():
 def test_adapters_that_fit_nowhere_are_refused():
     with pytest.raises(ModelError, match="target_modules"):
         attach_lora(tiny_llama(), LoraSpec(target_modules=("no_such_layer",)))
+
+
+def test_frozen_layers_in_bfloat16_score_as_before_to_the_bit_and_take_half_the_memory():
+    model, examples = with_adapters(), random_examples([(3, 4), (1, 1), (7, 2), (2, 9)])
+    layers = [one for one in model.get_base_model().model.layers.modules() if type(one) is torch.nn.Linear]
+
+    def scores():
+        found = score_corpus(model, examples, pad_id=0, precision="bfloat16")
+        return {one.example_idx: one.logprobs.tolist() for one in found}
+
+    def num_bytes():
+        return sum(one.weight.nbytes for one in layers if not one.weight.requires_grad)
+
+    before, full = scores(), num_bytes()
+    lower_frozen(model, "float32")
+    assert not is_lowered(model)
+    lower_frozen(model, "bfloat16")
+    assert is_lowered(model)
+    assert num_bytes() == full / 2
+    assert scores() == before
+    assert {value.dtype for value in model.parameters() if value.requires_grad} == {torch.float32}
+
+
+def test_what_is_trained_is_never_lowered():
+    model = tiny_llama()
+    lower_frozen(model, "bfloat16")
+    assert not is_lowered(model)
+
+
+def with_adapters():
+    """A model whose adapters say something."""
+    model = attach_lora(tiny_llama(), LoraSpec(rank=2))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
 
 
 @pytest.mark.parametrize("lora", [None, LoraSpec(rank=2)])

@@ -11,7 +11,7 @@ from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet, read_json
 from proxykd.config import RunSpec
 from proxykd.launching.torchrun import Torchrun
 from proxykd.launching.work import InProcess, Launcher
-from proxykd.models.loading import load_saved
+from proxykd.models.loading import load_model, load_saved
 from proxykd.proxy import alignment
 from proxykd.proxy.alignment import align_proxy
 
@@ -20,13 +20,14 @@ Corpus = tuple[ValidatedSet, SplitSet]
 Align = Callable[..., ProxyModel]
 
 
-def specify(*, batch_size: int = 7, **model: Any) -> RunSpec:
+def specify(*, batch_size: int = 7, sharing: dict[str, bool] | None = None, **model: Any) -> RunSpec:
     optimizer = {"learning_rate": 1e-3, "batch_size": batch_size}
     return RunSpec.view(
         {
             "seed": 0,
             "split": {"mode": "shared", "heldout": 0.05, "development": 0.2},
             "proxy": {
+                **(sharing or {}),
                 "model": {"source": "embedded:student", "num_layers": 1, "max_seq_tokens": 120, **model},
                 "warmup": {"optimizer": optimizer, "epochs": 0.1},
                 # All but greedy, as several processes draw other completions than one.
@@ -63,10 +64,21 @@ def facts(proxy: ProxyModel) -> list[dict[str, Any]]:
     return [{key: value for key, value in stage.items() if key != "seconds"} for stage in stages]
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 3}, {"batch_size": 1, "lora": {"rank": 2, "dropout": 0.0}}])
-def test_two_processes_align_as_one_does(align: Align, options: dict[str, Any]) -> None:
-    run = specify(**options)
-    alone, shared = align("alone", run, InProcess()), align("shared", run, Torchrun(2))
+LORA = {"rank": 2, "dropout": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "sharing"),
+    [
+        ({"batch_size": 3}, {}),
+        ({"batch_size": 1, "lora": LORA}, {}),
+        ({"batch_size": 3}, {"fsdp": True, "gradient_checkpointing": True}),
+        ({"batch_size": 1, "lora": LORA}, {"fsdp": True}),
+    ],
+)
+def test_two_processes_align_as_one_does(align: Align, options: dict[str, Any], sharing: dict[str, bool]) -> None:
+    alone = align("alone", specify(**options), InProcess())
+    shared = align("shared", specify(**options, sharing=sharing), Torchrun(2))
     shared.verify()
     for ours, theirs in zip(facts(alone), facts(shared), strict=True):
         assert theirs.pop("training", {}) == approximately(ours.pop("training", {}))
@@ -75,6 +87,20 @@ def test_two_processes_align_as_one_does(align: Align, options: dict[str, Any]) 
     found = weights(shared)
     for name, value in weights(alone).items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("launcher", [InProcess(), Torchrun(2)])
+def test_adapters_are_added_to_weights_that_were_not_rounded(align: Align, launcher: Launcher) -> None:
+    run = specify(batch_size=3, lora=LORA, precision="bfloat16", sharing={"fsdp": True})
+    found, before = weights(align("low", run, launcher)), load_model(run.proxy.model, seed=run.seed).state_dict()
+    for name, value in found.items():
+        assert value.dtype == torch.float32
+        change = value - before[name]
+        if value.ndim < 2 or "embed" in name or "lm_head" in name:
+            assert not change.any()
+        else:  # in bfloat16 the rounding alone would have every rank
+            sizes = torch.linalg.svdvals(change)
+            assert sizes[LORA["rank"]] < 1e-2 * sizes[0]
 
 
 def approximately(facts: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 
 from proxykd.config.models import LoraSpec, ModelSpec, OptimizerSpec, PreferenceSpec
 from proxykd.models.forward import collate, completion_labels, completion_logits, score_corpus
-from proxykd.models.loading import attach_lora, load_tokenizer
+from proxykd.models.loading import attach_lora, load_tokenizer, lower_frozen
 from proxykd.preferences import preference_loss
 from proxykd.proxy.fidelity import measure_preference, sequence_scores
 from proxykd.proxy.rounds import PairSet, ReferenceLogprobs
@@ -32,13 +32,13 @@ def settings(tmp_path):
     return {"precision": "float32", "seed": 0, "scratch": tmp_path, "description": "training"}
 
 
-def make_pairs(model, *, cut=True):
+def make_pairs(model, *, cut=True, precision="float32"):
     """Chosen and rejected of different lengths; the first rejected has no end token, as if it were cut."""
     chosen, rejected = random_examples(LENGTHS), random_examples([(p, c + 2) for p, c in LENGTHS], seed=1)
     rejected = [one._replace(completion_ids=two.completion_ids) for one, two in zip(chosen, rejected, strict=True)]
     for example in rejected[cut:]:
         example.completion_ids[-1] = EOS
-    scores = (sequence_scores(model, side, pad_id=PAD, precision="float32") for side in (chosen, rejected))
+    scores = (sequence_scores(model, side, pad_id=PAD, precision=precision) for side in (chosen, rejected))
     return PairSet(chosen, rejected, ReferenceLogprobs(*scores), eos_id=EOS)
 
 
@@ -134,6 +134,26 @@ def test_a_trained_model_can_be_copied_and_scored(tokenizer, settings):
     first, second = (next(iter(score_corpus(one, examples, pad_id=PAD))).logprobs for one in (model, twin))
     assert not np.array_equal(first, second)
     assert model.dtype == torch.float32
+
+
+def test_adapters_learn_the_same_to_the_bit_over_layers_that_are_held_in_bfloat16(tokenizer, settings):
+    def trained(name, is_low):
+        model = attach_lora(tiny_llama(), LoraSpec(rank=4, dropout=0.0))
+        with torch.no_grad():
+            for part, value in model.named_parameters():
+                if "lora_" in part:
+                    value.copy_(torch.linspace(-0.1, 0.1, value.numel()).view_as(value))
+        if is_low:
+            lower_frozen(model, "bfloat16")
+        bfloat16 = {**settings, "precision": "bfloat16", "description": name}
+        train_nll(model, tokenizer, random_examples(LENGTHS), ONE_STEP, **bfloat16)
+        pairs = make_pairs(model, precision="bfloat16")
+        preference = PreferenceSpec(optimizer=ONE_STEP)
+        train_preference(model, tokenizer, pairs, preference, **{**bfloat16, "description": f"{name} 2"})
+        return [value.detach() for part, value in model.named_parameters() if "lora_" in part]
+
+    for full, low in zip(trained("full", is_low=False), trained("low", is_low=True), strict=True):
+        assert torch.equal(full, low)
 
 
 @pytest.mark.parametrize("lora", [None, LoraSpec(rank=4)])

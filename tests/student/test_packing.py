@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from proxykd.config import RunSpec
 from proxykd.exceptions import ModelError
 from proxykd.models.forward import collate, collate_packed, completion_labels, completion_logits
-from proxykd.models.loading import load_student
+from proxykd.models.loading import load_student, save_activation_memory
 from proxykd.student.inputs import TrainingData
 from proxykd.student.loop import train_step
 from proxykd.student.module import StudentModule, check_packing
@@ -58,12 +58,10 @@ def test_a_step_is_the_same_with_it(training_data: TrainingData, student_run: Ma
     def gradients(run: RunSpec) -> list[torch.Tensor]:
         module = StudentModule(load_student(run.student, seed=0), run.student, alpha=1.0).train()
         if option == "gradient_checkpointing" and run.student.gradient_checkpointing:
-            loop_module.save_activation_memory(module.model)
+            save_activation_memory(module.model)
         optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
         train_step(module, optimizer, training_data, list(range(6)), run.student, learning_rate=0.0)
         return [value.grad for value in module.parameters() if value.grad is not None]
-
-    from proxykd.student import module as loop_module
 
     plain, other = (
         gradients(student_run(**{option: value, "optimizer": {"max_grad_norm": 1e9}})) for value in (False, True)
