@@ -160,7 +160,7 @@ def _estimate(
     scratch: Path,
 ) -> dict[str, Any]:
     """Write the files of one worker; returns what they add up to (``store_files.Sums``)."""
-    model, tokenizer = load_saved(proxy.path / "model")
+    model, tokenizer = load_saved(proxy.path / "model", frozen_for=run.proxy.model.precision)
     model.eval()
     rows = select_rows(validated, splits, sides_for("distillation", run.split))
     if portion is not None:

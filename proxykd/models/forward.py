@@ -139,9 +139,9 @@ def completion_logits(model: "PreTrainedModel", batch: Batch) -> Tensor:
         batch: On the model's device.
 
     Returns:
-        Float [num_completion_tokens, vocab], in the order of ``completion_labels``.
+        Float [num_completion_tokens, vocab], in the order of ``completion_labels``, where the batch is.
     """
-    return apply_head(model, completion_hidden(model, batch))
+    return apply_head(model, completion_hidden(model, batch)).to(batch.input_ids.device)
 
 
 def completion_hidden(model: "PreTrainedModel", batch: Batch) -> Tensor:
@@ -157,7 +157,7 @@ def completion_hidden(model: "PreTrainedModel", batch: Batch) -> Tensor:
         position_ids=batch.position_ids,
         use_cache=False,
     ).last_hidden_state
-    return hidden[:, :-1][batch.loss_mask[:, 1:]]  # type: ignore[no-any-return]
+    return hidden[:, :-1][batch.loss_mask[:, 1:].to(hidden.device)]  # type: ignore[no-any-return]
 
 
 def completion_labels(batch: Batch) -> Tensor:

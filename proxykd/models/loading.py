@@ -5,7 +5,7 @@ that comes out is an ordinary transformers model: nothing of ours is needed to l
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ __all__ = [
     "autocast",
     "default_device",
     "is_lowered",
+    "is_spread",
     "load_model",
     "load_saved",
     "load_student",
@@ -38,8 +39,11 @@ __all__ = [
     "save_activation_memory",
     "save_model",
     "save_untrained",
+    "spread",
 ]
 
+# The rest is for activations.
+_SHARE_OF_WEIGHTS = 0.8
 _PER_LAYER_SETTINGS = ("layer_types", "mlp_layer_types", "no_rope_layers")
 
 
@@ -98,14 +102,57 @@ def _choose_attention(model: "PreTrainedModel", spec: ModelSpec) -> None:
         ) from error
 
 
-def load_saved(folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """Model (float32) and tokenizer from a folder that ``save_model`` wrote.
+def load_saved(folder: Path, *, frozen_for: str | None = None) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """Model and tokenizer from a folder that ``save_model`` wrote.
+
+    Args:
+        folder: The model's.
+        frozen_for: The precision, as in ``ModelSpec.precision``, in which the model will be asked and nothing else: it
+            is held as ``lower_frozen`` says, and cannot be trained. None = float32.
 
     Raises:
-        ModelError: if the folder holds no model.
+        ModelError: if the folder holds no model, or all accelerators together have no room for it.
     """
     source = Source(str(folder))
-    return _load_pretrained(source).to(default_device()), load_tokenizer_from(source)
+    model = _load_pretrained(source)
+    if frozen_for is not None:
+        model.requires_grad_(False)
+        lower_frozen(model, frozen_for)
+    return spread(model), load_tokenizer_from(source)
+
+
+def spread(model: "PreTrainedModel", room: Mapping[int | str, int] | None = None) -> "PreTrainedModel":
+    """A model on the accelerator; where one has no room for it, its layers on one accelerator after another.
+
+    Args:
+        model: In the host's memory.
+        room: Bytes of weights that fit, by accelerate's names of devices; None = a share of what is free on each
+            accelerator.
+
+    Raises:
+        ModelError: if all of them together have no room.
+    """
+    from accelerate import dispatch_model, infer_auto_device_map
+    from accelerate.utils import get_max_memory
+
+    if room is None:
+        found = {name: size for name, size in get_max_memory().items() if name != "cpu"}
+        room = {name: int(_SHARE_OF_WEIGHTS * size) for name, size in found.items()}
+    num_bytes = sum(value.nbytes for value in model.parameters())
+    if len(room) < 2 or num_bytes <= next(iter(room.values())):
+        return model.to(default_device())
+    places = infer_auto_device_map(model, max_memory=dict(room), no_split_module_classes=model._no_split_modules)
+    if not set(places.values()) <= set(room):
+        raise ModelError(
+            f"expected {len(room)} accelerators to have room for {num_bytes / 1e9:.1f} GB of weights, but "
+            f"{sum(room.values()) / 1e9:.1f} GB are free for them; take more, or precision bfloat16"
+        )
+    return dispatch_model(model, places)
+
+
+def is_spread(model: "PreTrainedModel") -> bool:
+    """Whether the layers are in several places (``spread``)."""
+    return hasattr(model, "hf_device_map")
 
 
 def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:

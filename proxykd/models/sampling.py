@@ -15,7 +15,7 @@ from transformers import DynamicCache
 
 from proxykd.exceptions import ShapeError
 from proxykd.models.forward import length_batches
-from proxykd.models.loading import autocast, is_lowered
+from proxykd.models.loading import autocast, is_lowered, is_spread
 from proxykd.models.sharding import call, in_step, is_sharded
 from proxykd.progress import stage
 
@@ -84,7 +84,7 @@ class TransformersSampler:
         vocab_size: int | None = None,
     ) -> None:
         self._mixture, self._vocab_size = mixture, vocab_size
-        is_kept = precision != "bfloat16" or is_lowered(model) or is_sharded(model)
+        is_kept = precision != "bfloat16" or is_lowered(model) or is_sharded(model) or is_spread(model)
         self._model = model if is_kept else copy.deepcopy(model).to(torch.bfloat16)
         self._precision = precision if is_kept else "float32"
         self._eos_id: int = tokenizer.eos_token_id
@@ -170,9 +170,10 @@ class TransformersSampler:
                 break
             positions = positions[:, -1:] + 1
             if len(is_open) < len(tokens):
+                kept = is_open.cpu()  # every layer's cache may be somewhere else
                 for cache in caches:
-                    cache.batch_select_indices(is_open)
-                rows, tokens = rows[is_open.cpu()], tokens[is_open]
+                    cache.batch_select_indices(kept)
+                rows, tokens = rows[kept], tokens[is_open]
                 mask, positions = mask[is_open], positions[is_open]
             input_ids = tokens.unsqueeze(1)
             mask = torch.cat([mask, mask.new_ones(len(tokens), 1)], dim=1)

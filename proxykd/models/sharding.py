@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from proxykd.models.heads import plain_model
+from proxykd.models.loading import default_device
 from proxykd.world import current_world
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def shard(module: torch.nn.Module, layers: "list[torch.nn.Module]") -> None:
+def shard(module: torch.nn.Module, layers: "list[torch.nn.Module]", mesh: DeviceMesh | None = None) -> None:
     """Shard a module's parameters over all processes, if there are several.
 
     Each layer is gathered on its own, all other parameters together.
@@ -39,27 +41,40 @@ def shard(module: torch.nn.Module, layers: "list[torch.nn.Module]") -> None:
     Args:
         module: What is called in each step; every other use of its parameters must lie inside that call.
         layers: Its decoder layers.
+        mesh: Over which processes; None = all.
     """
     if current_world().size == 1:
         return
     for layer in layers:
-        fully_shard(layer)
-    fully_shard(module)
+        fully_shard(layer, mesh=mesh)
+    fully_shard(module, mesh=mesh)
 
 
-def shard_model(model: "PreTrainedModel") -> None:
-    """Shard a language model that Hugging Face's trainers and ``within`` call, adapters included.
+def machines_mesh() -> DeviceMesh:
+    """The processes of each machine for shards, and the machines for copies of them (hybrid sharding).
+
+    The links inside a machine are faster than those between machines. Machines with one process each share the weights
+    out among all. All processes must ask.
+    """
+    world, (_, num_own) = current_world().size, _own_turn()
+    dims = {"copies": world // num_own, "shards": num_own} if 1 < num_own < world else {"shards": world}
+    return init_device_mesh(default_device().type, tuple(dims.values()), mesh_dim_names=tuple(dims))
+
+
+def shard_model(model: "PreTrainedModel", mesh: DeviceMesh) -> None:
+    """Shard a language model that Hugging Face's trainers and ``within`` call, adapters included; in ``in_turns``.
 
     It may stand in the host's memory: one layer after another comes onto the process's device, and a part stays.
 
     Args:
         model: The same in every process, its adapters attached.
+        mesh: From ``machines_mesh``.
     """
     plain = plain_model(model)
     layers = plain.get_decoder().layers
     assert isinstance(layers, torch.nn.ModuleList)
     plain.apply_within = lambda function, *arguments: function(*arguments)
-    shard(plain, list(layers))
+    shard(plain, list(layers), mesh)
     register_fsdp_forward_method(plain, "apply_within")
     # What transformers' trainers ask: whether somebody else places the weights and reduces their gradients.
     plain._is_distributed_loading_by_transformers = True
@@ -137,11 +152,11 @@ def gathered(model: "PreTrainedModel", build: "Callable[[], PreTrainedModel]") -
     return plain
 
 
-def one_after_another(work: Callable[[], T]) -> T:
+def in_turns(work: Callable[[], T]) -> T:
     """What ``work`` returns, done by one process of each machine at a time: the host's memory is shared."""
-    own, num_own = (int(os.environ.get(name, default)) for name, default in _TURNS)
     if current_world().size == 1:
         return work()
+    own, num_own = _own_turn()
     for turn in range(num_own):
         if turn == own:
             done = work()
@@ -149,7 +164,9 @@ def one_after_another(work: Callable[[], T]) -> T:
     return done
 
 
-_TURNS = (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
+def _own_turn() -> tuple[int, int]:
+    """Which process of its machine this is, and how many there are, as ``torchrun`` says."""
+    return int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def sync_gradients(module: torch.nn.Module, *, is_last: bool) -> None:

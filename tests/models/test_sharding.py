@@ -7,29 +7,36 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.sharded_passes import answers, build
+from tests.models.sharded_passes import answers, build, train, weights
 
 pytestmark = pytest.mark.integration
 LIMIT_S = 120
 
 
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[(3, 1), (4, 2)], ids=["one machine", "two machines"])
+def told(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[Path, int, int]:
+    num_processes, num_machines = request.param
     folder = tmp_path_factory.mktemp("told")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
-    subprocess.run([*command, "-m", "tests.models.sharded_passes", str(folder)], check=True, timeout=LIMIT_S)
-    return folder
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
+    script = ["-m", "tests.models.sharded_passes", str(folder), str(num_machines)]
+    subprocess.run([*command, *script], check=True, timeout=LIMIT_S)
+    return folder, num_processes, num_machines
 
 
 @pytest.mark.parametrize("name", ["plain", "adapters"])
-def test_one_asks_and_the_others_take_part(told: Path, name: str) -> None:
+def test_one_asks_and_the_others_take_part(told: tuple[Path, int, int], name: str, tmp_path: Path) -> None:
+    folder, num_processes, num_machines = told
     expected = answers(build(has_adapters=name == "adapters"))
-    first, *others = (json.loads((told / f"{name}-{rank}.json").read_text()) for rank in range(3))
+    first, *others = (json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(num_processes))
     for found in (first, first["again"]):
         assert found["sampled"] == expected["sampled"]
         for ours, alone in zip(found["scores"], expected["scores"], strict=True):
             assert ours == pytest.approx(alone, abs=1e-5)
-    assert first["is_whole"]
-    assert all(one["scores"] == one["sampled"] == [] and not one["is_whole"] for one in others)
-    assert sum(one["share"] for one in (first, *others)) == pytest.approx(1.0)
-    assert max(one["share"] for one in (first, *others)) < 0.5
+    assert all(one["scores"] == one["sampled"] == [] and one["trained"] is None for one in others)
+    untrained, alone = (build(has_adapters=name == "adapters") for _ in range(2))
+    train(alone, tmp_path / "scratch")
+    assert first["trained"] == pytest.approx(weights(alone), abs=1e-3)
+    assert first["trained"] != pytest.approx(weights(untrained), abs=5e-3)
+    shares = [one["share"] for one in (first, *others)]
+    assert sum(shares) == pytest.approx(num_machines)
+    assert max(shares) < 1.5 * num_machines / num_processes
