@@ -5,6 +5,7 @@ With ``--page`` the part of the page below its marker is written anew; a test co
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,13 @@ SIZES = (Corpus(70_000), Corpus(1_000_000), Corpus(100_000_000))
 GPUS = {70_000: 8, 1_000_000: 16, 100_000_000: 256}
 """Among which the work of each size is shared out."""
 
-H100 = Device("H100 80 GB SXM", 989.4, 3350, 80, 6.88, "AWS p5.48xlarge / 8, us-east-1, 2026-11-09")
-A100 = Device("A100 80 GB SXM", 312, 2039, 80, 3.43, "AWS p4de.24xlarge / 8, us-east-1, 2026-11-09")
-L4 = Device("L4 24 GB", 121, 300, 24, 0.80, "AWS g6.xlarge, us-east-1, rounded")
+H100 = Device("H100 80 GB SXM", 989.4, 3350, 80, 450, 6.88, "AWS p5.48xlarge / 8, us-east-1, 2026-11-09")
+A100 = Device("A100 80 GB SXM", 312, 2039, 80, 300, 3.43, "AWS p4de.24xlarge / 8, us-east-1, 2026-11-09")
+L4 = Device("L4 24 GB", 121, 300, 24, 32, 0.80, "AWS g6.xlarge, us-east-1, rounded")
 
-PROXY = Model("70B proxy", 70e9, kv_bytes=2 * 80 * 8 * 128 * 2)
+PROXY = Model("70B proxy", 70e9, layers=80, embeddings=2 * 128_256 * 8192, kv_bytes=2 * 80 * 8 * 128 * 2)
+TEXTS_TOGETHER = 65_536 // 500
+"""Of each process: ``sampling_batch_tokens`` of 65,536, and texts of 500 tokens at most."""
 STUDENTS = (Model("1B student", 1e9), Model("3B student", 3e9), Model("8B student", 8e9))
 
 ACCOUNT = Account(10_000, 30e6, 2.5, 10.0)
@@ -56,7 +59,10 @@ UTILISATION = Utilisation()
 PATIENCE_H, DAY_H = 168.0, 24.0
 CLAIM_GB = 200 * 2**30 / scale.GB
 """The claim of journal and checkpoints, k8s/base/storage/journal.yaml."""
-LARGEST = Model("proxy that fits", scale.most_parameters(H100, is_sampled=True))
+PLACED = Model("10B proxy", 10e9)
+"""For which the shipped placements have the disk."""
+NODE_GB, NODE_GPUS = 2_199.0, 8
+"""Memory of a p5.48xlarge, and its H100s."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -92,13 +98,15 @@ class Work:
 def works(corpus: Corpus, student: Model, device: Device = H100) -> list[Work]:
     """All stages that want accelerators, in their order."""
     training, forward = UTILISATION.training, UTILISATION.forward
+    # Layers on one device after another: all are held while one works.
+    spread, whole = (scale.least_devices(scale.weights_gb(PROXY, is_frozen=low), device) for low in (True, False))
     pairs = (
         ("proxy: SFT", scale.gpu_hours(scale.warmup_flop(corpus, PROXY), device, training)),
-        ("proxy: its own texts", scale.sampling_hours(corpus, PROXY, device, UTILISATION.sampling)),
+        ("proxy: its own texts", scale.sampling_hours(corpus, PROXY, device, UTILISATION, texts=TEXTS_TOGETHER)),
         ("proxy: DPO", scale.gpu_hours(scale.preference_flop(corpus, PROXY), device, training)),
-        ("estimation", scale.gpu_hours(scale.estimation_flop(corpus, PROXY), device, forward)),
+        ("estimation", spread * scale.gpu_hours(scale.estimation_flop(corpus, PROXY), device, forward)),
         (student.name, scale.gpu_hours(scale.distillation_flop(corpus, student), device, training)),
-        ("evaluation", scale.gpu_hours(scale.evaluation_flop(corpus, PROXY, student), device, forward)),
+        ("evaluation", whole * scale.gpu_hours(scale.evaluation_flop(corpus, PROXY, student), device, forward)),
     )
     return [Work(name, hours) for name, hours in pairs]
 
@@ -113,20 +121,29 @@ def inputs() -> Iterator[str]:
     yield ""
     yield "Data sheets and list prices:"
     yield ""
-    head = ("device", "TFLOP/s, dense bfloat16", "GB/s", "GB", "USD an hour", "price")
-    rows = ((d.name, quantity(d.tflops), quantity(d.gb_per_s), quantity(d.gb), f"{d.usd_per_hour:.2f}", d.place)
-            for d in (H100, A100, L4))  # fmt: skip
+    head = ("device", "TFLOP/s, dense bfloat16", "GB/s", "GB", "link, GB/s one way", "USD an hour", "price")
+    rows = ((d.name, quantity(d.tflops), quantity(d.gb_per_s), quantity(d.gb), quantity(d.link_gb_per_s),
+             f"{d.usd_per_hour:.2f}", d.place) for d in (H100, A100, L4))  # fmt: skip
     yield from table(head, rows)
     yield ""
     corpus, account = SIZES[0], ACCOUNT
     yield (
         f"Assumed: {UTILISATION.training:.0%} of the data sheet's rate in training, {UTILISATION.forward:.0%} in "
-        f"forward passes, {UTILISATION.sampling:.0%} of the roofline where the proxy writes; texts of "
+        f"forward passes, {UTILISATION.sampling:.0%} of the roofline where the proxy writes, "
+        f"{UTILISATION.link:.0%} of the links between the {NODE_GPUS} devices of a node that share the proxy, "
+        f"{TEXTS_TOGETHER} texts that each of them writes together (`sampling_batch_tokens: 65536`); texts of "
         f"{corpus.prompt_tokens} tokens in and {corpus.completion_tokens} out, each read once by every stage "
         f"(`split.mode: shared`); held out: a tenth, {corpus.most_heldout:,} at most; an account with "
         f"{account.requests_per_minute:,.0f} calls and {account.tokens_per_minute / 1e6:.0f} million tokens a minute "
         f"at {account.usd_in} and {account.usd_out:.0f} USD a million tokens in and out (gpt-4o's list price), "
         f"{BATCH_DISCOUNT:.0%} less in batches."
+    )
+    hiding = scale.hiding_tokens(PROXY, H100, devices=NODE_GPUS, utilisation=UTILISATION)
+    yield ""
+    yield (
+        "Training steps are taken to be so large that gathering the shards hides behind the arithmetic: on H100s from "
+        f"{quantity(hiding)} tokens a device on, which are batches of {math.ceil(NODE_GPUS * hiding / corpus.length)} "
+        "texts, or half as many pairs."
     )
 
 
@@ -209,20 +226,34 @@ def memory() -> Iterator[str]:
     """What has to fit on accelerators, at any size of the corpus."""
     yield "## Memory of accelerators"
     yield ""
-    yield "Activations have the fifth that is left free. Every model is float32 once it is loaded, 4 bytes a parameter,"
-    yield "whatever its file holds; `precision: bfloat16` is that of the arithmetic, and a proxy that writes in it has"
-    yield "a second copy meanwhile, 2 bytes more. The proxy is not sharded: each process has all of it on its device."
-    yield "Its largest size:"
+    yield "Activations have the fifth that is left free. A model is float32 once it is loaded, 4 bytes a parameter,"
+    yield "whatever its file holds; the layers of one that is frozen or under adapters are bfloat16, 2 bytes, where"
+    yield "that is its `precision`, and score the same to the bit. The largest proxy of one device, embeddings left out:"
     yield ""
-    head = ("device", "estimation, SFT of adapters", "its own texts, DPO")
-    sizes = ((scale.most_parameters(one), scale.most_parameters(one, is_sampled=True)) for one in (H100, A100, L4))
+    head = ("device", "`precision: bfloat16`", "`precision: float32`")
+    sizes = ((scale.most_parameters(one), scale.most_parameters(one, precision="float32")) for one in (H100, A100, L4))
     names = (one.name for one in (H100, A100, L4))
     yield from table(head, ((name, *map(billions, pair)) for name, pair in zip(names, sizes, strict=True)))
+    yield ""
+    yield "A larger one is shared out: in the alignment by `proxy.fsdp` among the processes of a node, in the"
+    yield "estimation and the evaluation layer by layer over the devices of the pod, of which one works at a time. GB of the 70B"
+    yield "proxy, activations, keys and values left out:"
+    yield ""
+    yield from table(("what", "GB", "H100 80 GB SXM, at least"), _proxy_rows())
     yield ""
     yield "Students train in float32; FSDP shares them out among the processes of a TrainJob or torchrun:"
     yield ""
     head = ("what", "GB", "checkpoint, GB", *(f"{device.name}, at least" for device in (H100, L4)))
     yield from table(head, map(_student_row, STUDENTS))
+
+
+def _proxy_rows() -> Iterator[tuple[str, ...]]:
+    shared = scale.sharded_gb(PROXY, NODE_GPUS)
+    frozen, whole = scale.weights_gb(PROXY, is_frozen=True), scale.weights_gb(PROXY)
+    yield (f"alignment under adapters, each of {NODE_GPUS} devices", quantity(shared), str(NODE_GPUS))
+    yield ("estimation, all devices", quantity(frozen), str(scale.least_devices(frozen, H100)))
+    yield ("evaluation, all devices", quantity(whole), str(scale.least_devices(whole, H100)))
+    yield ("the node's memory while it is loaded, by one process after another", quantity(whole), "")
 
 
 def _student_row(student: Model) -> tuple[str, ...]:
@@ -237,11 +268,11 @@ def disks() -> Iterator[str]:
     yield "## Disk of a pod"
     yield ""
     yield "GB of artifacts that a step's pod brings out of an object store and has on its node's disk, in `scratch` of"
-    yield f"the placement, while it runs: a proxy of {billions(LARGEST.parameters)}, targets of k = 50, the 8B student,"
-    yield "one seed of each arm. `gpu.yaml` and `pools.yaml` give what 1,000,000 texts take; a pod that writes more is"
-    yield "evicted."
+    yield f"the placement, while it runs: a {PLACED.name}, targets of k = 50, the 8B student, one seed of each arm."
+    yield "Every further billion parameters of the proxy is 4 GB more, in all but the first and the last. `gpu.yaml` and"
+    yield "`pools.yaml` give what 1,000,000 texts take; a pod that writes more is evicted."
     yield ""
-    found = [scale.artifacts_gb(corpus, RATES, proxy=LARGEST, student=STUDENTS[-1]) for corpus in SIZES]
+    found = [scale.artifacts_gb(corpus, RATES, proxy=PLACED, student=STUDENTS[-1]) for corpus in SIZES]
     rows = ((step, *(quantity(one[step]) for one in found)) for step in found[0])
     yield from table(("step", *(f"{corpus.texts:,}" for corpus in SIZES)), rows)
 
@@ -283,12 +314,12 @@ def strains(corpus: Corpus) -> list[Strain]:
         Strain("validation in one pod", scale.validation_hours(corpus, RATES), DAY_H, "h",
                "rows stream in constant memory; a core more is a process more"),
         Strain("alignment on one node", alignment, PATIENCE_H, "h",
-               "more nodes by a TrainJob; `proxy.preference.epochs` below 1; a smaller proxy"),
-        Strain("the proxy's weights on one H100", scale.weights_gb(PROXY, is_sampled=True), 0.8 * H100.gb, "GB",
-               f"nothing: the proxy is not sharded; {billions(LARGEST.parameters)} is the most with its own texts, "
-               f"{billions(scale.most_parameters(H100))} without; the hours above are of eight that share it"),
-        Strain("the proxy in each of 8 processes, in a node's memory", 8 * scale.weights_gb(PROXY), 2_199, "GB",
-               "a smaller proxy, or fewer processes: each loads all of it, and keeps all of it on its device"),
+               "more nodes by a TrainJob, each with its shards; `proxy.preference.epochs` below 1; a smaller proxy"),
+        Strain("the proxy on one H100", scale.weights_gb(PROXY, is_frozen=True), 0.8 * H100.gb, "GB",
+               f"`proxy.fsdp`: {quantity(scale.sharded_gb(PROXY, NODE_GPUS))} GB on each of {NODE_GPUS}; estimation "
+               "and evaluation spread it over their pod's devices by themselves"),
+        Strain("the proxy in a node's memory", scale.weights_gb(PROXY), NODE_GB, "GB",
+               "processes load it one after another, and keep a part each"),
         Strain("estimation on one node", hours["estimation"], DAY_H, "h",
                "shards, each its own pod; one that dies is done again alone; spot nodes will do"),
         Strain("the target store, k = 50, on a node's disk", scale.store_gb(corpus, RATES, 50), 1_000, "GB",
@@ -325,7 +356,7 @@ def check() -> Iterator[str]:
     """The arithmetic against the one figure of the paper's cost that is known."""
     pairs = Corpus(40_000, prompt_tokens=512, completion_tokens=512, most_heldout=0)
     hours = scale.gpu_hours(scale.preference_flop(pairs, PROXY), A100, UTILISATION.training)
-    hours += scale.sampling_hours(pairs, PROXY, A100, UTILISATION.sampling)
+    hours += scale.sampling_hours(pairs, PROXY, A100, UTILISATION)
     yield "## Against the paper"
     yield ""
     yield (

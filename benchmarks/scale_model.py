@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 HOUR_S = 3600.0
-LOADED, SAMPLED = 4.0, 2.0
-"""Bytes a parameter: of any loaded model (float32, whatever its file holds); of the copy that writes in bfloat16."""
+LOADED, FROZEN = 4.0, 2.0
+"""Bytes a parameter: of any loaded model (float32, whatever its file holds); of the layers of one that is frozen, or
+under adapters, in bfloat16. Its embeddings and its head stay float32."""
 GB = 1e9
 FORWARD, FULL_STEP, LORA_STEP, RECOMPUTE = 2.0, 6.0, 4.0, 2.0
 """FLOP a parameter and token: forward; forward and backward of all weights; of adapters alone; the second forward."""
@@ -26,6 +27,7 @@ class Device:
         tflops: Dense bfloat16, 1e12 FLOP a second, by the data sheet.
         gb_per_s: Memory bandwidth.
         gb: Memory.
+        link_gb_per_s: To the other devices of its node, in one direction.
         usd_per_hour: List price of one, on demand.
         place: Where that price is asked, and when it was read.
     """
@@ -34,6 +36,7 @@ class Device:
     tflops: float
     gb_per_s: float
     gb: float
+    link_gb_per_s: float
     usd_per_hour: float
     place: str
 
@@ -45,6 +48,7 @@ class Utilisation:
     training: float = 0.40
     forward: float = 0.50
     sampling: float = 0.15
+    link: float = 0.50
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +75,15 @@ class Model:
     Attributes:
         name: As people say it.
         parameters: N.
+        layers: Decoder layers.
+        embeddings: Of N, those of the embeddings and the head.
         kv_bytes: Keys and values of a token in bfloat16, all layers; 0 where it writes nothing.
     """
 
     name: str
     parameters: float
+    layers: int = 1
+    embeddings: float = 0.0
     kv_bytes: float = 0.0
 
 
@@ -191,40 +199,65 @@ def preference_flop(corpus: Corpus, proxy: Model) -> float:
     return 2 * corpus.training_tokens * (LORA_STEP + RECOMPUTE + FORWARD) * proxy.parameters
 
 
-def sampling_tokens_per_s(
-    proxy: Model, device: Device, *, devices: int, texts: int, length: int, utilisation: float
-) -> float:
-    """Tokens that a model writes on a group of devices, by the roofline.
+def gathering_s(proxy: Model, device: Device, *, devices: int, utilisation: float) -> float:
+    """Seconds in which a device has all weights of a sharded model once, those of the others over its link.
 
-    A pass writes one token of each text; it takes as long as reading all weights, keys and values, or as the
-    arithmetic, whichever is longer.
+    Args:
+        proxy: Whose weights, frozen.
+        device: One of those that share it.
+        devices: How many do.
+        utilisation: Share of the link's rate.
+    """
+    return weights_gb(proxy, is_frozen=True) * (devices - 1) / devices / (device.link_gb_per_s * utilisation)
+
+
+def hiding_tokens(proxy: Model, device: Device, *, devices: int, utilisation: Utilisation) -> float:
+    """Tokens of a training step on each device whose arithmetic takes as long as gathering the weights.
+
+    They are gathered forward and backward; the arithmetic is that of adapters, activations computed again.
+    """
+    seconds = 2 * gathering_s(proxy, device, devices=devices, utilisation=utilisation.link)
+    return seconds * device.tflops * 1e12 * utilisation.training / ((LORA_STEP + RECOMPUTE) * proxy.parameters)
+
+
+def sampling_pass_s(
+    proxy: Model, device: Device, *, devices: int, texts: int, length: int, utilisation: Utilisation
+) -> float:
+    """Seconds of a pass of a model that is sharded over some devices, each of which writes texts of its own.
+
+    It takes as long as gathering the weights, or as reading them with the keys and values, or as the arithmetic,
+    whichever is longest: they overlap.
 
     Args:
         proxy: Who writes.
         device: On what.
         devices: How many share the model.
-        texts: Written together.
+        texts: Written together on each.
         length: Tokens of a text so far, on average.
-        utilisation: Share of the roofline.
+        utilisation: Shares of the link's rate and of the roofline.
 
     Raises:
         ValueError: if weights, keys and values do not fit.
     """
-    weights, cache = SAMPLED * proxy.parameters, texts * length * proxy.kv_bytes
-    if (held := LOADED * proxy.parameters + weights + cache) > devices * device.gb * GB:
+    cache = texts * length * proxy.kv_bytes
+    if (held := sharded_gb(proxy, devices) + cache / GB) > device.gb:
         raise ValueError(
-            f"expected {devices} {device.name} to hold {held / GB:.0f} GB, they have "
-            f"{devices * device.gb:.0f}; take more of them or write fewer texts together"
+            f"expected a {device.name} of {devices} to hold {held:.0f} GB, it has {device.gb:.0f}; take more of them, "
+            "or write fewer texts together"
         )
-    reading = (weights + cache) / (devices * device.gb_per_s * GB)
-    arithmetic = texts * FORWARD * proxy.parameters / (devices * device.tflops * 1e12)
-    return texts * utilisation / max(reading, arithmetic)
+    reading = (weights_gb(proxy, is_frozen=True) + cache / GB) / device.gb_per_s
+    arithmetic = texts * FORWARD * proxy.parameters / (device.tflops * 1e12)
+    gathering = gathering_s(proxy, device, devices=devices, utilisation=utilisation.link)
+    return max(gathering, max(reading, arithmetic) / utilisation.sampling)
 
 
-def sampling_hours(corpus: Corpus, proxy: Model, device: Device, utilisation: float) -> float:
+def sampling_hours(
+    corpus: Corpus, proxy: Model, device: Device, utilisation: Utilisation, *, devices: int = 8, texts: int = 131
+) -> float:
     """Hours of one device for one text of the proxy's own a training text; eight devices share the model."""
-    rate = sampling_tokens_per_s(proxy, device, devices=8, texts=256, length=corpus.length, utilisation=utilisation)
-    return 8 * corpus.training * corpus.completion_tokens / rate / HOUR_S
+    length = corpus.length - corpus.completion_tokens // 2
+    a_pass = sampling_pass_s(proxy, device, devices=devices, texts=texts, length=length, utilisation=utilisation)
+    return corpus.training * corpus.completion_tokens * a_pass / texts / HOUR_S
 
 
 def estimation_flop(corpus: Corpus, proxy: Model) -> float:
@@ -262,14 +295,24 @@ def evaluation_flop(corpus: Corpus, proxy: Model, student: Model) -> float:
     return corpus.heldout * corpus.length * FORWARD * (proxy.parameters + 3 * student.parameters)
 
 
-def weights_gb(model: Model, *, is_sampled: bool = False) -> float:
-    """A loaded model, with the copy that writes while it does."""
-    return (LOADED + (SAMPLED if is_sampled else 0.0)) * model.parameters / GB
+def weights_gb(model: Model, *, is_frozen: bool = False) -> float:
+    """A loaded model in float32, or frozen in bfloat16."""
+    low = model.parameters - model.embeddings if is_frozen else 0.0
+    return (LOADED * (model.parameters - low) + FROZEN * low) / GB
 
 
-def most_parameters(device: Device, *, is_sampled: bool = False, usable: float = 0.8) -> float:
-    """The largest model whose weights one device holds; the proxy is on one device whole, in every process."""
-    return usable * device.gb * GB / (LOADED + (SAMPLED if is_sampled else 0.0))
+def sharded_gb(proxy: Model, devices: int) -> float:
+    """What one of several devices holds of a proxy under adapters (FSDP), at most, adapters and activations left out.
+
+    Its share, and what is in one piece during a pass: embeddings and head, and two layers, of which one is on its way.
+    """
+    layer = FROZEN * (proxy.parameters - proxy.embeddings) / proxy.layers / GB
+    return weights_gb(proxy, is_frozen=True) / devices + LOADED * proxy.embeddings / GB + 2 * layer
+
+
+def most_parameters(device: Device, *, precision: str = "bfloat16", usable: float = 0.8) -> float:
+    """The largest model, embeddings left out, whose frozen weights one device holds."""
+    return usable * device.gb * GB / (FROZEN if precision == "bfloat16" else LOADED)
 
 
 def texts_gb(corpus: Corpus, rates: Rates) -> float:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from proxykd.config import RunSpec
 from proxykd.config.estimation import TargetsSpec
 from proxykd.config.living import GkdSpec, MiniLlmSpec, OkdSpec
-from proxykd.config.models import ModelSpec, OptimizerSpec, StudentSpec
+from proxykd.config.models import OptimizerSpec, ProxySpec, StudentSpec
 from proxykd.config.prices import price_list_date
 from proxykd.config.teacher import ApiTeacherSpec, RecordedTeacherSpec, TeacherSpec
 from proxykd.data.splits import sides_for
@@ -332,10 +332,10 @@ def _memory(run: RunSpec, sizes: dict[str, ModelSize], lengths: TextLengths) -> 
     warmup, preference = run.proxy.warmup, run.proxy.preference
     stages = [_student(run.student, sizes, lengths)]
     if warmup is not None:
-        stages.append(_training(run.proxy.model, sizes["proxy"], warmup.optimizer, lengths))
+        stages.append(_alignment(run.proxy, sizes["proxy"], warmup.optimizer, lengths))
     if preference is not None:
         # Chosen and rejected go through the model together.
-        stages.append(_training(run.proxy.model, sizes["proxy"], preference.optimizer, lengths, texts_a_row=2))
+        stages.append(_alignment(run.proxy, sizes["proxy"], preference.optimizer, lengths, texts_a_row=2))
     return _LIBRARIES_BYTES + max(stages)
 
 
@@ -361,15 +361,21 @@ def _student(spec: StudentSpec, sizes: dict[str, ModelSize], lengths: TextLength
     return round(size.training_bytes + activations + scores + _guest(spec, sizes) + others)
 
 
-def _training(
-    model: ModelSpec, size: ModelSize, optimizer: OptimizerSpec, lengths: TextLengths, *, texts_a_row: int = 1
+def _alignment(
+    spec: ProxySpec, size: ModelSize, optimizer: OptimizerSpec, lengths: TextLengths, *, texts_a_row: int = 1
 ) -> int:
     """Weights, gradients and optimiser state; activations of a batch; its scores where completions are."""
-    rows = optimizer.batch_size * texts_a_row
+    model, rows = spec.model, optimizer.batch_size * texts_a_row
     width = 2 if model.precision == "bfloat16" else 4
-    activations = width * rows * min(lengths.longest, model.max_seq_tokens) * size.activation_floats
+    floats = size.checkpointed_floats if spec.gradient_checkpointing else size.activation_floats
+    activations = width * rows * min(lengths.longest, model.max_seq_tokens) * floats
     scored = min(lengths.completion, model.max_seq_tokens - min(lengths.prompt, model.max_seq_tokens))
-    return round(size.training_bytes + activations + _LOGITS_COPIES * 4 * rows * scored * size.vocab_size)
+    is_low = model.precision == "bfloat16" and model.lora is not None
+    held = size.aligning_bytes if is_low else size.training_bytes
+    # Shards are cut from a whole model, by one process after another.
+    weights = held + 4 * size.num_parameters if spec.fsdp and spec.processes > 1 else spec.processes * held
+    others = (spec.processes - 1) * _WORKER_BYTES
+    return round(weights + others + activations + _LOGITS_COPIES * 4 * rows * scored * size.vocab_size)
 
 
 def _disk(run: RunSpec, sizes: dict[str, ModelSize], completion_tokens: float) -> int:

@@ -20,7 +20,7 @@ from proxykd.student import module
 from tests.support.trajectories import corrected, write_trajectories
 
 SIDES = {Side.WARMUP: 100, Side.ALIGNMENT: 450, Side.DISTILLATION: 450, Side.DEVELOPMENT: 50, Side.HELDOUT: 100}
-SIZES = {role: ModelSize(1_000_000, 1_000_000, 1000, 10_000, 4_000) for role in ("proxy", "student")}
+SIZES = {role: ModelSize(1_000_000, 1_000_000, 1000, 10_000, 4_000, 800_000) for role in ("proxy", "student")}
 LENGTHS = TextLengths(prompt=20.0, completion=100.0, longest=150.0, are_exact=True)
 
 
@@ -125,6 +125,26 @@ def test_the_students_memory_is_that_of_its_settings() -> None:
     beside = student_memory(living_teacher={"kind": "okd"}) - plain
     assert beside == pytest.approx(4e6 + forecasting._DENSE_BYTES)
     assert student_memory(processes=3) - plain == pytest.approx(2 * (0.45 * GIB + 4e6), rel=1e-6)
+
+
+def test_the_alignments_memory_is_that_of_its_settings() -> None:
+    def memory(**settings: Any) -> int:
+        model = {"source": "embedded:proxy", **settings.pop("model", {})}
+        warmup = {"optimizer": {"batch_size": 32}}
+        # A student so small that the proxy needs more.
+        student = {"model": {"source": "embedded:student"}, "optimizer": {"batch_size": 1}}
+        spec = {"model": model, "warmup": warmup, "preference": None, **settings}
+        return forecast(make_run(proxy=spec, student=student)).memory_bytes
+
+    plain, activations = memory(), 32 * 150 * 10_000
+    assert plain - memory(gradient_checkpointing=True) == pytest.approx(4 * 32 * 150 * 6_000)
+    assert memory(processes=3) - plain == pytest.approx(2 * (0.45 * GIB + 16e6), rel=1e-6)
+    # Shards and, while they are cut, one whole model.
+    assert memory(processes=3, fsdp=True) - plain == pytest.approx(2 * 0.45 * GIB + 4e6, rel=1e-6)
+    low, adapters = {"precision": "bfloat16"}, {"lora": {"rank": 2}}
+    assert plain - memory(model=low) == pytest.approx(2 * activations)
+    assert memory(model=low) - memory(model={**low, **adapters}) == pytest.approx(2 * 800_000)
+    assert memory(model=adapters) == plain
 
 
 def test_the_forecast_knows_how_the_student_works_off_a_batch() -> None:

@@ -87,6 +87,9 @@ class PreferenceSpec(Spec):
     """Temperature at which the proxy's own completions are sampled."""
     max_new_tokens: Count = 256
     """Longest sampled completion, in tokens."""
+    sampling_batch_tokens: Count = 16_384
+    """Bound on completions * (prompt + ``max_new_tokens``) that each process samples together. More is faster where
+    there is memory for their keys and values, above all with ``fsdp``, whose every token gathers all weights."""
 
 
 class ProxySpec(Spec):

@@ -25,6 +25,7 @@ class ModelSize:
         vocab_size: Rows of the head.
         activation_floats: Numbers that one layer after another keeps for the backward pass, for each token.
         checkpointed_floats: The same with gradient checkpointing: all layers' inputs, and what one layer keeps.
+        num_projected: Weights of the layers' matrices, which frozen ones in bfloat16 have in that type.
     """
 
     num_parameters: int
@@ -32,12 +33,18 @@ class ModelSize:
     vocab_size: int
     activation_floats: int
     checkpointed_floats: int
+    num_projected: int
 
     @property
     def training_bytes(self) -> int:
         """Weights, gradients and optimiser state while it is trained; activations come on top."""
         frozen = self.num_parameters - min(self.num_trainable, self.num_parameters)
         return TRAINING_BYTES_PER_PARAMETER * self.num_trainable + 4 * frozen
+
+    @property
+    def aligning_bytes(self) -> int:
+        """The same of a proxy under adapters in bfloat16 (``loading.lower_frozen``)."""
+        return self.training_bytes - 2 * self.num_projected
 
     @property
     def saved_bytes(self) -> int:
@@ -81,8 +88,9 @@ def _size_of(config: SimpleNamespace, spec: ModelSpec) -> ModelSize:
     projections = [(hidden, heads * head_dim)] * 2 + [(hidden, key_value_heads * head_dim)] * 2 + [(hidden, inner)] * 3
     kept = spec.num_layers or layers
     embeddings = vocab * hidden * (1 if config.tie_word_embeddings else 2)
-    total = embeddings + kept * sum(rows * columns for rows, columns in projections)
+    projected = kept * sum(rows * columns for rows, columns in projections)
+    total = embeddings + projected
     rank = spec.lora.rank if spec.lora else 0
     trainable = kept * rank * sum(rows + columns for rows, columns in projections) if spec.lora else total
     a_layer = 8 * hidden + 4 * inner
-    return ModelSize(total, trainable, vocab, kept * a_layer, kept * hidden + a_layer)
+    return ModelSize(total, trainable, vocab, kept * a_layer, kept * hidden + a_layer, projected)

@@ -269,7 +269,13 @@ class _Alignment:
         world = current_world()
         sampled = sample_examples(
             [chosen[idx] for idx in own_share(len(chosen))],
-            TransformersSampler(self.model, self.tokenizer, precision=self._spec.precision, description=description),
+            TransformersSampler(
+                self.model,
+                self.tokenizer,
+                precision=self._spec.precision,
+                max_tokens=preference.sampling_batch_tokens,
+                description=description,
+            ),
             max_new_tokens=preference.max_new_tokens,
             max_seq_tokens=self._spec.max_seq_tokens,
             temperature=preference.temperature,

@@ -84,7 +84,7 @@ def test_work_and_bytes_grow_with_the_texts(texts: int, factor: int) -> None:
         lambda corpus: model.journal_gb(corpus, page.RATES),
         lambda corpus: model.texts_gb(corpus, page.RATES),
         lambda corpus: model.estimation_flop(corpus, proxy),
-        lambda corpus: model.sampling_hours(corpus, proxy, page.H100, 0.5),
+        lambda corpus: model.sampling_hours(corpus, proxy, page.H100, page.UTILISATION),
         lambda corpus: model.distillation_flop(corpus, student),
         lambda corpus: model.store_gb(corpus, page.RATES, 50),
         lambda corpus: model.ngram_gb(corpus, page.RATES),
@@ -135,23 +135,38 @@ def test_hours_by_hand() -> None:
     assert model.query_usd(model.Corpus(70_000), page.ACCOUNT, discount=0.5) == pytest.approx(122.5)
 
 
-def test_writing_is_bound_by_memory_with_few_texts_and_by_arithmetic_with_many() -> None:
-    proxy = replace(page.PROXY, kv_bytes=0)
+def test_writing_is_bound_by_the_link_with_few_texts_and_by_arithmetic_with_many() -> None:
+    proxy, full = replace(page.PROXY, kv_bytes=0), model.Utilisation(1.0, 1.0, 1.0, 1.0)
 
-    def rate(texts: int) -> float:
-        return float(model.sampling_tokens_per_s(proxy, page.H100, devices=8, texts=texts, length=500, utilisation=1.0))
+    def seconds(texts: int, devices: int = 8) -> float:
+        options = {"devices": devices, "texts": texts, "length": 500, "utilisation": full}
+        return float(model.sampling_pass_s(proxy, page.H100, **options))
 
-    # One text: 140 GB of weights at 8 x 3,350 GB/s a token.
-    assert rate(1) == pytest.approx(8 * 3350 / 140)
-    assert rate(16) == pytest.approx(16 * rate(1))
-    # Many: 2 N FLOP a token at 8 x 989.4 TFLOP/s.
-    assert rate(10_000) == pytest.approx(8 * 989.4e12 / 140e9)
-    assert rate(20_000) == rate(10_000)
+    # 2 x (70e9 - 2.1e9) + 4 x 2.1e9 bytes, seven eighths of them over the link.
+    assert seconds(1) == pytest.approx(144.2 * 7 / 8 / 450, rel=1e-3)
+    assert seconds(100) == seconds(1)
+    # Many: 2 N FLOP a token.
+    assert seconds(100_000) == pytest.approx(100_000 * 140e9 / 989.4e12)
+    small = model.Model("small", 1e9)
+    # One device that has it all reads it from its own memory.
+    alone = model.sampling_pass_s(small, page.H100, devices=1, texts=1, length=1, utilisation=full)
+    assert alone == pytest.approx(2 / 3350)
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="hold"):
-        model.sampling_tokens_per_s(page.PROXY, page.H100, devices=1, texts=1, length=1, utilisation=1.0)
+    options = {"length": 500, "utilisation": page.UTILISATION}
+    with pytest.raises(ValueError, match="expected a H100 80 GB SXM of 2 to hold 84 GB"):
+        model.sampling_pass_s(page.PROXY, page.H100, devices=2, texts=1, **options)
+    with pytest.raises(ValueError, match="fewer texts"):
+        model.sampling_pass_s(page.PROXY, page.H100, devices=8, texts=1000, **options)
+
+
+def test_a_step_hides_the_gathering_from_the_size_at_which_both_take_as_long() -> None:
+    full = model.Utilisation(1.0, 1.0, 1.0, 1.0)
+    tokens = model.hiding_tokens(page.PROXY, page.H100, devices=8, utilisation=full)
+    arithmetic_s = tokens * 6 * 70e9 / 989.4e12
+    assert arithmetic_s == pytest.approx(2 * model.gathering_s(page.PROXY, page.H100, devices=8, utilisation=1.0))
+    assert model.gathering_s(page.PROXY, page.H100, devices=1, utilisation=1.0) == 0.0
 
 
 def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
@@ -159,7 +174,7 @@ def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
-def test_a_loaded_model_has_the_bytes_of_the_page_whatever_its_file_holds(tmp_path: Path, stored: torch.dtype) -> None:
+def test_a_model_has_the_bytes_of_the_page_whatever_its_file_holds(tmp_path: Path, stored: torch.dtype) -> None:
     spec = ModelSpec(source="embedded:student")
     save_model(load_model(spec, seed=0).to(stored), load_tokenizer(spec), tmp_path)
     (file,) = tmp_path.glob("*.safetensors")
@@ -167,9 +182,12 @@ def test_a_loaded_model_has_the_bytes_of_the_page_whatever_its_file_holds(tmp_pa
     # As an artifact of the run, and as a specification's model.
     for loaded in (load_saved(tmp_path)[0], load_model(ModelSpec(source=str(tmp_path)), seed=0)):
         assert num_bytes(loaded.parameters()) == model.LOADED * loaded.num_parameters()
-    for precision, size in (("bfloat16", model.SAMPLED), ("float32", None)):
-        copy = TransformersSampler(loaded, load_tokenizer(spec), precision=precision)._models[0]
-        assert (None if copy is loaded else num_bytes(copy.parameters()) / copy.num_parameters()) == size
+    frozen, embeddings = load_saved(tmp_path, frozen_for="bfloat16")[0], loaded.get_input_embeddings().weight.numel()
+    norms = sum(one.numel() for one in frozen.parameters() if one.ndim == 1)
+    told = model.Model("tiny", frozen.num_parameters(), embeddings=embeddings + norms)
+    assert num_bytes(frozen.parameters()) == pytest.approx(1e9 * model.weights_gb(told, is_frozen=True))
+    # Nor is there a second copy while it writes.
+    assert TransformersSampler(frozen, load_tokenizer(spec), precision="bfloat16")._models[0] is frozen
 
 
 def test_a_student_in_training_has_the_bytes_of_the_page() -> None:
@@ -185,12 +203,13 @@ def test_a_student_in_training_has_the_bytes_of_the_page() -> None:
 
 
 def test_the_largest_proxy_is_the_one_whose_weights_just_fit() -> None:
-    # 64 GB at 4 and at 6 bytes a parameter.
-    assert model.most_parameters(page.H100) == pytest.approx(16e9)
-    assert page.billions(model.most_parameters(page.H100, is_sampled=True)) == "10.6B"
-    assert model.weights_gb(page.LARGEST, is_sampled=True) == pytest.approx(64)
-    # 8 processes x 70e9 x 4 bytes, against a node of 2,199 GB.
-    assert 8 * model.weights_gb(page.PROXY) == pytest.approx(2240)
+    # 64 GB at 2 and at 4 bytes a parameter.
+    assert model.most_parameters(page.H100) == pytest.approx(32e9)
+    largest = model.Model("largest", model.most_parameters(page.H100, precision="float32"))
+    assert largest.parameters == pytest.approx(16e9)
+    assert model.weights_gb(largest) == pytest.approx(64)
+    # 144.2 / 8 + 4 x 2.1 + 2 x 2 x 67.9 / 80.
+    assert model.sharded_gb(page.PROXY, 8) == pytest.approx(29.8, abs=0.1)
 
 
 def test_shards_keep_their_answers_beside_the_journal_on_a_claim_of_this_size() -> None:
@@ -206,9 +225,9 @@ def test_shards_keep_their_answers_beside_the_journal_on_a_claim_of_this_size() 
 def test_the_shipped_placements_give_the_disk_of_a_million_texts(name: str) -> None:
     placement = load_placement(CHECKOUT / "k8s" / "placements" / f"{name}.yaml")
     corpus = model.Corpus(1_000_000)
-    needed = model.artifacts_gb(corpus, page.RATES, proxy=page.LARGEST, student=page.STUDENTS[-1])
-    # 2 x 2 GB of texts, 21.6 of targets, 42.7 of the proxy, 2 x 32 of students.
-    assert needed["evaluate_student"] == pytest.approx(132.3, abs=0.1)
+    needed = model.artifacts_gb(corpus, page.RATES, proxy=page.PLACED, student=page.STUDENTS[-1])
+    # 2 x 2 GB of texts, 21.6 of targets, 40 of the proxy, 2 x 32 of students.
+    assert needed["evaluate_student"] == pytest.approx(129.6, abs=0.1)
     for step in STEPS:
         gb = max((value for own, value in needed.items() if step.startswith(own)), default=0.0)
         assert gb < 0.95 * float(amount(placement.step(step).scratch)) / 1e9, step
@@ -223,8 +242,7 @@ def test_enough_devices_hold_it_and_one_fewer_does_not(gb: float) -> None:
 
 def test_the_proxys_size_breaks_first_and_hours_where_texts_are_many() -> None:
     smallest, largest = page.strains(page.SIZES[0]), page.strains(page.SIZES[-1])
-    too_large = ["the proxy's weights on one H100", "the proxy in each of 8 processes, in a node's memory"]
-    assert [one.what for one in smallest if one.ratio > 1] == too_large
+    assert [one.what for one in smallest if one.ratio > 1] == ["the proxy on one H100"]
     assert largest[0].what == "alignment on one node"
     assert [one.ratio for one in largest] == sorted((one.ratio for one in largest), reverse=True)
     assert {one.what for one in largest if one.ratio > 1} >= {"estimation on one node", "the n-gram prior in memory"}

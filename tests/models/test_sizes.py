@@ -9,7 +9,7 @@ import pytest
 from proxykd.config.models import LoraSpec, ModelSpec
 from proxykd.exceptions import ModelError
 from proxykd.models.gguf_metadata import GgufMetadata
-from proxykd.models.loading import attach_lora, load_model
+from proxykd.models.loading import attach_lora, load_model, lower_frozen
 from proxykd.models.sizes import model_size
 from proxykd.models.sources import Source
 from proxykd.models.tokenizer_files import read_tokenizer
@@ -31,6 +31,10 @@ def test_adapters_train_little_and_keep_the_rest() -> None:
     trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     assert size.num_trainable == pytest.approx(trainable, rel=0.01)
     assert size.training_bytes < whole.training_bytes
+    before = sum(weight.nbytes for weight in model.parameters())
+    lower_frozen(model, "bfloat16")
+    saved = before - sum(weight.nbytes for weight in model.parameters())
+    assert size.training_bytes - size.aligning_bytes == pytest.approx(saved, rel=0.01)
 
 
 def _text(text: str) -> bytes:
