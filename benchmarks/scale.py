@@ -226,18 +226,23 @@ def memory() -> Iterator[str]:
     """What has to fit on accelerators, at any size of the corpus."""
     yield "## Memory of accelerators"
     yield ""
-    yield "Activations have the fifth that is left free. A model is float32 once it is loaded, 4 bytes a parameter,"
-    yield "whatever its file holds; the layers of one that is frozen or under adapters are bfloat16, 2 bytes, where"
-    yield "that is its `precision`, and score the same to the bit. The largest proxy of one device, embeddings left out:"
+    yield (
+        "Activations have the fifth that is left free. A model is float32 once it is loaded, 4 bytes a parameter, "
+        "whatever its file holds; the layers of one that is frozen or under adapters are bfloat16, 2 bytes, where "
+        "that is its `precision`, and score the same to the bit. The largest proxy of one device, embeddings left "
+        "out:"
+    )
     yield ""
     head = ("device", "`precision: bfloat16`", "`precision: float32`")
     sizes = ((scale.most_parameters(one), scale.most_parameters(one, precision="float32")) for one in (H100, A100, L4))
     names = (one.name for one in (H100, A100, L4))
     yield from table(head, ((name, *map(billions, pair)) for name, pair in zip(names, sizes, strict=True)))
     yield ""
-    yield "A larger one is shared out: in the alignment by `proxy.fsdp` among the processes of a node, in the"
-    yield "estimation and the evaluation layer by layer over the devices of the pod, of which one works at a time. GB of the 70B"
-    yield "proxy, activations, keys and values left out:"
+    yield (
+        "A larger one is shared out: in the alignment by `proxy.fsdp` among the processes of a node, in the "
+        "estimation and the evaluation layer by layer over the devices of the pod, of which one works at a time. "
+        "GB of the 70B proxy, activations, keys and values left out:"
+    )
     yield ""
     yield from table(("what", "GB", "H100 80 GB SXM, at least"), _proxy_rows())
     yield ""
@@ -267,10 +272,12 @@ def disks() -> Iterator[str]:
     """What pods bring out of an object store."""
     yield "## Disk of a pod"
     yield ""
-    yield "GB of artifacts that a step's pod brings out of an object store and has on its node's disk, in `scratch` of"
-    yield f"the placement, while it runs: a {PLACED.name}, targets of k = 50, the 8B student, one seed of each arm."
-    yield "Every further billion parameters of the proxy is 4 GB more, in all but the first and the last. `gpu.yaml` and"
-    yield "`pools.yaml` give what 1,000,000 texts take; a pod that writes more is evicted."
+    yield (
+        "GB of artifacts that a step's pod brings out of an object store and has on its node's disk, in `scratch` "
+        f"of the placement, while it runs: a {PLACED.name}, targets of k = 50, the 8B student, one seed of each "
+        "arm. Every further billion parameters of the proxy is 4 GB more, in all but the first and the last. "
+        "`gpu.yaml` and `pools.yaml` give what 1,000,000 texts take; a pod that writes more is evicted."
+    )
     yield ""
     found = [scale.artifacts_gb(corpus, RATES, proxy=PLACED, student=STUDENTS[-1]) for corpus in SIZES]
     rows = ((step, *(quantity(one[step]) for one in found)) for step in found[0])
