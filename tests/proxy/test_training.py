@@ -8,7 +8,7 @@ import torch
 
 from proxykd.config.models import LoraSpec, ModelSpec, OptimizerSpec, PreferenceSpec
 from proxykd.models.forward import collate, completion_labels, completion_logits, score_corpus
-from proxykd.models.loading import attach_lora, load_tokenizer, lower_frozen
+from proxykd.models.loading import attach_lora, load_tokenizer, lower_frozen, save_activation_memory
 from proxykd.preferences import preference_loss
 from proxykd.proxy.fidelity import measure_preference, sequence_scores
 from proxykd.proxy.rounds import PairSet, ReferenceLogprobs
@@ -134,6 +134,19 @@ def test_a_trained_model_can_be_copied_and_scored(tokenizer, settings):
     first, second = (next(iter(score_corpus(one, examples, pad_id=PAD))).logprobs for one in (model, twin))
     assert not np.array_equal(first, second)
     assert model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("lora", [None, LoraSpec(rank=4)])
+def test_trainings_compute_activations_again_where_memory_is_saved(tokenizer, settings, lora):
+    model, seen = tiny_llama(), []
+    model.model.layers[0].mlp.up_proj.register_forward_hook(lambda *_: seen.append(1))
+    model = model if lora is None else attach_lora(model, lora)
+    pairs = make_pairs(model)
+    save_activation_memory(model)
+    seen.clear()
+    train_nll(model, tokenizer, random_examples(LENGTHS), ONE_STEP, **settings)
+    train_preference(model, tokenizer, pairs, PreferenceSpec(optimizer=ONE_STEP), **{**settings, "description": "two"})
+    assert len(seen) == 4
 
 
 def test_adapters_learn_the_same_to_the_bit_over_layers_that_are_held_in_bfloat16(tokenizer, settings):
