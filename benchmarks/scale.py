@@ -57,8 +57,8 @@ MEASURED = (
 )
 UTILISATION = Utilisation()
 PATIENCE_H, DAY_H = 168.0, 24.0
-CLAIM_GB = 200 * 2**30 / scale.GB
-"""The claim of journal and checkpoints, k8s/base/storage/journal.yaml."""
+CLAIM_GB = 400 * 2**30 / scale.GB
+"""The claim of journal, checkpoints and what is being made, k8s/base/storage/journal.yaml."""
 PLACED = Model("10B proxy", 10e9)
 """For which the shipped placements have the disk."""
 NODE_GB, NODE_GPUS = 2_199.0, 8
@@ -284,6 +284,27 @@ def disks() -> Iterator[str]:
     yield from table(("step", *(f"{corpus.texts:,}" for corpus in SIZES)), rows)
 
 
+def claims() -> Iterator[str]:
+    """What the workspace's claim has to hold."""
+    yield "## Claim of the workspace"
+    yield ""
+    yield (
+        "GB of `proxykd-journal`, which every step mounts: the journal with shards, and what the step that writes most "
+        "has there until it is in the bucket, be it the proxy, the targets, or a student with its checkpoint and the one "
+        f"before. `k8s/base/storage/journal.yaml` asks for {quantity(CLAIM_GB)} GB."
+    )
+    yield ""
+    rows = (
+        (f"{proxy.name}, {student.name}", *(quantity(_claim_gb(corpus, proxy, student)) for corpus in SIZES))
+        for proxy, student in ((PLACED, STUDENTS[0]), (PLACED, STUDENTS[-1]), (PROXY, STUDENTS[-1]))
+    )
+    yield from table(("models", *(f"{corpus.texts:,}" for corpus in SIZES)), rows)
+
+
+def _claim_gb(corpus: Corpus, proxy: Model, student: Model) -> float:
+    return scale.claim_gb(corpus, RATES, proxy=proxy, student=student)
+
+
 @dataclass(frozen=True)
 class Strain:
     """A resource without shards, against what is bearable.
@@ -315,9 +336,9 @@ def strains(corpus: Corpus) -> list[Strain]:
     found = [
         Strain("asking at the account's rate", scale.query_hours(corpus, ACCOUNT, RATES), DAY_H, "h",
                "shards share one account's rate, so only a higher one or `teacher.batch` helps; nothing is paid twice"),
-        Strain("the journal's claim, with shards", scale.journal_gb(corpus, RATES, is_sharded=True), CLAIM_GB, "GB",
-               "a larger claim, which holds the checkpoints, too; half of it without shards, whose answers stay beside "
-               "the journal that they are gathered into"),
+        Strain("the workspace's claim", _claim_gb(corpus, PROXY, STUDENTS[-1]), CLAIM_GB, "GB",
+               "a larger claim; without shards half of the journal, whose answers stay beside the one that they are "
+               "gathered into"),
         Strain("validation in one pod", scale.validation_hours(corpus, RATES), DAY_H, "h",
                "rows stream in constant memory; a core more is a process more"),
         Strain("alignment on one node", alignment, PATIENCE_H, "h",
@@ -374,7 +395,7 @@ def check() -> Iterator[str]:
 
 def page() -> str:
     """All tables."""
-    parts = (inputs, teacher, accelerators, storage, memory, disks, breaking, check)
+    parts = (inputs, teacher, accelerators, storage, memory, disks, claims, breaking, check)
     return "\n\n".join("\n".join(part()) for part in parts) + "\n"
 
 

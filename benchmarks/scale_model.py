@@ -337,6 +337,17 @@ def artifacts_gb(corpus: Corpus, rates: Rates, *, proxy: Model, student: Model, 
     }
 
 
+def claim_gb(corpus: Corpus, rates: Rates, *, proxy: Model, student: Model, k: int = 50) -> float:
+    """The journal, and the most that a step has on the workspace's claim beside it until it is in a bucket.
+
+    A TrainJob's inputs and outputs lie there too: links to the same files, and copies of the targets, which come out of
+    a bucket onto another disk. A checkpoint is written beside the one before it.
+    """
+    targets = store_gb(corpus, rates, k)
+    making = (weights_gb(proxy), targets, targets + weights_gb(student) + 2 * checkpoint_gb(student))
+    return journal_gb(corpus, rates, is_sharded=True) + max(making)
+
+
 def training_gb(student: Model) -> float:
     """Weights, gradients and AdamW's two moments in float32, without activations."""
     return 16 * student.parameters / GB

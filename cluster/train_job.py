@@ -22,6 +22,7 @@ from cluster.following import Follower
 from cluster.kinds import PODS, TRAIN_JOBS
 from cluster.manifest import WORK_ANNOTATION, train_job
 from cluster.own_pod import OwnPod, has_condition, is_disrupted, read_own_pod
+from proxykd.artifacts import link_file
 from proxykd.config.launcher import LauncherSpec
 from proxykd.exceptions import ClusterConflictError, ClusterError, ConfigError, ModelError
 from proxykd.launching.work import JOB, RESULT, Work, finish, remove, told_error, write_job
@@ -201,16 +202,9 @@ def _staged(work: Work[T], output: Path) -> Work[T]:
 def _link(source: Path, target: Path) -> None:
     """The same files under another name, or copies where they lie on another disk; they are never written again."""
     if source.is_dir():
-        shutil.copytree(source, target, copy_function=_link_file)
+        shutil.copytree(source, target, copy_function=link_file)
     else:
-        _link_file(source, target)
-
-
-def _link_file(source: str | Path, target: str | Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+        link_file(source, target)
 
 
 @contextmanager

@@ -9,6 +9,8 @@ This module knows folders, Parquet parts and hashes; it does not know any orches
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -117,6 +119,14 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write ``value`` as indented JSON, keys in the given order, creating parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def link_file(source: str | Path, target: str | Path) -> None:
+    """The same file under another name, or a copy where that lies on another disk; it is never written again."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def batched(items: Iterable[ItemT], size: int) -> Iterator[tuple[ItemT, ...]]:

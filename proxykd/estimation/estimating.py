@@ -6,8 +6,6 @@ proxy's log-likelihood of y becomes the sample's weight (``weights``). Texts tha
 ``targets.json``; a distribution that is none stops the run.
 """
 
-import os
-import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ from proxykd.artifacts import (
     Targets,
     TargetsPortion,
     ValidatedSet,
+    link_file,
     read_json,
     seal,
     write_json,
@@ -231,10 +230,7 @@ def _link_files(folder: Path, output: Path) -> None:
         if name.as_posix() in (PORTION, MANIFEST) or target.exists():  # the tokenizer and equal tables
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(file, target)
-        except OSError:
-            shutil.copyfile(file, target)
+        link_file(file, target)
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,12 +144,20 @@ def gathered(model: "PreTrainedModel", build: "Callable[[], PreTrainedModel]") -
     Returns:
         The model, in the first process; None in the others.
     """
-    learnt = {name: whole(value.detach()) for name, value in model.named_parameters() if value.requires_grad}
+    learnt = trained_tensors(model)
     if current_world().rank > 0:
         return None
     plain = build()
     plain.load_state_dict(learnt, strict=False)
     return plain
+
+
+def trained_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
+    """What is trained of a model, whole and on the CPU, by name; the first process has it, and every one must ask."""
+    trained = (item for item in model.named_parameters() if item[1].requires_grad)
+    tensors = ((name, whole(value.detach()).contiguous()) for name, value in trained)
+    is_first = current_world().rank == 0
+    return {name: value for name, value in tensors if is_first}  # gathered by all, one after another
 
 
 def in_turns(work: Callable[[], T]) -> T:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet, seal, write_json
+from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet, link_file, seal, write_json
 from proxykd.config import RunSpec
 from proxykd.config.models import OptimizerSpec, PreferenceSpec, WarmupSpec
 from proxykd.data.splits import select_rows, sides_for
@@ -107,7 +107,7 @@ def align_proxy(
 
 
 def _collect(output: Path, made: Path) -> None:
-    shutil.copytree(made / ALIGNED, output, dirs_exist_ok=True)
+    shutil.copytree(made / ALIGNED, output, copy_function=link_file, dirs_exist_ok=True)
 
 
 def align_here(

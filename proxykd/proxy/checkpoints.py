@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from proxykd.models.sharding import like, whole
+from proxykd.models.sharding import like, trained_tensors
 from proxykd.models.tensor_files import open_tensors, save_tensors
 from proxykd.progress import report
 from proxykd.world import current_world
@@ -32,7 +32,7 @@ class StageCheckpoint:
 
     def save(self, model: torch.nn.Module, stages: list[dict[str, Any]]) -> None:
         """Keep the trained weights and what was measured so far; called by all processes, written by the first."""
-        tensors = {name: whole(value.detach()).contiguous() for name, value in _trained(model).items()}
+        tensors = trained_tensors(model)
         if current_world().rank > 0:
             return
         save_tensors(tensors, self.path, {"format": FORMAT, "stages": json.dumps(stages)})

@@ -75,8 +75,9 @@ class Checkpoints:
             optimizer: Its AdamW; None = the run is finished, and nothing but its weights is needed.
             reached: How far it is.
         """
-        tensors = dict(_tensors(module, optimizer))
-        if current_world().rank == 0:
+        is_first = current_world().rank == 0
+        tensors = {name: value for name, value in _tensors(module, optimizer) if is_first}
+        if is_first:
             self._write(tensors, reached)
         self._saved_at = time.monotonic()
 

@@ -1,12 +1,14 @@
 """The page on scale: what its command prints; the arithmetic behind it in its limits, its slopes and by hand."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from proxykd.config.models import ModelSpec
+from proxykd.config.models import ModelSpec, ProxySpec
 from proxykd.config.placement import amount, load_placement
 from proxykd.config.steps import STEPS
 from proxykd.models.loading import load_model, load_saved, save_model
@@ -215,22 +217,51 @@ def test_the_largest_proxy_is_the_one_whose_weights_just_fit() -> None:
 def test_shards_keep_their_answers_beside_the_journal_on_a_claim_of_this_size() -> None:
     claim = yaml.safe_load((CHECKOUT / "k8s" / "base" / "storage" / "journal.yaml").read_text(encoding="utf-8"))
     assert pytest.approx(float(amount(claim["spec"]["resources"]["requests"]["storage"])) / 1e9) == page.CLAIM_GB
-    # 100e6 x (903.5 + 4 x 300) bytes, twice.
-    (journal,) = (one for one in page.strains(page.SIZES[-1]) if one.what.startswith("the journal"))
-    assert journal.value == pytest.approx(421, abs=1)
-    assert journal.ratio == pytest.approx(421 / 214.7, abs=0.01)
+    # 100e6 x (903.5 + 4 x 300) bytes, twice; 2,203 of targets; 32 of a student and twice 96 of its checkpoint.
+    (workspace,) = (one for one in page.strains(page.SIZES[-1]) if one.what == "the workspace's claim")
+    assert workspace.value == pytest.approx(421 + 2203 + 32 + 192, abs=1)
+    # A million texts fit: 4.2 GB, and the 70B proxy's 280 or 21.6 + 224 while the 8B student trains.
+    claim = model.claim_gb(page.SIZES[1], page.RATES, proxy=page.PROXY, student=page.STUDENTS[-1])
+    assert claim == pytest.approx(284.2, abs=0.1)
+    assert claim < page.CLAIM_GB
 
 
-@pytest.mark.parametrize("name", ["gpu", "pools"])
-def test_the_shipped_placements_give_the_disk_of_a_million_texts(name: str) -> None:
+@pytest.mark.parametrize(("name", "proxy"), [("gpu", page.PLACED), ("pools", page.PLACED), ("large", page.PROXY)])
+def test_the_shipped_placements_give_the_disk_of_a_million_texts(name: str, proxy: Any) -> None:
     placement = load_placement(CHECKOUT / "k8s" / "placements" / f"{name}.yaml")
     corpus = model.Corpus(1_000_000)
-    needed = model.artifacts_gb(corpus, page.RATES, proxy=page.PLACED, student=page.STUDENTS[-1])
-    # 2 x 2 GB of texts, 21.6 of targets, 40 of the proxy, 2 x 32 of students.
-    assert needed["evaluate_student"] == pytest.approx(129.6, abs=0.1)
+    needed = model.artifacts_gb(corpus, page.RATES, proxy=proxy, student=page.STUDENTS[-1])
+    # 2 x 2 GB of texts, 21.6 of targets, 40 or 280 of the proxy, 2 x 32 of students.
+    assert needed["evaluate_student"] == pytest.approx(129.6 if proxy is page.PLACED else 369.6, abs=0.1)
     for step in STEPS:
         gb = max((value for own, value in needed.items() if step.startswith(own)), default=0.0)
         assert gb < 0.95 * float(amount(placement.step(step).scratch)) / 1e9, step
+
+
+def test_the_placement_of_a_large_proxy_has_the_gpus_and_the_memory_that_it_needs() -> None:
+    placement, proxy = load_placement(CHECKOUT / "k8s" / "placements" / "large.yaml"), page.PROXY
+    frozen, whole = model.weights_gb(proxy, is_frozen=True), model.weights_gb(proxy)
+    launcher = placement.step("align_proxy").launcher
+    assert launcher is not None
+    assert model.sharded_gb(proxy, launcher.processes_per_node) < 0.8 * page.H100.gb
+    assert launcher.gpus == launcher.processes_per_node
+    memory = {"align_proxy": amount(launcher.memory)}
+    for name, held in (("estimate_distributions", frozen), ("evaluate_student", whole)):
+        step = placement.step(name)
+        assert step.gpus >= model.least_devices(held, page.H100)
+        memory[name] = amount(step.memory)
+    # A model comes into the host's memory whole, in float32.
+    assert all(float(found) > 1.2e9 * whole for found in memory.values())
+
+
+def test_the_run_of_a_large_proxy_on_the_page_is_one() -> None:
+    text = (CHECKOUT / "docs" / "scale.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(proxy:.*?)```", text, re.DOTALL)
+    spec = ProxySpec.model_validate(yaml.safe_load(block)["proxy"])
+    assert spec.fsdp
+    assert spec.model.lora is not None
+    assert spec.preference is not None
+    assert spec.preference.sampling_batch_tokens // 500 == page.TEXTS_TOGETHER
 
 
 @given(gb=st.floats(min_value=0.1, max_value=1e5))

@@ -17,7 +17,7 @@ def asked(*steps: str, placement: str = "gpu") -> list[tuple[str, str]]:
     return [(one.what, one.remedy) for one in doctor.check_askings(needs, askings) if one.state == "missing"]
 
 
-@pytest.mark.parametrize("placement", ["cpu", "gpu", "pools"])
+@pytest.mark.parametrize("placement", ["cpu", "gpu", "large", "pools"])
 def test_a_judge_needs_the_key_and_the_way_outside_in_the_step_that_asks_it(placement: str) -> None:
     assert not asked("query_teacher", placement=placement)
     assert asked("query_teacher", "evaluate_student", placement=placement) == [

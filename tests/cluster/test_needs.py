@@ -69,13 +69,15 @@ def test_more_gpus_than_a_node_of_the_pool_has(tmp_path: Path) -> None:
         needs(tmp_path / "p.yaml")
 
 
-def test_each_step_fits_the_quota_of_a_queue_with_one_kind_of_gpu() -> None:
+@pytest.mark.parametrize("name", ["gpu", "large"])
+def test_each_step_fits_the_quota_of_a_queue_with_one_kind_of_gpu(name: str) -> None:
     folder = STACKS.parent / "base" / "queue"
     queues, pools = ([*yaml.safe_load_all((folder / f"{name}.yaml").read_text())] for name in ("queues", "pools"))
     pool_of = {one["metadata"]["name"]: one["spec"]["clusterQueue"] for one in queues}
     flavors = {one["metadata"]["name"]: one["spec"]["resourceGroups"][0]["flavors"] for one in pools}
-    placement = load_placement(STACKS.parent / "placements" / "gpu.yaml")
-    for demand in needs(STACKS.parent / "placements" / "gpu.yaml").demands:
+    file = STACKS.parent / "placements" / f"{name}.yaml"
+    placement = load_placement(file)
+    for demand in needs(file).demands:
         (flavor,) = flavors[pool_of[str(demand.queue)]]  # no other kind of GPU can be given
         quota = {one["name"]: amount(one["nominalQuota"]) for one in flavor["resources"]}
         assert all(quota[name] >= wanted for name, wanted in demand.total.items()), demand

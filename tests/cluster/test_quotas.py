@@ -27,7 +27,7 @@ from tests.k8s.quotas import total, usage
 from tests.k8s.train_jobs import child_job
 
 K8S = CHECKOUT / "k8s"
-PLACEMENTS = ("cpu", "gpu", "pools")
+PLACEMENTS = ("cpu", "gpu", "large", "pools")
 
 
 def read(path: str) -> dict[str, Any]:

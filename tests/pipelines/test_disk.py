@@ -9,7 +9,7 @@ from proxykd.config.steps import STEPS
 from tests.support.program import CHECKOUT
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu", "pools"])
+@pytest.mark.parametrize("name", ["cpu", "gpu", "large", "pools"])
 def test_the_disk_of_a_placement_is_request_and_limit_of_the_container(name: str) -> None:
     stack, placement = load_stack("kubernetes"), load_placement(CHECKOUT / "k8s" / "placements" / f"{name}.yaml")
     assert isinstance(stack, ClusterStackSpec)
