@@ -13,14 +13,12 @@ from cluster.kinds import PRIORITY_CLASSES
 from cluster.needs import Needs, needs_of
 from cluster.pod_security import check_pipelines
 from proxykd.config.asking import Asking
+from proxykd.config.placement import OUTSIDE
 from proxykd.config.stack import ClusterStackSpec, KubeflowStackSpec, S3StoreSpec, StackSpec
 from proxykd.exceptions import ClusterError
 
 PATIENCE = Patience(deadline_s=15.0)
 """A doctor says soon that the API server is away; a run waits longer."""
-
-OUTSIDE = "teacher-query"
-"""The one role whose pods may leave the cluster."""
 
 
 def examine(
