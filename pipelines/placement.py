@@ -16,7 +16,7 @@ from zenml.config.retry_config import StepRetryConfig
 from zenml.integrations.kubernetes.flavors import KubernetesOrchestratorSettings
 from zenml.integrations.kubernetes.pod_settings import KubernetesPodSettings
 
-from cluster.names import GPU, PART_OF, PRIORITY_LABEL, QUEUE_LABEL, STORAGE
+from cluster.names import GPU, PART_OF, PRIORITY_LABEL, QUEUE_LABEL, ROLE, STORAGE
 from proxykd.config.launcher import LAUNCHER_VARIABLE
 from proxykd.config.placement import OUTSIDE, OrchestratorPodSpec, PlacementSpec, PoolSpec, StepPlacementSpec, amount
 from proxykd.config.stack import ClusterStackSpec, KubeflowStackSpec, KubernetesStackSpec
@@ -25,7 +25,7 @@ from proxykd.exceptions import ConfigError
 from proxykd.workspace import Workspace
 
 Settings = TypeVar("Settings", bound=BaseModel)
-ROLE, EVICTION = "proxykd.dev/role", "cluster-autoscaler.kubernetes.io/safe-to-evict"
+EVICTION = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 STATE, MODELS, HOME = "/var/lib/proxykd", "/models", "/home/proxykd"
 
 # A minute and more of an API server that answers with errors: ZenML waits a second between two tries.
