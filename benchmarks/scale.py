@@ -290,8 +290,8 @@ def claims() -> Iterator[str]:
     yield ""
     yield (
         "GB of `proxykd-journal`, which every step mounts: the journal with shards, and what the step that writes most "
-        "has there until it is in the bucket, be it the proxy, the targets, or a student with its checkpoint and the one "
-        f"before. `k8s/base/storage/journal.yaml` asks for {quantity(CLAIM_GB)} GB."
+        "has there until it is in the bucket, be it the proxy, the targets, or a student with its checkpoint and the "
+        f"one before. `k8s/base/storage/journal.yaml` asks for {quantity(CLAIM_GB)} GB."
     )
     yield ""
     rows = (
