@@ -372,10 +372,12 @@ def _alignment(
     scored = min(lengths.completion, model.max_seq_tokens - min(lengths.prompt, model.max_seq_tokens))
     is_low = model.precision == "bfloat16" and model.lora is not None
     held = size.aligning_bytes if is_low else size.training_bytes
-    # Shards are cut from a whole model, by one process after another.
-    weights = held + 4 * size.num_parameters if spec.fsdp and spec.processes > 1 else spec.processes * held
-    others = (spec.processes - 1) * _WORKER_BYTES
-    return round(weights + others + activations + _LOGITS_COPIES * 4 * rows * scored * size.vocab_size)
+    is_sharded = spec.fsdp and spec.processes > 1
+    weights = held if is_sharded else spec.processes * held
+    # Before the first step and after the last one a whole float32 model is there, too, in one process.
+    whole = 4 * size.num_parameters if is_low or is_sharded else 0
+    steps = activations + _LOGITS_COPIES * 4 * rows * scored * size.vocab_size
+    return round(weights + (spec.processes - 1) * _WORKER_BYTES + max(steps, whole))
 
 
 def _disk(run: RunSpec, sizes: dict[str, ModelSize], completion_tokens: float) -> int:

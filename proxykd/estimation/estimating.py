@@ -35,7 +35,7 @@ from proxykd.estimation.evidence import ApiEvidence
 from proxykd.estimation.store_files import StoreWriter, Sums, finish_store
 from proxykd.estimation.unseen_text import fit_to_unseen
 from proxykd.exceptions import ArtifactError, GateError
-from proxykd.models.loading import load_saved
+from proxykd.models.loading import load_to_ask
 from proxykd.models.tokenizers import tokenizer_fingerprint
 from proxykd.progress import stage
 from proxykd.records import Side, hash_json
@@ -159,7 +159,7 @@ def _estimate(
     scratch: Path,
 ) -> dict[str, Any]:
     """Write the files of one worker; returns what they add up to (``store_files.Sums``)."""
-    model, tokenizer = load_saved(proxy.path / "model", frozen_for=run.proxy.model.precision)
+    model, tokenizer = load_to_ask(proxy.path / "model", precision=run.proxy.model.precision)
     model.eval()
     rows = select_rows(validated, splits, sides_for("distillation", run.split))
     if portion is not None:

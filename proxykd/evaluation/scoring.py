@@ -20,7 +20,7 @@ from proxykd.evaluation.heldout import HeldoutScores, score_heldout
 from proxykd.evaluation.heldout_sets import HeldoutSet, HeldoutSets
 from proxykd.evaluation.task_answers import TaskAnswer
 from proxykd.evaluation.tasks import run_task
-from proxykd.models.loading import load_saved
+from proxykd.models.loading import load_to_ask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -211,7 +211,7 @@ def score_model(
         GateError: if no held-out prompt has a usable text.
         InputError: if a task's data cannot be had or used.
     """
-    model, tokenizer = load_saved(folder)
+    model, tokenizer = load_to_ask(folder)
     heldout, spec = sets.for_tokenizer(tokenizer), run.evaluation
     settings: dict[str, Any] = {"pad_id": tokenizer.pad_token_id, "precision": run.student.model.precision}
     scores = score_heldout(model, heldout.corpus, heldout.index, bins=spec.calibration_bins, **settings)

@@ -23,6 +23,22 @@ def plain_model(model: "PreTrainedModel") -> "PreTrainedModel":
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def decoder_layers(model: "PreTrainedModel") -> list[nn.Module]:
+    """A model's decoder layers, whatever the architecture calls them; none where they are no list."""
+    plain = plain_model(model)
+    number = plain.config.get_text_config().num_hidden_layers
+    lists = (part for part in plain.get_decoder().children() if isinstance(part, nn.ModuleList))
+    return next((list(part) for part in lists if len(part) == number), [])
+
+
+def is_head_adapted(model: "PreTrainedModel") -> bool:
+    """Whether adapters, or a trained copy (peft), stand in the place of a model's head."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    return isinstance(plain_model(model).get_output_embeddings(), BaseTunerLayer | ModulesToSaveWrapper)
+
+
 def apply_head(model: "PreTrainedModel", hidden: Tensor) -> Tensor:
     """Logits, float [n, vocab], of hidden states [n, hidden], as the model itself computes them."""
     plain = plain_model(model)

@@ -4,6 +4,7 @@ Weights are float32 while they are trained; ``autocast`` lowers the arithmetic a
 that comes out is an ordinary transformers model: nothing of ours is needed to load what ``save_model`` writes.
 """
 
+import gc
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Lla
 
 from proxykd.config.models import LoraSpec, ModelSpec, StudentSpec
 from proxykd.exceptions import ModelError, StorageError
-from proxykd.models.heads import plain_model
+from proxykd.models.heads import decoder_layers, plain_model
 from proxykd.models.sources import EMBEDDED_SHAPES, Source, missing_model, resolve_source
 from proxykd.models.tokenizers import load_tokenizer, load_tokenizer_from
 
@@ -32,6 +33,7 @@ __all__ = [
     "load_model",
     "load_saved",
     "load_student",
+    "load_to_ask",
     "load_tokenizer",
     "load_trainable",
     "lower_frozen",
@@ -102,22 +104,29 @@ def _choose_attention(model: "PreTrainedModel", spec: ModelSpec) -> None:
         ) from error
 
 
-def load_saved(folder: Path, *, frozen_for: str | None = None) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """Model and tokenizer from a folder that ``save_model`` wrote.
+def load_saved(folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """Model (float32) and tokenizer from a folder that ``save_model`` wrote.
+
+    Raises:
+        ModelError: if the folder holds no model.
+    """
+    source = Source(str(folder))
+    return _load_pretrained(source).to(default_device()), load_tokenizer_from(source)
+
+
+def load_to_ask(folder: Path, *, precision: str = "float32") -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """The same for a model that is not trained any more, held as ``lower_frozen`` and ``spread`` say.
 
     Args:
         folder: The model's.
-        frozen_for: The precision, as in ``ModelSpec.precision``, in which the model will be asked and nothing else: it
-            is held as ``lower_frozen`` says, and cannot be trained. None = float32.
+        precision: As in ``ModelSpec.precision``: bfloat16 = it is asked in that alone.
 
     Raises:
         ModelError: if the folder holds no model, or all accelerators together have no room for it.
     """
     source = Source(str(folder))
-    model = _load_pretrained(source)
-    if frozen_for is not None:
-        model.requires_grad_(False)
-        lower_frozen(model, frozen_for)
+    model = _load_pretrained(source).requires_grad_(False)
+    lower_frozen(model, precision)
     return spread(model), load_tokenizer_from(source)
 
 
@@ -136,6 +145,10 @@ def spread(model: "PreTrainedModel", room: Mapping[int | str, int] | None = None
     from accelerate.utils import get_max_memory
 
     if room is None:
+        # What earlier models had counts as taken until it is given back, and spread ones are freed by the collector.
+        gc.collect()
+        if torch.accelerator.is_available():
+            torch.accelerator.empty_cache()
         found = {name: size for name, size in get_max_memory().items() if name != "cpu"}
         room = {name: int(_SHARE_OF_WEIGHTS * size) for name, size in found.items()}
     num_bytes = sum(value.nbytes for value in model.parameters())
@@ -217,11 +230,11 @@ def attach_lora(model: "PreTrainedModel", spec: LoraSpec) -> "PreTrainedModel":
 
 
 def lower_frozen(model: "PreTrainedModel", precision: str) -> None:
-    """Hold what is not trained of a model's layers in the type that its arithmetic has anyway; changes ``model``.
+    """Hold what is not trained of a model's linear layers in the type that their arithmetic has; changes ``model``.
 
     Under autocast a linear layer rounds its float32 weight to bfloat16 in every pass. Held in bfloat16 from the start,
     it takes half the memory, and every score stays the same, bit for bit. Norms, embeddings and the head, whose
-    arithmetic is not bfloat16 everywhere, stay float32.
+    arithmetic is not bfloat16 everywhere, stay float32; so do experts that are no linear layers.
 
     Args:
         model: With its adapters, if any, and what is not trained frozen.
@@ -229,9 +242,10 @@ def lower_frozen(model: "PreTrainedModel", precision: str) -> None:
     """
     if precision != "bfloat16":
         return
-    for module in plain_model(model).get_decoder().layers.modules():
-        if isinstance(module, torch.nn.Linear) and not module.weight.requires_grad:
-            module.to(torch.bfloat16)
+    for layer in decoder_layers(model):
+        for module in layer.modules():
+            if isinstance(module, torch.nn.Linear) and not module.weight.requires_grad:
+                module.to(torch.bfloat16)
 
 
 def is_lowered(model: "PreTrainedModel") -> bool:
@@ -273,7 +287,8 @@ def prune_layers(model: "PreTrainedModel", num_layers: int) -> None:
 def autocast(precision: str) -> AbstractContextManager[object]:
     """Arithmetic in bfloat16 where that is safe, or untouched for ``float32``."""
     if precision == "bfloat16":
-        return torch.autocast(default_device().type, dtype=torch.bfloat16)
+        # Casts are not kept: of shards they would be a copy of all weights, and each is needed once a pass.
+        return torch.autocast(default_device().type, dtype=torch.bfloat16, cache_enabled=False)
     return nullcontext()
 
 

@@ -6,7 +6,7 @@ greedy decoding alone, and for the tiny models the per-step overhead of the gene
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -147,7 +147,8 @@ class TransformersSampler:
         """Continue one batch; rows that have ended leave it, so that the last long ones run alone."""
         completions: list[list[int]] = [[] for _ in prompts]
         input_ids, mask = (part.to(self._model.device) for part in _pad_left(prompts))
-        caches, rows = [DynamicCache() for _ in self._models], torch.arange(len(prompts))
+        kind = _HalvedCache if self._precision == "bfloat16" else DynamicCache
+        caches, rows = [kind() for _ in self._models], torch.arange(len(prompts))
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
         for _ in range(max_new_tokens):
             logits = [
@@ -186,6 +187,15 @@ class TransformersSampler:
             is_ended = [self._is_ended(completion) for completion in completions]
             is_open &= ~torch.tensor(is_ended, device=tokens.device)
         return is_open.nonzero().squeeze(1)
+
+
+class _HalvedCache(DynamicCache):  # type: ignore[misc]
+    """Keys and values in bfloat16, as attention reads them under autocast, however they come."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *others: Any, **more: Any) -> Any:
+        """Add a layer's; see ``DynamicCache.update``."""
+        halved = key_states.to(torch.bfloat16), value_states.to(torch.bfloat16)
+        return super().update(*halved, *others, **more)
 
 
 def sample_examples(

@@ -23,14 +23,16 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from proxykd.models.heads import plain_model
-from proxykd.models.loading import default_device
+from proxykd.exceptions import ModelError
+from proxykd.models.heads import decoder_layers, plain_model
+from proxykd.models.loading import autocast, default_device, is_lowered
 from proxykd.world import current_world
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 T = TypeVar("T")
+_PASSES_NOTED = 4096
 
 
 def shard(module: torch.nn.Module, layers: "list[torch.nn.Module]", mesh: DeviceMesh | None = None) -> None:
@@ -69,12 +71,18 @@ def shard_model(model: "PreTrainedModel", mesh: DeviceMesh) -> None:
     Args:
         model: The same in every process, its adapters attached.
         mesh: From ``machines_mesh``.
+
+    Raises:
+        ModelError: if its layers cannot be told.
     """
-    plain = plain_model(model)
-    layers = plain.get_decoder().layers
-    assert isinstance(layers, torch.nn.ModuleList)
+    plain, layers = plain_model(model), decoder_layers(model)
+    if not layers:
+        raise ModelError(
+            f"expected a model whose layers are a list to share out, got the type {plain.config.model_type}; leave "
+            "proxy.fsdp out"
+        )
     plain.apply_within = lambda function, *arguments: function(*arguments)
-    shard(plain, list(layers), mesh)
+    shard(plain, layers, mesh)
     register_fsdp_forward_method(plain, "apply_within")
     # What transformers' trainers ask: whether somebody else places the weights and reduces their gradients.
     plain._is_distributed_loading_by_transformers = True
@@ -98,19 +106,34 @@ def within(model: "PreTrainedModel", function: Callable[..., T], *arguments: Any
     if not is_sharded(model):
         return function(*arguments)
     _announce(model)
-    return plain_model(model).apply_within(function, *arguments)  # type: ignore[no-any-return]
+    found: T = plain_model(model).apply_within(function, *arguments)
+    _count_pass(plain_model(model))
+    return found
 
 
 def call(model: "PreTrainedModel", **inputs: Any) -> Any:
     """Call a model as a whole, which makes one pass through it; inside ``in_step``."""
-    if is_sharded(model):
-        _announce(model)
-    return plain_model(model)(**inputs)
+    if not is_sharded(model):
+        return plain_model(model)(**inputs)
+    _announce(model)
+    found = plain_model(model)(**inputs)
+    _count_pass(plain_model(model))
+    return found
 
 
 def _announce(model: "PreTrainedModel") -> None:
     """Tell those who have no more passes to make that there is one."""
     total(torch.ones(1, device=model.device))
+
+
+def _count_pass(plain: Any) -> None:
+    """Now and then forget the passes: FSDP notes each of a layer for a backward pass that may never come.
+
+    It also puts what stayed gathered in parts again, so that all processes must do it after the same pass.
+    """
+    plain.num_passes = getattr(plain, "num_passes", 0) + 1
+    if plain.num_passes % _PASSES_NOTED == 0:
+        plain.reset_iter_state()
 
 
 @contextmanager
@@ -128,10 +151,12 @@ def in_step(model: "PreTrainedModel") -> Iterator[None]:
         return
     plain: Any = plain_model(model)
     stand_in = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    with torch.no_grad():
+    # Frozen layers that are held in bfloat16 know no other arithmetic.
+    with torch.no_grad(), autocast("bfloat16" if is_lowered(model) else "float32"):
         while float(total(torch.zeros(1, device=model.device))) > 0.0:
             plain(input_ids=stand_in, use_cache=False)
-    plain.reshard()
+            _count_pass(plain)
+    plain.reset_iter_state()
 
 
 def gathered(model: "PreTrainedModel", build: "Callable[[], PreTrainedModel]") -> "PreTrainedModel | None":

@@ -28,9 +28,10 @@ from proxykd.config import RunSpec
 from proxykd.config.models import OptimizerSpec, PreferenceSpec, WarmupSpec
 from proxykd.data.splits import select_rows, sides_for
 from proxykd.data.tokenizing import Example, TokenizedCorpus
-from proxykd.exceptions import ConfigError, GateError
+from proxykd.exceptions import ConfigError, GateError, ModelError
 from proxykd.launching.choice import choose_launcher
 from proxykd.launching.work import Launcher, Work
+from proxykd.models.heads import is_head_adapted
 from proxykd.models.loading import (
     default_device,
     is_lowered,
@@ -181,6 +182,11 @@ class _Alignment:
     def _load_part(self, mesh: DeviceMesh | None) -> PreTrainedModel:
         """The whole model comes into the host's memory; this process's part of it, or all, onto its device."""
         model = load_trainable(self._spec, seed=self._run.seed, device=torch.device("cpu"))
+        if is_head_adapted(model):
+            raise ModelError(
+                "expected adapters on the proxy's layers alone, found them on its head, by whose own weights the "
+                "trainers multiply; take it out of proxy.model.lora.target_modules"
+            )
         lower_frozen(model, self._spec.precision)
         if mesh is None:
             return model.to(default_device())

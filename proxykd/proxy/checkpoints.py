@@ -41,21 +41,26 @@ class StageCheckpoint:
         """Put the weights back; returns what was measured, or nothing where there is no checkpoint that can be used."""
         if not self.path.is_file():
             return []
-        wanted = _trained(model)
         try:
             with open_tensors(self.path) as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT or set(file.keys()) != set(wanted):
-                    raise ValueError("it is of another model or another release")
-                tensors = {name: file.get_tensor(name) for name in wanted}
+                return _restore(file, _trained(model))
         except (OSError, SafetensorError, ValueError) as error:
             report(f"the checkpoint {self.path} cannot be used ({error}); the alignment begins anew")
             return []
-        with torch.no_grad():
-            for name, value in wanted.items():
-                value.copy_(like(value, tensors[name]))
-        stages: list[dict[str, Any]] = json.loads(metadata["stages"])
-        return stages
+
+
+def _restore(file: Any, wanted: dict[str, torch.nn.Parameter]) -> list[dict[str, Any]]:
+    """Put weights back one by one, so that no process has the whole file in its memory."""
+    metadata = file.metadata() or {}
+    names = list(file.keys())
+    shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in names}
+    if metadata.get("format") != FORMAT or shapes != {name: value.shape for name, value in wanted.items()}:
+        raise ValueError("it is of another model or another release")
+    with torch.no_grad():
+        for name, value in wanted.items():
+            value.copy_(like(value, file.get_tensor(name)))
+    stages: list[dict[str, Any]] = json.loads(metadata["stages"])
+    return stages
 
 
 def _trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

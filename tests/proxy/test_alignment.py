@@ -7,7 +7,7 @@ import pytest
 from proxykd.artifacts import ValidatedSet, read_json, seal
 from proxykd.config import RunSpec
 from proxykd.data.splits import TRAINING_SIDES, build_splits, select_rows
-from proxykd.exceptions import ConfigError, GateError
+from proxykd.exceptions import ConfigError, GateError, ModelError
 from proxykd.models.loading import load_saved
 from proxykd.proxy.alignment import align_proxy
 from proxykd.records import Side
@@ -72,6 +72,13 @@ def test_without_the_preference_term_nothing_is_sampled(corpus, tmp_path, monkey
     assert [stage["stage"] for stage in stages] == ["unaligned", "warmup", "round 1 of 2", "round 2 of 2"]
     assert stages[-1]["development_nll"] < stages[1]["development_nll"]
     assert all("preference" not in stage for stage in stages)
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_adapters_on_the_head_would_never_be_trained_and_are_refused(corpus, tmp_path):
+    model = {**PROXY["model"], "lora": {"rank": 2, "target_modules": ["q_proj", "lm_head"]}}
+    with pytest.raises(ModelError, match=r"found them on its head.*take it out of proxy.model.lora.target_modules"):
+        align(corpus, tmp_path, specify(model=model))
 
 
 def test_an_unaligned_proxy_is_measured_and_saved_as_it_is(corpus, tmp_path):
