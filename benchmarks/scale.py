@@ -27,8 +27,8 @@ A100 = Device("A100 80 GB SXM", 312, 2039, 80, 300, 3.43, "AWS p4de.24xlarge / 8
 L4 = Device("L4 24 GB", 121, 300, 24, 32, 0.80, "AWS g6.xlarge, us-east-1, rounded")
 
 PROXY = Model("70B proxy", 70e9, layers=80, embeddings=2 * 128_256 * 8192, kv_bytes=2 * 80 * 8 * 128 * 2)
-TEXTS_TOGETHER = 65_536 // 500
-"""Of each process: ``sampling_batch_tokens`` of 65,536, and texts of 500 tokens at most."""
+SAMPLING = {"batch_tokens": 81_920, "max_new_tokens": 512}
+"""``proxy.preference``: its ``sampling_batch_tokens`` and ``max_new_tokens``."""
 STUDENTS = (Model("1B student", 1e9), Model("3B student", 3e9), Model("8B student", 8e9))
 
 ACCOUNT = Account(10_000, 30e6, 2.5, 10.0)
@@ -102,7 +102,7 @@ def works(corpus: Corpus, student: Model, device: Device = H100) -> list[Work]:
     spread, whole = (scale.least_devices(scale.weights_gb(PROXY, is_frozen=low), device) for low in (True, False))
     pairs = (
         ("proxy: SFT", scale.gpu_hours(scale.warmup_flop(corpus, PROXY), device, training)),
-        ("proxy: its own texts", scale.sampling_hours(corpus, PROXY, device, UTILISATION, texts=TEXTS_TOGETHER)),
+        ("proxy: its own texts", scale.sampling_hours(corpus, PROXY, device, UTILISATION, **SAMPLING)),
         ("proxy: DPO", scale.gpu_hours(scale.preference_flop(corpus, PROXY), device, training)),
         ("estimation", spread * scale.gpu_hours(scale.estimation_flop(corpus, PROXY), device, forward)),
         (student.name, scale.gpu_hours(scale.distillation_flop(corpus, student), device, training)),
@@ -131,7 +131,8 @@ def inputs() -> Iterator[str]:
         f"Assumed: {UTILISATION.training:.0%} of the data sheet's rate in training, {UTILISATION.forward:.0%} in "
         f"forward passes, {UTILISATION.sampling:.0%} of the roofline where the proxy writes, "
         f"{UTILISATION.link:.0%} of the links between the {NODE_GPUS} devices of a node that share the proxy, "
-        f"{TEXTS_TOGETHER} texts that each of them writes together (`sampling_batch_tokens: 65536`); texts of "
+        f"batches of {SAMPLING['batch_tokens']:,} tokens that each of them writes together, of which the longest has "
+        f"{SAMPLING['max_new_tokens']} (`sampling_batch_tokens`, `max_new_tokens`); texts of "
         f"{corpus.prompt_tokens} tokens in and {corpus.completion_tokens} out, each read once by every stage "
         f"(`split.mode: shared`); held out: a tenth, {corpus.most_heldout:,} at most; an account with "
         f"{account.requests_per_minute:,.0f} calls and {account.tokens_per_minute / 1e6:.0f} million tokens a minute "
@@ -384,7 +385,7 @@ def check() -> Iterator[str]:
     """The arithmetic against the one figure of the paper's cost that is known."""
     pairs = Corpus(40_000, prompt_tokens=512, completion_tokens=512, most_heldout=0)
     hours = scale.gpu_hours(scale.preference_flop(pairs, PROXY), A100, UTILISATION.training)
-    hours += scale.sampling_hours(pairs, PROXY, A100, UTILISATION)
+    hours += scale.sampling_hours(pairs, PROXY, A100, UTILISATION, **SAMPLING)
     yield "## Against the paper"
     yield ""
     yield (

@@ -233,7 +233,7 @@ def sampling_pass_s(
         device: On what.
         devices: How many share the model.
         texts: Written together on each.
-        length: Tokens of a text so far, on average.
+        length: Tokens of a text at its end.
         utilisation: Shares of the link's rate and of the roofline.
 
     Raises:
@@ -252,12 +252,30 @@ def sampling_pass_s(
 
 
 def sampling_hours(
-    corpus: Corpus, proxy: Model, device: Device, utilisation: Utilisation, *, devices: int = 8, texts: int = 131
+    corpus: Corpus,
+    proxy: Model,
+    device: Device,
+    utilisation: Utilisation,
+    *,
+    devices: int = 8,
+    batch_tokens: int = 81_920,
+    max_new_tokens: int = 512,
 ) -> float:
-    """Hours of one device for one text of the proxy's own a training text; eight devices share the model."""
-    length = corpus.length - corpus.completion_tokens // 2
-    a_pass = sampling_pass_s(proxy, device, devices=devices, texts=texts, length=length, utilisation=utilisation)
-    return corpus.training * corpus.completion_tokens * a_pass / texts / HOUR_S
+    """Hours of one device for one text of the proxy's own a training text, written by batches that wait for their last.
+
+    Args:
+        corpus: Whose prompts are continued.
+        proxy: Who writes; shared out.
+        device: On what.
+        utilisation: As for ``sampling_pass_s``.
+        devices: How many share the model, each with texts of its own.
+        batch_tokens: Bound on texts * (prompt + ``max_new_tokens``) of a device.
+        max_new_tokens: Passes of a batch: one of its texts is as long.
+    """
+    longest = corpus.prompt_tokens + max_new_tokens
+    texts = batch_tokens // longest
+    a_pass = sampling_pass_s(proxy, device, devices=devices, texts=texts, length=longest, utilisation=utilisation)
+    return corpus.training / texts * max_new_tokens * a_pass / HOUR_S
 
 
 def estimation_flop(corpus: Corpus, proxy: Model) -> float:
@@ -304,10 +322,11 @@ def weights_gb(model: Model, *, is_frozen: bool = False) -> float:
 def sharded_gb(proxy: Model, devices: int) -> float:
     """What one of several devices holds of a proxy under adapters (FSDP), at most, adapters and activations left out.
 
-    Its share, and what is in one piece during a pass: embeddings and head, and two layers, of which one is on its way.
+    Its share, and what is in one piece during a pass: embeddings and head, which are there twice while they come, and
+    two layers, of which one is on its way.
     """
     layer = FROZEN * (proxy.parameters - proxy.embeddings) / proxy.layers / GB
-    return weights_gb(proxy, is_frozen=True) / devices + LOADED * proxy.embeddings / GB + 2 * layer
+    return weights_gb(proxy, is_frozen=True) / devices + 2 * LOADED * proxy.embeddings / GB + 2 * layer
 
 
 def most_parameters(device: Device, *, precision: str = "bfloat16", usable: float = 0.8) -> float:

@@ -157,7 +157,7 @@ def test_writing_is_bound_by_the_link_with_few_texts_and_by_arithmetic_with_many
 
 def test_what_does_not_fit_is_refused() -> None:
     options = {"length": 500, "utilisation": page.UTILISATION}
-    with pytest.raises(ValueError, match="expected a H100 80 GB SXM of 2 to hold 84 GB"):
+    with pytest.raises(ValueError, match="expected a H100 80 GB SXM of 2 to hold 92 GB"):
         model.sampling_pass_s(page.PROXY, page.H100, devices=2, texts=1, **options)
     with pytest.raises(ValueError, match="fewer texts"):
         model.sampling_pass_s(page.PROXY, page.H100, devices=8, texts=1000, **options)
@@ -210,8 +210,10 @@ def test_the_largest_proxy_is_the_one_whose_weights_just_fit() -> None:
     largest = model.Model("largest", model.most_parameters(page.H100, precision="float32"))
     assert largest.parameters == pytest.approx(16e9)
     assert model.weights_gb(largest) == pytest.approx(64)
-    # 144.2 / 8 + 4 x 2.1 + 2 x 2 x 67.9 / 80.
-    assert model.sharded_gb(page.PROXY, 8) == pytest.approx(29.8, abs=0.1)
+    # 144.2 / 8 + 2 x 4 x 2.1 + 2 x 2 x 67.9 / 80.
+    assert model.sharded_gb(page.PROXY, 8) == pytest.approx(38.2, abs=0.1)
+    # With the keys and values of 81,920 tokens, 327,680 bytes each.
+    assert 38.2 + 81_920 * page.PROXY.kv_bytes / 1e9 < 0.85 * page.H100.gb
 
 
 def test_shards_keep_their_answers_beside_the_journal_on_a_claim_of_this_size() -> None:
@@ -261,7 +263,8 @@ def test_the_run_of_a_large_proxy_on_the_page_is_one() -> None:
     assert spec.fsdp
     assert spec.model.lora is not None
     assert spec.preference is not None
-    assert spec.preference.sampling_batch_tokens // 500 == page.TEXTS_TOGETHER
+    assert spec.preference.sampling_batch_tokens == page.SAMPLING["batch_tokens"]
+    assert spec.preference.max_new_tokens == page.SAMPLING["max_new_tokens"]
 
 
 @given(gb=st.floats(min_value=0.1, max_value=1e5))
