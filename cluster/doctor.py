@@ -6,7 +6,7 @@ and not a pod that waits. Nothing is changed, but for one empty object that is w
 
 from collections.abc import Iterable, Iterator
 
-from cluster import access, capacity, services
+from cluster import access, capacity, pools, services
 from cluster.api import ClusterApi, Patience
 from cluster.findings import Finding, guarded, missing, ok, unchecked
 from cluster.kinds import PRIORITY_CLASSES
@@ -79,7 +79,7 @@ def examine_cluster(stack: ClusterStackSpec, needs: Needs, *, is_scheduled: bool
     yield from guarded("service accounts", access.check_accounts(api, needs.accounts))
     yield from access.check_secrets(api, needs.secrets)
     yield from guarded("volume claims", access.check_volumes(api, needs.volumes))
-    yield from capacity.check_pools(api, needs.demands)
+    yield from pools.check_pools(api, needs.demands)
     yield from guarded("quotas", capacity.check_quotas(api, needs.demands))
     yield from guarded("limit ranges", capacity.check_ranges(api, needs.demands))
     yield from guarded("MLflow", services.check_tracking(stack.tracking_uri, api))

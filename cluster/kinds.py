@@ -62,6 +62,7 @@ TRAIN_JOBS = Kind("trainer.kubeflow.org/v1alpha1", "TrainJob", "trainjobs")
 TRAINING_RUNTIMES = Kind("trainer.kubeflow.org/v1alpha1", "TrainingRuntime", "trainingruntimes")
 LOCAL_QUEUES = Kind("kueue.x-k8s.io/v1beta2", "LocalQueue", "localqueues")
 CLUSTER_QUEUES = Kind("kueue.x-k8s.io/v1beta2", "ClusterQueue", "clusterqueues", is_namespaced=False)
+COHORTS = Kind("kueue.x-k8s.io/v1beta2", "Cohort", "cohorts", is_namespaced=False)
 RESOURCE_FLAVORS = Kind("kueue.x-k8s.io/v1beta2", "ResourceFlavor", "resourceflavors", is_namespaced=False)
 WORKLOADS = Kind("kueue.x-k8s.io/v1beta2", "Workload", "workloads")
 PRIORITY_CLASSES = Kind(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import access, capacity, doctor, services
+from cluster import access, capacity, cohorts, doctor, pools, services
 from cluster.api import ClusterApi
 from cluster.capacity import Demand
 from cluster.findings import Finding
@@ -286,8 +286,7 @@ def test_the_versions_are_those_that_the_manifests_are_checked_for_and_the_pages
 
 
 def supply_of(queue: dict[str, Any], *demands: Demand) -> Finding:
-    (finding,) = capacity.check_supply("pool", capacity.supply(queue), demands)
-    return finding
+    return pools.check_queue_supply("pool", cohorts.Lending([queue], []).groups(queue), demands)
 
 
 def test_a_queue_gives_as_much_as_its_largest_flavor_to_all_pods_of_a_step_together() -> None:
@@ -300,16 +299,10 @@ def test_a_queue_gives_as_much_as_its_largest_flavor_to_all_pods_of_a_step_toget
         "align_proxy asks for 9 GPUs, it gives at most 8 GPUs"
     )
     two = cluster_queue(8)
-    two["spec"]["resourceGroups"] += cluster_queue(16, flavor="h100-spot")["spec"]["resourceGroups"]
+    spot = cluster_queue(16, flavor="h100-spot")["spec"]["resourceGroups"][0]["flavors"]
+    two["spec"]["resourceGroups"][0]["flavors"] += spot
     assert supply_of(two, demand(gpus=16)).state == "ok"
     assert supply_of(two, demand(gpus=17)).state == "missing"
-
-
-def test_a_cohort_lends_up_to_the_limit() -> None:
-    assert supply_of(cluster_queue(8, cohortName="all"), demand(gpus=800)).state == "ok"
-    assert supply_of(cluster_queue(8, limit=4, cohortName="all"), demand(gpus=12)).state == "ok"
-    assert supply_of(cluster_queue(8, limit=4, cohortName="all"), demand(gpus=13)).state == "missing"
-    assert supply_of(cluster_queue(8, limit=4), demand(gpus=12)).state == "missing"  # nobody lends without a cohort
 
 
 def test_what_a_queue_does_not_cover_it_does_not_give() -> None:
@@ -335,12 +328,12 @@ def node(name: str, gpus: int) -> dict[str, Any]:
 
 def test_a_pool_of_nodes_must_hold_one_pod_on_one_node(server: ApiServer, connect: Connect) -> None:
     api = connect()
-    (finding,) = capacity.check_pools(api, [demand(gpus=8, queue=None)])
+    (finding,) = pools.check_pools(api, [demand(gpus=8, queue=None)])
     assert (finding.state, finding.found) == ("unchecked", "no node now")  # it may grow from nothing
     server.apply(node("first", 4), node("second", 4))
-    (finding,) = capacity.check_pools(api, [demand(gpus=8, queue=None)])
+    (finding,) = pools.check_pools(api, [demand(gpus=8, queue=None)])
     assert finding.found == "distill_student asks for 8 GPUs, it gives at most 4 GPUs"
-    (finding,) = capacity.check_pools(api, [demand(gpus=4, pods=8, queue=None)])
+    (finding,) = pools.check_pools(api, [demand(gpus=4, pods=8, queue=None)])
     assert finding.state == "ok"
 
 
@@ -348,7 +341,7 @@ def test_disk_is_looked_at_where_the_queue_covers_it_and_said_to_be_uncovered_wh
     ready: ApiServer, connect: Connect
 ) -> None:
     asking = demand()._replace(resources={**demand().resources, STORAGE: 160 * GIB})
-    first, second = capacity.check_pools(connect(), [asking])
+    first, second = pools.check_pools(connect(), [asking])
     assert (first.state, second.state) == ("unchecked", "ok")
     assert first.found == "its ClusterQueue proxykd does not cover ephemeral-storage"
     ready.apply(queue := cluster_queue())
@@ -356,7 +349,7 @@ def test_disk_is_looked_at_where_the_queue_covers_it_and_said_to_be_uncovered_wh
     group["coveredResources"].append(STORAGE)
     group["flavors"][0]["resources"].append({"name": STORAGE, "nominalQuota": "100Gi"})
     ready.apply(queue)
-    (finding,) = capacity.check_pools(connect(), [asking])
+    (finding,) = pools.check_pools(connect(), [asking])
     assert finding.found == "distill_student asks for 160.0 GiB disk, it gives at most 100.0 GiB disk"
 
 
