@@ -29,6 +29,8 @@ _MANIFESTS = ", ".join(
         "docker.distribution.manifest.v2",
     )
 )
+PLACEHOLDER = f"sha256:{'0' * 64}"
+"""What stands for the digest in files of the checkout; no image has it."""
 _IN_CLUSTER = (".svc", ".cluster.local")
 
 
@@ -136,8 +138,12 @@ def check_bucket(store: S3StoreSpec) -> Iterator[Finding]:
 
 def check_image(image: str) -> Iterator[Finding]:
     """The registry has the image's digest; one that wants a login, or is out of reach, is left unchecked."""
-    what = f"image {image.partition('@')[0]}"
     name, _, digest = image.partition("@")
+    what = f"image {name}"
+    if digest == PLACEHOLDER:
+        remedy = "build and push the image, and write its digest into the stack (docs/kubernetes.md, The image)"
+        yield missing(what, "its digest is the placeholder of the checkout's files", remedy)
+        return
     host, _, repository = name.partition("/")
     if "." not in host and ":" not in host and host != "localhost":
         host, repository = "registry-1.docker.io", name if "/" in name else f"library/{name}"
@@ -152,7 +158,8 @@ def check_image(image: str) -> Iterator[Finding]:
     elif reply.status == 404:
         yield missing(what, f"the registry has no {digest[:19]}...", "push it, or write the digest that was pushed")
     elif reply.status in (401, 403):
-        yield unchecked(what, "the registry wants a login", "the pods need imagePullSecrets, or nodes that may pull it")
+        remedy = "nodes that may pull it, or service accounts with imagePullSecrets (k8s/components/private-registry)"
+        yield unchecked(what, "the registry wants a login", f"the pods need {remedy}")
     else:
         yield unchecked(what, f"the registry gave no answer ({reply.status or reply.text})")
 

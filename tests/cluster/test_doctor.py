@@ -175,6 +175,41 @@ def test_a_quota_that_is_used_up_hides_whether_a_secret_is_there(ready: ApiServe
     assert (finding.state, "may not read" in finding.found) == ("unchecked", True)
 
 
+PULLED = {"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": "e30="}}
+
+
+@pytest.mark.parametrize(
+    ("secret", "state", "told"),
+    [
+        (None, "missing", "there is none, and proxykd-step pull with it"),
+        ({"data": {".dockerconfigjson": "e30="}}, "missing", "no image is pulled with one of type Opaque"),
+        (PULLED, "ok", "proxykd-step pull with it"),
+        ({"type": "kubernetes.io/dockercfg", "data": {".dockercfg": "e30="}}, "ok", "proxykd-step pull with it"),
+    ],
+)
+def test_a_secret_with_which_an_account_pulls_is_looked_for(
+    ready: ApiServer, secret: dict[str, Any] | None, state: str, told: str
+) -> None:
+    assert not [one for one in looked() if one.what.startswith("pull")]
+    ready.apply(manifest("v1", "ServiceAccount", "proxykd-step", imagePullSecrets=[{"name": "proxykd-registry"}]))
+    if secret is not None:
+        ready.apply(manifest("v1", "Secret", "proxykd-registry", **secret))
+    (found,) = (one for one in looked() if one.what == "pull secret proxykd-registry")
+    assert (found.state, found.found) == (state, told)
+    assert ("--type=kubernetes.io/dockerconfigjson" in found.remedy) is (state == "missing")
+
+
+def test_who_may_not_read_secrets_learns_whether_the_one_to_pull_with_is_there(
+    ready: ApiServer, submitter: ClusterApi
+) -> None:
+    ready.apply(manifest("v1", "ServiceAccount", "proxykd-step", imagePullSecrets=[{"name": "proxykd-registry"}]))
+    _, before = access.check_accounts(submitter, ["proxykd-step"])
+    assert (before.state, "--type=" in before.remedy) == ("missing", True)
+    ready.apply(manifest("v1", "Secret", "proxykd-registry", **PULLED))
+    _, after = access.check_accounts(submitter, ["proxykd-step"])
+    assert (after.state, after.found.partition(";")[0], after.remedy) == ("unchecked", "it is there", "")
+
+
 def role(*rules: dict[str, Any]) -> list[dict[str, Any]]:
     reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "own"}
     subject = {"kind": "ServiceAccount", "name": "default", "namespace": "proxykd"}
