@@ -6,7 +6,7 @@ and not a pod that waits. Nothing is changed, but for one empty object that is w
 
 from collections.abc import Iterable, Iterator
 
-from cluster import access, capacity, pools, services
+from cluster import access, capacity, network, pools, services
 from cluster.api import ClusterApi, Patience
 from cluster.findings import Finding, guarded, missing, ok, unchecked
 from cluster.kinds import PRIORITY_CLASSES
@@ -82,7 +82,14 @@ def examine_cluster(stack: ClusterStackSpec, needs: Needs, *, is_scheduled: bool
     yield from pools.check_pools(api, needs.demands)
     yield from guarded("quotas", capacity.check_quotas(api, needs.demands))
     yield from guarded("limit ranges", capacity.check_ranges(api, needs.demands))
+    yield from guarded("network policies", network.check_network(api, _callers(stack, needs)))
     yield from guarded("MLflow", services.check_tracking(stack.tracking_uri, api))
+
+
+def _callers(stack: ClusterStackSpec, needs: Needs) -> tuple[str, ...]:
+    """Roles of the pods that ask the API server; those of Kubeflow Pipelines itself are its own affair."""
+    own = () if isinstance(stack, KubeflowStackSpec) else ("orchestrator",)
+    return (*own, *(("launcher",) if needs.runtimes else ()))
 
 
 def _check_registered(stack: StackSpec) -> Iterator[Finding]:

@@ -14,12 +14,11 @@ from urllib.request import Request, urlopen
 
 from cluster.api import ClusterApi
 from cluster.findings import Finding, missing, ok, unchecked
-from cluster.kinds import SERVICES, Kind
+from cluster.kinds import ENDPOINT_SLICES, SERVICES
 from proxykd.config.addresses import is_loopback
 from proxykd.config.stack import ClusterStackSpec, KubernetesStackSpec, S3StoreSpec, StackSpec
 
 TIMEOUT_S = 5.0
-ENDPOINT_SLICES = Kind("discovery.k8s.io/v1", "EndpointSlice", "endpointslices")
 _MANIFESTS = ", ".join(
     f"application/vnd.{kind}+json"
     for kind in (
