@@ -97,6 +97,14 @@ def lacking(findings: Iterable[Finding]) -> list[Finding]:
     return [one for one in findings if one.state == "missing"]
 
 
+def test_the_way_to_the_api_server_is_that_of_the_pods_that_ask_it(ready: ApiServer) -> None:
+    def asking(needs: Needs) -> list[str]:
+        return [one.what for one in looked(needs) if one.what.endswith("to the API server")]
+
+    assert asking(NEEDS) == ["way of orchestrator to the API server"]
+    assert asking(replace(NEEDS, runtimes=("proxykd-train",))) == ["way of orchestrator and launcher to the API server"]
+
+
 def remove(server: ApiServer, kind: str, name: str, namespace: str = "proxykd") -> None:
     server.store.delete(kinds.CORE[kind], namespace, name)
 
