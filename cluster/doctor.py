@@ -31,11 +31,10 @@ def examine(
         stack: The stack.
         askings: Which steps of the run ask an API.
         is_scheduled: Whether CronJobs are needed too.
-        is_registered: Whether ZenML must hold the stack as its file says.
+        is_registered: Whether ZenML must hold the stack as its file says; a plan only tells where it does not.
     """
     yield from services.check_zenml(stack)
-    if is_registered:
-        yield from _check_registered(stack)
+    yield _check_registered(stack, is_needed=is_registered)
     if isinstance(stack.artifact_store, S3StoreSpec):
         yield from services.check_bucket(stack.artifact_store)
     if not isinstance(stack, ClusterStackSpec):
@@ -92,17 +91,17 @@ def _callers(stack: ClusterStackSpec, needs: Needs) -> tuple[str, ...]:
     return (*own, *(("launcher",) if needs.runtimes else ()))
 
 
-def _check_registered(stack: StackSpec) -> Iterator[Finding]:
+def _check_registered(stack: StackSpec, *, is_needed: bool) -> Finding:
     from cluster import stacks
 
     what = f"stack {stack.name} in ZenML"
-    changes = stacks.compare(stack)
-    if any(change.component == "stack" and change.key == "name" for change in changes):
-        yield missing(what, "not registered", "proxykd stack apply")
-    elif changes:
-        yield missing(what, f"{len(changes)} settings differ from its file", "proxykd stack apply")
-    else:
-        yield ok(what, "as its file says")
+    if not (changes := stacks.compare(stack)):
+        return ok(what, "as its file says")
+    is_new = any(change.component == "stack" and change.key == "name" for change in changes)
+    found = "not registered" if is_new else f"{len(changes)} settings differ from its file"
+    if is_needed:
+        return missing(what, found, "proxykd stack apply")
+    return unchecked(what, found, "proxykd stack apply, before the run")
 
 
 def check_askings(needs: Needs, askings: Iterable[Asking]) -> Iterator[Finding]:
