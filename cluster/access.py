@@ -4,6 +4,7 @@ Values of secrets are never read into a finding: only the names of their keys.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from cluster.api import ClusterApi
@@ -29,6 +30,9 @@ PRIORITIES = Kind("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", is
 JOB_SETS = Kind("jobset.x-k8s.io/v1alpha2", "JobSet", "jobsets")
 OLDEST, NEWEST = (1, 33), (1, 37)
 """Minor versions of Kubernetes: the first and the last by whose schemas the manifests are checked."""
+
+PULL_KEYS = {"kubernetes.io/dockerconfigjson": ".dockerconfigjson", "kubernetes.io/dockercfg": ".dockercfg"}
+"""Type of a secret with which images are pulled -> the key in it; the first is the present one."""
 
 _APPLY = "apply the overlay: kubectl apply -k k8s/overlays/production, say"
 _RBAC = "bind the Role proxykd-submitter (k8s/base) to this identity, or have an administrator add the verb"
@@ -130,11 +134,33 @@ def check_priorities(api: ClusterApi, kind: Kind, names: Iterable[str]) -> Itera
 
 
 def check_accounts(api: ClusterApi, names: Iterable[str]) -> Iterator[Finding]:
-    """Service accounts under which pods run."""
+    """Service accounts under which pods run, and the secrets with which these pull the image, where they name any."""
+    pulling: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         what = f"service account {name}"
         found = api.find(SERVICE_ACCOUNTS, name)
         yield ok(what) if found else missing(what, "there is none", "apply k8s/base, or correct service_accounts")
+        for one in (found or {}).get("imagePullSecrets") or []:
+            pulling.setdefault(one["name"], []).append(name)
+    for secret, accounts in pulling.items():
+        yield _check_pull_secret(api, secret, accounts)
+
+
+def _check_pull_secret(api: ClusterApi, name: str, accounts: Collection[str]) -> Finding:
+    """A pod whose pull secret is missing is started all the same, and its image is then refused for want of a login."""
+    kind, key = next(iter(PULL_KEYS.items()))
+    made = f"kubectl -n {api.namespace} create secret generic {name} --type={kind} --from-file={key}=FILE"
+    what, whose = f"pull secret {name}", f"{' and '.join(accounts)} pull with it"
+    try:
+        found = api.find(SECRETS, name)
+    except ClusterForbiddenError:
+        seen = _unread_secret(api, name, [key])
+        return replace(seen, what=what, remedy=seen.remedy and made)
+    if found is None:
+        return missing(what, f"there is none, and {whose}", made)
+    if PULL_KEYS.get(str(found.get("type"))) not in (found.get("data") or {}):
+        return missing(what, f"no image is pulled with one of type {found.get('type')}", f"remove it, then {made}")
+    return ok(what, whose)
 
 
 def check_secrets(api: ClusterApi, wanted: Mapping[str, Collection[str]]) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ and not a pod that waits. Nothing is changed, but for one empty object that is w
 
 from collections.abc import Iterable, Iterator
 
-from cluster import access, capacity, services
+from cluster import access, capacity, network, pools, services
 from cluster.api import ClusterApi, Patience
 from cluster.findings import Finding, guarded, missing, ok, unchecked
 from cluster.kinds import PRIORITY_CLASSES
@@ -31,11 +31,10 @@ def examine(
         stack: The stack.
         askings: Which steps of the run ask an API.
         is_scheduled: Whether CronJobs are needed too.
-        is_registered: Whether ZenML must hold the stack as its file says.
+        is_registered: Whether ZenML must hold the stack as its file says; a plan only tells where it does not.
     """
     yield from services.check_zenml(stack)
-    if is_registered:
-        yield from _check_registered(stack)
+    yield _check_registered(stack, is_needed=is_registered)
     if isinstance(stack.artifact_store, S3StoreSpec):
         yield from services.check_bucket(stack.artifact_store)
     if not isinstance(stack, ClusterStackSpec):
@@ -79,23 +78,30 @@ def examine_cluster(stack: ClusterStackSpec, needs: Needs, *, is_scheduled: bool
     yield from guarded("service accounts", access.check_accounts(api, needs.accounts))
     yield from access.check_secrets(api, needs.secrets)
     yield from guarded("volume claims", access.check_volumes(api, needs.volumes))
-    yield from capacity.check_pools(api, needs.demands)
+    yield from pools.check_pools(api, needs.demands)
     yield from guarded("quotas", capacity.check_quotas(api, needs.demands))
     yield from guarded("limit ranges", capacity.check_ranges(api, needs.demands))
+    yield from guarded("network policies", network.check_network(api, _callers(stack, needs)))
     yield from guarded("MLflow", services.check_tracking(stack.tracking_uri, api))
 
 
-def _check_registered(stack: StackSpec) -> Iterator[Finding]:
+def _callers(stack: ClusterStackSpec, needs: Needs) -> tuple[str, ...]:
+    """Roles of the pods that ask the API server; those of Kubeflow Pipelines itself are its own affair."""
+    own = () if isinstance(stack, KubeflowStackSpec) else ("orchestrator",)
+    return (*own, *(("launcher",) if needs.runtimes else ()))
+
+
+def _check_registered(stack: StackSpec, *, is_needed: bool) -> Finding:
     from cluster import stacks
 
     what = f"stack {stack.name} in ZenML"
-    changes = stacks.compare(stack)
-    if any(change.component == "stack" and change.key == "name" for change in changes):
-        yield missing(what, "not registered", "proxykd stack apply")
-    elif changes:
-        yield missing(what, f"{len(changes)} settings differ from its file", "proxykd stack apply")
-    else:
-        yield ok(what, "as its file says")
+    if not (changes := stacks.compare(stack)):
+        return ok(what, "as its file says")
+    is_new = any(change.component == "stack" and change.key == "name" for change in changes)
+    found = "not registered" if is_new else f"{len(changes)} settings differ from its file"
+    if is_needed:
+        return missing(what, found, "proxykd stack apply")
+    return unchecked(what, found, "proxykd stack apply, before the run")
 
 
 def check_askings(needs: Needs, askings: Iterable[Asking]) -> Iterator[Finding]:

@@ -91,26 +91,26 @@ def _priorities(
 
 
 def _demands(placement: PlacementSpec, name: str, step: StepPlacementSpec) -> Iterator[Demand]:
-    own_pod = {"cpu": step.cpu, "memory": step.memory, STORAGE: step.scratch, GPU: str(step.gpus)}
-    yield _demand(placement, name, step.pool, own_pod)
+    asked: dict[str, str | None] = {"cpu": step.cpu, "memory": step.memory, STORAGE: step.scratch, GPU: str(step.gpus)}
+    yield (pod := _demand(placement, name, step.pool, asked))
     if (own := step.launcher).kind == "trainjob":
         asked = {"cpu": own.cpu, "memory": own.memory, GPU: str(own.gpus)}
-        yield _demand(placement, f"the TrainJob of {name}", own.pool or step.pool, asked, own.nodes)
+        training = _demand(placement, f"the TrainJob of {name}", own.pool or step.pool, asked)
+        yield training._replace(num_pods=own.nodes, own=pod)
 
 
-def _demand(
-    placement: PlacementSpec, step: str, pool: str, asked: Mapping[str, str | None], num_pods: int = 1
-) -> Demand:
+def _demand(placement: PlacementSpec, step: str, pool: str, asked: Mapping[str, str | None]) -> Demand:
     resources = {name: amount(text) for name, text in asked.items() if text is not None and amount(text)}
     chosen = placement.pools[pool]
-    return Demand(step, pool, chosen.queue, chosen.node_selectors, resources, num_pods)
+    return Demand(step, pool, chosen.queue, chosen.node_selectors, resources)
 
 
 def _grouped(demands: Iterable[Demand]) -> tuple[Demand, ...]:
     """One demand for all steps that ask for the same, named after the first."""
     found: dict[str, list[Demand]] = {}
     for demand in demands:
-        found.setdefault(repr((demand.pool, demand.resources, demand.num_pods)), []).append(demand)
+        beside = demand.own and (demand.own.pool, demand.own.resources)
+        found.setdefault(repr((demand.pool, demand.resources, demand.num_pods, beside)), []).append(demand)
     return tuple(
         first._replace(step=first.step + (f" and {len(more)} more" if more else "")) for first, *more in found.values()
     )

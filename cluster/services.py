@@ -14,12 +14,11 @@ from urllib.request import Request, urlopen
 
 from cluster.api import ClusterApi
 from cluster.findings import Finding, missing, ok, unchecked
-from cluster.kinds import SERVICES, Kind
+from cluster.kinds import ENDPOINT_SLICES, SERVICES
 from proxykd.config.addresses import is_loopback
 from proxykd.config.stack import ClusterStackSpec, KubernetesStackSpec, S3StoreSpec, StackSpec
 
 TIMEOUT_S = 5.0
-ENDPOINT_SLICES = Kind("discovery.k8s.io/v1", "EndpointSlice", "endpointslices")
 _MANIFESTS = ", ".join(
     f"application/vnd.{kind}+json"
     for kind in (
@@ -29,6 +28,8 @@ _MANIFESTS = ", ".join(
         "docker.distribution.manifest.v2",
     )
 )
+PLACEHOLDER = f"sha256:{'0' * 64}"
+"""What stands for the digest in files of the checkout; no image has it."""
 _IN_CLUSTER = (".svc", ".cluster.local")
 
 
@@ -136,8 +137,12 @@ def check_bucket(store: S3StoreSpec) -> Iterator[Finding]:
 
 def check_image(image: str) -> Iterator[Finding]:
     """The registry has the image's digest; one that wants a login, or is out of reach, is left unchecked."""
-    what = f"image {image.partition('@')[0]}"
     name, _, digest = image.partition("@")
+    what = f"image {name}"
+    if digest == PLACEHOLDER:
+        remedy = "build and push the image, and write its digest into the stack (docs/kubernetes.md, The image)"
+        yield missing(what, "its digest is the placeholder of the checkout's files", remedy)
+        return
     host, _, repository = name.partition("/")
     if "." not in host and ":" not in host and host != "localhost":
         host, repository = "registry-1.docker.io", name if "/" in name else f"library/{name}"
@@ -152,7 +157,8 @@ def check_image(image: str) -> Iterator[Finding]:
     elif reply.status == 404:
         yield missing(what, f"the registry has no {digest[:19]}...", "push it, or write the digest that was pushed")
     elif reply.status in (401, 403):
-        yield unchecked(what, "the registry wants a login", "the pods need imagePullSecrets, or nodes that may pull it")
+        remedy = "nodes that may pull it, or service accounts with imagePullSecrets (k8s/components/private-registry)"
+        yield unchecked(what, "the registry wants a login", f"the pods need {remedy}")
     else:
         yield unchecked(what, f"the registry gave no answer ({reply.status or reply.text})")
 

@@ -121,7 +121,8 @@ def plan(
         return
     there = OnStack(specification, stack, _workspace(), with_engines)
     show_table(plan_table(there.plan()), is_markdown=markdown)
-    show_findings(findings := there.examine(), is_markdown=markdown)
+    # What is only planned changes nothing in ZenML, and asks nobody to have changed it.
+    show_findings(findings := there.examine(is_registered=False), is_markdown=markdown)
     refuse_missing(stack, findings)
 
 

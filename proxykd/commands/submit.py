@@ -71,13 +71,14 @@ class OnStack:
 
         return make_plan(self.specification, workspace=self.workspace, is_elsewhere=self.is_cluster)
 
-    def examine(self, *, is_scheduled: bool = False) -> list[Any]:
-        """What the doctor finds."""
+    def examine(self, *, is_scheduled: bool = False, is_registered: bool = True) -> list[Any]:
+        """What the doctor finds; ``is_registered`` = ZenML must hold the stack as its file says."""
         from proxykd.config.asking import askings_of
 
         askings = askings_of(self.specification) if self.is_cluster else ()
         doctor = self.load("cluster.doctor")
-        return list(doctor.examine(self.stack, askings=askings, is_scheduled=is_scheduled))
+        wanted = {"is_scheduled": is_scheduled, "is_registered": is_registered}
+        return list(doctor.examine(self.stack, askings=askings, **wanted))
 
     def activate(self, *, is_scheduled: bool = False) -> None:
         """Check the stack and make it the active one of this process alone.

@@ -17,7 +17,7 @@ from proxykd.config.base import Count, PositiveFloat, Spec
 from proxykd.config.launcher import LauncherSpec, Quantity
 from proxykd.config.loading import load_model, read_yaml
 from proxykd.config.stack import ObjectName
-from proxykd.config.steps import DIVISIBLE, STEPS
+from proxykd.config.steps import DIVISIBLE, STEPS, TRAINING
 from proxykd.config.variables import PublicVariables
 from proxykd.exceptions import ConfigError
 
@@ -73,7 +73,7 @@ class LauncherPlacementSpec(Spec):
     memory: Quantity | None = None
     """Memory of each pod of a TrainJob; None = as its runtime says."""
     gpus: Annotated[int, Field(ge=0)] = 0
-    """GPUs of each pod of a TrainJob."""
+    """GPUs of each pod of a TrainJob: one a process; 0 = it trains on processors, in a pool without GPUs."""
     priority: ObjectName | None = None
     """Kueue's WorkloadPriorityClass of a TrainJob; None = the step's."""
     start_s: PositiveFloat = 86_400.0
@@ -229,6 +229,19 @@ class PlacementSpec(Spec):
         if step.launcher.kind == "trainjob":
             place = step.launcher.pool or step.pool
             _check_room(f"steps.{name}.launcher", place, self._pool(f"{name}.launcher", place), step.launcher)
+        if name in TRAINING:
+            self._check_launcher(name, step)
+
+    def _check_launcher(self, name: str, step: StepPlacementSpec) -> None:
+        """Raise where several processes would train on the processors of nodes that have GPUs."""
+        own, is_train_job = step.launcher, step.launcher.kind == "trainjob"
+        pool = (own.pool if is_train_job else None) or step.pool
+        if own.kind != "process" and not (own.gpus if is_train_job else step.gpus) and self.pools[pool].gpu_max:
+            key = f"steps.{name}.launcher.gpus" if is_train_job else f"steps.{name}.gpus"
+            raise ValueError(
+                f"{key}: expected {own.processes_per_node}, one for each process, got 0 in pool {pool!r}, whose nodes "
+                f"have {self.pools[pool].gpu_max}; to train on processors choose a pool without GPUs"
+            )
 
     def _pool(self, name: str, pool: str) -> PoolSpec:
         if pool not in self.pools:

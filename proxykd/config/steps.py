@@ -23,6 +23,9 @@ STEPS = (
 )
 """The steps by the names under which ZenML keeps them."""
 
+TRAINING = ("align_proxy", "distill_student_sft", "distill_student_proxy_kd")
+"""The steps that train, whose processes a launcher starts."""
+
 DIVISIBLE = ("query_teacher", "estimate_distributions")
 """The steps whose prompts can be worked on in portions (``run --shards``), each portion a step of its own."""
 

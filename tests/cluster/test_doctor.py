@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import access, capacity, doctor, services
+from cluster import access, capacity, cohorts, doctor, pools, services
 from cluster.api import ClusterApi
 from cluster.capacity import Demand
 from cluster.findings import Finding
@@ -97,6 +97,14 @@ def lacking(findings: Iterable[Finding]) -> list[Finding]:
     return [one for one in findings if one.state == "missing"]
 
 
+def test_the_way_to_the_api_server_is_that_of_the_pods_that_ask_it(ready: ApiServer) -> None:
+    def asking(needs: Needs) -> list[str]:
+        return [one.what for one in looked(needs) if one.what.endswith("to the API server")]
+
+    assert asking(NEEDS) == ["way of orchestrator to the API server"]
+    assert asking(replace(NEEDS, runtimes=("proxykd-train",))) == ["way of orchestrator and launcher to the API server"]
+
+
 def remove(server: ApiServer, kind: str, name: str, namespace: str = "proxykd") -> None:
     server.store.delete(kinds.CORE[kind], namespace, name)
 
@@ -173,6 +181,41 @@ def test_a_quota_that_is_used_up_hides_whether_a_secret_is_there(ready: ApiServe
     ready.apply(manifest("v1", "ResourceQuota", "few", spec={"hard": {"count/secrets": "0"}}))
     (finding,) = access.check_secrets(submitter, {"proxykd-s3": ()})
     assert (finding.state, "may not read" in finding.found) == ("unchecked", True)
+
+
+PULLED = {"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": "e30="}}
+
+
+@pytest.mark.parametrize(
+    ("secret", "state", "told"),
+    [
+        (None, "missing", "there is none, and proxykd-step pull with it"),
+        ({"data": {".dockerconfigjson": "e30="}}, "missing", "no image is pulled with one of type Opaque"),
+        (PULLED, "ok", "proxykd-step pull with it"),
+        ({"type": "kubernetes.io/dockercfg", "data": {".dockercfg": "e30="}}, "ok", "proxykd-step pull with it"),
+    ],
+)
+def test_a_secret_with_which_an_account_pulls_is_looked_for(
+    ready: ApiServer, secret: dict[str, Any] | None, state: str, told: str
+) -> None:
+    assert not [one for one in looked() if one.what.startswith("pull")]
+    ready.apply(manifest("v1", "ServiceAccount", "proxykd-step", imagePullSecrets=[{"name": "proxykd-registry"}]))
+    if secret is not None:
+        ready.apply(manifest("v1", "Secret", "proxykd-registry", **secret))
+    (found,) = (one for one in looked() if one.what == "pull secret proxykd-registry")
+    assert (found.state, found.found) == (state, told)
+    assert ("--type=kubernetes.io/dockerconfigjson" in found.remedy) is (state == "missing")
+
+
+def test_who_may_not_read_secrets_learns_whether_the_one_to_pull_with_is_there(
+    ready: ApiServer, submitter: ClusterApi
+) -> None:
+    ready.apply(manifest("v1", "ServiceAccount", "proxykd-step", imagePullSecrets=[{"name": "proxykd-registry"}]))
+    _, before = access.check_accounts(submitter, ["proxykd-step"])
+    assert (before.state, "--type=" in before.remedy) == ("missing", True)
+    ready.apply(manifest("v1", "Secret", "proxykd-registry", **PULLED))
+    _, after = access.check_accounts(submitter, ["proxykd-step"])
+    assert (after.state, after.found.partition(";")[0], after.remedy) == ("unchecked", "it is there", "")
 
 
 def role(*rules: dict[str, Any]) -> list[dict[str, Any]]:
@@ -286,8 +329,7 @@ def test_the_versions_are_those_that_the_manifests_are_checked_for_and_the_pages
 
 
 def supply_of(queue: dict[str, Any], *demands: Demand) -> Finding:
-    (finding,) = capacity.check_supply("pool", capacity.supply(queue), demands)
-    return finding
+    return pools.check_queue_supply("pool", cohorts.Lending([queue], []).groups(queue), demands)
 
 
 def test_a_queue_gives_as_much_as_its_largest_flavor_to_all_pods_of_a_step_together() -> None:
@@ -300,16 +342,10 @@ def test_a_queue_gives_as_much_as_its_largest_flavor_to_all_pods_of_a_step_toget
         "align_proxy asks for 9 GPUs, it gives at most 8 GPUs"
     )
     two = cluster_queue(8)
-    two["spec"]["resourceGroups"] += cluster_queue(16, flavor="h100-spot")["spec"]["resourceGroups"]
+    spot = cluster_queue(16, flavor="h100-spot")["spec"]["resourceGroups"][0]["flavors"]
+    two["spec"]["resourceGroups"][0]["flavors"] += spot
     assert supply_of(two, demand(gpus=16)).state == "ok"
     assert supply_of(two, demand(gpus=17)).state == "missing"
-
-
-def test_a_cohort_lends_up_to_the_limit() -> None:
-    assert supply_of(cluster_queue(8, cohortName="all"), demand(gpus=800)).state == "ok"
-    assert supply_of(cluster_queue(8, limit=4, cohortName="all"), demand(gpus=12)).state == "ok"
-    assert supply_of(cluster_queue(8, limit=4, cohortName="all"), demand(gpus=13)).state == "missing"
-    assert supply_of(cluster_queue(8, limit=4), demand(gpus=12)).state == "missing"  # nobody lends without a cohort
 
 
 def test_what_a_queue_does_not_cover_it_does_not_give() -> None:
@@ -335,12 +371,12 @@ def node(name: str, gpus: int) -> dict[str, Any]:
 
 def test_a_pool_of_nodes_must_hold_one_pod_on_one_node(server: ApiServer, connect: Connect) -> None:
     api = connect()
-    (finding,) = capacity.check_pools(api, [demand(gpus=8, queue=None)])
+    (finding,) = pools.check_pools(api, [demand(gpus=8, queue=None)])
     assert (finding.state, finding.found) == ("unchecked", "no node now")  # it may grow from nothing
     server.apply(node("first", 4), node("second", 4))
-    (finding,) = capacity.check_pools(api, [demand(gpus=8, queue=None)])
+    (finding,) = pools.check_pools(api, [demand(gpus=8, queue=None)])
     assert finding.found == "distill_student asks for 8 GPUs, it gives at most 4 GPUs"
-    (finding,) = capacity.check_pools(api, [demand(gpus=4, pods=8, queue=None)])
+    (finding,) = pools.check_pools(api, [demand(gpus=4, pods=8, queue=None)])
     assert finding.state == "ok"
 
 
@@ -348,7 +384,7 @@ def test_disk_is_looked_at_where_the_queue_covers_it_and_said_to_be_uncovered_wh
     ready: ApiServer, connect: Connect
 ) -> None:
     asking = demand()._replace(resources={**demand().resources, STORAGE: 160 * GIB})
-    first, second = capacity.check_pools(connect(), [asking])
+    first, second = pools.check_pools(connect(), [asking])
     assert (first.state, second.state) == ("unchecked", "ok")
     assert first.found == "its ClusterQueue proxykd does not cover ephemeral-storage"
     ready.apply(queue := cluster_queue())
@@ -356,7 +392,7 @@ def test_disk_is_looked_at_where_the_queue_covers_it_and_said_to_be_uncovered_wh
     group["coveredResources"].append(STORAGE)
     group["flavors"][0]["resources"].append({"name": STORAGE, "nominalQuota": "100Gi"})
     ready.apply(queue)
-    (finding,) = capacity.check_pools(connect(), [asking])
+    (finding,) = pools.check_pools(connect(), [asking])
     assert finding.found == "distill_student asks for 160.0 GiB disk, it gives at most 100.0 GiB disk"
 
 

@@ -51,6 +51,20 @@ def test_a_placement_without_queues_or_train_jobs() -> None:
     assert GPU not in demand.resources
 
 
+def test_trainings_that_differ_in_the_pod_that_waits_for_them_are_two_demands(tmp_path: Path) -> None:
+    job = {"kind": "trainjob", "pool": "gpu", "gpus": 1}
+    placement = {
+        "pools": {"gpu": {"queue": "gpu", "gpu_max": 8}},
+        "steps": {"default": {"pool": "gpu"}, "align_proxy": {"launcher": job},
+                  "distill_student": {"launcher": job, "gpus": 1}},
+    }  # fmt: skip
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(placement), encoding="utf-8")
+    trainings = {one.step: one.held for one in needs(tmp_path / "p.yaml").demands if one.own is not None}
+    assert {step: held.get(GPU, 0) for step, held in trainings.items()} == {
+        "the TrainJob of align_proxy": 0, "the TrainJob of distill_student_sft and 1 more": 1
+    }  # fmt: skip
+
+
 def test_kubeflow_brings_its_own_account_and_takes_no_priorities() -> None:
     placement, own = STACKS.parent / "placements" / "gpu.yaml", {"kind": "kubeflow", "hostname": "http://kubeflow"}
     stacks = (KubeflowStackSpec.model_validate({**VALUES, **own, "placement": str(placement), **one}) for one in (

@@ -8,10 +8,10 @@ from importlib.metadata import version
 import pytest
 
 from cluster import services
-from proxykd.config.stack import S3StoreSpec, load_stack
+from proxykd.config.stack import ClusterStackSpec, S3StoreSpec, load_stack
 from tests.support.servers import listening
 
-DIGEST = f"sha256:{'0' * 64}"
+DIGEST = f"sha256:{'1' * 64}"
 
 
 class Site(ThreadingHTTPServer):
@@ -73,6 +73,15 @@ def test_an_image_by_its_digest(site: Site, status: int, state: str) -> None:
 def test_a_registry_that_is_out_of_reach_is_unchecked() -> None:
     (finding,) = services.check_image(f"localhost:9/team/proxykd@{DIGEST}")
     assert finding.state == "unchecked"
+
+
+@pytest.mark.parametrize("status", [200, 401, 503])
+def test_a_placeholder_is_no_digest_whatever_the_registry_says(site: Site, status: int) -> None:
+    placeholder = f"sha256:{'0' * 64}"
+    site.pages = {f"/v2/team/proxykd/manifests/{placeholder}": (status, "")}
+    for host in (f"localhost:{site.server_port}", "localhost:9"):
+        (finding,) = services.check_image(f"{host}/team/proxykd@{placeholder}")
+        assert (finding.state, "write its digest" in finding.remedy) == ("missing", True)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +160,14 @@ def test_pods_are_not_sent_to_their_own_loopback_for_zenml(address: str) -> None
     assert not list(services.check_reached(told, address))
     for name in ("kubeflow", "local"):  # pods of the first take the address from a secret
         assert not list(services.check_reached(load_stack(name), address))
+
+
+@pytest.mark.parametrize("name", ["kubernetes", "kubeflow", "local-cluster"])
+def test_a_stack_as_it_is_shipped_names_no_image(name: str) -> None:
+    stack = load_stack(name)
+    assert isinstance(stack, ClusterStackSpec)
+    (finding,) = services.check_image(stack.image)
+    assert finding.state == "missing"
 
 
 @pytest.mark.parametrize("address", ["https://zenml.example.com", "http://zenml.zenml:80", "http://10.0.0.7:8080"])

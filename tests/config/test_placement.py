@@ -94,6 +94,16 @@ def test_a_train_job_gets_its_own_pools_queue_and_no_selector(tmp_path: Path) ->
                                                                "processes_per_node": 8}}}},
             "launcher.gpus: 8 asked for, but a node of pool 'gpu' has 4",
         ),
+        (
+            {"steps": {"default": {"pool": "cpu"},
+                       "distill_student": {"launcher": {"kind": "trainjob", "pool": "gpu", "processes_per_node": 4}}}},
+            "distill_student_sft.launcher.gpus: expected 4, one for each process, got 0 in pool 'gpu', whose nodes",
+        ),
+        (
+            {"steps": {"default": {"pool": "gpu"},
+                       "align_proxy": {"launcher": {"kind": "torchrun", "processes_per_node": 4}}}},
+            "steps.align_proxy.gpus: expected 4, one for each process, got 0 in pool 'gpu'",
+        ),
     ],
 )  # fmt: skip
 def test_what_cannot_be_placed_is_told_at_load(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
@@ -101,6 +111,14 @@ def test_what_cannot_be_placed_is_told_at_load(tmp_path: Path, changes: dict[str
         load_placement(write(tmp_path, **changes))
 
     assert told in str(caught.value)
+
+
+def test_processes_without_gpus_train_in_a_pool_without_gpus(tmp_path: Path) -> None:
+    for kind in ("torchrun", "trainjob"):
+        launcher = {"kind": kind, "processes_per_node": 4}
+        assert placed(tmp_path, distill_student={"launcher": launcher}).step("distill_student_sft").gpus == 0
+        # Steps that start no processes take nothing of a launcher that holds for all.
+        assert placed(tmp_path, split={"pool": "gpu", "launcher": launcher}).step("split").pool == "gpu"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ LOOKED_AT = (
     | rights("", "resourcequotas", "list")
     | rights("", "limitranges", "list")
     | rights("discovery.k8s.io", "endpointslices", "list")
+    | rights("networking.k8s.io", "networkpolicies", "list")
     | rights("kueue.x-k8s.io", "localqueues", "get list")
     | rights("trainer.kubeflow.org", "trainingruntimes", "get")
     | rights("trainer.kubeflow.org", "trainjobs", "list delete")

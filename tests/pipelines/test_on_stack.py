@@ -105,6 +105,11 @@ def test_a_stack_is_applied_once_and_changed_in_place(user: User) -> None:
     asked = user.types("stack", "apply", moved)
     assert (asked.status, asked.out) == (2, "  ~ container_registry.uri: ghcr.io/proxykd -> ghcr.io/another\n")
     assert "--yes" in asked.err
+    planned = user.types("plan", user.specification, "--stack", moved)  # which changes nothing, and stops at nothing
+    assert planned.status == 0, planned.err
+    before, _, after = planned.out.partition("1 settings differ from its file")
+    assert "every check passed, nothing spent" in before
+    assert "proxykd stack apply, before the run" in after
     back = user.types("stack", "apply", user.stack)
     assert back.out == "double: nothing to change\n"  # nothing had been changed
     shown = user.types("stack", "show", "double")

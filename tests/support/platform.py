@@ -29,7 +29,7 @@ from tests.support.zenml_server import ZenmlServer, zenml_server
 BUCKET = "proxykd"
 MLFLOW = "http://mlflow:5000"
 LIMIT_S = 3_000
-NO_IMAGE = f"ghcr.io/proxykd/proxykd@sha256:{'0' * 64}"
+NO_IMAGE = f"ghcr.io/proxykd/proxykd@sha256:{'1' * 64}"
 """Of pods that run as processes."""
 
 
