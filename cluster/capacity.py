@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from cluster.api import ClusterApi, Object
 from cluster.findings import Finding, guarded, missing, ok, unchecked
 from cluster.kinds import CLUSTER_QUEUES, LOCAL_QUEUES, NODES, RESOURCE_FLAVORS, Kind
+from cluster.names import GPU, STORAGE
 from proxykd.exceptions import ClusterMissingError
 
-GPU, STORAGE = "nvidia.com/gpu", "ephemeral-storage"
 RESOURCES = ("cpu", "memory", GPU)
 QUOTAS = Kind("v1", "ResourceQuota", "resourcequotas")
 RANGES = Kind("v1", "LimitRange", "limitranges")

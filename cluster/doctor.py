@@ -8,19 +8,18 @@ from collections.abc import Iterable, Iterator
 
 from cluster import access, capacity, services
 from cluster.api import ClusterApi, Patience
-from cluster.findings import Finding, guarded, missing, ok
+from cluster.findings import Finding, guarded, missing, ok, unchecked
 from cluster.kinds import PRIORITY_CLASSES
+from cluster.names import ROLE
 from cluster.needs import Needs, needs_of
 from cluster.pod_security import check_pipelines
 from proxykd.config.asking import Asking
+from proxykd.config.placement import OUTSIDE
 from proxykd.config.stack import ClusterStackSpec, KubeflowStackSpec, S3StoreSpec, StackSpec
 from proxykd.exceptions import ClusterError
 
 PATIENCE = Patience(deadline_s=15.0)
 """A doctor says soon that the API server is away; a run waits longer."""
-
-OUTSIDE = "teacher-query"
-"""The one role whose pods may leave the cluster."""
 
 
 def examine(
@@ -100,15 +99,26 @@ def _check_registered(stack: StackSpec) -> Iterator[Finding]:
 
 
 def check_askings(needs: Needs, askings: Iterable[Asking]) -> Iterator[Finding]:
-    """Each step that asks an API has the key, as a variable out of one of its own secrets, and a way outside."""
+    """Each step that asks an API has the key, as a variable out of one of its own secrets, and a way there."""
     for one in askings:
         step = needs.steps[one.step]
         if one.variable is not None:
             yield from _check_variable(needs, one.step, one.variable)
-        role = "launcher" if step.launcher.kind == "trainjob" else step.role
-        if one.is_outside and role != OUTSIDE:
-            remedy = f"add `role: {OUTSIDE}` to `steps.{one.step}` of the placement"
-            yield missing(f"way outside of {one.step}", f"it asks an API outside, and its role is {role}", remedy)
+        yield from _check_way(one, "launcher" if step.launcher.kind == "trainjob" else step.role)
+
+
+def _check_way(asking: Asking, role: str) -> Iterator[Finding]:
+    what = f"way of {asking.step} to {asking.address}"
+    if asking.way == "loopback":
+        remedy = "name an address that pods reach as its base_url, a Service of the cluster say"
+        yield missing(what, "an address of loopback, where the pod would find nobody but itself", remedy)
+    elif asking.way == "elsewhere":
+        found = "the policies of k8s/base let pods out to public addresses on port 443 alone"
+        remedy = f"apply a NetworkPolicy of your own that lets pods with the label `{ROLE}: {role}` reach it"
+        yield unchecked(what, found, remedy)
+    elif role != OUTSIDE:
+        remedy = f"add `role: {OUTSIDE}` to `steps.{asking.step}` of the placement"
+        yield missing(what, f"it is on the Internet, and the step's role is {role}", remedy)
 
 
 def _check_variable(needs: Needs, name: str, variable: str) -> Iterator[Finding]:

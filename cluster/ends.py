@@ -8,6 +8,7 @@ import re
 
 from cluster.api import ClusterApi
 from cluster.kinds import PODS
+from cluster.names import ROLE
 from proxykd.exceptions import ClusterError
 
 # ZenML shows names in quotes, or in another colour instead.
@@ -25,7 +26,7 @@ def reasons(api: ClusterApi, run_id: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     try:
-        for pod in api.list(PODS, labels=f"run_id={run_id},proxykd.dev/role=orchestrator"):
+        for pod in api.list(PODS, labels=f"run_id={run_id},{ROLE}=orchestrator"):
             log = b"".join(api.log(pod["metadata"]["name"], container="main", tail=_MOST_LINES))
             found |= parse(log.decode("utf-8", errors="replace"))
     except ClusterError:

@@ -16,10 +16,11 @@ from functools import cache
 from cluster import runs
 from cluster.api import ClusterApi, Object
 from cluster.kinds import CLAIMS, CRON_JOBS, JOBS, PODS, SECRETS, TRAIN_JOBS, Kind
+from cluster.names import PART_OF
 from cluster.schedules import NEVER
 from proxykd.exceptions import ClusterConflictError, ClusterForbiddenError, ClusterMissingError
 
-OURS = "app.kubernetes.io/part-of=proxykd"
+OURS = ",".join(f"{label}={value}" for label, value in PART_OF.items())
 RUN_LABELS = ("run_id", "proxykd.dev/run-id")
 """ZenML's label and that of the objects which steps make."""
 

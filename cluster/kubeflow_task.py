@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from cluster.names import GPU
 from proxykd.config.base import Spec
 from proxykd.config.variables import PublicVariables
-
-GPU = "nvidia.com/gpu"
 
 
 class Toleration(Spec):

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
+from cluster.names import GPU, PRIORITY_LABEL, QUEUE_LABEL
 from proxykd.config.launcher import LauncherSpec
 
 TEMPLATE = Path(__file__).parents[1] / "k8s" / "trainjob" / "train-job.yaml"
-QUEUE_LABEL, PRIORITY_LABEL = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
 WORK_ANNOTATION = "proxykd.dev/work"
 CONTAINER = REPLICATED_JOB = "node"
 MANAGER = "proxykd.dev/launcher"
@@ -84,7 +84,7 @@ def _template() -> dict[str, Any]:
 def _resources(spec: LauncherSpec) -> dict[str, dict[str, str]]:
     """Requests and limits; processors have no limit, as throttling a trainer helps nobody."""
     memory = {"memory": spec.memory} if spec.memory else {}
-    gpus = {"nvidia.com/gpu": str(spec.gpus)} if spec.gpus else {}
+    gpus = {GPU: str(spec.gpus)} if spec.gpus else {}
     requests = {**({"cpu": spec.cpu} if spec.cpu else {}), **memory, **gpus}
     found = {"requests": requests, "limits": {**memory, **gpus}}
     return {key: value for key, value in found.items() if value}

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 
-from cluster.capacity import GPU, STORAGE, Demand
+from cluster.capacity import Demand
+from cluster.names import GPU, STORAGE
 from proxykd.config.placement import PlacementSpec, StepPlacementSpec, amount, load_placement
 from proxykd.config.stack import ClusterStackSpec, KubeflowStackSpec
 from proxykd.config.steps import STEPS

@@ -10,10 +10,10 @@ from typing import Any
 
 from cluster.api import ClusterApi, Object
 from cluster.kinds import CRON_JOBS
+from cluster.names import PART_OF
 from proxykd.config.schedule import ScheduleSpec
 from proxykd.exceptions import ClusterConflictError, ClusterError, ConfigError
 
-PART_OF = {"app.kubernetes.io/part-of": "proxykd"}
 NAME_LABEL = "proxykd.dev/schedule"
 FINGERPRINT = "proxykd.dev/fingerprint"
 RECORD = "proxykd.dev/zenml-schedule"

@@ -7,7 +7,6 @@ import json
 import uuid
 from collections.abc import Iterator
 from importlib.metadata import version
-from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import quote, urlencode, urlsplit
@@ -16,6 +15,7 @@ from urllib.request import Request, urlopen
 from cluster.api import ClusterApi
 from cluster.findings import Finding, missing, ok, unchecked
 from cluster.kinds import SERVICES, Kind
+from proxykd.config.addresses import is_loopback
 from proxykd.config.stack import ClusterStackSpec, KubernetesStackSpec, S3StoreSpec, StackSpec
 
 TIMEOUT_S = 5.0
@@ -30,7 +30,6 @@ _MANIFESTS = ", ".join(
     )
 )
 _IN_CLUSTER = (".svc", ".cluster.local")
-_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
 class Reply(NamedTuple):
@@ -84,7 +83,7 @@ def check_tracking(uri: str, api: ClusterApi | None) -> Iterator[Finding]:
 def is_in_cluster(uri: str) -> bool:
     """Whether an address is one that a cluster's own name service gives."""
     host = urlsplit(uri).hostname or ""
-    return ("." not in host and host not in _THIS_MACHINE) or host.endswith(_IN_CLUSTER)
+    return ("." not in host and not is_loopback(host)) or host.endswith(_IN_CLUSTER)
 
 
 def _check_service(api: ClusterApi, what: str, host: list[str]) -> Iterator[Finding]:
@@ -143,7 +142,7 @@ def check_image(image: str) -> Iterator[Finding]:
     if "." not in host and ":" not in host and host != "localhost":
         host, repository = "registry-1.docker.io", name if "/" in name else f"library/{name}"
     repository = repository.rpartition(":")[0] or repository
-    scheme = "http" if urlsplit(f"//{host}").hostname in _THIS_MACHINE else "https"
+    scheme = "http" if is_loopback(urlsplit(f"//{host}").hostname or "") else "https"
     address = f"{scheme}://{host}/v2/{repository}/manifests/{digest}"
     reply = ask(address, method="HEAD", Accept=_MANIFESTS)
     if reply.status == 401 and (token := _anonymous_token(reply.challenge, repository)):
@@ -201,14 +200,10 @@ def check_reached(stack: StackSpec, address: str) -> Iterator[Finding]:
         stack: Whose ``zenml_url``, where it has one, is what the pods are told instead.
         address: By which this machine reaches the server.
     """
-    if isinstance(stack, KubernetesStackSpec) and stack.zenml_url is None and _is_loopback(address):
+    if (
+        isinstance(stack, KubernetesStackSpec)
+        and stack.zenml_url is None
+        and is_loopback(urlsplit(address).hostname or "")
+    ):
         found = "an address of this machine's loopback, which ZenML hands on to the pods"
         yield missing(f"ZenML server {address}", found, "name the address that pods reach under zenml_url of the stack")
-
-
-def _is_loopback(address: str) -> bool:
-    host = urlsplit(address).hostname or ""
-    try:
-        return ip_address(host).is_loopback or ip_address(host).is_unspecified
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from cluster.api import ClusterApi, Object
 from cluster.garbage import created, ended, moment
 from cluster.kinds import JOBS, PODS
+from cluster.names import QUEUE_LABEL
 from cluster.own_pod import condition, how_to_free, is_stranded
 from cluster.refusals import refusals
 
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 STEP_ANNOTATION = "zenml.io/step-name"
 ORCHESTRATOR_ANNOTATION = "zenml.io/orchestrator"
 ORCHESTRATOR = "the orchestrator"

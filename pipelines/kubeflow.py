@@ -26,12 +26,12 @@ from cluster.kubeflow_flavor import PlacedKubeflowConfig
 from cluster.kubeflow_orchestrator import PlacedKubeflowOrchestrator
 from pipelines.distill import distill
 from pipelines.kubeflow_placement import kubeflow_options
-from pipelines.running import check_shards
 from pipelines.submitting import shards_of
 from proxykd.config import RunSpec
 from proxykd.config.placement import load_placement
 from proxykd.config.shielding import shielded
 from proxykd.config.stack import KubeflowStackSpec, StackSpec
+from proxykd.config.steps import check_shards
 from proxykd.exceptions import ConfigError
 
 NOBODY = UUID(int=0)

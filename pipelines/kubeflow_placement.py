@@ -12,7 +12,8 @@ from typing import Any
 
 from cluster.kubeflow_flavor import PlacedKubeflowSettings
 from cluster.kubeflow_task import Folder, SecretVariable, TaskPlacement, Toleration
-from pipelines.placement import GPU, checked, image_settings, step_options
+from cluster.names import GPU
+from pipelines.placement import checked, image_settings, step_options
 from proxykd.config.placement import PlacementSpec, StepPlacementSpec
 from proxykd.config.stack import KubeflowStackSpec
 from proxykd.exceptions import ConfigError

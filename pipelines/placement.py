@@ -16,20 +16,16 @@ from zenml.config.retry_config import StepRetryConfig
 from zenml.integrations.kubernetes.flavors import KubernetesOrchestratorSettings
 from zenml.integrations.kubernetes.pod_settings import KubernetesPodSettings
 
+from cluster.names import GPU, PART_OF, PRIORITY_LABEL, QUEUE_LABEL, ROLE, STORAGE
 from proxykd.config.launcher import LAUNCHER_VARIABLE
-from proxykd.config.placement import OrchestratorPodSpec, PlacementSpec, PoolSpec, StepPlacementSpec, amount
+from proxykd.config.placement import OUTSIDE, OrchestratorPodSpec, PlacementSpec, PoolSpec, StepPlacementSpec, amount
 from proxykd.config.stack import ClusterStackSpec, KubeflowStackSpec, KubernetesStackSpec
 from proxykd.config.steps import STEPS
 from proxykd.exceptions import ConfigError
 from proxykd.workspace import Workspace
 
 Settings = TypeVar("Settings", bound=BaseModel)
-PART_OF = {"app.kubernetes.io/part-of": "proxykd"}
-ROLE, QUEUE = "proxykd.dev/role", "kueue.x-k8s.io/queue-name"
-QUEUE_PRIORITY, EVICTION = "kueue.x-k8s.io/priority-class", "cluster-autoscaler.kubernetes.io/safe-to-evict"
-GPU, STORAGE = "nvidia.com/gpu", "ephemeral-storage"
-OUTSIDE = "teacher-query"
-"""The role of steps with a way to the internet."""
+EVICTION = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 STATE, MODELS, HOME = "/var/lib/proxykd", "/models", "/home/proxykd"
 
 # A minute and more of an API server that answers with errors: ZenML waits a second between two tries.
@@ -163,7 +159,7 @@ def _pod(
     """Settings of a pod; ``is_client`` = it asks the API server, and so gets its account's token."""
     labels = {**PART_OF, ROLE: role}
     if pool.queue is not None:
-        labels |= {QUEUE: pool.queue, QUEUE_PRIORITY: step.priority}
+        labels |= {QUEUE_LABEL: pool.queue, PRIORITY_LABEL: step.priority}
     volumes, mounts = _volumes(step)
     secrets = (*step.secrets, *([stack.artifact_store.secret] if stack.artifact_store.secret else []))
     return {

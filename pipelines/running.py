@@ -16,10 +16,9 @@ from pipelines.distill import distill
 from proxykd.artifacts import Evaluation, Promotion, ValidationResult, read_json
 from proxykd.config import RunSpec
 from proxykd.config.shielding import shielded
-from proxykd.config.steps import DIVISIBLE, STEPS
+from proxykd.config.steps import check_anew, check_shards
 from proxykd.data.accepted import accept, hash_files, read_baseline
 from proxykd.data.trajectory_rows import trajectories_identity
-from proxykd.exceptions import ConfigError
 from proxykd.workspace import Workspace
 
 CHECKOUT = Path(proxykd.__file__).parents[1]
@@ -87,8 +86,7 @@ def configure(run: RunSpec, *, anew: Sequence[str] = (), options: Mapping[str, A
     """
     logging.getLogger("zenml").setLevel(logging.CRITICAL)
     source_utils.set_custom_source_root(str(CHECKOUT))
-    if unknown := sorted(set(anew) - set(STEPS)):
-        raise ConfigError(f"expected steps of the pipeline after --anew, got {unknown}; choose among {list(STEPS)}")
+    check_anew(anew)
     further = dict(options or {})
     steps = {name: dict(own) for name, own in further.pop("step_configurations", {}).items()}
     for name in anew:
@@ -127,27 +125,6 @@ def arguments(
         "baseline": read_baseline(Workspace.default().accepted(run.name)),
         "portions": dict(shards) if shards else None,
     }
-
-
-def can_be_divided(run: RunSpec, step: str) -> bool:
-    """Whether a step of ``DIVISIBLE`` has prompts to work on apart: recorded texts are read, not asked for."""
-    return step != "query_teacher" or run.teacher.kind != "recorded"
-
-
-def check_shards(run: RunSpec, shards: Mapping[str, int]) -> None:
-    """Check that steps can be divided as is wished.
-
-    Raises:
-        ConfigError: if one cannot.
-    """
-    if unknown := sorted(set(shards) - set(DIVISIBLE)):
-        raise ConfigError(f"expected shards of {' or '.join(DIVISIBLE)}, got some of {', '.join(unknown)}; remove them")
-    if low := {name: count for name, count in shards.items() if count < 1}:
-        raise ConfigError(f"expected 1 shard or more of a step, got {low}")
-    if any(count > 1 and not can_be_divided(run, name) for name, count in shards.items()):
-        raise ConfigError(
-            "expected a teacher that is asked, found recorded texts: they need no shards of query_teacher; remove them"
-        )
 
 
 def _execution_mode() -> ExecutionMode:

@@ -16,12 +16,12 @@ from cluster import ends, garbage, neighbours, runs, waiting
 from cluster.api import ClusterApi
 from cluster.kubeflow_runs import Idleness, KubeflowRuns, kubeflow_id, why_over
 from pipelines.placement import run_options
-from pipelines.running import CHECKOUT, arguments, can_be_divided, configure
+from pipelines.running import CHECKOUT, arguments, configure
 from proxykd.config import RunSpec
 from proxykd.config.placement import load_placement
 from proxykd.config.shielding import shielded
 from proxykd.config.stack import ClusterStackSpec
-from proxykd.config.steps import step_names
+from proxykd.config.steps import can_be_divided, step_names
 from proxykd.exceptions import ClusterError, ClusterUnreachableError, ConfigError
 
 IMAGE_CHECKOUT = Path("/app")

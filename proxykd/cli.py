@@ -4,9 +4,6 @@ Nothing heavy is imported before a command needs it. Exit status: 0 done, 2 bad 
 130 interrupted (the same command goes on from there).
 """
 
-import atexit
-import gc
-import importlib.util
 import json
 import os
 import shlex
@@ -20,8 +17,17 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from proxykd.commands.application import (
+    check_tracking,
+    find_application,
+    has_runs,
+    import_application,
+    spare_the_collector,
+    with_engines,
+    with_tracking,
+)
 from proxykd.commands.compile import add_compile_command
-from proxykd.commands.disk import disk_trouble
+from proxykd.commands.disk import damage, disk_trouble
 from proxykd.commands.gc import add_run_commands
 from proxykd.commands.journal import app as journal_commands
 from proxykd.commands.lineage import add_lineage_commands
@@ -54,7 +60,6 @@ app.command("report")(report_command)
 app.add_typer(journal_commands, name="journal")
 
 _INTERRUPTED = 130
-_ENGINES = ("zenml", "mlflow", "great_expectations")
 
 ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run specification, a YAML file.")]
 SetOption = Annotated[
@@ -114,7 +119,7 @@ def plan(
     if stack is None:
         show_table(plan_table(make_plan(specification, workspace=_workspace())), is_markdown=markdown)
         return
-    there = OnStack(specification, stack, _workspace(), _with_engines)
+    there = OnStack(specification, stack, _workspace(), with_engines)
     show_table(plan_table(there.plan()), is_markdown=markdown)
     show_findings(findings := there.examine(), is_markdown=markdown)
     refuse_missing(stack, findings)
@@ -144,12 +149,16 @@ def run(
     detach: DetachOption = False,
 ) -> None:
     """Run the whole way: query, validate, align, estimate, distil, evaluate, promote. Finished parts are not redone."""
+    from proxykd.config.steps import check_anew
+
     started = time.monotonic()
-    _spare_the_collector()
-    specification, divided = _load(config, overrides, quiet), read_shards(shards)
+    spare_the_collector()
+    specification = _load(config, overrides, quiet)
+    divided = read_shards(shards, specification)
+    check_anew(anew or ())
     workspace = _workspace()
     if stack is not None:
-        there = OnStack(specification, stack, workspace, _with_engines)
+        there = OnStack(specification, stack, workspace, with_engines)
         if there.is_cluster:
             if (finished := there.run(anew=anew or (), shards=divided, is_detached=detach)) is not None:
                 _show_result(finished, workspace, time.monotonic() - started)
@@ -164,7 +173,7 @@ def run(
     found = _check_plan(specification, workspace)
     with workspace.locked(), heed_interrupts():
         _check_services(specification, workspace, found)
-        running = _import_application("pipelines.running")
+        running = import_application("pipelines.running")
         try:
             result = running.run_distillation(
                 specification, inputs=found.inputs_hash, models=found.models, anew=anew or (), shards=divided
@@ -201,33 +210,16 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
 ) -> None:
     """Ask a registered student one question (greedy decoding)."""
-    asking = _with_tracking("steps.adapters.mlflow_asking")
+    asking = with_tracking("steps.adapters.mlflow_asking")
     typer.echo(asking.ask(model, question, max_new_tokens=max_new_tokens))
 
 
-def _with_tracking(module: str) -> Any:
-    """A module of the application, in an environment where MLflow answers."""
-    _spare_the_collector()
-    _workspace().enter()
-    from proxykd.progress import hush_engines
-
-    hush_engines()
-    _check_tracking()
-    return _import_application(module)
-
-
-def _with_engines(module: str) -> Any:
-    """A module of the application, in an environment where ZenML answers."""
-    _spare_the_collector()
-    _workspace().enter()
-    from proxykd.progress import hush_engines
-
-    hush_engines()
-    return _import_application(module)
-
-
 def _newest_quarantine(name: str) -> Any:
-    return _with_engines("steps.adapters.quarantine_store").newest_quarantine(name)
+    if not has_runs():
+        raise ConfigError(
+            f"expected a run called {name} with validated rows in this workspace, found no runs; run it first"
+        )
+    return with_engines("steps.adapters.quarantine_store").newest_quarantine(name)
 
 
 def _load_quietly(config: Path, overrides: list[str] | None) -> "RunSpec":
@@ -235,13 +227,13 @@ def _load_quietly(config: Path, overrides: list[str] | None) -> "RunSpec":
 
 
 app.add_typer(quarantine_commands(_load_quietly, _newest_quarantine), name="quarantine")
-app.add_typer(stack_commands(_with_engines), name="stack")
-add_compile_command(app, _with_engines, _load_quietly)
-app.add_typer(schedule_commands(_with_engines), name="schedule")
-add_run_commands(app, _with_engines)
-add_registry_commands(app, _with_tracking)
-add_serve_command(app, _with_tracking)
-add_lineage_commands(app, _with_tracking)
+app.add_typer(stack_commands(with_engines), name="stack")
+add_compile_command(app, with_engines, _load_quietly)
+app.add_typer(schedule_commands(with_engines), name="schedule")
+add_run_commands(app, with_engines)
+add_registry_commands(app, with_tracking)
+add_serve_command(app, with_tracking)
+add_lineage_commands(app, with_tracking)
 
 
 def main() -> None:
@@ -262,22 +254,16 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; what was paid for is kept, and the same command goes on from here", _INTERRUPTED)
     except Exception as error:
-        if (reason := disk_trouble(error, _workspace().root)) is None:
+        root = _workspace().root
+        if damaged := damage(error, root):
+            _fail(damaged, 2)
+        if (reason := disk_trouble(error, root)) is None:
             raise
         _fail(
             f"cannot write: {reason}; free some space (or fix the permission) and run the same command again: it goes "
             "on from here",
             2,
         )
-
-
-def _spare_the_collector() -> None:
-    """Collect cycles rarely: the engines hold a million objects that stay to the end.
-
-    Looking through them time and again, and once more when the interpreter ends, takes seconds.
-    """
-    gc.set_threshold(100_000)
-    atexit.register(gc.freeze)
 
 
 def _load(config: Path, overrides: list[str] | None, quiet: bool) -> "RunSpec":
@@ -292,7 +278,7 @@ def _check_plan(specification: "RunSpec", workspace: "Workspace") -> "Plan":
     from proxykd.plan import make_plan
 
     found = make_plan(specification, workspace=workspace)
-    _find_application("pipelines.running")
+    find_application("pipelines.running")
     return found
 
 
@@ -304,7 +290,7 @@ def _check_services(specification: "RunSpec", workspace: "Workspace", found: "Pl
     """
     from proxykd.teacher.query import probe_teacher
 
-    _check_tracking()
+    check_tracking()
     for stage, outlook in enumerate(found.outlooks):
         if specification.teacher.kind != "embedded" and outlook.first_unknown is not None:
             prompt, sample_idx = outlook.first_unknown
@@ -317,32 +303,10 @@ def _check_services(specification: "RunSpec", workspace: "Workspace", found: "Pl
             )
 
 
-def _check_tracking() -> None:
-    server = _import_application("steps.adapters.tracking_server")
-    server.check_tracking_server(os.environ["MLFLOW_TRACKING_URI"])
-
-
 def _workspace() -> "Workspace":
     from proxykd.workspace import Workspace
 
     return Workspace.default()
-
-
-def _import_application(module: str) -> Any:
-    """Import a module of the checkout: the pipelines are the application, and the wheel holds the library alone."""
-    _find_application(module)
-    return importlib.import_module(module)
-
-
-def _find_application(module: str) -> None:
-    """Check, without importing anything, that the application and its engines are installed."""
-    package = module.partition(".")[0]
-    missing = [name for name in (package, *_ENGINES) if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"expected proxykd's checkout with the extra `pipeline`, found no {', '.join(missing)}: the wheel holds "
-            "the library alone; clone the repository and run `make install` there"
-        )
 
 
 def _console() -> Any:

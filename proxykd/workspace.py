@@ -68,9 +68,14 @@ class Workspace:
         return self.root / "tmp"
 
     @property
+    def mlflow_database(self) -> Path:
+        """Runs and registry of the embedded MLflow."""
+        return self.root / "mlflow.db"
+
+    @property
     def mlflow_uri(self) -> str:
         """Tracking address of the embedded MLflow."""
-        return f"sqlite:///{self.root / 'mlflow.db'}"
+        return f"sqlite:///{self.mlflow_database}"
 
     def environment(self) -> dict[str, str]:
         """Variables that keep ZenML, MLflow and Great Expectations inside the workspace and quiet."""
@@ -107,9 +112,9 @@ class Workspace:
         """Create the folder and set the environment.
 
         Raises:
-            OSError: if the folder cannot be created.
+            StorageError: if the folder cannot be made.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        _make(self.root)
         self.set_environment()
 
     @contextmanager
@@ -120,10 +125,9 @@ class Workspace:
 
         Raises:
             BusyError: if another run has it; names that run's process.
-            StorageError: if its disk knows no locks.
-            OSError: if the folder cannot be created.
+            StorageError: if the folder cannot be made, or its disk knows no locks.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        _make(self.root)
         with (self.root / "run.lock").open("a+", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -152,7 +156,7 @@ class Workspace:
             is_kept: Whether it is removed after a failure only.
         """
         is_new = not self.root.exists()
-        self.tmp.mkdir(parents=True, exist_ok=True)
+        _make(self.tmp)
         # On a volume that many pods see, nobody has the workspace's lock.
         self._empty_tmp(older_than_s=_LEFT_S)
         folder = Path(tempfile.mkdtemp(prefix=f"proxykd-{name}-", dir=self.tmp))
@@ -224,6 +228,16 @@ class Workspace:
         destination.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(page, destination)
         return destination
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"expected to make the folder {folder}: {error.strerror}; free some space, mend the permission, or set "
+            f"{HOME_VARIABLE} to another folder"
+        ) from error
 
 
 @contextmanager

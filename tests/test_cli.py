@@ -128,6 +128,7 @@ def test_a_bad_specification(
     [
         ('{"prompt": "a", "completion": "b"}\n{"prompt": "a"', ["line 2", "expected one JSON object"]),
         ('{"prompt": "a", "completion": "b"}\n\n{"prompt": "a", "completion": "c"}', ["line 3", "line 1 again"]),
+        ('{"prompt": "a", "completion": "b", "prompt": "c"}', ["line 1", "'prompt' twice"]),
         ('{"prompt": "  ", "completion": "b"}', ["line 1", "empty prompt"]),
         ('{"prompt": "a", "completion": 7}', ["line 1", "'completion' to be a string"]),
         ("", ["at least one JSON object", "empty file"]),

@@ -41,7 +41,8 @@ def add_compile_command(
         from proxykd.config.stack import load_stack
 
         run, place = read(config, overrides), load_stack(stack)
-        text = load("pipelines.kubeflow").compile_distillation(run, place, shards=read_shards(shards))
+        divided = read_shards(shards, run)
+        text = load("pipelines.kubeflow").compile_distillation(run, place, shards=divided)
         if output is None:
             typer.echo(text, nl=False)
             return

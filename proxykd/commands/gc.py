@@ -1,11 +1,12 @@
 """``proxykd gc`` and ``proxykd runs``: which runs there are, and what those left behind that nobody carries on."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
 
+from proxykd.commands.application import has_runs
 from proxykd.exceptions import BusyError
 
 StackOption = Annotated[
@@ -29,13 +30,16 @@ def add_run_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
         close: Annotated[bool, typer.Option("--close", help="Record RUN as failed; its pods are not stopped.")] = False,
     ) -> None:
         """List runs and their states; with a run's name, its steps."""
+        if not (name or has_runs()):
+            _show_runs([], stack)
+            return
         records = load("cluster.runs")
         if close:
             _close(records, name)
         elif name:
             _show_steps(records, name)
         else:
-            _show_runs(records.recent(limit, stack=stack))
+            _show_runs(list(records.recent(limit, stack=stack)), stack)
 
     @app.command()
     def gc(
@@ -93,10 +97,13 @@ def _clear(found: Iterable[Any], *, yes: bool) -> int:
     return count
 
 
-def _show_runs(found: Iterable[Any]) -> None:
+def _show_runs(found: Sequence[Any], stack: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    if not found:
+        typer.echo(f"no runs {f'on the stack {stack}' if stack else 'yet'}: `proxykd run CONFIG` starts one")
+        return
     table = Table("run", "stack", "state", "submitted (UTC)", "took")
     table.columns[0].overflow = "fold"
     for run in found:

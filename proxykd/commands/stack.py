@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from proxykd.commands.submit import load_stack_whole
 from proxykd.commands.tables import show_table
 from proxykd.exceptions import ConfigError
 
@@ -34,12 +35,7 @@ def _add_file_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
     @app.command()
     def apply(stack: StackArgument, yes: YesOption = False) -> None:
         """Show what differs between a stack's file and ZenML, and make ZenML hold what the file says."""
-        from proxykd.config.placement import load_placement
-        from proxykd.config.stack import ClusterStackSpec, load_stack
-
-        specification = load_stack(stack)
-        if isinstance(specification, ClusterStackSpec):
-            load_placement(specification.placement)  # nothing is registered that no run could use
+        specification = load_stack_whole(stack)  # nothing is registered that no run could use
         stacks = load("cluster.stacks")
         if not (changes := stacks.compare(specification)):
             typer.echo(f"{specification.name}: nothing to change")
@@ -53,9 +49,7 @@ def _add_file_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
     @app.command()
     def doctor(stack: StackArgument) -> None:
         """Say what is there and what is missing for a stack, before anything is submitted. Status 2 = something is."""
-        from proxykd.config.stack import load_stack
-
-        specification = load_stack(stack)
+        specification = load_stack_whole(stack)
         if missing := show_findings(load("cluster.doctor").examine(specification)):
             raise ConfigError(
                 f"the stack {specification.name} lacks {missing} of what a run needs: see the last column"

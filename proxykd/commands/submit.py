@@ -54,11 +54,9 @@ class OnStack:
         """The stack, read and validated.
 
         Raises:
-            ConfigError: naming every key that is unknown, missing or out of bounds.
+            ConfigError: naming every key of it or of its placement that is unknown, missing or out of bounds.
         """
-        from proxykd.config.stack import load_stack
-
-        return load_stack(self.name)
+        return load_stack_whole(self.name)
 
     @property
     def is_cluster(self) -> bool:
@@ -134,18 +132,43 @@ class OnStack:
         return self.load("pipelines.running").collect(run.run_id, self.specification)
 
 
-def read_shards(given: Sequence[str] | None) -> dict[str, int]:
-    """What was given as ``--shards``.
+def load_stack_whole(name: str) -> Any:
+    """Read a stack, and its placement, so that a wrong one is told before any engine is asked.
+
+    Args:
+        name: Its file, or the name of one in ``k8s/stacks``.
 
     Raises:
-        ConfigError: if it is not STEP=N.
+        ConfigError: naming every key that is unknown, missing or out of bounds.
     """
+    from proxykd.config.placement import load_placement
+    from proxykd.config.stack import ClusterStackSpec, load_stack
+
+    stack = load_stack(name)
+    if isinstance(stack, ClusterStackSpec):
+        load_placement(stack.placement)
+    return stack
+
+
+def read_shards(given: Sequence[str] | None, run: "RunSpec") -> dict[str, int]:
+    """What was given as ``--shards``.
+
+    Args:
+        given: STEP=N each.
+        run: The specification, which may leave nothing to divide.
+
+    Raises:
+        ConfigError: if it is not STEP=N, or the step cannot be divided so.
+    """
+    from proxykd.config.steps import check_shards
+
     shards = {}
     for text in given or ():
         name, _, count = text.partition("=")
         if not (name and count.isdecimal()):
             raise ConfigError(f"expected STEP=N after --shards, query_teacher=8 say, got {text!r}")
         shards[name] = int(count)
+    check_shards(run, shards)
     return shards
 
 

@@ -5,15 +5,12 @@ A step that lacks the key, or the way outside, would fail only once it is reache
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from ipaddress import ip_address
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
+from proxykd.config.addresses import Way, endpoint, way_to
 from proxykd.config.judge import WIN_RATE
 from proxykd.config.specification import RunSpec
 from proxykd.config.teacher import ApiTeacherSpec, TeacherSpec
-
-HTTPS = 443
 
 
 class Asking(NamedTuple):
@@ -22,12 +19,14 @@ class Asking(NamedTuple):
     Attributes:
         step: Its name.
         variable: Environment variable of the key; None = a file holds it, or none is asked for.
-        is_outside: Whether the API lies on the public Internet, behind port 443.
+        address: Host and port of the API.
+        way: Where it lies.
     """
 
     step: str
     variable: str | None
-    is_outside: bool
+    address: str
+    way: Way
 
 
 def askings_of(run: RunSpec) -> tuple[Asking, ...]:
@@ -54,15 +53,5 @@ def _judges_champion(run: RunSpec) -> bool:
 def _asking(step: str, teacher: TeacherSpec) -> Iterator[Asking]:
     if isinstance(teacher, ApiTeacherSpec):
         variable = teacher.api_key and teacher.api_key.removeprefix("${").removesuffix("}")
-        yield Asking(step, variable, _is_outside(teacher.base_url))
-
-
-def _is_outside(base_url: str) -> bool:
-    """Names of a cluster, and private addresses, are reached by policies of the cluster's own."""
-    address = urlsplit(base_url)
-    host, port = address.hostname or "", address.port or (HTTPS if address.scheme == "https" else 80)
-    try:
-        is_public = ip_address(host).is_global
-    except ValueError:
-        is_public = "." in host and not host.endswith((".svc", ".local", ".internal"))
-    return is_public and port == HTTPS
+        host, port = endpoint(teacher.base_url)
+        yield Asking(step, variable, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", way_to(teacher.base_url))

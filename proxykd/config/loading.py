@@ -15,6 +15,7 @@ _MAY_HOLD_SECRETS = ("api_key", "api_key_file", "base_url", "tracking_uri", "end
 _UNIONS = ("teacher", "prompts")
 _STORES = ("folder", "s3")
 _INNER_UNIONS = ("estimator", "reduction", "living_teacher", "divergence", "own_divergence", "prior_divergence")
+_NO_KEYS = ("expected '<document start>', but found '<block mapping start>'", "could not find expected ':'")
 _SCALARS = (str, int, float, bool, type(None), Path)
 
 
@@ -159,15 +160,27 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"cannot set {key!r}: {parent!r} is a value, not a section")
+            raise ConfigError(f"cannot set {key!r}: {parent!r} is a value, not a section; set {parent}=VALUE itself")
     values[last] = value
 
 
 def _problem(error: yaml.YAMLError) -> str:
     # Without the line itself, which may hold a secret.
-    mark = getattr(error, "problem_mark", None)
+    told = getattr(error, "problem", None) or "it cannot be read"
+    mark, context = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
     place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    return f"{getattr(error, 'problem', None) or 'it cannot be read'}{place}"
+    begins = f", in what begins at line {context.line + 1}, column {context.column + 1}" if context else ""
+    if "'\\t'" in told:
+        return f"a tab{place}, where YAML takes spaces alone"
+    if told == "mapping values are not allowed here":
+        return (
+            f"a colon that fits nothing{place} (a missing one before it, a wrong indent, a text that lacks its quotes)"
+        )
+    if told.startswith("expected <block end>"):
+        return f"a line does not fit those before it (a wrong indent, a quote left open){place}{begins}"
+    if told in _NO_KEYS:
+        return f"a key's colon is missing, or a line is indented wrongly,{place} or just before"
+    return f"{told}{place}{begins}"
 
 
 def _explain(error: ValidationError, model: type[BaseModel] = RunSpec, help_text: str = "`proxykd schema`") -> str:
@@ -175,11 +188,13 @@ def _explain(error: ValidationError, model: type[BaseModel] = RunSpec, help_text
     # A list whose items are all wrong is counted as empty besides, which it is not.
     wrong = {item["loc"][:end] for item in items for end in range(1, len(item["loc"]))}
     told = (item for item in items if not (item["type"] == "too_short" and item["loc"] in wrong))
-    return "\n".join(f"  {_location(item)}: {_reason(item, model, help_text)}" for item in told)
+    return "\n".join(f"  {_place(item)}{_reason(item, model, help_text)}" for item in told)
 
 
-def _location(item: Mapping[str, Any]) -> str:
-    return ".".join(_keys(item)) or "the whole file"
+def _place(item: Mapping[str, Any]) -> str:
+    """Where it is; what is said of the whole file names its keys itself."""
+    place = ".".join(_keys(item))
+    return f"{place}: " if place else ""
 
 
 def _keys(item: Mapping[str, Any]) -> list[str]:
@@ -210,6 +225,8 @@ def _reason(item: Mapping[str, Any], model: type[BaseModel], help_text: str) -> 
         return f"expected one of the kinds {item['ctx']['expected_tags']}, got {item['ctx']['tag']!r}"
     if item["type"] == "model_attributes_type":
         return "expected a section with its kind, as in {kind: ...}" + _received(item)
+    if item["type"] == "string_pattern_mismatch":
+        return f"expected text of the pattern {item['ctx']['pattern']}{_received(item)}; {help_text} describes it"
     return str(item["msg"]).removeprefix("Value error, ") + _received(item)
 
 

@@ -25,6 +25,8 @@ WHAT, HELP = "a placement", "see docs/placement.md"
 DEFAULT = "default"
 """The entry whose values hold for every step that does not say otherwise."""
 Role = Literal["step", "teacher-query"]
+OUTSIDE: Role = "teacher-query"
+"""The one role of steps whose pods may leave the cluster."""
 _UNITS = {"m": Decimal("0.001"), "": Decimal(1)}
 _UNITS |= {letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", 1)}
 _UNITS |= {f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", 1)}

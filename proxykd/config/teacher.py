@@ -54,7 +54,7 @@ _CALLS = ("/chat/completions", "/completions", "/messages", ":generateContent")
 def _check_address(value: str) -> str:
     try:
         address = urlsplit(value)
-        is_plain = bool(address.hostname) and (address.port or 1) > 0
+        is_plain = address.scheme in ("http", "https") and bool(address.hostname) and (address.port or 1) > 0
     except ValueError:
         is_plain = False
     # What stands before an @ or after a ? may be a key: the message must not repeat it.
@@ -76,7 +76,7 @@ def _check_address(value: str) -> str:
 OnUnanswered = Literal["stop", "fail_rows"]
 
 
-BaseUrl = Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_check_address)]
+BaseUrl = Annotated[str, AfterValidator(_check_address), Field(json_schema_extra={"pattern": "^https?://"})]
 
 
 def _check_key_file(value: Any) -> Any:

@@ -128,6 +128,22 @@ def _iter_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, raw.removeprefix(_BOM) if number == 1 else raw
 
 
+class _TwinError(ValueError):
+    pass
+
+
+def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object each of whose keys occurs once; of twins JSON would take the last one silently."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _TwinError(next(key for place, key in enumerate(keys) if key in keys[:place]))
+    return found
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_refuse_twins)
+
+
 def _iter_jsonl(path: Path) -> Iterator[Row]:
     for number, content in _iter_lines(path):
         if content.strip():
@@ -139,7 +155,9 @@ def _parse_object(path: Path, number: int, content: bytes) -> dict[str, Any]:
         return error_at(path, "line", number, message)
 
     try:
-        value = json.loads(_decode(path, number, content))
+        value = _JSON.decode(_decode(path, number, content))
+    except _TwinError as twin:
+        raise error(f"expected each key of an object once, found {twin.args[0]!r} twice; remove one") from None
     except json.JSONDecodeError as found:
         raise error(f"expected one JSON object a line, found {found.msg} at column {found.colno}; correct it") from None
     except RecursionError:

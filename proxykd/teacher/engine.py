@@ -186,7 +186,7 @@ class Engine:
                     await run.commits.put(_entry(request, answer.verdict))
             except TeacherUnreachableError as error:
                 raise TeacherUnreachableError(
-                    f"expected a teacher at {self.endpoint.url}: {error}; check teacher.base_url and that it is running"
+                    f"expected a teacher that answers, got {error}; check teacher.base_url and that it is running"
                 ) from None
             finally:
                 if is_mine:

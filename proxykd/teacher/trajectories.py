@@ -178,7 +178,7 @@ def _parts_of(run: RunSpec) -> tuple[CorrectionsSpec, ApiTeacherSpec]:
         raise ConfigError(
             "expected a specification with the sections corrections and verifier and with teacher.kind=openai, found "
             f"corrections={'set' if run.corrections else None}, verifier={run.verifier and run.verifier.kind}, "
-            f"teacher.kind={run.teacher.kind}"
+            f"teacher.kind={run.teacher.kind}; see docs/strategies.md"
         )
     sampling = (run.corrections.sampling or run.teacher.sampling).model_copy(update={"num_samples": 1})
     return run.corrections, run.teacher.model_copy(update={"sampling": sampling})

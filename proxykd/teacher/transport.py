@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from proxykd.config.addresses import is_loopback
 from proxykd.exceptions import TeacherUnreachableError
 from proxykd.teacher.blotting import Blotter
 from proxykd.teacher.providers.openai import OpenAIProvider
@@ -20,7 +21,6 @@ from proxykd.teacher.replies import Request
 
 _bearer = OpenAIProvider().headers
 _JSON = {"Content-Type": "application/json"}
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _CHUNK_BYTES = 2**20
 
 
@@ -82,7 +82,7 @@ class HttpClient:
             cookie_jar=aiohttp.DummyCookieJar(),
             connector=aiohttp.TCPConnector(limit=self._concurrency),
             timeout=aiohttp.ClientTimeout(total=self._timeout_s),
-            trust_env=urlsplit(self._url).hostname not in _LOOPBACK,
+            trust_env=not is_loopback(urlsplit(self._url).hostname or ""),
         )
         return self
 

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +22,7 @@ from proxykd.exceptions import (
     ClusterMissingError,
     ClusterUnreachableError,
 )
+from tests.support.servers import listening
 
 Answer = tuple[int, dict[str, str], Any]
 
@@ -61,13 +61,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server(("127.0.0.1", 0), _Handler) as running:
-        running.answers, running.asked = [], []  # type: ignore[misc]
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    running = Server(("127.0.0.1", 0), _Handler)
+    running.answers, running.asked = [], []  # type: ignore[misc]
+    with listening(running):
         yield running
-        running.shutdown()
-        thread.join()
 
 
 def write_kubeconfig(folder: Path, address: str, token: str = "first") -> Path:

@@ -10,8 +10,9 @@ import yaml
 
 from cluster import access, capacity, doctor, services
 from cluster.api import ClusterApi
-from cluster.capacity import GPU, STORAGE, Demand
+from cluster.capacity import Demand
 from cluster.findings import Finding
+from cluster.names import GPU, STORAGE
 from cluster.needs import Needs
 from proxykd.config.stack import KubernetesStackSpec
 from tests.cluster.conftest import CHECKOUT, Connect, manifest, runtime

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.capacity import GPU
+from cluster.names import GPU
 from cluster.needs import Needs, needs_of
 from proxykd.config.placement import amount, load_placement
 from proxykd.config.stack import STACKS, KubeflowStackSpec, KubernetesStackSpec

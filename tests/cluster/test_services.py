@@ -1,7 +1,6 @@
 """MLflow, the registry of images and the bucket, each asked once, with every kind of answer."""
 
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
@@ -10,6 +9,7 @@ import pytest
 
 from cluster import services
 from proxykd.config.stack import S3StoreSpec, load_stack
+from tests.support.servers import listening
 
 DIGEST = f"sha256:{'0' * 64}"
 
@@ -40,10 +40,8 @@ class _Handler(BaseHTTPRequestHandler):
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("no_proxy", "*")
     server = Site(("127.0.0.1", 0), _Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with listening(server):
+        yield server
 
 
 @pytest.mark.parametrize(

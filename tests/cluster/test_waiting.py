@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from cluster import waiting
+from cluster.names import QUEUE_LABEL
 from tests.cluster.conftest import Connect, manifest
 from tests.k8s.api_server import ApiServer
 from tests.k8s.kinds import CORE
@@ -16,7 +17,7 @@ UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedul
 
 
 def job(name: str, **spec: Any) -> dict[str, Any]:
-    labels = {"run_id": "r", waiting.QUEUE_LABEL: "proxykd-gpu"}
+    labels = {"run_id": "r", QUEUE_LABEL: "proxykd-gpu"}
     annotations = {waiting.STEP_ANNOTATION: name}
     spec = {"template": {"spec": POD}, **spec}
     return manifest("batch/v1", "Job", name, labels=labels, spec=spec, metadata={"annotations": annotations})

@@ -91,7 +91,7 @@ def test_a_run_that_was_killed_is_closed_and_one_under_way_is_not(tmp_path: Path
         return done.stdout + done.stderr
 
     with home.start() as started:
-        while not home.answers():
+        while not home.num_answers():
             assert started.process.poll() is None, started.stderr
         assert "not looked at" in types("gc", "--yes")
         os.killpg(started.process.pid, signal.SIGKILL)

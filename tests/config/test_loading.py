@@ -88,7 +88,10 @@ def test_overridden_paths_are_relative_to_the_current_folder(tmp_path: Path, mon
         ("student.steps", "expected KEY=VALUE, got 'student.steps'"),
         ("=3", "expected KEY=VALUE"),
         ("student.steps=[1", "the value of 'student.steps' is not YAML"),
-        ("name.first=3", "'name' is a value, not a section"),
+        ("name.first=3", "'name' is a value, not a section; set name=VALUE itself"),
+        ("name=a/b", "name: expected text of the pattern ^[a-z0-9][a-z0-9-]*$, got 'a/b'; `proxykd schema`"),
+        ("teacher.base_url=api.openai.com/v1", "teacher.base_url: expected an address such as https://host:port/v1"),
+        ("teacher.base_url=ftp://host/v1", "teacher.base_url: expected an address such as https://host:port/v1"),
         ("student.step=3", "student.step: unknown key; did you mean 'steps'?"),
         ("prompts.kid=3", "prompts.kid: unknown key; did you mean 'kind'?"),
         ("name=2024-13-45", "the value of 'name' is not YAML: month must be in 1..12; put texts that look like dates"),
@@ -201,6 +204,28 @@ def test_plain_addresses_are_taken_as_they_are(tmp_path: Path, address: str) -> 
     run = load_specification(write(tmp_path, teacher={"kind": "openai", "model": "m", "base_url": address}))
     assert isinstance(run.teacher, OpenAITeacherSpec)
     assert run.teacher.base_url == address
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "name a-run\nprompts:\n  kind: embedded\n",
+            "a colon that fits nothing at line 2, column 8 (a missing one before it, ",
+        ),
+        ("name: run\nprompts\n  kind: x\nteacher: y\n", "a key's colon is missing"),
+        ("name: run\nprompts:\n\tkind: x\n", "a tab at line 3, column 1, where YAML takes spaces alone"),
+        ("name: run\nprompts: {kind: x\nteacher: {}\n", "at line 3, column 8, in what begins at line 2, column 10"),
+        (
+            "a:\n  b: 1\n   c: 2\n",
+            "a colon that fits nothing at line 3, column 5 (a missing one before it, a wrong indent",
+        ),
+        ("a:\n  b: {c: 1}\n   d: 2\n", "does not fit those before it (a wrong indent, a quote left open) at line 3"),
+    ],
+)
+def test_broken_yaml_is_told_in_words_and_with_its_place(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "run.yaml").write_text(content)
+    assert message in complaint(tmp_path / "run.yaml")
 
 
 def test_secrets_in_broken_yaml_are_not_repeated(tmp_path: Path) -> None:

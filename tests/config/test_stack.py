@@ -51,6 +51,16 @@ def test_a_shipped_schedule_loads_and_names_its_command(file: Path) -> None:
     assert file.read_text(encoding="utf-8").startswith(f"# proxykd schedule apply k8s/schedules/{file.name}\n")
 
 
+def test_readme_applies_the_stack_that_its_run_and_its_schedule_name() -> None:
+    text = (STACKS.parents[1] / "README.md").read_text(encoding="utf-8")
+    applied = set(re.findall(r"^proxykd stack apply (\S+)", text, re.MULTILINE))
+    schedules = re.findall(r"^proxykd schedule apply (\S+)", text, re.MULTILINE)
+    assert schedules
+    assert all(load_schedule(STACKS.parents[1] / path).stack in applied for path in schedules)
+    assert set(re.findall(r"--stack (\S+)", text)) == applied
+    assert all(stack_file(name).is_file() for name in applied)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +15,7 @@ from proxykd.config.prompts import HuggingFacePromptsSpec
 from proxykd.data.hub import identity_of
 from proxykd.data.prompts import hash_inputs, iter_recorded, load_prompts
 from proxykd.exceptions import InputError
+from tests.support.servers import listening
 
 ROWS = [{"prompt": f"q{idx}", "completion": f"a{idx}", "gold": idx} for idx in range(5)]
 
@@ -133,10 +133,8 @@ class Hub(BaseHTTPRequestHandler):
 def hub() -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.paths = []  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with listening(server):
+        yield server
 
 
 @pytest.mark.integration

@@ -4,14 +4,13 @@ Differs from the real one: a time may be brought about on demand (``ring``), and
 """
 
 import copy
-import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from tests.k8s.controller import Controller, is_finished, ownership
 from tests.k8s.defaults import admitted
 from tests.k8s.kinds import CORE
 from tests.k8s.refusals import Refusal
@@ -24,7 +23,7 @@ _NAMED |= {"@monthly": "0 0 1 * *", "@yearly": "0 0 1 1 *", "@annually": "0 0 1 
 _MINUTE = timedelta(minutes=1)
 
 
-class CronJobs:
+class CronJobs(Controller):
     """Starts the Jobs of every CronJob.
 
     Attributes:
@@ -32,20 +31,12 @@ class CronJobs:
         skipped: Names of CronJobs, once for each time that was due and forbidden as the last Job was still active.
     """
 
+    wait_s = 0.1
+
     def __init__(self, store: Store, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self.store, self.clock, self.skipped = store, clock, list[str]()
+        super().__init__(store)
+        self.clock, self.skipped = clock, list[str]()
         self._rung: dict[str, datetime] = {}
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._loop, daemon=True)
-
-    def start(self) -> None:
-        """Begin to look at the clock."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Look no more."""
-        self._is_over.set()
-        self._thread.join(30)
 
     def ring(self, name: str) -> None:
         """Let this moment be one at which the CronJob is due."""
@@ -56,13 +47,8 @@ class CronJobs:
         for found in self.store.list(CRON_JOB):
             self._sync(found, self.clock())
 
-    def _loop(self) -> None:
-        while not self._is_over.is_set():
-            self.look()
-            time.sleep(0.1)
-
     def _sync(self, found: Object, now: datetime) -> None:
-        active = [job for job in self._jobs(found) if not _is_finished(job)]
+        active = [job for job in self.owned(JOB, found) if not is_finished(job)]
         names = [{"kind": "Job", "name": job["metadata"]["name"]} for job in active]
         self._status(found, active=names)
         due = None if found["spec"]["suspend"] else self._due(found, now)
@@ -97,25 +83,16 @@ class CronJobs:
         self._rung.pop(meta["name"], None)
         own = template.get("metadata") or {}
         annotations = {**(own.get("annotations") or {}), "batch.kubernetes.io/cronjob-scheduled-timestamp": _write(due)}
-        owner = {"apiVersion": "batch/v1", "kind": "CronJob", "name": meta["name"], "uid": meta["uid"]}
         metadata = {
             "name": f"{meta['name']}-{due.timestamp():.0f}",
             "labels": own.get("labels") or {},
             "annotations": annotations,
-            "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],
+            "ownerReferences": ownership(found),
         }
         body = {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": template["spec"]}
         with suppress(Refusal):  # of that moment's Job, which is there already, or by a quota: looked at again
             self.store.create(JOB, meta["namespace"], admitted(body))
             self._status(found, lastScheduleTime=_write(due))
-
-    def _jobs(self, found: Object) -> list[Object]:
-        uid = found["metadata"]["uid"]
-        return self.store.list(
-            JOB,
-            found["metadata"]["namespace"],
-            lambda job: any(owner["uid"] == uid for owner in job["metadata"].get("ownerReferences") or []),
-        )
 
     def _status(self, found: Object, **status: Any) -> None:
         meta = found["metadata"]
@@ -149,11 +126,6 @@ def _fits(field: str, value: int, most: int) -> bool:
         if int(first) <= value <= end and (value - int(first)) % int(step or 1) == 0:
             return True
     return False
-
-
-def _is_finished(job: Object) -> bool:
-    conditions = job["status"].get("conditions", [])
-    return any(one["type"] in ("Complete", "Failed") and one["status"] == "True" for one in conditions)
 
 
 def _read(stamp: str) -> datetime:

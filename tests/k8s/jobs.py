@@ -1,13 +1,12 @@
 """A Job controller double: pods for each Job, retries and failure policies, deadlines, suspension, time to live."""
 
-import threading
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
+from tests.k8s.controller import Controller, is_finished, ownership
 from tests.k8s.kinds import CORE
 from tests.k8s.refusals import Refusal
 from tests.k8s.store import Store, now
@@ -18,7 +17,7 @@ INDEX = "batch.kubernetes.io/job-completion-index"
 QUEUE = "kueue.x-k8s.io/queue-name"
 
 
-class Jobs:
+class Jobs(Controller):
     """Keeps every Job's pods and status as its spec asks.
 
     Attributes:
@@ -26,47 +25,33 @@ class Jobs:
     """
 
     def __init__(self, store: Store) -> None:
-        self.store, self.closed = store, set[str]()
+        super().__init__(store)
+        self.closed = set[str]()
         self._verdicts: dict[str, dict[str, str]] = {}
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._loop, daemon=True)
-
-    def start(self) -> None:
-        """Begin to look after Jobs."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Look after them no more."""
-        self._is_over.set()
-        self.store.wake()
-        self._thread.join(30)
 
     def suspend_queued(self, found: Object) -> None:
         """A new Job with a queue's label waits, as Kueue's webhook has it."""
         if found["kind"] in ("Job", "TrainJob") and QUEUE in (found["metadata"].get("labels") or {}):
             found["spec"]["suspend"] = True
 
-    def _loop(self) -> None:
-        version = ""
-        while not self._is_over.is_set():
-            version = self.store.wait(version, 0.2)
-            for kind in (CORE["TrainJob"], JOB):
-                for found in self.store.list(kind):
-                    self._admit(found)
-            for job in self.store.list(JOB):
-                self._sync(job)
-            time.sleep(0.02)
+    def look(self) -> None:
+        """Admit what its queue lets in, and bring every Job one step on."""
+        for kind in (CORE["TrainJob"], JOB):
+            for found in self.store.list(kind):
+                self._admit(found)
+        for job in self.store.list(JOB):
+            self._sync(job)
 
     def _admit(self, found: Object) -> None:
         queue = (found["metadata"].get("labels") or {}).get(QUEUE)
-        if queue and queue not in self.closed and found["spec"].get("suspend") and not _is_finished(found):
+        if queue and queue not in self.closed and found["spec"].get("suspend") and not is_finished(found):
             meta = found["metadata"]
             self.store.change(
                 CORE[found["kind"]], meta["namespace"], meta["name"], lambda one: one["spec"].update(suspend=False)
             )
 
     def _sync(self, job: Object) -> None:
-        if _is_finished(job):
+        if is_finished(job):
             self._expire(job)
             return
         pods = self._pods(job)
@@ -130,7 +115,6 @@ class Jobs:
         template, meta = job["spec"]["template"], job["metadata"]
         labels = dict(template.get("metadata", {}).get("labels") or {})
         annotations = dict(template.get("metadata", {}).get("annotations") or {})
-        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": meta["name"], "uid": meta["uid"]}
         name = f"{meta['name']}-{uuid4().hex[:5]}"
         spec = {**template["spec"], "serviceAccountName": template["spec"].get("serviceAccountName", "default")}
         if index >= 0:
@@ -139,8 +123,7 @@ class Jobs:
             variable = {"name": "JOB_COMPLETION_INDEX", "value": str(index)}
             containers = [{**one, "env": [variable, *(one.get("env") or [])]} for one in spec["containers"]]
             spec = {**spec, "hostname": f"{meta['name']}-{index}", "containers": containers}
-        own = {"name": name, "labels": labels, "annotations": annotations}
-        own["ownerReferences"] = [{**owner, "controller": True, "blockOwnerDeletion": True}]
+        own = {"name": name, "labels": labels, "annotations": annotations, "ownerReferences": ownership(job)}
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": own, "spec": spec, "status": {"phase": "Pending"}}
         try:
             made = self.store.create(POD, meta["namespace"], body)
@@ -198,13 +181,7 @@ class Jobs:
             return
 
     def _pods(self, job: Object) -> list[Object]:
-        uid = job["metadata"]["uid"]
-        own = self.store.list(
-            POD,
-            job["metadata"]["namespace"],
-            lambda pod: any(owner["uid"] == uid for owner in pod["metadata"].get("ownerReferences") or []),
-        )
-        return sorted(own, key=lambda pod: int(pod["metadata"]["resourceVersion"]))
+        return sorted(self.owned(POD, job), key=lambda pod: int(pod["metadata"]["resourceVersion"]))
 
     def _status(self, job: Object, counts: Object, conditions: list[Object]) -> None:
         def change(found: Object) -> None:
@@ -241,11 +218,6 @@ def _exits(rule: Object, pod: Object) -> bool:
         if (ended["exitCode"] in rule["values"]) == (rule["operator"] == "In"):
             return True
     return False
-
-
-def _is_finished(found: Object) -> bool:
-    conditions = found.get("status", {}).get("conditions", [])
-    return any(one["type"] in ("Complete", "Failed") and one["status"] == "True" for one in conditions)
 
 
 def _phase(pod: Object) -> str:

@@ -20,6 +20,7 @@ from uuid import uuid4
 from tests.k8s.api_server import ApiServer
 from tests.k8s.kinds import CORE
 from tests.k8s.schemas import faults
+from tests.support.servers import listening
 
 POD = CORE["Pod"]
 Object = dict[str, Any]
@@ -237,13 +238,9 @@ def kubeflow_pipelines(api: ApiServer, namespace: str = "proxykd") -> Iterator[t
         def log_message(self, format: str, *args: Any) -> None:
             """Silent."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield double, f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        double.is_stopping = True
-        time.sleep(0.3)
-        server.shutdown()
-        server.server_close()
+    with listening(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as address:
+        try:
+            yield double, address
+        finally:
+            double.is_stopping = True
+            time.sleep(0.3)

@@ -7,7 +7,6 @@ what it started itself.
 
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any, Literal
 from tests.k8s.access import service_account
 from tests.k8s.api_server import ApiServer
 from tests.k8s.containers import CannotStart, Machine
+from tests.k8s.controller import Controller
 from tests.k8s.kinds import CORE
 from tests.k8s.refusals import Refusal
 from tests.k8s.runtimes import Place, Processes, Runtime, Started
@@ -59,7 +59,7 @@ class Running:
     how: str = ""
 
 
-class Kubelet:
+class Kubelet(Controller):
     """See the module.
 
     Attributes:
@@ -70,23 +70,16 @@ class Kubelet:
     """
 
     def __init__(self, api: ApiServer, machine: Machine, *, num_slots: int = 8, runtime: Runtime | None = None) -> None:
+        super().__init__(api.store)
         self.api, self.machine, self.num_slots = api, machine, num_slots
         self.runtime = runtime or Processes()
         self.mishaps: list[Mishap] = []
         self.starts: list[tuple[str, dict[str, str]]] = []
         self._running: dict[str, Running] = {}
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._loop, daemon=True)
-
-    def start(self) -> None:
-        """Begin to look for pods."""
-        self._thread.start()
 
     def stop(self) -> None:
         """End everything that is still running, at once."""
-        self._is_over.set()
-        self.api.store.wake()
-        self._thread.join(30)
+        super().stop()
         for running in list(self._running.values()):
             for process in running.processes.values():
                 process.remove()
@@ -100,17 +93,15 @@ class Kubelet:
 
         self.mishaps.append(Mishap(how, is_chosen, num_times, when or (lambda pod, log: True)))
 
-    def _loop(self) -> None:
-        version = ""
-        while not self._is_over.is_set():
-            version = self.api.store.wait(version, 0.1 if self._running else 0.5)
-            pods = {pod["metadata"]["uid"]: pod for pod in self.api.store.list(POD)}
-            for uid, running in list(self._running.items()):
-                self._follow(running, pods.get(uid))
-            for uid, pod in pods.items():
-                if uid not in self._running and pod["status"].get("phase") == "Pending":
-                    self._begin(pod)
-            time.sleep(0.02)
+    def look(self) -> None:
+        """Follow the pods that run, and begin those that wait."""
+        pods = {pod["metadata"]["uid"]: pod for pod in self.store.list(POD)}
+        for uid, running in list(self._running.items()):
+            self._follow(running, pods.get(uid))
+        for uid, pod in pods.items():
+            if uid not in self._running and pod["status"].get("phase") == "Pending":
+                self._begin(pod)
+        self.wait_s = 0.1 if self._running else 0.5
 
     def _begin(self, pod: Object) -> None:
         if pod["metadata"].get("deletionTimestamp"):
@@ -132,7 +123,7 @@ class Kubelet:
 
     def _start(self, pod: Object) -> None:
         own = self.machine.own(pod)
-        place = Place(self.machine, self.api.store, self.api.port, self._account(pod, own))
+        place = Place(self.machine, self.store, self.api.port, self._account(pod, own))
         containers = pod["spec"]["containers"]
         starters = {one["name"]: self.runtime.prepare(place, pod, one) for one in containers}
         own.mkdir(parents=True, exist_ok=True)
@@ -152,7 +143,7 @@ class Kubelet:
     def _account(self, pod: Object, own: Path) -> Path | None:
         namespace, name = pod["metadata"]["namespace"], pod["spec"]["serviceAccountName"]
         try:
-            account = self.api.store.get(CORE["ServiceAccount"], namespace, name)
+            account = self.store.get(CORE["ServiceAccount"], namespace, name)
         except Refusal as refusal:
             raise CannotStart("CreateContainerConfigError", str(refusal)) from refusal
         wanted = pod["spec"].get("automountServiceAccountToken")
@@ -203,7 +194,7 @@ class Kubelet:
             self._ask_to_end(running, pod)
         elif how == "node unreachable":
             meta = pod["metadata"]
-            self.api.store.change(
+            self.store.change(
                 POD, meta["namespace"], meta["name"], lambda one: one["metadata"].update(deletionTimestamp=now())
             )
         else:
@@ -248,7 +239,7 @@ class Kubelet:
                 others = [one for one in found["status"].get("conditions", []) if one["type"] != condition["type"]]
                 found["status"]["conditions"] = [*others, condition]
 
-        self.api.store.change(POD, pod["metadata"]["namespace"], pod["metadata"]["name"], change)
+        self.store.change(POD, pod["metadata"]["namespace"], pod["metadata"]["name"], change)
 
     def _due(self, pod: Object, log: Path | None) -> Mishap | None:
         uid = pod["metadata"]["uid"]

@@ -17,9 +17,10 @@ import pytest
 from tests.k8s.containers import CHECKOUT
 from tests.k8s.workloads import called
 from tests.support.kubectl import Manifest
-from tests.support.mlflow_servers import free_port, postgresql
+from tests.support.mlflow_servers import postgresql
 from tests.support.pod_process import container_command, container_environment
 from tests.support.s3_server import CREDENTIALS, list_keys, s3_server
+from tests.support.servers import free_port
 
 pytestmark = pytest.mark.integration
 START_S = 300.0

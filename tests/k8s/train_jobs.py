@@ -4,23 +4,22 @@ Differs from the real ones: the JobSet between the two is not stored; its labels
 """
 
 import copy
-import socket
-import threading
-import time
 from typing import Any
 
+from tests.k8s.controller import Controller, ownership
 from tests.k8s.defaults import admitted
 from tests.k8s.jobs import INDEX, JOB
 from tests.k8s.kinds import CORE
 from tests.k8s.refusals import Refusal
 from tests.k8s.store import Store, now
+from tests.support.servers import free_port
 
 Object = dict[str, Any]
 TRAIN_JOB, RUNTIME = CORE["TrainJob"], CORE["TrainingRuntime"]
 JOBSET = "jobset.sigs.k8s.io/jobset-name"
 
 
-class TrainJobs:
+class TrainJobs(Controller):
     """Keeps a Job for every TrainJob.
 
     Attributes:
@@ -28,19 +27,8 @@ class TrainJobs:
     """
 
     def __init__(self, store: Store, addresses: dict[str, str]) -> None:
-        self.store, self.addresses = store, addresses
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._loop, daemon=True)
-
-    def start(self) -> None:
-        """Begin to look after TrainJobs."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Look after them no more."""
-        self._is_over.set()
-        self.store.wake()
-        self._thread.join(30)
+        super().__init__(store)
+        self.addresses = addresses
 
     def check(self, found: Object) -> None:
         """Refuse a new TrainJob whose runtime is not there, as Trainer's webhook does."""
@@ -53,13 +41,10 @@ class TrainJobs:
             told = f"denied the request: spec.runtimeRef: {reference['name']}: must be created before the TrainJob"
             raise Refusal(403, "Forbidden", f'admission webhook "validator.trainjob" {told}') from None
 
-    def _loop(self) -> None:
-        version = ""
-        while not self._is_over.is_set():
-            version = self.store.wait(version, 0.2)
-            for found in self.store.list(TRAIN_JOB):
-                self._sync(found)
-            time.sleep(0.02)
+    def look(self) -> None:
+        """Make the Jobs that are missing, and report what became of the others."""
+        for found in self.store.list(TRAIN_JOB):
+            self._sync(found)
 
     def _sync(self, found: Object) -> None:
         meta = found["metadata"]
@@ -80,9 +65,8 @@ class TrainJobs:
     def _create(self, found: Object, name: str) -> None:
         meta = found["metadata"]
         runtime = self.store.get(RUNTIME, meta["namespace"], found["spec"]["runtimeRef"]["name"])
-        owner = {"apiVersion": found["apiVersion"], "kind": "TrainJob", "name": meta["name"], "uid": meta["uid"]}
         body = child_job(found, runtime, name)
-        body["metadata"]["ownerReferences"] = [{**owner, "controller": True, "blockOwnerDeletion": True}]
+        body["metadata"]["ownerReferences"] = ownership(found)
         self.addresses[f"{meta['name']}-node-0-0.{meta['name']}"] = "127.0.0.1"
         self.store.create(JOB, meta["namespace"], admitted(body))
 
@@ -155,11 +139,5 @@ def _rendezvous(name: str, nodes: int) -> list[Object]:
         {"name": "PET_NODE_RANK", "valueFrom": rank},
         {"name": "PET_MASTER_ADDR", "value": f"{name}-node-0-0.{name}"},
         # Always 29400 in a cluster, where each pod has an address of its own.
-        {"name": "PET_MASTER_PORT", "value": str(_free_port())},
+        {"name": "PET_MASTER_PORT", "value": str(free_port())},
     ]
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

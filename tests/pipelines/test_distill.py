@@ -116,7 +116,7 @@ def test_second_run_does_nothing_twice_and_a_change_redoes_what_depends_on_it(un
         "promote_model": "completed",
     }
     assert "Asking the teacher" not in second.stderr
-    assert home.answers() == NUM_PROMPTS
+    assert home.num_answers() == NUM_PROMPTS
     assert second.report == first.report
     assert len(runs_of(tracked(home))) == 1
 

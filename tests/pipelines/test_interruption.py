@@ -30,16 +30,16 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_numbers(
 ) -> None:
     home = Home.create(tmp_path / "disturbed")
 
-    killed = disturb(home, signal.SIGKILL, lambda _: home.answers() >= 10)
+    killed = disturb(home, signal.SIGKILL, lambda _: home.num_answers() >= 10)
     assert killed.status == -signal.SIGKILL
-    paid = home.answers()
+    paid = home.num_answers()
     assert 10 <= paid < NUM_PROMPTS
     assert home.has_no_server_soon()
 
     interrupted = disturb(home, signal.SIGINT, lambda printed: "proxy warm-up:" in printed)
     assert interrupted.status == 130
     assert f"{paid} of {NUM_PROMPTS} answers were in the journal" in interrupted.stderr
-    assert home.answers() == NUM_PROMPTS
+    assert home.num_answers() == NUM_PROMPTS
     *_, last = interrupted.stderr.splitlines()
     assert last.startswith("proxykd: interrupted; ")
     # An interrupt that comes while an object is being freed is told by Python, and goes on being one.
@@ -54,6 +54,6 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_numbers(
     assert finished.status == 0, finished.stderr
     assert "Asking the teacher" not in finished.stderr
     assert "proxy warm-up" not in finished.stderr
-    assert home.answers() == NUM_PROMPTS
+    assert home.num_answers() == NUM_PROMPTS
     assert finished.report["arms"] == undisturbed[1].report["arms"]
     assert home.has_no_server_soon()

@@ -40,7 +40,7 @@ def test_a_run_learns_from_the_cheaper_teacher_first(tmp_path: Path) -> None:
     cheap, main = facts["spend"]["teachers"]
     assert cheap["num_prompts"] == num_training
     assert NUM_PROMPTS - num_training < main["num_prompts"] < NUM_PROMPTS
-    assert facts["spend"]["num_completions"] == cheap["num_prompts"] + main["num_prompts"] == home.answers()
+    assert facts["spend"]["num_completions"] == cheap["num_prompts"] + main["num_prompts"] == home.num_answers()
     for arm in ("sft", "proxy_kd"):
         stages = facts["training"][arm]["corpus"]["stages"]
         by_main = main["num_prompts"] - (NUM_PROMPTS - num_training)

@@ -17,7 +17,7 @@ from proxykd.models.loading import load_model, load_tokenizer, save_model
 from steps.adapters import mlflow_promotion as promotion
 from steps.adapters import mlflow_registry as registry
 from steps.adapters import mlflow_serving as serving
-from tests.support.mlflow_servers import free_port
+from tests.support.servers import free_port
 
 pytestmark = [
     pytest.mark.integration,

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.support.servers import listening
+
 
 class ScriptedEndpoint:
     """Answers each question with ``answer(question)``: a status and a JSON body."""
@@ -65,10 +67,6 @@ def scripted_endpoint() -> Iterator[ScriptedEndpoint]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    with _Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        script.url = f"http://127.0.0.1:{server.server_port}/v1"
+    with listening(_Server(("127.0.0.1", 0), Handler)) as address:
+        script.url = f"{address}/v1"
         yield script
-        server.shutdown()
-        thread.join()

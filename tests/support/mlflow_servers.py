@@ -3,13 +3,9 @@
 import http.client
 import os
 import re
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +13,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
-from urllib.error import URLError
 from urllib.parse import urlsplit
-from urllib.request import urlopen
 
-START_S = 300.0
+from tests.support.servers import answers, free_port, listening, served
+
 Fault = Literal["500 before", "500 after", "cut before", "cut after"]
 
 
@@ -59,38 +54,9 @@ def mlflow_server(folder: Path, database: str, place: tuple[str, int] | None = N
     if place:
         command += ["--allowed-hosts", f"mlflow:{port},{host}:{port}"]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "mlflow-server.log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        _await(process, f"http://{host}:{port}/health", folder / "mlflow-server.log")
-        yield f"http://{host}:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
-
-
-def own_address() -> str:
-    """An address of loopback that is hardly another's, with all its ports."""
-    first, second, third = os.urandom(3)
-    return f"127.{first or 1}.{second}.{third % 254 + 1}"
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _await(process: "subprocess.Popen[bytes]", address: str, log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urlopen(address, timeout=5):
-                return
-        except (URLError, OSError):
-            time.sleep(0.1)
-    raise RuntimeError(f"no server at {address}: {log.read_text()[-2000:]}")
+    address = f"http://{host}:{port}"
+    with served(command, environment, folder / "mlflow-server.log", lambda: answers(f"{address}/health")):
+        yield address
 
 
 @dataclass
@@ -170,8 +136,5 @@ def troubled(upstream: str) -> Iterator[tuple[str, Trouble]]:
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", trouble
-        server.shutdown()
+    with listening(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as address:
+        yield address, trouble

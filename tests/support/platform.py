@@ -20,9 +20,10 @@ import yaml
 from tests.k8s.cluster import Cluster, cluster
 from tests.k8s.runtimes import Runtime
 from tests.support.kubectl import render
-from tests.support.mlflow_servers import mlflow_server, own_address, postgresql
-from tests.support.program import CHECKOUT, PROXYKD, SPECIFICATION
+from tests.support.mlflow_servers import mlflow_server, postgresql
+from tests.support.program import CHECKOUT, PROXYKD, SPECIFICATION, num_answers
 from tests.support.s3_server import CREDENTIALS, s3_server
+from tests.support.servers import own_address
 from tests.support.zenml_server import ZenmlServer, zenml_server
 
 BUCKET = "proxykd"
@@ -117,12 +118,8 @@ class Platform:
         return self.cluster.kubelet.machine.claim("proxykd", "proxykd-journal") / "journal.sqlite"
 
     def num_answers(self) -> int:
-        """Rows of that journal; 0 while there is none."""
-        try:
-            with sqlite3.connect(f"file:{self.journal()}?mode=ro", uri=True) as database:
-                return int(database.execute("SELECT count(*) FROM answers WHERE is_final").fetchone()[0])
-        except sqlite3.OperationalError:
-            return 0
+        """Of the teacher, so far."""
+        return num_answers(self.journal())
 
     def statuses(self) -> dict[str, str]:
         """Name of each run and of each of its steps -> status, as the ZenML server's database has them."""

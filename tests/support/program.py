@@ -52,6 +52,15 @@ SPECIFICATION: dict[str, Any] = {
 }
 
 
+def num_answers(journal: Path) -> int:
+    """Final answers in a teacher's journal; 0 while there is none."""
+    try:
+        with sqlite3.connect(f"file:{journal}?mode=ro", uri=True) as database:
+            return int(database.execute("SELECT count(*) FROM answers WHERE is_final").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
 @dataclass(frozen=True)
 class Home:
     """A workspace of its own, its temporary folder, and the specification in it."""
@@ -105,13 +114,9 @@ class Home:
             )
             return dict(rows.fetchall())
 
-    def answers(self) -> int:
-        """Rows of the teacher's journal; 0 while there is none."""
-        try:
-            with sqlite3.connect(f"file:{self.workspace.journal}?mode=ro", uri=True) as database:
-                return int(database.execute("SELECT count(*) FROM answers WHERE is_final").fetchone()[0])
-        except sqlite3.OperationalError:
-            return 0
+    def num_answers(self) -> int:
+        """Of the teacher, so far."""
+        return num_answers(self.workspace.journal)
 
     def servers(self) -> list[int]:
         """Processes of the embedded teacher that belong to this workspace (Linux only)."""

@@ -1,9 +1,7 @@
 """A real S3 server on loopback (moto's), with one bucket."""
 
 import os
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +9,8 @@ from pathlib import Path
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tests.support.mlflow_servers import free_port
+from tests.support.servers import free_port, served
 
-START_S = 120.0
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "loopback", "AWS_SECRET_ACCESS_KEY": "loopback", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
@@ -22,15 +19,9 @@ def s3_server(folder: Path, bucket: str) -> Iterator[str]:
     """Gives its address; credentials are ``CREDENTIALS``, or any."""
     port, log = free_port(), folder / "s3-server.log"
     command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
-    with log.open("wb") as written:
-        process = subprocess.Popen(command, env={**os.environ, **CREDENTIALS}, stdout=written, stderr=written)
     address = f"http://127.0.0.1:{port}"
-    try:
-        _await_bucket(process, address, bucket, log)
+    with served(command, {**os.environ, **CREDENTIALS}, log, lambda: _has_made(address, bucket)):
         yield address
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def list_keys(address: str, bucket: str) -> set[str]:
@@ -44,13 +35,9 @@ def client(address: str) -> "boto3.client":
     return boto3.client("s3", endpoint_url=address, **names)
 
 
-def _await_bucket(process: "subprocess.Popen[bytes]", address: str, bucket: str, log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            client(address).create_bucket(Bucket=bucket)
-        except (BotoCoreError, ClientError):
-            time.sleep(0.1)
-        else:
-            return
-    raise RuntimeError(f"no S3 server at {address}: {log.read_text()[-2000:]}")
+def _has_made(address: str, bucket: str) -> bool:
+    try:
+        client(address).create_bucket(Bucket=bucket)
+    except (BotoCoreError, ClientError):
+        return False
+    return True

@@ -4,13 +4,14 @@ import base64
 import io
 import json
 import socketserver
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+from tests.support.servers import listening
 
 KEY = 'sk-test/"Zq7+w%40&xY=9_'
 """Has characters that JSON, addresses and Base64 each write in ways of their own."""
@@ -150,10 +151,6 @@ def faulty_endpoint(make_answer: Callable[[str], dict[str, Any]]) -> Iterator[Fa
     class Server(socketserver.ThreadingTCPServer):
         allow_reuse_address = daemon_threads = True
 
-    with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        script.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    with listening(Server(("127.0.0.1", 0), Handler)) as address:
+        script.url = f"{address}/v1"
         yield script
-        server.shutdown()
-        thread.join()

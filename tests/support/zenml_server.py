@@ -2,22 +2,17 @@
 
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
-from tests.support.mlflow_servers import free_port
+from tests.support.servers import answers, free_port, served
 
-START_S = 300.0
 PASSWORD = "loopback"
 
 
@@ -61,21 +56,10 @@ def zenml_server(folder: Path) -> Iterator[ZenmlServer]:
     }
     (folder / "zenml-server").mkdir(parents=True)
     command = [sys.executable, "-m", "uvicorn", "zenml.zen_server.zen_server_api:app", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--no-access-log", "--log-level", "warning"]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("ZENML_")}
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [*command, "--port", str(port), "--no-access-log", "--log-level", "warning"],
-            env={**plain, **own},
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
-    try:
-        _await(process, f"{address}/health", log)
+    with served(command, {**plain, **own}, log, lambda: answers(f"{address}/health")):
         yield ZenmlServer(address, _key(address))
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
 
 
 def _key(address: str) -> str:
@@ -94,14 +78,3 @@ def _key(address: str) -> str:
     account = post("service_accounts", name="tests", full_name="tests", description="", active=True)
     made = post(f"service_accounts/{account['id']}/api_keys", name="tests", description="")
     return str(made["body"]["key"])
-
-
-def _await(process: "subprocess.Popen[bytes]", address: str, log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urlopen(address, timeout=5):
-                return
-        except (URLError, OSError):
-            time.sleep(0.1)
-    raise RuntimeError(f"no server at {address}: {log.read_text()[-4000:]}")
