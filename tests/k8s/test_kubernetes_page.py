@@ -78,6 +78,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     reference.parent.mkdir(parents=True)
     reference.write_text(f"{REFERENCE}\n")
     (tmp_path / "registry.json").write_text('{"auths": {}}')
+    (tmp_path / "ca.crt").write_text("of the database's authority")
     for name, keys in EXTERNAL_SECRETS.items():
         lines = [f"{key}=value-of-{key}" for key in sorted(keys | {"OPENAI_API_KEY"})]
         (tmp_path / f"{name.removeprefix('proxykd-')}.env").write_text("\n".join(lines))
@@ -102,12 +103,14 @@ def with_controllers(cluster: Cluster, block: str) -> Iterator[tuple[str, dict[s
 def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
     cluster: Cluster, overlays: dict[str, list[Manifest]]
 ) -> None:
-    _make, image, registry, namespace, secrets, apply, diff, fetch, _forward, stop, remove = BLOCKS
+    _make, image, registry, namespace, authority, secrets, apply, diff, fetch, _forward, stop, remove = BLOCKS
     cluster.run(image)
     cluster.run(namespace)
     empty = cluster.objects().keys()
     cluster.run(registry)
     assert cluster.objects()["Secret/proxykd-registry"]["type"] == "kubernetes.io/dockerconfigjson"
+    cluster.run(authority)
+    assert "ca.crt" in cluster.objects()["ConfigMap/proxykd-database-ca"]["data"]
     cluster.run(secrets)
     held = {name: set(cluster.objects()[f"Secret/{name}"]["data"]) for name in EXTERNAL_SECRETS}
     assert all(held[name] >= keys for name, keys in EXTERNAL_SECRETS.items())
@@ -227,7 +230,7 @@ def test_the_other_overlays_are_admitted_too(cluster: Cluster, overlay: str) -> 
 
 
 def test_every_command_of_the_page_is_in_a_block_that_runs() -> None:
-    assert len(BLOCKS) == 11
+    assert len(BLOCKS) == 12
     assert all(line.startswith("make ") for line in BLOCKS[0].splitlines())
     inline = set(re.findall(r"`(kubectl [^`]*)`", PAGE))
     assert inline == {"kubectl delete namespace proxykd"}

@@ -14,16 +14,20 @@ from urllib.request import Request, urlopen
 import psycopg
 import pytest
 
+from tests.k8s.certificate import write_certificate
+from tests.k8s.conftest import K8S
 from tests.k8s.containers import CHECKOUT
 from tests.k8s.workloads import called
 from tests.support.kubectl import Manifest
 from tests.support.mlflow_servers import postgresql
 from tests.support.pod_process import container_command, container_environment
+from tests.support.postgresql_tls import postgresql_tls, program
 from tests.support.s3_server import CREDENTIALS, list_keys, s3_server
 from tests.support.servers import free_port
 
 pytestmark = pytest.mark.integration
 START_S = 300.0
+AUTHORITY = "/etc/proxykd/database-ca"
 
 
 class Site(NamedTuple):
@@ -166,3 +170,35 @@ def test_the_server_refuses_a_database_of_another_version(site: Site) -> None:
             database.execute("update alembic_version set version_num = %s", (revision,))
     assert refused.returncode != 0
     assert "out-of-date database schema" in output
+
+
+@pytest.mark.skipif(program("initdb") is None, reason="no PostgreSQL with TLS on this machine")
+def test_the_documented_address_of_a_managed_database_is_verified_and_connects(
+    overlays: dict[str, list[Manifest]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (K8S.parent / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    public, private = (f"sslmode=verify-full&sslrootcert={place}" for place in ("system", f"{AUTHORITY}/ca.crt"))
+    assert f"/NAME?{public}`" in page
+    authority, key = write_certificate(tmp_path / "authority")
+    stranger, _ = write_certificate(tmp_path / "stranger")
+    home, temporary = tmp_path / "home", tmp_path / "tmp"
+    folders = {"/home/proxykd": home, "/tmp": temporary, "/etc/ssl/certs": tmp_path / "system"}
+    for folder in folders.values():
+        folder.mkdir()
+
+    def migrate(uri: str, *, trusted: Path) -> tuple[int, str]:
+        (folders["/etc/ssl/certs"] / "ca-certificates.crt").write_bytes(trusted.read_bytes())
+        process = Site(overlays["production"], uri, "http://127.0.0.1:1", folders).start("Job/mlflow-migration")
+        told = process.communicate(timeout=START_S)[0]
+        return process.returncode, told
+
+    with postgresql_tls(authority, key) as uri:
+        status, told = migrate(f"{uri}?{public}", trusted=authority)
+        assert status == 0, told
+        mounted = private.replace(f"{AUTHORITY}/ca.crt", str(authority))
+        status, told = migrate(f"{uri}?{mounted}", trusted=stranger)
+        assert status == 0, told
+        # By the library alone: MLflow would try again for two minutes.
+        monkeypatch.setenv("SSL_CERT_FILE", str(stranger))
+        with pytest.raises(psycopg.OperationalError, match="certificate verify failed"):
+            psycopg.connect(f"{uri.replace('+psycopg', '')}?{public}")
