@@ -205,17 +205,23 @@ def test_what_is_forwarded_exists_and_is_what_the_stack_names(overlays: dict[str
     assert settings["MLFLOW_ARTIFACTS_DESTINATION"].split("/")[2] == stack.artifact_store.path.split("/")[2]
 
 
+@pytest.mark.parametrize(
+    ("overlay", "name"),
+    [("local", "local-cluster"), ("staging", "kubernetes"), ("production", "kubernetes"), ("production", "kubeflow")],
+)
 def test_the_image_that_was_pushed_gets_into_overlay_and_stack(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, overlay: str, name: str
 ) -> None:
-    cluster.run(one_block("image=$(cat build/image/reference)"))
+    block = one_block("image=$(cat build/image/reference)")
+    cluster.run(block.replace("overlays/local/", f"overlays/{overlay}/").replace("local-cluster", name))
     monkeypatch.chdir(cluster.folder)
-    stack = load_stack("k8s/stacks/local-cluster.yaml")
+    stack = load_stack(f"k8s/stacks/{name}.yaml")
     assert isinstance(stack, ClusterStackSpec)
     assert (stack.image, stack.container_registry) == (REFERENCE, "registry.example/team")
     assert stack.context == yaml.safe_load(cluster.api.kubeconfig(SPACE).read_text())["current-context"]
-    rendered = images(render(cluster.folder / "k8s" / "overlays" / "local"))
+    rendered = images(render(cluster.folder / "k8s" / "overlays" / overlay))
     assert REFERENCE in rendered
+    assert not [image for image in rendered if image.endswith(REFERENCE.partition("@")[2]) and image != REFERENCE]
     assert not [image for image in rendered if "0" * 64 in image]
 
 
