@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,77 +12,24 @@ import pytest
 import yaml
 
 from proxykd.config.stack import ClusterStackSpec, load_stack
-from tests.k8s.api_server import ApiServer, api_server
 from tests.k8s.conftest import K8S
-from tests.k8s.kinds import CORE, KINDS
+from tests.k8s.kinds import CORE
+from tests.k8s.pages import REFERENCE, SPACE, Cluster, blocks, checkout, page
 from tests.k8s.policy import check
 from tests.k8s.references import EXTERNAL_SECRETS, dangling
 from tests.k8s.schemas import faults
 from tests.k8s.workloads import called, workloads
-from tests.support.kubectl import Manifest, kubectl, render
+from tests.support.kubectl import Manifest, render
 
-SPACE = "proxykd"
-PAGE = (K8S.parent / "docs" / "kubernetes.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+PAGE = page("kubernetes")
+BLOCKS = blocks(PAGE)
 FORWARD = "port-forward service/"
-REFERENCE = f"registry.example/team/proxykd@sha256:{'7' * 64}"
-COMPLETE = {"conditions": [{"type": "Complete", "status": "True"}], "succeeded": 1}
-SERVING = {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "readyReplicas": 2, "availableReplicas": 2}
-
-
-class Cluster:
-    """The double, with a shell whose kubectl speaks to it."""
-
-    def __init__(self, api: ApiServer, folder: Path) -> None:
-        self.api, self.folder = api, folder
-        # The double has no OpenAPI document for kubectl to validate by; it validates strictly itself.
-        plain = 'case " $* " in *" apply "*|*" create -f "*) set -- "$@" --validate=false;; esac'
-        script = f'#!/bin/sh\n{plain}\nexec {kubectl()} "$@"\n'
-        (folder / "kubectl").write_text(script)
-        (folder / "kubectl").chmod(0o755)
-
-    def run(self, block: str) -> str:
-        """The output of a block, each of whose commands has to succeed."""
-        path = f"{self.folder}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "KUBECONFIG": str(self.api.kubeconfig(SPACE))}
-        environment["KUBE_FEATURE_WatchListClient"] = "false"  # nor does it stream lists
-        finished = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", block],
-            cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        assert finished.returncode == 0, f"{block}\n{finished.stdout}{finished.stderr}"
-        return finished.stdout
-
-    def objects(self) -> dict[str, Manifest]:
-        """What is in the namespace."""
-        found = [one for kind in KINDS if kind.is_namespaced for one in self.api.store.list(kind, SPACE)]
-        return {called(one): one for one in found}
-
-    def settle(self) -> None:
-        """What controllers do: the migration ends, and MLflow's pods become ready."""
-        fetches = [
-            ("Job", name.partition("/")[2], COMPLETE) for name in self.objects() if name.startswith("Job/fetch-")
-        ]
-        for kind, name, status in (("Job", "mlflow-migration", COMPLETE), ("Deployment", "mlflow", SERVING), *fetches):
-            self.api.store.change(
-                CORE[kind], SPACE, name, lambda found, status=status: found.update(status=dict(status))
-            )
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """The double, and a checkout that the page's commands may change, with the user's own files of secrets."""
-    shutil.copytree(K8S, tmp_path / "k8s", ignore=shutil.ignore_patterns("schemas"))
-    reference = tmp_path / "build" / "image" / "reference"
-    reference.parent.mkdir(parents=True)
-    reference.write_text(f"{REFERENCE}\n")
-    (tmp_path / "registry.json").write_text('{"auths": {}}')
-    (tmp_path / "ca.crt").write_text("of the database's authority")
-    for name, keys in EXTERNAL_SECRETS.items():
-        lines = [f"{key}=value-of-{key}" for key in sorted(keys | {"OPENAI_API_KEY"})]
-        (tmp_path / f"{name.removeprefix('proxykd-')}.env").write_text("\n".join(lines))
-    with api_server(tmp_path) as api:
-        yield Cluster(api, tmp_path)
+    with checkout(tmp_path) as found:
+        yield found
 
 
 def one_block(text: str) -> str:
