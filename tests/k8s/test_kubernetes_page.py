@@ -14,7 +14,7 @@ import yaml
 from proxykd.config.stack import ClusterStackSpec, load_stack
 from tests.k8s.conftest import K8S
 from tests.k8s.kinds import CORE
-from tests.k8s.pages import REFERENCE, SPACE, Cluster, blocks, checkout, page
+from tests.k8s.pages import COMPLETE, FAILED, REFERENCE, SPACE, Cluster, blocks, checkout, page
 from tests.k8s.policy import check
 from tests.k8s.references import EXTERNAL_SECRETS, dangling
 from tests.k8s.schemas import faults
@@ -37,11 +37,11 @@ def one_block(text: str) -> str:
     return found
 
 
-def with_controllers(cluster: Cluster, block: str) -> Iterator[tuple[str, dict[str, Manifest]]]:
+def step_by_step(cluster: Cluster, block: str) -> Iterator[tuple[str, dict[str, Manifest]]]:
     """Run a block command by command; gives each and what is in the namespace after it."""
     for command in block.strip().splitlines():
-        cluster.settle()
-        cluster.run(command)
+        with cluster.controlled():
+            cluster.run(command)
         yield command, cluster.objects()
 
 
@@ -61,7 +61,7 @@ def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
     held = {name: set(cluster.objects()[f"Secret/{name}"]["data"]) for name in EXTERNAL_SECRETS}
     assert all(held[name] >= keys for name, keys in EXTERNAL_SECRETS.items())
     for is_new in (True, False):  # the same commands install and bring up to date
-        for command, present in with_controllers(cluster, apply):
+        for command, present in step_by_step(cluster, apply):
             if "role!=mlflow" in command and is_new:
                 assert "Job/mlflow-migration" in present
                 assert "Deployment/mlflow" not in present
@@ -69,9 +69,8 @@ def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
         assert applied <= cluster.objects().keys()
         assert images(cluster.objects().values()) >= {REFERENCE}
     assert cluster.run(diff) == ""
-    for command in re.split(r"\n(?=kubectl)", fetch.strip()):
-        cluster.run(command)
-        cluster.settle()
+    with cluster.controlled():
+        assert cluster.run(fetch).count("condition met") == 2
     cluster.api.apply(*left_by_runs(), namespace=SPACE)
     for block in (stop, remove):
         for command in block.strip().splitlines():
@@ -81,6 +80,32 @@ def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
     assert cluster.objects().keys() == empty
     assert {one["metadata"]["name"] for one in cluster.api.store.list(CORE["Namespace"])} >= {SPACE}
     assert not cluster.api.store.list(CORE["PriorityClass"])
+
+
+@pytest.mark.integration
+def test_a_migration_that_fails_is_told_and_mlflow_is_left_alone(cluster: Cluster) -> None:
+    cluster.run("kubectl apply -k k8s/base/namespace")
+    with cluster.controlled(mlflow_migration=FAILED):
+        told = cluster.finished(one_block("job/mlflow-migration").replace("--timeout=30s", "--timeout=1s"))
+    assert told.returncode != 0
+    assert "timed out waiting for the condition on jobs/mlflow-migration" in told.stderr
+    assert "Deployment/mlflow" not in cluster.objects()
+
+
+@pytest.mark.integration
+def test_only_the_fetches_that_were_just_made_are_waited_for_and_one_that_fails_is_named(cluster: Cluster) -> None:
+    cluster.run("kubectl apply -k k8s/overlays/local")
+    job = yaml.safe_load((K8S / "fetch.yaml").read_text(encoding="utf-8"))
+    cluster.api.apply({**job, "metadata": {**job["metadata"], "name": "fetch-of-yesterday"}}, namespace=SPACE)
+    block = one_block("k8s/fetch.yaml").replace("--timeout=30s", "--timeout=1s")
+    with cluster.controlled(fetch_of_yesterday=FAILED):
+        assert cluster.finished(block).returncode == 0
+    before = {name for name in cluster.objects() if name.startswith("Job/fetch-")}
+    with cluster.controlled(**{name.removeprefix("Job/"): COMPLETE for name in before}, fetch=FAILED):
+        told = cluster.finished(block)
+    (failed,) = {name for name in cluster.objects() if name.startswith("Job/fetch-")} - before
+    assert told.returncode != 0
+    assert re.findall(r"jobs/\S+", told.stderr) == [failed.replace("Job", "jobs")]
 
 
 @pytest.mark.parametrize("overlay", ["local", "production"])
@@ -185,7 +210,7 @@ def test_every_command_of_the_page_is_in_a_block_that_runs() -> None:
     assert len(BLOCKS) == 12
     assert all(line.startswith("make ") for line in BLOCKS[0].splitlines())
     inline = set(re.findall(r"`(kubectl [^`]*)`", PAGE))
-    assert inline == {"kubectl delete namespace proxykd"}
+    assert inline == {"kubectl delete namespace proxykd", "kubectl -n proxykd logs job/mlflow-migration"}
 
 
 def test_the_page_names_every_alert_and_queue(overlays: dict[str, list[Manifest]]) -> None:
