@@ -27,6 +27,15 @@ from tests.support.servers import free_port
 
 pytestmark = pytest.mark.integration
 START_S = 300.0
+# Of pods: RFC 1918, the shared range that some providers take, public ones, IPv6.
+ADDRESSES = (
+    "10.244.1.7:5000", "172.17.0.250:5000", "192.168.3.44:5000", "100.64.12.9:5000", "100.127.0.1:5000",
+    "203.0.113.9:5000", "[fd00:10:244::7]:5000",
+)  # fmt: skip
+STRANGERS = (
+    "10.evil.example", "10.evil.example:5000", "172.evil.example:5000", "192.168.evil.example:5000",
+    "10.0.0.1.evil.example:5000", "100.64.0.evil1:5000", "a.b.c.d:5000", "fd00.evil.example:5000",
+)  # fmt: skip
 AUTHORITY = "/etc/proxykd/database-ca"
 
 
@@ -143,9 +152,10 @@ def test_the_probes_and_the_services_names_are_answered_and_strange_ones_are_not
         "mlflow.proxykd.svc:5000",
         "mlflow.proxykd.svc.cluster.local:5000",
         "localhost:5000",
+        *ADDRESSES,
     ):
         assert answer(f"{server}/{search}", host) == 200, host
-    for host in ("evil.example", "mlflow.evil.example:5000", "mlflow.proxykd.svc.evil.example"):
+    for host in ("evil.example", "mlflow.evil.example:5000", "mlflow.proxykd.svc.evil.example", *STRANGERS):
         assert answer(f"{server}/{search}", host) == 403, host
 
 
