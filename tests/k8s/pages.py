@@ -55,7 +55,7 @@ class Cluster:
     def __init__(self, api: ApiServer, folder: Path) -> None:
         self.api, self.folder = api, folder
         # The double has no OpenAPI document for kubectl to validate by; it validates strictly itself.
-        plain = 'case " $* " in *" apply "*|*" create "*" -f "*) set -- "$@" --validate=false;; esac'
+        plain = 'case " $* " in *" apply "*|*" create -f "*|*" create "*" -f "*) set -- "$@" --validate=false;; esac'
         script = f'#!/bin/sh\n{plain}\nexec {kubectl()} "$@"\n'
         (folder / "kubectl").write_text(script)
         (folder / "kubectl").chmod(0o755)

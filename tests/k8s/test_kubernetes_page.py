@@ -23,6 +23,7 @@ from tests.support.kubectl import Manifest, render
 
 PAGE = page("kubernetes")
 BLOCKS = blocks(PAGE)
+CLUSTER_WIDE = ("PriorityClass", "ClusterQueue", "ResourceFlavor", "WorkloadPriorityClass")
 FORWARD = "port-forward service/"
 
 
@@ -30,6 +31,12 @@ FORWARD = "port-forward service/"
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     with checkout(tmp_path) as found:
         yield found
+
+
+def change(file: Path, old: str, new: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
 
 
 def one_block(text: str) -> str:
@@ -49,7 +56,7 @@ def step_by_step(cluster: Cluster, block: str) -> Iterator[tuple[str, dict[str, 
 def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
     cluster: Cluster, overlays: dict[str, list[Manifest]]
 ) -> None:
-    _make, image, registry, namespace, authority, secrets, apply, diff, fetch, _forward, stop, remove = BLOCKS
+    _make, image, registry, namespace, authority, secrets, apply, diff, fetch, _mlflow, _storage, stop, remove = BLOCKS
     cluster.run(image)
     cluster.run(namespace)
     empty = cluster.objects().keys()
@@ -58,6 +65,9 @@ def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
     cluster.run(authority)
     assert "ca.crt" in cluster.objects()["ConfigMap/proxykd-database-ca"]["data"]
     cluster.run(secrets)
+    made = cluster.objects()["Secret/proxykd-mlflow-database"]
+    cluster.run(secrets)  # PostgreSQL would not take another password
+    assert cluster.objects()["Secret/proxykd-mlflow-database"] == made
     held = {name: set(cluster.objects()[f"Secret/{name}"]["data"]) for name in EXTERNAL_SECRETS}
     assert all(held[name] >= keys for name, keys in EXTERNAL_SECRETS.items())
     for is_new in (True, False):  # the same commands install and bring up to date
@@ -69,6 +79,9 @@ def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
         assert applied <= cluster.objects().keys()
         assert images(cluster.objects().values()) >= {REFERENCE}
     assert cluster.run(diff) == ""
+    change(cluster.folder / "k8s" / "overlays" / "local" / "kustomization.yaml", "us-east-1", "eu-central-1")
+    cluster.run("kubectl apply -k k8s/overlays/local")
+    assert sum(name.startswith("ConfigMap/mlflow-settings-") for name in cluster.objects()) == 2
     with cluster.controlled():
         assert cluster.run(fetch).count("condition met") == 2
     cluster.api.apply(*left_by_runs(), namespace=SPACE)
@@ -163,7 +176,9 @@ def images(objects: Iterable[Manifest]) -> set[str]:
 
 def test_what_is_forwarded_exists_and_is_what_the_stack_names(overlays: dict[str, list[Manifest]]) -> None:
     services = {called(found): found["spec"] for found in overlays["local"] if found["kind"] == "Service"}
-    forwards = re.findall(r"service/([a-z-]+) (\d+):(\d+)$", one_block(FORWARD), re.MULTILINE)
+    blocks_of_one = [block for block in BLOCKS if FORWARD in block]
+    assert all(len(block.splitlines()) == 1 for block in blocks_of_one), "the first of two would block"
+    forwards = re.findall(r"service/([a-z-]+) (\d+):(\d+)$", "".join(blocks_of_one), re.MULTILINE)
     for name, here, there in forwards:
         assert [str(port["port"]) for port in services[f"Service/{name}"]["ports"]] == [here] == [there]
     stack = load_stack("local-cluster")
@@ -206,11 +221,32 @@ def test_the_other_overlays_are_admitted_too(cluster: Cluster, overlay: str) -> 
     assert {"proxykd", "proxykd-h100", "proxykd-cpu"} <= {found["metadata"]["name"] for found in queues}
 
 
+@pytest.mark.integration
+def test_one_of_two_overlays_goes_with_its_namespace_and_leaves_the_cluster_to_the_other(cluster: Cluster) -> None:
+    namespace = one_block("component=namespace").replace("/local", "/staging")
+    assert "proxykd-staging created" in cluster.run(namespace)
+    for overlay in ("staging", "production"):
+        cluster.run(f"kubectl apply -k k8s/overlays/{overlay}")
+    kept = {called(one) for kind in CLUSTER_WIDE for one in cluster.api.store.list(CORE[kind])}
+    before = cluster.objects().keys()
+    cluster.run("kubectl delete namespace proxykd-staging")
+    assert {called(one) for kind in CLUSTER_WIDE for one in cluster.api.store.list(CORE[kind])} == kept
+    assert cluster.objects().keys() == before
+    assert not cluster.api.store.list(CORE["ConfigMap"], "proxykd-staging")
+
+
+def test_zenmls_chart_has_the_version_of_the_client() -> None:
+    constraints = (K8S.parent / "constraints.txt").read_text(encoding="utf-8")
+    (version,) = re.findall(r"^zenml==(\S+)$", constraints, re.MULTILINE)
+    assert f"helm install zenml oci://public.ecr.aws/zenml/zenml --version {version} --namespace zenml " in PAGE
+
+
 def test_every_command_of_the_page_is_in_a_block_that_runs() -> None:
-    assert len(BLOCKS) == 12
+    assert len(BLOCKS) == 13
     assert all(line.startswith("make ") for line in BLOCKS[0].splitlines())
     inline = set(re.findall(r"`(kubectl [^`]*)`", PAGE))
-    assert inline == {"kubectl delete namespace proxykd", "kubectl -n proxykd logs job/mlflow-migration"}
+    deletions = {f"kubectl delete namespace {name}" for name in (SPACE, "proxykd-staging")}
+    assert inline == {*deletions, "kubectl -n proxykd logs job/mlflow-migration"}
 
 
 def test_the_page_names_every_alert_and_queue(overlays: dict[str, list[Manifest]]) -> None:
