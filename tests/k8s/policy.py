@@ -15,7 +15,7 @@ from tests.support.kubectl import Manifest
 
 # Of pods, in the label proxykd.dev/role.
 _OURS = ("orchestrator", "step", "teacher-query", "launcher", "train", "fetch")
-ROLES = frozenset((*_OURS, "mlflow", "migration", "postgres", "object-store"))
+ROLES = frozenset((*_OURS, "maintenance", "mlflow", "migration", "postgres", "object-store"))
 OUTSIDE = ("teacher-query", "fetch")  # the roles that may leave the cluster
 WEIGHTS = "proxykd-models"
 # What it may not reach there, though these are addresses like others. The last three carry IPv4 addresses inside.

@@ -79,6 +79,7 @@ ALLOWED = {
     "teacher-query, of ZenML": {"zenml", "storage", "mlflow", "internet"},
     "launcher, of ZenML": {"zenml", "storage", "mlflow", "API server"},
     "fetch": {"internet"},
+    "maintenance": set(),
     "train, of ZenML": {"zenml", "storage", "mlflow", "trainer"},
     "train": {"storage", "mlflow", "trainer"},
     "mlflow": {"storage", "postgres"},
