@@ -130,7 +130,9 @@ def step_options(stack: ClusterStackSpec, placement: PlacementSpec, name: str) -
     account = step.service_account or (accounts.trainer if is_trainer else accounts.step)
     role = "launcher" if is_trainer else step.role
     values = _pod(stack, placement, step, placement.pools[step.pool], role=role, is_client=is_trainer)
-    values["env"] += _variables({LAUNCHER_VARIABLE: placement.launcher(name).model_dump_json()} | step.env)
+    # A data set's card is kept beside the weights by default, which this step has no use for.
+    cache = {"HF_HUB_CACHE": f"{HOME}/hub"} if name.startswith("query_teacher") else {}
+    values["env"] += _variables({LAUNCHER_VARIABLE: placement.launcher(name).model_dump_json()} | cache | step.env)
     settings = {
         "step_pod_service_account_name": account,
         "pod_settings": checked(values, KubernetesPodSettings),
@@ -185,7 +187,12 @@ def _pod(
 def _pod_spec(user: int, priority: str, *, is_client: bool) -> dict[str, Any]:
     context = {"runAsNonRoot": True, "runAsUser": user, "runAsGroup": user, "fsGroup": user}
     return {
-        "security_context": {**context, "seccompProfile": {"type": "RuntimeDefault"}},
+        # Not the owner of each file on a volume anew at each start: weights and checkpoints are many and large.
+        "security_context": {
+            **context,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
         "priority_class_name": priority,
         "automount_service_account_token": is_client,
         "enable_service_links": False,
@@ -210,7 +217,11 @@ def _volumes(step: StepPlacementSpec) -> tuple[list[dict[str, Any]], list[dict[s
     if STATE not in places.values():
         volumes.append({"name": "state", "emptyDir": {"sizeLimit": step.scratch}})
         places["state"] = STATE
-    return volumes, [{"name": name, "mountPath": path} for name, path in places.items()]
+    # Weights are written by the Job that fetches them alone (k8s/fetch.yaml).
+    return volumes, [
+        {"name": name, "mountPath": path, **({"readOnly": True} if path == MODELS else {})}
+        for name, path in places.items()
+    ]
 
 
 def _environment(stack: ClusterStackSpec, step: StepPlacementSpec, role: str) -> dict[str, str]:
@@ -220,6 +231,7 @@ def _environment(stack: ClusterStackSpec, step: StepPlacementSpec, role: str) ->
         "ZENML_CONFIG_PATH": f"{HOME}/zenml",
         "MLFLOW_TRACKING_URI": str(stack.tracking_uri),
         "HF_HOME": f"{MODELS}/hf",
+        "HF_DATASETS_CACHE": f"{HOME}/datasets",  # which is written to even where files of this machine are read
         # Whoever has no way to the hub takes weights from the volume at once, without waiting for an answer.
         **({} if role == OUTSIDE else {"HF_HUB_OFFLINE": "1"}),
         "OMP_NUM_THREADS": str(cores),

@@ -26,6 +26,8 @@ def merged(target: Any, patch: Any, *, is_strategic: bool) -> Any:
         return copy.deepcopy(patch)
     result = dict(target) if isinstance(target, dict) else {}
     for key, value in patch.items():
+        if is_strategic and key.startswith("$setElementOrder/"):
+            continue  # what it puts in order stands in the order of the target
         if value is None:
             result.pop(key, None)
         elif is_strategic and key in MERGE_KEYS and isinstance(value, list) and isinstance(result.get(key), list):

@@ -15,8 +15,9 @@ from tests.support.kubectl import Manifest
 
 # Of pods, in the label proxykd.dev/role.
 _OURS = ("orchestrator", "step", "teacher-query", "launcher", "train", "fetch")
-ROLES = frozenset((*_OURS, "mlflow", "migration", "postgres", "object-store"))
+ROLES = frozenset((*_OURS, "maintenance", "mlflow", "migration", "postgres", "object-store"))
 OUTSIDE = ("teacher-query", "fetch")  # the roles that may leave the cluster
+WEIGHTS = "proxykd-models"
 # What it may not reach there, though these are addresses like others. The last three carry IPv4 addresses inside.
 INSIDE_4 = ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "168.63.129.16/32", "169.254.0.0/16", "172.16.0.0/12")
 INSIDE_6 = ("::1/128", "fc00::/7", "fe80::/10", "::ffff:0:0/96", "64:ff9b::/96", "2002::/16", "2001::/32")
@@ -105,6 +106,16 @@ def image(container: dict[str, Any], pod: Workload) -> Iterator[str]:
     """Another image tomorrow under the same name."""
     if not re.fullmatch(r"[a-z0-9.:/_-]+@sha256:[0-9a-f]{64}", container.get("image") or ""):
         yield f"expected an image by digest, got {container.get('image')}"
+
+
+def writable_weights(container: dict[str, Any], pod: Workload) -> Iterator[str]:
+    """Can change the weights that every other run reads."""
+    claims = {each["name"]: (each.get("persistentVolumeClaim") or {}) for each in pod.spec.get("volumes") or []}
+    for mount in container.get("volumeMounts") or []:
+        claim = claims.get(mount["name"], {})
+        is_closed = mount.get("readOnly") or claim.get("readOnly")
+        if claim.get("claimName") == WEIGHTS and not is_closed and pod.labels.get(ROLE) != "fetch":
+            yield f"expected {WEIGHTS} to be mounted readOnly; only the Job that fetches weights writes there"
 
 
 def probes(container: dict[str, Any], pod: Workload) -> Iterator[str]:
@@ -323,6 +334,7 @@ RULES: dict[str, Rule] = {
     "writable root": _each_container(writable_root),
     "resources": _each_container(resources),
     "image": _each_container(image),
+    "writable weights": _each_container(writable_weights),
     "probes": _each_container(probes),
     "secret in plain sight": _each_container(plain_secret),
     "secret in settings": plain_settings,

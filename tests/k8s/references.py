@@ -13,6 +13,7 @@ EXTERNAL_SECRETS: dict[str, set[str]] = {
     "proxykd-s3": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"},
     "proxykd-teacher": set(),
 }
+EXTERNAL_SETTINGS = frozenset({"proxykd-database-ca"})
 KUBEFLOW_SECRET = "proxykd-zenml"
 """Of stacks of kind kubeflow alone."""
 BUILT_IN_PRIORITIES = {"system-cluster-critical", "system-node-critical"}
@@ -110,6 +111,9 @@ def _of_pod(objects: Sequence[Manifest], pod: Workload) -> Iterator[str]:
         claim = (volume.get("persistentVolumeClaim") or {}).get("claimName")
         if claim and claim not in _named(objects, "PersistentVolumeClaim"):
             yield f"no PersistentVolumeClaim {claim}"
+        settings = (volume.get("configMap") or {}).get("name")
+        if settings and settings not in _named(objects, "ConfigMap").keys() | EXTERNAL_SETTINGS:
+            yield f"no ConfigMap {settings}"
     for container in pod.containers:
         mounts = [mount["name"] for mount in container.get("volumeMounts") or []]
         yield from (f"no volume {name}" for name in mounts if name not in volumes | templates)

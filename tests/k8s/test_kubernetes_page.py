@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,76 +12,31 @@ import pytest
 import yaml
 
 from proxykd.config.stack import ClusterStackSpec, load_stack
-from tests.k8s.api_server import ApiServer, api_server
 from tests.k8s.conftest import K8S
-from tests.k8s.kinds import CORE, KINDS
+from tests.k8s.kinds import CORE
+from tests.k8s.pages import COMPLETE, FAILED, REFERENCE, SPACE, Cluster, blocks, checkout, page
 from tests.k8s.policy import check
 from tests.k8s.references import EXTERNAL_SECRETS, dangling
 from tests.k8s.schemas import faults
 from tests.k8s.workloads import called, workloads
-from tests.support.kubectl import Manifest, kubectl, render
+from tests.support.kubectl import Manifest, render
 
-SPACE = "proxykd"
-PAGE = (K8S.parent / "docs" / "kubernetes.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+PAGE = page("kubernetes")
+BLOCKS = blocks(PAGE)
+CLUSTER_WIDE = ("PriorityClass", "ClusterQueue", "ResourceFlavor", "WorkloadPriorityClass")
 FORWARD = "port-forward service/"
-REFERENCE = f"registry.example/team/proxykd@sha256:{'7' * 64}"
-COMPLETE = {"conditions": [{"type": "Complete", "status": "True"}], "succeeded": 1}
-SERVING = {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "readyReplicas": 2, "availableReplicas": 2}
-
-
-class Cluster:
-    """The double, with a shell whose kubectl speaks to it."""
-
-    def __init__(self, api: ApiServer, folder: Path) -> None:
-        self.api, self.folder = api, folder
-        # The double has no OpenAPI document for kubectl to validate by; it validates strictly itself.
-        plain = 'case " $* " in *" apply "*|*" create -f "*) set -- "$@" --validate=false;; esac'
-        script = f'#!/bin/sh\n{plain}\nexec {kubectl()} "$@"\n'
-        (folder / "kubectl").write_text(script)
-        (folder / "kubectl").chmod(0o755)
-
-    def run(self, block: str) -> str:
-        """The output of a block, each of whose commands has to succeed."""
-        path = f"{self.folder}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "KUBECONFIG": str(self.api.kubeconfig(SPACE))}
-        environment["KUBE_FEATURE_WatchListClient"] = "false"  # nor does it stream lists
-        finished = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", block],
-            cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        assert finished.returncode == 0, f"{block}\n{finished.stdout}{finished.stderr}"
-        return finished.stdout
-
-    def objects(self) -> dict[str, Manifest]:
-        """What is in the namespace."""
-        found = [one for kind in KINDS if kind.is_namespaced for one in self.api.store.list(kind, SPACE)]
-        return {called(one): one for one in found}
-
-    def settle(self) -> None:
-        """What controllers do: the migration ends, and MLflow's pods become ready."""
-        fetches = [
-            ("Job", name.partition("/")[2], COMPLETE) for name in self.objects() if name.startswith("Job/fetch-")
-        ]
-        for kind, name, status in (("Job", "mlflow-migration", COMPLETE), ("Deployment", "mlflow", SERVING), *fetches):
-            self.api.store.change(
-                CORE[kind], SPACE, name, lambda found, status=status: found.update(status=dict(status))
-            )
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """The double, and a checkout that the page's commands may change, with the user's own files of secrets."""
-    shutil.copytree(K8S, tmp_path / "k8s", ignore=shutil.ignore_patterns("schemas"))
-    reference = tmp_path / "build" / "image" / "reference"
-    reference.parent.mkdir(parents=True)
-    reference.write_text(f"{REFERENCE}\n")
-    (tmp_path / "registry.json").write_text('{"auths": {}}')
-    for name, keys in EXTERNAL_SECRETS.items():
-        lines = [f"{key}=value-of-{key}" for key in sorted(keys | {"OPENAI_API_KEY"})]
-        (tmp_path / f"{name.removeprefix('proxykd-')}.env").write_text("\n".join(lines))
-    with api_server(tmp_path) as api:
-        yield Cluster(api, tmp_path)
+    with checkout(tmp_path) as found:
+        yield found
+
+
+def change(file: Path, old: str, new: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
 
 
 def one_block(text: str) -> str:
@@ -90,11 +44,11 @@ def one_block(text: str) -> str:
     return found
 
 
-def with_controllers(cluster: Cluster, block: str) -> Iterator[tuple[str, dict[str, Manifest]]]:
+def step_by_step(cluster: Cluster, block: str) -> Iterator[tuple[str, dict[str, Manifest]]]:
     """Run a block command by command; gives each and what is in the namespace after it."""
     for command in block.strip().splitlines():
-        cluster.settle()
-        cluster.run(command)
+        with cluster.controlled():
+            cluster.run(command)
         yield command, cluster.objects()
 
 
@@ -102,17 +56,22 @@ def with_controllers(cluster: Cluster, block: str) -> Iterator[tuple[str, dict[s
 def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
     cluster: Cluster, overlays: dict[str, list[Manifest]]
 ) -> None:
-    _make, image, registry, namespace, secrets, apply, diff, fetch, _forward, stop, remove = BLOCKS
+    _make, image, registry, namespace, authority, secrets, apply, diff, fetch, _mlflow, _storage, stop, remove = BLOCKS
     cluster.run(image)
     cluster.run(namespace)
     empty = cluster.objects().keys()
     cluster.run(registry)
     assert cluster.objects()["Secret/proxykd-registry"]["type"] == "kubernetes.io/dockerconfigjson"
+    cluster.run(authority)
+    assert "ca.crt" in cluster.objects()["ConfigMap/proxykd-database-ca"]["data"]
     cluster.run(secrets)
+    made = cluster.objects()["Secret/proxykd-mlflow-database"]
+    cluster.run(secrets)  # PostgreSQL would not take another password
+    assert cluster.objects()["Secret/proxykd-mlflow-database"] == made
     held = {name: set(cluster.objects()[f"Secret/{name}"]["data"]) for name in EXTERNAL_SECRETS}
     assert all(held[name] >= keys for name, keys in EXTERNAL_SECRETS.items())
     for is_new in (True, False):  # the same commands install and bring up to date
-        for command, present in with_controllers(cluster, apply):
+        for command, present in step_by_step(cluster, apply):
             if "role!=mlflow" in command and is_new:
                 assert "Job/mlflow-migration" in present
                 assert "Deployment/mlflow" not in present
@@ -120,9 +79,11 @@ def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
         assert applied <= cluster.objects().keys()
         assert images(cluster.objects().values()) >= {REFERENCE}
     assert cluster.run(diff) == ""
-    for command in re.split(r"\n(?=kubectl)", fetch.strip()):
-        cluster.run(command)
-        cluster.settle()
+    change(cluster.folder / "k8s" / "overlays" / "local" / "kustomization.yaml", "us-east-1", "eu-central-1")
+    cluster.run("kubectl apply -k k8s/overlays/local")
+    assert sum(name.startswith("ConfigMap/mlflow-settings-") for name in cluster.objects()) == 2
+    with cluster.controlled():
+        assert cluster.run(fetch).count("condition met") == 2
     cluster.api.apply(*left_by_runs(), namespace=SPACE)
     for block in (stop, remove):
         for command in block.strip().splitlines():
@@ -132,6 +93,32 @@ def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
     assert cluster.objects().keys() == empty
     assert {one["metadata"]["name"] for one in cluster.api.store.list(CORE["Namespace"])} >= {SPACE}
     assert not cluster.api.store.list(CORE["PriorityClass"])
+
+
+@pytest.mark.integration
+def test_a_migration_that_fails_is_told_and_mlflow_is_left_alone(cluster: Cluster) -> None:
+    cluster.run("kubectl apply -k k8s/base/namespace")
+    with cluster.controlled(mlflow_migration=FAILED):
+        told = cluster.finished(one_block("job/mlflow-migration").replace("--timeout=30s", "--timeout=1s"))
+    assert told.returncode != 0
+    assert "timed out waiting for the condition on jobs/mlflow-migration" in told.stderr
+    assert "Deployment/mlflow" not in cluster.objects()
+
+
+@pytest.mark.integration
+def test_only_the_fetches_that_were_just_made_are_waited_for_and_one_that_fails_is_named(cluster: Cluster) -> None:
+    cluster.run("kubectl apply -k k8s/overlays/local")
+    job = yaml.safe_load((K8S / "fetch.yaml").read_text(encoding="utf-8"))
+    cluster.api.apply({**job, "metadata": {**job["metadata"], "name": "fetch-of-yesterday"}}, namespace=SPACE)
+    block = one_block("k8s/fetch.yaml").replace("--timeout=30s", "--timeout=1s")
+    with cluster.controlled(fetch_of_yesterday=FAILED):
+        assert cluster.finished(block).returncode == 0
+    before = {name for name in cluster.objects() if name.startswith("Job/fetch-")}
+    with cluster.controlled(**{name.removeprefix("Job/"): COMPLETE for name in before}, fetch=FAILED):
+        told = cluster.finished(block)
+    (failed,) = {name for name in cluster.objects() if name.startswith("Job/fetch-")} - before
+    assert told.returncode != 0
+    assert re.findall(r"jobs/\S+", told.stderr) == [failed.replace("Job", "jobs")]
 
 
 @pytest.mark.parametrize("overlay", ["local", "production"])
@@ -189,7 +176,9 @@ def images(objects: Iterable[Manifest]) -> set[str]:
 
 def test_what_is_forwarded_exists_and_is_what_the_stack_names(overlays: dict[str, list[Manifest]]) -> None:
     services = {called(found): found["spec"] for found in overlays["local"] if found["kind"] == "Service"}
-    forwards = re.findall(r"service/([a-z-]+) (\d+):(\d+)$", one_block(FORWARD), re.MULTILINE)
+    blocks_of_one = [block for block in BLOCKS if FORWARD in block]
+    assert all(len(block.splitlines()) == 1 for block in blocks_of_one), "the first of two would block"
+    forwards = re.findall(r"service/([a-z-]+) (\d+):(\d+)$", "".join(blocks_of_one), re.MULTILINE)
     for name, here, there in forwards:
         assert [str(port["port"]) for port in services[f"Service/{name}"]["ports"]] == [here] == [there]
     stack = load_stack("local-cluster")
@@ -202,17 +191,23 @@ def test_what_is_forwarded_exists_and_is_what_the_stack_names(overlays: dict[str
     assert settings["MLFLOW_ARTIFACTS_DESTINATION"].split("/")[2] == stack.artifact_store.path.split("/")[2]
 
 
+@pytest.mark.parametrize(
+    ("overlay", "name"),
+    [("local", "local-cluster"), ("staging", "kubernetes"), ("production", "kubernetes"), ("production", "kubeflow")],
+)
 def test_the_image_that_was_pushed_gets_into_overlay_and_stack(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, overlay: str, name: str
 ) -> None:
-    cluster.run(one_block("image=$(cat build/image/reference)"))
+    block = one_block("image=$(cat build/image/reference)")
+    cluster.run(block.replace("overlays/local/", f"overlays/{overlay}/").replace("local-cluster", name))
     monkeypatch.chdir(cluster.folder)
-    stack = load_stack("k8s/stacks/local-cluster.yaml")
+    stack = load_stack(f"k8s/stacks/{name}.yaml")
     assert isinstance(stack, ClusterStackSpec)
     assert (stack.image, stack.container_registry) == (REFERENCE, "registry.example/team")
     assert stack.context == yaml.safe_load(cluster.api.kubeconfig(SPACE).read_text())["current-context"]
-    rendered = images(render(cluster.folder / "k8s" / "overlays" / "local"))
+    rendered = images(render(cluster.folder / "k8s" / "overlays" / overlay))
     assert REFERENCE in rendered
+    assert not [image for image in rendered if image.endswith(REFERENCE.partition("@")[2]) and image != REFERENCE]
     assert not [image for image in rendered if "0" * 64 in image]
 
 
@@ -226,17 +221,35 @@ def test_the_other_overlays_are_admitted_too(cluster: Cluster, overlay: str) -> 
     assert {"proxykd", "proxykd-h100", "proxykd-cpu"} <= {found["metadata"]["name"] for found in queues}
 
 
+@pytest.mark.integration
+def test_one_of_two_overlays_goes_with_its_namespace_and_leaves_the_cluster_to_the_other(cluster: Cluster) -> None:
+    namespace = one_block("component=namespace").replace("/local", "/staging")
+    assert "proxykd-staging created" in cluster.run(namespace)
+    for overlay in ("staging", "production"):
+        cluster.run(f"kubectl apply -k k8s/overlays/{overlay}")
+    kept = {called(one) for kind in CLUSTER_WIDE for one in cluster.api.store.list(CORE[kind])}
+    before = cluster.objects().keys()
+    cluster.run("kubectl delete namespace proxykd-staging")
+    assert {called(one) for kind in CLUSTER_WIDE for one in cluster.api.store.list(CORE[kind])} == kept
+    assert cluster.objects().keys() == before
+    assert not cluster.api.store.list(CORE["ConfigMap"], "proxykd-staging")
+
+
+def test_zenmls_chart_has_the_version_of_the_client() -> None:
+    constraints = (K8S.parent / "constraints.txt").read_text(encoding="utf-8")
+    (version,) = re.findall(r"^zenml==(\S+)$", constraints, re.MULTILINE)
+    assert f"helm install zenml oci://public.ecr.aws/zenml/zenml --version {version} --namespace zenml " in PAGE
+
+
 def test_every_command_of_the_page_is_in_a_block_that_runs() -> None:
-    assert len(BLOCKS) == 11
+    assert len(BLOCKS) == 13
     assert all(line.startswith("make ") for line in BLOCKS[0].splitlines())
     inline = set(re.findall(r"`(kubectl [^`]*)`", PAGE))
-    assert inline == {"kubectl delete namespace proxykd"}
+    deletions = {f"kubectl delete namespace {name}" for name in (SPACE, "proxykd-staging")}
+    assert inline == {*deletions, "kubectl -n proxykd logs job/mlflow-migration"}
 
 
-def test_the_page_names_every_alert_and_queue(overlays: dict[str, list[Manifest]]) -> None:
-    for found in overlays["production"]:
-        if found["kind"] == "PrometheusRule":
-            alerts = [rule["alert"] for group in found["spec"]["groups"] for rule in group["rules"]]
-            assert all(f"| `{alert}` |" in PAGE for alert in alerts)
-        if found["kind"] == "LocalQueue":
-            assert f"`{found['metadata']['name']}`" in PAGE
+def test_the_page_names_every_queue(overlays: dict[str, list[Manifest]]) -> None:
+    queues = [found["metadata"]["name"] for found in overlays["production"] if found["kind"] == "LocalQueue"]
+    assert queues
+    assert all(f"`{name}`" in PAGE for name in queues)

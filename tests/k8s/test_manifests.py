@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from proxykd.config.stack import ServiceAccountsSpec
-from tests.k8s.conftest import K8S, OVERLAYS
+from tests.k8s.conftest import K8S, OVERLAYS, render_with
 from tests.k8s.policy import check
 from tests.k8s.references import EXTERNAL_SECRETS, KUBEFLOW_SECRET, dangling
 from tests.k8s.schemas import SUPPORTED, faults, has_schema
@@ -18,6 +18,7 @@ from tests.k8s.workloads import called, labels_of, workloads
 from tests.support.kubectl import Manifest, render
 
 Overlays = dict[str, list[Manifest]]
+PAGE = (K8S.parent / "docs" / "kubernetes.md").read_text(encoding="utf-8")
 CLUSTER_WIDE = {"Namespace", "PriorityClass", "ClusterQueue", "ResourceFlavor", "WorkloadPriorityClass"}
 NEEDS_OPERATOR = {"kueue.x-k8s.io", "monitoring.coreos.com", "external-secrets.io"}
 
@@ -164,17 +165,24 @@ def test_an_operators_part_can_be_left_out(tmp_path: Path, overlays: Overlays, p
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_pod_can_pull_from_a_registry_with_a_log_in(tmp_path: Path, overlay: str) -> None:
-    for room in ("base", "components", "trainjob", "overlays"):
-        shutil.copytree(K8S / room, tmp_path / room)
-    file = tmp_path / "overlays" / overlay / "kustomization.yaml"
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    content["components"] = [*content.get("components", []), "../../components/private-registry"]
-    file.write_text(yaml.safe_dump(content), encoding="utf-8")
-    objects = render(file.parent)
+    objects = render_with(tmp_path, overlay, "private-registry")
     accounts = {each["metadata"]["name"]: each for each in objects if each["kind"] == "ServiceAccount"}
     assert accounts.keys() >= {pod.spec["serviceAccountName"] for pod in workloads(objects)}
     assert accounts.keys() >= set(ServiceAccountsSpec().model_dump().values())
     assert all(each["imagePullSecrets"] == [{"name": "proxykd-registry"}] for each in accounts.values())
+    assert check(objects) == dangling(objects) == []
+
+
+def test_the_authority_of_a_managed_database_is_where_mlflow_and_its_migration_look(tmp_path: Path) -> None:
+    objects = render_with(tmp_path, "production", "database-ca")
+    mounted = {
+        called(pod.owner): mount["mountPath"]
+        for pod in workloads(objects)
+        for mount in pod.containers[0]["volumeMounts"]
+        if mount["name"] == "database-ca" and mount["readOnly"]
+    }
+    assert mounted == dict.fromkeys(("Deployment/mlflow", "Job/mlflow-migration"), "/etc/proxykd/database-ca")
+    assert f"sslrootcert={mounted['Deployment/mlflow']}/ca.crt" in PAGE
     assert check(objects) == dangling(objects) == []
 
 

@@ -14,16 +14,29 @@ from urllib.request import Request, urlopen
 import psycopg
 import pytest
 
+from tests.k8s.certificate import write_certificate
+from tests.k8s.conftest import K8S
 from tests.k8s.containers import CHECKOUT
 from tests.k8s.workloads import called
 from tests.support.kubectl import Manifest
 from tests.support.mlflow_servers import postgresql
 from tests.support.pod_process import container_command, container_environment
+from tests.support.postgresql_tls import postgresql_tls, program
 from tests.support.s3_server import CREDENTIALS, list_keys, s3_server
 from tests.support.servers import free_port
 
 pytestmark = pytest.mark.integration
 START_S = 300.0
+# Of pods: RFC 1918, the shared range that some providers take, public ones, IPv6.
+ADDRESSES = (
+    "10.244.1.7:5000", "172.17.0.250:5000", "192.168.3.44:5000", "100.64.12.9:5000", "100.127.0.1:5000",
+    "203.0.113.9:5000", "[fd00:10:244::7]:5000",
+)  # fmt: skip
+STRANGERS = (
+    "10.evil.example", "10.evil.example:5000", "172.evil.example:5000", "192.168.evil.example:5000",
+    "10.0.0.1.evil.example:5000", "100.64.0.evil1:5000", "a.b.c.d:5000", "fd00.evil.example:5000",
+)  # fmt: skip
+AUTHORITY = "/etc/proxykd/database-ca"
 
 
 class Site(NamedTuple):
@@ -139,9 +152,10 @@ def test_the_probes_and_the_services_names_are_answered_and_strange_ones_are_not
         "mlflow.proxykd.svc:5000",
         "mlflow.proxykd.svc.cluster.local:5000",
         "localhost:5000",
+        *ADDRESSES,
     ):
         assert answer(f"{server}/{search}", host) == 200, host
-    for host in ("evil.example", "mlflow.evil.example:5000", "mlflow.proxykd.svc.evil.example"):
+    for host in ("evil.example", "mlflow.evil.example:5000", "mlflow.proxykd.svc.evil.example", *STRANGERS):
         assert answer(f"{server}/{search}", host) == 403, host
 
 
@@ -166,3 +180,35 @@ def test_the_server_refuses_a_database_of_another_version(site: Site) -> None:
             database.execute("update alembic_version set version_num = %s", (revision,))
     assert refused.returncode != 0
     assert "out-of-date database schema" in output
+
+
+@pytest.mark.skipif(program("initdb") is None, reason="no PostgreSQL with TLS on this machine")
+def test_the_documented_address_of_a_managed_database_is_verified_and_connects(
+    overlays: dict[str, list[Manifest]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (K8S.parent / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    public, private = (f"sslmode=verify-full&sslrootcert={place}" for place in ("system", f"{AUTHORITY}/ca.crt"))
+    assert f"/NAME?{public}`" in page
+    authority, key = write_certificate(tmp_path / "authority")
+    stranger, _ = write_certificate(tmp_path / "stranger")
+    home, temporary = tmp_path / "home", tmp_path / "tmp"
+    folders = {"/home/proxykd": home, "/tmp": temporary, "/etc/ssl/certs": tmp_path / "system"}
+    for folder in folders.values():
+        folder.mkdir()
+
+    def migrate(uri: str, *, trusted: Path) -> tuple[int, str]:
+        (folders["/etc/ssl/certs"] / "ca-certificates.crt").write_bytes(trusted.read_bytes())
+        process = Site(overlays["production"], uri, "http://127.0.0.1:1", folders).start("Job/mlflow-migration")
+        told = process.communicate(timeout=START_S)[0]
+        return process.returncode, told
+
+    with postgresql_tls(authority, key) as uri:
+        status, told = migrate(f"{uri}?{public}", trusted=authority)
+        assert status == 0, told
+        mounted = private.replace(f"{AUTHORITY}/ca.crt", str(authority))
+        status, told = migrate(f"{uri}?{mounted}", trusted=stranger)
+        assert status == 0, told
+        # By the library alone: MLflow would try again for two minutes.
+        monkeypatch.setenv("SSL_CERT_FILE", str(stranger))
+        with pytest.raises(psycopg.OperationalError, match="certificate verify failed"):
+            psycopg.connect(f"{uri.replace('+psycopg', '')}?{public}")

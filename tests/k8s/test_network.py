@@ -1,26 +1,47 @@
 """Who may speak to whom: the network policies of each overlay, evaluated."""
 
+import copy
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, strategies
 
-from tests.k8s.conftest import OVERLAYS
+from proxykd.config.steps import STEPS
+from tests.k8s.conftest import OVERLAYS, render_with
 from tests.k8s.network import End, Outside, Pod, reaches
-from tests.k8s.workloads import ROLE, workloads
+from tests.k8s.policy import check
+from tests.k8s.references import dangling
+from tests.k8s.workloads import ROLE, called, workloads
+from tests.support.golden import FOLDER, STEPS_OF
 from tests.support.kubectl import Manifest
 
 Overlays = dict[str, list[Manifest]]
 NAME = "kubernetes.io/metadata.name"
 INTERNET = Outside("93.184.215.14")
-STORAGE, DATABASE, API_SERVER = Outside("198.51.100.5"), Outside("203.0.113.20"), Outside("192.0.2.1")
+PRIVATE = {"198.51.100.0/28": "10.20.0.0/28", "203.0.113.16/28": "10.30.0.16/28", "192.0.2.1/32": "10.40.0.1/32"}
+"""What an operator writes instead of the documentation's addresses, which are public ones."""
+STORAGE, DATABASE, API_SERVER = Outside("10.20.0.5"), Outside("10.30.0.20"), Outside("10.40.0.1")
+WORKFLOW = {"workflows.argoproj.io/workflow": "distil-1"}
+"""What Argo Workflows writes on each pod of a run of Kubeflow Pipelines."""
+
+
+def placed(objects: list[Manifest]) -> list[Manifest]:
+    """An overlay with the addresses of a cluster."""
+    changed = copy.deepcopy(objects)
+    for found in changed:
+        for rule in (found["spec"].get("egress") or []) if found["kind"] == "NetworkPolicy" else []:
+            for block in [peer["ipBlock"] for peer in rule.get("to") or [] if "ipBlock" in peer]:
+                block["cidr"] = PRIVATE.get(block["cidr"], block["cidr"])
+    return changed
 
 
 def pod(role: str, space: str) -> Pod:
-    """A pod by its role; ``, of ZenML``: one that ZenML made."""
-    role, _, maker = role.partition(", ")
-    own = {"pipeline": "distill", "run_id": "1"} if maker else {}
+    """A pod by its role; ``, of ZenML`` or ``, of Kubeflow``: one that these made."""
+    role, _, maker = role.partition(", of ")
+    own = {"": {}, "ZenML": {"pipeline": "distill", "run_id": "1"}, "Kubeflow": WORKFLOW}[maker]
     return Pod({NAME: space}, {ROLE: role, "app.kubernetes.io/part-of": "proxykd", **own})
 
 
@@ -39,6 +60,10 @@ def targets(overlay: str, space: str) -> dict[str, tuple[End, int]]:
         "neighbour": (Pod({NAME: "default"}, {ROLE: "mlflow"}), 5000),
         "internet": (INTERNET, 443),
         "metadata": (Outside("169.254.169.254"), 80),
+        "ml-pipeline": (Pod({NAME: "kubeflow"}, {"app": "ml-pipeline"}), 8887),
+        "metadata-grpc": (Pod({NAME: "kubeflow"}, {"component": "metadata-grpc-server"}), 8080),
+        "artifacts": (Pod({NAME: "kubeflow"}, {"app": "seaweedfs"}), 8333),
+        "Kubeflow's database": (Pod({NAME: "kubeflow"}, {"app": "mysql"}), 3306),
     }
     if overlay == "local":
         return {**ours, "storage": (pod("object-store", space), 7070), "API server": (Outside("172.18.0.2"), 6443)}
@@ -54,6 +79,7 @@ ALLOWED = {
     "teacher-query, of ZenML": {"zenml", "storage", "mlflow", "internet"},
     "launcher, of ZenML": {"zenml", "storage", "mlflow", "API server"},
     "fetch": {"internet"},
+    "maintenance": set(),
     "train, of ZenML": {"zenml", "storage", "mlflow", "trainer"},
     "train": {"storage", "mlflow", "trainer"},
     "mlflow": {"storage", "postgres"},
@@ -64,22 +90,84 @@ ALLOWED = {
 }
 
 
+KUBEFLOW = {"API server", "ml-pipeline", "metadata-grpc", "artifacts"}
+ALLOWED_IN_KUBEFLOW = {
+    "step, of Kubeflow": {"zenml", "storage", "mlflow", *KUBEFLOW},
+    "teacher-query, of Kubeflow": {"zenml", "storage", "mlflow", "internet", *KUBEFLOW},
+    "launcher, of Kubeflow": {"zenml", "storage", "mlflow", *KUBEFLOW},
+    "train, of Kubeflow": {"zenml", "storage", "mlflow", "trainer", *KUBEFLOW},
+    "a driver without a role of ours, of Kubeflow": KUBEFLOW,
+}
+
+
+def reached(overlay: str, objects: list[Manifest], role: str) -> set[str]:
+    """Names of the targets that a role's pods reach in an overlay."""
+    space, changed = space_of(objects), placed(objects)
+    found = targets(overlay, space).items()
+    return {name for name, (end, port) in found if reaches(changed, pod(role, space), end, port, space=space)}
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 @pytest.mark.parametrize("role", ALLOWED)
 def test_each_role_reaches_what_it_needs_and_nothing_else(overlays: Overlays, overlay: str, role: str) -> None:
-    objects, space = overlays[overlay], space_of(overlays[overlay])
-    reached = {
-        name
-        for name, (target, port) in targets(overlay, space).items()
-        if reaches(objects, pod(role, space), target, port, space=space)
-    }
-    # The documentation's addresses of storage, API server and database are public ones.
-    excess = (
-        {"storage", "API server", "postgres"}
-        if role.startswith(("teacher-query", "fetch")) and overlay != "local"
-        else set()
-    )
-    assert reached - excess == ALLOWED[role] - excess
+    assert reached(overlay, overlays[overlay], role) == ALLOWED[role]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kubeflows_pods_reach_its_services_where_the_component_says_so(
+    overlays: Overlays, tmp_path: Path, overlay: str
+) -> None:
+    plain, objects = overlays[overlay], render_with(tmp_path, overlay, "kubeflow")
+    assert check(objects) == dangling(objects) == []
+    for role, expected in (ALLOWED | ALLOWED_IN_KUBEFLOW).items():
+        assert reached(overlay, objects, role) == expected, role
+    for role, expected in ALLOWED_IN_KUBEFLOW.items():
+        closed = {*KUBEFLOW, "zenml"} - ({"API server"} if role.startswith("launcher") else set())
+        assert reached(overlay, plain, role) == expected - closed, role
+
+
+def test_the_pods_of_a_compiled_pipeline_carry_roles_that_reach_zenml_and_storage(tmp_path: Path) -> None:
+    objects = placed(render_with(tmp_path, "production", "kubeflow"))
+    ends = targets("production", "proxykd")
+    documents = [each for graph in STEPS_OF for each in yaml.safe_load_all((FOLDER / f"{graph}.yaml").read_text())]
+    executors = [
+        each
+        for one in documents
+        for each in one.get("platforms", {})
+        .get("kubernetes", {})
+        .get("deploymentSpec", {})
+        .get("executors", {})
+        .items()
+    ]
+    assert len(executors) >= len(STEPS)
+    for name, executor in executors:
+        own = Pod({NAME: "proxykd"}, {**executor["podMetadata"]["labels"], **WORKFLOW})
+        for target in ("zenml", "storage", "mlflow", *KUBEFLOW):
+            assert reaches(objects, own, *ends[target]), (name, target)
+
+
+@pytest.mark.parametrize(
+    ("policy", "role", "target"),
+    [
+        ("api-server", "teacher-query", "API server"),
+        ("database", "fetch", "postgres"),
+        ("object-storage", "fetch", "storage"),
+    ],
+)
+def test_a_role_that_gets_too_far_is_seen(overlays: Overlays, policy: str, role: str, target: str) -> None:
+    objects = copy.deepcopy(overlays["production"])
+    (found,) = [each for each in objects if called(each) == f"NetworkPolicy/{policy}"]
+    found["spec"]["podSelector"]["matchExpressions"][0]["values"].append(role)
+    row = next(each for each in ALLOWED if each.partition(", ")[0] == role)
+    assert reached("production", objects, row) == ALLOWED[row] | {target}
+
+
+def test_a_role_that_loses_its_storage_is_seen(overlays: Overlays) -> None:
+    objects = copy.deepcopy(overlays["production"])
+    (found,) = [each for each in objects if called(each) == "NetworkPolicy/object-storage"]
+    found["spec"]["podSelector"]["matchExpressions"][0]["values"].remove("teacher-query")
+    row = "teacher-query, of ZenML"
+    assert reached("production", objects, row) == ALLOWED[row] - {"storage"}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

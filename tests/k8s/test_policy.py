@@ -11,7 +11,7 @@ from proxykd.config.launcher import LauncherSpec
 from tests.k8s.conftest import OVERLAYS
 from tests.k8s.policy import RULES, check
 from tests.k8s.references import dangling
-from tests.k8s.workloads import called
+from tests.k8s.workloads import called, workloads
 from tests.support.kubectl import Manifest
 
 Overlays = dict[str, list[Manifest]]
@@ -67,6 +67,13 @@ RBAC = "rbac.authorization.k8s.io/v1"
 TEACHER = "NetworkPolicy/internet"
 TO = "spec/egress/0/to"
 
+
+def weights(objects: list[Manifest]) -> None:
+    (pod,) = [pod for pod in workloads(objects) if pod.owner["kind"] == "TrainingRuntime"]
+    for each in (*pod.containers[0]["volumeMounts"], *pod.spec["volumes"]):
+        (each.get("persistentVolumeClaim") or each).pop("readOnly", None)
+
+
 MUTANTS: list[tuple[str, str, Mutant]] = [
     ("root user", "no word about it", at(MLFLOW, f"{POD}/securityContext/runAsNonRoot")),
     ("root user", "pod as 0", at(MLFLOW, f"{POD}/securityContext/runAsUser", 0)),
@@ -88,6 +95,7 @@ MUTANTS: list[tuple[str, str, Mutant]] = [
     ("image", "latest", at(MLFLOW, f"{MAIN}/image", "ghcr.io/proxykd/proxykd:latest")),
     ("image", "a tag", at(MLFLOW, f"{MAIN}/image", "ghcr.io/proxykd/proxykd:1.2.3")),
     ("image", "half a digest", at(MLFLOW, f"{MAIN}/image", "ghcr.io/proxykd/proxykd@sha256:0123")),
+    ("writable weights", "of a training", weights),
     ("probes", "not ready", at(MLFLOW, f"{MAIN}/readinessProbe")),
     ("probes", "not alive", at("StatefulSet/postgres", f"{MAIN}/livenessProbe")),
     ("secret in plain sight", "by name", at(MLFLOW, f"{MAIN}/env/+", {"name": "OPENAI_API_KEY", "value": "x"})),

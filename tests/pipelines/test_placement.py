@@ -146,3 +146,19 @@ def test_steps_without_a_way_to_the_hub_do_not_ask_it() -> None:
         told = {one["name"]: one.get("value") for one in template["spec"]["containers"][0]["env"]}
         is_outside = template["metadata"]["labels"]["proxykd.dev/role"] == "teacher-query"
         assert told.get("HF_HUB_OFFLINE") == (None if is_outside else "1"), name
+
+
+@pytest.mark.parametrize("path", PLACEMENTS, ids=lambda path: path.stem)
+def test_weights_are_read_only_and_what_is_written_beside_them_lies_elsewhere(path: Path) -> None:
+    for found in jobs(load_placement(path)):
+        pod = found["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        assert pod["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+        closed = [mount["mountPath"] for mount in container["volumeMounts"] if mount.get("readOnly")]
+        assert closed == ([] if found["metadata"]["name"].endswith("orchestrator") else ["/models"])
+        variables = {one["name"]: one["value"] for one in container["env"] if "value" in one}
+        caches = {name: value for name, value in variables.items() if name.startswith("HF_") and "CACHE" in name}
+        assert caches.pop("HF_DATASETS_CACHE") == "/home/proxykd/datasets"
+        # Data sets of the hub bring a card, which is fetched where no weights are looked for.
+        asks = found["metadata"]["name"].startswith("query-teacher")
+        assert caches == ({"HF_HUB_CACHE": "/home/proxykd/hub"} if asks else {})

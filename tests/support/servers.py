@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from socketserver import BaseServer
+from typing import Any
 from urllib.request import urlopen
 
 START_S = 300.0
@@ -30,7 +31,7 @@ def free_port() -> int:
 
 @contextmanager
 def served(
-    command: Sequence[str], environment: Mapping[str, str], log: Path, is_up: Callable[[], bool]
+    command: Sequence[str], environment: Mapping[str, str], log: Path, is_up: Callable[[], bool], **options: Any
 ) -> Iterator[None]:
     """A program that serves, once it answers; it and what it started are ended on leaving.
 
@@ -39,12 +40,13 @@ def served(
         environment: All of its variables.
         log: File for what it prints.
         is_up: Whether it answers yet.
+        options: Of ``subprocess.Popen``: whose process it is, say.
 
     Raises:
         RuntimeError: with the end of the log, if it ends before it answers, or takes longer than ``START_S``.
     """
     with log.open("wb") as out:
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True, **options)
     try:
         _await(process, is_up, log)
         yield
