@@ -14,6 +14,7 @@ Ends with status 1 if submission takes longer than ``--limit`` seconds.
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -55,6 +56,7 @@ def _job() -> Any:
 
 @contextmanager
 def _platform(folder: Path) -> Iterator[Any]:
+    os.environ["KUBECONFIG"] = str(folder / "kubeconfig")  # Kubernetes's client looks where it is as it is imported
     from tests.k8s.cluster import cluster
     from tests.support.platform import furnish, stack_file
     from tests.support.s3_server import CREDENTIALS, s3_server
@@ -66,7 +68,7 @@ def _platform(folder: Path) -> Iterator[Any]:
         double.kubelet.num_slots = 1  # of the orchestrator
         furnish(double)
         os.environ.update(zenml.environment(folder), **CREDENTIALS, ZENML_LOGGING_VERBOSITY="CRITICAL")
-        os.environ["KUBECONFIG"] = str(double.api.kubeconfig("proxykd", account="proxykd-submitter"))
+        shutil.copy(double.api.kubeconfig("proxykd", account="proxykd-submitter"), folder / "kubeconfig")
         yield _submitter(double, stack_file(folder, placement, storage))
 
 

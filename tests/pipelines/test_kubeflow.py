@@ -219,5 +219,5 @@ def test_another_kind_of_stack_and_a_step_that_has_no_parts_are_refused(stack: K
     run = load_specification(CHECKOUT / "configs" / "quickstart.yaml")
     with pytest.raises(ConfigError, match="expected a stack of kind kubeflow, got local"):
         compile_distillation(run, load_stack("local"))
-    with pytest.raises(ConfigError, match="expected shards of query_teacher or estimate_distributions"):
+    with pytest.raises(ConfigError, match="expected shards of a step with prompts, got 'split'"):
         compile_distillation(run, stack, shards={"split": 2})
