@@ -235,12 +235,6 @@ def test_one_of_two_overlays_goes_with_its_namespace_and_leaves_the_cluster_to_t
     assert not cluster.api.store.list(CORE["ConfigMap"], "proxykd-staging")
 
 
-def test_zenmls_chart_has_the_version_of_the_client() -> None:
-    constraints = (K8S.parent / "constraints.txt").read_text(encoding="utf-8")
-    (version,) = re.findall(r"^zenml==(\S+)$", constraints, re.MULTILINE)
-    assert f"helm install zenml oci://public.ecr.aws/zenml/zenml --version {version} --namespace zenml " in PAGE
-
-
 def test_every_command_of_the_page_is_in_a_block_that_runs() -> None:
     assert len(BLOCKS) == 13
     assert all(line.startswith("make ") for line in BLOCKS[0].splitlines())
