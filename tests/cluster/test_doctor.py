@@ -19,11 +19,9 @@ from tests.cluster.conftest import CHECKOUT, Connect, manifest, runtime
 from tests.k8s import kinds
 from tests.k8s.access import service_account
 from tests.k8s.api_server import ApiServer
-from tests.k8s.rbac import Right, granted
+from tests.k8s.rbac import EVERYBODY, Right, granted
 from tests.k8s.schemas import SUPPORTED
 
-EVERYBODY = {("create", "authorization.k8s.io", "selfsubjectaccessreviews")}
-"""What Kubernetes itself lets every known user do, by its ClusterRole system:basic-user."""
 TIDIES = ("delete", "trainer.kubeflow.org", "trainjobs")
 """What `run` also does, for others' trainings that nobody follows; it goes on without."""
 VALUE = "c2stdmVyeS1zZWNyZXQ="  # sk-very-secret

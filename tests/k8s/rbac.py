@@ -8,6 +8,10 @@ from tests.support.kubectl import Manifest
 Right = tuple[str, str, str]
 
 
+EVERYBODY = {("create", "authorization.k8s.io", "selfsubjectaccessreviews")}
+"""What Kubernetes itself lets every known user do, by its ClusterRole system:basic-user."""
+
+
 def granted(objects: Sequence[Manifest], service_account: str) -> set[Right]:
     """What a service account may do in its namespace: (verb, API group, resource), subresources as ``pods/log``.
 

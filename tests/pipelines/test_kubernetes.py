@@ -20,7 +20,7 @@ from proxykd.config.steps import STEPS as STEP_NAMES
 from tests.k8s.access import service_account
 from tests.k8s.kinds import CORE
 from tests.k8s.policy import check
-from tests.k8s.rbac import granted
+from tests.k8s.rbac import EVERYBODY, granted
 from tests.k8s.schemas import faults
 from tests.support.kubectl import render
 from tests.support.platform import Outcome, Platform, platform
@@ -31,8 +31,6 @@ pytestmark = pytest.mark.integration
 STEPS = {"default": {"pool": "cpu", "cpu": "1", "memory": "4Gi", "grace_s": 5}}
 LIST_JOBS, DELETE_JOBS = ("list", "batch", "jobs"), ("delete", "batch", "jobs")
 """Rights of the orchestrator's pod that only a run needs which is taken up by another such pod, or stopped."""
-EVERYBODY = {("create", "authorization.k8s.io", "selfsubjectaccessreviews")}
-"""What Kubernetes itself lets every known user do, by its ClusterRole system:basic-user."""
 QUERY = {"role": "teacher-query", "secrets": ["proxykd-teacher"]}
 
 
