@@ -14,12 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.k8s.access import service_account
 from tests.k8s.kinds import CORE
-from tests.k8s.rbac import EVERYBODY, granted
 from tests.k8s.refusals import Refusal
 from tests.support.command import Ended
-from tests.support.kubectl import render
 from tests.support.platform import Platform, platform
 from tests.support.program import CHECKOUT, LIMIT_S, SPECIFICATION
 
@@ -290,12 +287,3 @@ def test_the_page_leads_to_a_student_and_away_again(user: User) -> None:
     assert "double" not in user.types("stack", "list").out
     assert not [one for one in user.objects("Secret") if one["metadata"]["name"].startswith("zenml-token-")]
     assert not user.objects("Job")
-
-
-def test_the_submitter_has_done_what_its_role_lets_it_do_and_no_more(user: User) -> None:
-    """Of all commands above; only the administrator's are another account's."""
-    used = user.there.cluster.api.access.used(service_account("proxykd", "proxykd-submitter"))
-    did = {(verb, group, resource) for group, resource, verb in used}
-    overlay = render(CHECKOUT / "k8s" / "overlays" / "local")
-    may = granted(overlay, "proxykd-submitter")
-    assert did - EVERYBODY == may, (sorted(did - EVERYBODY - may), sorted(may - did))
