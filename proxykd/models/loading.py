@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, LlamaConfig
 
-from proxykd.config.models import LoraSpec, ModelSpec, StudentSpec
+from proxykd.config.models import LoraSpec, ModelSpec
 from proxykd.exceptions import ModelError, StorageError
 from proxykd.models.heads import decoder_layers, plain_model
 from proxykd.models.sources import EMBEDDED_SHAPES, Source, missing_model, resolve_source
@@ -32,7 +32,6 @@ __all__ = [
     "is_spread",
     "load_model",
     "load_saved",
-    "load_student",
     "load_to_ask",
     "load_tokenizer",
     "load_trainable",
@@ -72,20 +71,15 @@ def load_model(spec: ModelSpec, *, seed: int, device: torch.device | None = None
     return model.to(default_device() if device is None else device)
 
 
-def load_student(spec: StudentSpec, *, seed: int, device: torch.device | None = None) -> "PreTrainedModel":
-    """The untrained student: weights from its source, adapters if the specification wants them.
+def load_trainable(spec: ModelSpec, *, seed: int, device: torch.device | None = None) -> "PreTrainedModel":
+    """A model before its training: weights from its source, adapters if the specification wants them.
 
     Args:
         spec: Source, pruning and adapters.
-        seed: Decides random weights and the adapters' start; students from pretrained weights without adapters differ
+        seed: Decides random weights and the adapters' start; models from pretrained weights without adapters differ
             between seeds by the order of their examples alone.
         device: As for ``load_model``.
     """
-    return load_trainable(spec.model, seed=seed, device=device)
-
-
-def load_trainable(spec: ModelSpec, *, seed: int, device: torch.device | None = None) -> "PreTrainedModel":
-    """``load_model`` with the adapters of the specification, if it wants any, drawn from ``seed``."""
     model = load_model(spec, seed=seed, device=device)
     if spec.lora is None:
         return model

@@ -177,10 +177,14 @@ def gathered(model: "PreTrainedModel", build: "Callable[[], PreTrainedModel]") -
     return plain
 
 
+def trainable(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """What is trained of a module, by name."""
+    return ((name, value) for name, value in module.named_parameters() if value.requires_grad)
+
+
 def trained_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
     """What is trained of a model, whole and on the CPU, by name; the first process has it, and every one must ask."""
-    trained = (item for item in model.named_parameters() if item[1].requires_grad)
-    tensors = ((name, whole(value.detach()).contiguous()) for name, value in trained)
+    tensors = ((name, whole(value.detach()).contiguous()) for name, value in trainable(model))
     is_first = current_world().rank == 0
     return {name: value for name, value in tensors if is_first}  # gathered by all, one after another
 

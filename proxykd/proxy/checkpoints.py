@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from proxykd.models.sharding import like, trained_tensors
+from proxykd.models.sharding import like, trainable, trained_tensors
 from proxykd.models.tensor_files import open_tensors, save_tensors
 from proxykd.progress import report
 from proxykd.world import current_world
@@ -43,7 +43,7 @@ class StageCheckpoint:
             return []
         try:
             with open_tensors(self.path) as file:
-                return _restore(file, _trained(model))
+                return _restore(file, dict(trainable(model)))
         except (OSError, SafetensorError, ValueError) as error:
             report(f"the checkpoint {self.path} cannot be used ({error}); the alignment begins anew")
             return []
@@ -61,7 +61,3 @@ def _restore(file: Any, wanted: dict[str, torch.nn.Parameter]) -> list[dict[str,
             value.copy_(like(value, file.get_tensor(name)))
     stages: list[dict[str, Any]] = json.loads(metadata["stages"])
     return stages
-
-
-def _trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    return {name: value for name, value in model.named_parameters() if value.requires_grad}

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from proxykd.launching.interruption import InterruptedTrainingError, is_stop_asked
-from proxykd.models.sharding import like, total, whole
+from proxykd.models.sharding import like, total, trainable, whole
 from proxykd.models.tensor_files import open_tensors, save_tensors
 from proxykd.progress import report
 from proxykd.world import current_world
@@ -96,16 +96,12 @@ class Checkpoints:
             return None
 
 
-def _trainable(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    return ((name, value) for name, value in module.named_parameters() if value.requires_grad)
-
-
 def _device_of(module: torch.nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
 def _tensors(module: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in _trainable(module):
+    for name, parameter in trainable(module):
         yield f"weight/{name}", whole(parameter.detach())
         state = optimizer.state.get(parameter, {}) if optimizer else {}
         yield from ((f"{moment}/{name}", whole(state[moment])) for moment in _MOMENTS if moment in state)
@@ -113,12 +109,12 @@ def _tensors(module: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -
 
 def _restore(file: Any, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Reached:
     metadata, names = file.metadata() or {}, set(file.keys())
-    wanted = {f"weight/{name}": value.shape for name, value in _trainable(module)}
+    wanted = {f"weight/{name}": value.shape for name, value in trainable(module)}
     found = {name: torch.Size(file.get_slice(name).get_shape()) for name in names if name.startswith("weight/")}
     if metadata.get("format") != FORMAT or found != wanted:
         raise ValueError("it is of another model or another release")
     with torch.no_grad():
-        for name, parameter in _trainable(module):
+        for name, parameter in trainable(module):
             parameter.copy_(like(parameter, file.get_tensor(f"weight/{name}")))
             if moments := {moment: f"{moment}/{name}" for moment in _MOMENTS if f"{moment}/{name}" in names}:
                 optimizer.state[parameter] = {

@@ -12,7 +12,7 @@ from torch import nn
 from proxykd.config.models import StudentSpec
 from proxykd.exceptions import ModelError
 from proxykd.models.forward import Batch, completion_hidden, completion_labels, completion_weights
-from proxykd.models.heads import apply_head, factored_logits, is_factored
+from proxykd.models.heads import apply_head, decoder_layers, factored_logits, is_factored, plain_model
 from proxykd.models.loading import autocast
 from proxykd.student.objective import ObjectiveTotals, TargetBatch, student_objective
 from proxykd.student.unshared import UnsharedTerm, unshared_total
@@ -103,16 +103,7 @@ class StudentModule(nn.Module):
     @property
     def layers(self) -> list[nn.Module]:
         """The model's decoder layers."""
-        layers = decoder_of(self.model).layers
-        assert isinstance(layers, nn.ModuleList)
-        return list(layers)
-
-
-def decoder_of(model: "PreTrainedModel") -> nn.Module:
-    """The model without its head, adapters or not."""
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    decoder: nn.Module = plain.get_decoder()
-    return decoder
+        return decoder_layers(self.model)
 
 
 def check_packing(model: "PreTrainedModel") -> None:
@@ -126,7 +117,7 @@ def check_packing(model: "PreTrainedModel") -> None:
     vocab_size = model.config.get_text_config().vocab_size
     ids = torch.arange(2 * _PROBE_TOKENS, device=model.device)[None] % vocab_size
     positions = torch.arange(_PROBE_TOKENS, device=model.device)[None]
-    decoder, was_training = decoder_of(model), model.training
+    decoder, was_training = plain_model(model).get_decoder(), model.training
     model.eval()
     with torch.no_grad():
         packed = decoder(input_ids=ids, position_ids=positions.repeat(1, 2), use_cache=False).last_hidden_state

@@ -27,7 +27,7 @@ from proxykd.launching.choice import choose_launcher
 from proxykd.launching.torchrun import Torchrun
 from proxykd.launching.work import InProcess, Launcher
 from proxykd.models.forward import score_corpus
-from proxykd.models.loading import load_student, load_tokenizer, save_model
+from proxykd.models.loading import load_tokenizer, load_trainable, save_model
 from proxykd.progress import report, track
 from proxykd.records import Side, ValidatedRow, hash_json
 from proxykd.student.checkpoints import Checkpoints
@@ -264,7 +264,7 @@ class _ArmTrainer:
         return self.launcher.launch(job.as_work(partial(self._train_here, seed, learning_rate, path)))
 
     def _train_here(self, seed: int, learning_rate: float, path: Path | None) -> "tuple[PreTrainedModel, TrainingRun]":
-        model = load_student(self.spec, seed=seed)
+        model = load_trainable(self.spec.model, seed=seed)
         run = train(
             model,
             self.data,

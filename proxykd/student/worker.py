@@ -9,7 +9,7 @@ import torch
 from proxykd.config.models import StudentSpec
 from proxykd.data.tokenizing import TokenizedCorpus
 from proxykd.launching.worker import run_worker
-from proxykd.models.loading import load_student, load_tokenizer, save_model
+from proxykd.models.loading import load_tokenizer, load_trainable, save_model
 from proxykd.models.sharding import gathered
 from proxykd.student.checkpoints import Checkpoints
 from proxykd.student.inputs import TrainingData
@@ -24,7 +24,7 @@ def _work(told: dict[str, Any]) -> dict[str, Any]:
     targets = None if job.targets is None else Path(job.targets)
     corpus = TokenizedCorpus.open(Path(job.corpus))
     data = TrainingData.open(corpus, targets, tokenizer, spec, rows=None, scratch=output)
-    model = load_student(spec, seed=job.seed)
+    model = load_trainable(spec.model, seed=job.seed)
     checkpoints = None if job.checkpoint is None else Checkpoints(Path(job.checkpoint), spec.checkpoint_s)
     run = train(
         model,
@@ -35,7 +35,7 @@ def _work(told: dict[str, Any]) -> dict[str, Any]:
         seed=job.seed,
         checkpoints=checkpoints,
     )
-    plain = gathered(model, lambda: load_student(spec, seed=job.seed, device=torch.device("cpu")))
+    plain = gathered(model, lambda: load_trainable(spec.model, seed=job.seed, device=torch.device("cpu")))
     if plain is not None:
         save_model(plain, tokenizer, output / MODEL)
     return run._asdict()

@@ -23,6 +23,7 @@ from tests.cluster.conftest import NAMESPACE, MakeLauncher, manifest
 from tests.k8s.access import service_account
 from tests.k8s.cluster import Cluster
 from tests.k8s.kinds import CORE
+from tests.support.beside import beside
 
 RATE = 3000.0
 IMAGE = "ghcr.io/proxykd/proxykd@sha256:0"
@@ -77,22 +78,16 @@ def begin(double: Cluster, make_launcher: MakeLauncher, home: Path) -> Callable[
 @contextmanager
 def once(happens: Callable[[], Any], act: Callable[[], Any]) -> Iterator[None]:
     """Act beside the block as soon as something is seen to happen."""
-    is_over = threading.Event()
 
-    def watch() -> None:
+    def watch(is_over: threading.Event) -> None:
         while not is_over.is_set():
             if happens():
                 act()
                 return
             time.sleep(0.005)
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
+    with beside(watch):
         yield
-    finally:
-        is_over.set()
-        thread.join()
 
 
 def test_an_image_that_is_not_there_ends_with_its_name_and_nothing_left(double: Cluster, begin: Any) -> None:

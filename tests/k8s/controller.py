@@ -2,6 +2,7 @@
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from typing import Any
 
 from tests.k8s.kinds import Kind
@@ -10,7 +11,7 @@ from tests.k8s.store import Store
 Object = dict[str, Any]
 
 
-class Controller:
+class Controller(ABC):
     """Looks again and again, from ``start`` to ``stop``; a subclass says what a look is.
 
     Attributes:
@@ -35,9 +36,9 @@ class Controller:
         self.store.wake()
         self._thread.join(30)
 
+    @abstractmethod
     def look(self) -> None:
         """Bring what is there nearer to what is asked for."""
-        raise NotImplementedError(f"{type(self).__name__} must say what a look is")
 
     def owned(self, kind: Kind, owner: Object) -> list[Object]:
         """The objects of a kind that an object owns."""

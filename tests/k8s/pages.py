@@ -17,6 +17,7 @@ from tests.k8s.kinds import CORE, KINDS
 from tests.k8s.references import EXTERNAL_SECRETS
 from tests.k8s.refusals import Refusal
 from tests.k8s.workloads import called
+from tests.support.beside import beside
 from tests.support.kubectl import Manifest, kubectl
 
 SPACE = "proxykd"
@@ -88,9 +89,8 @@ class Cluster:
         Args:
             ends: How a Job ends, by the start of its name with ``_`` for ``-``; well by default.
         """
-        is_over = threading.Event()
 
-        def settle() -> None:
+        def settle(is_over: threading.Event) -> None:
             while not is_over.wait(0.1):
                 for name in self.objects():
                     kind, _, own = name.partition("/")
@@ -100,13 +100,8 @@ class Cluster:
                     elif name == "Deployment/mlflow":
                         self._report(kind, own, SERVING)
 
-        thread = threading.Thread(target=settle, daemon=True)
-        thread.start()
-        try:
+        with beside(settle):
             yield
-        finally:
-            is_over.set()
-            thread.join()
 
     def _report(self, kind: str, name: str, status: Status) -> None:
         with suppress(Refusal):  # it is gone meanwhile

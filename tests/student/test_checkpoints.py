@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from proxykd.config import RunSpec
-from proxykd.models.loading import load_student
+from proxykd.models.loading import load_trainable
 from proxykd.student import loop
 from proxykd.student.checkpoints import Checkpoints
 from proxykd.student.inputs import TrainingData
@@ -25,7 +25,7 @@ class Killed(Exception):
 
 
 def trained(data: TrainingData, run: RunSpec, checkpoints: Checkpoints | None) -> tuple[State, TrainingRun]:
-    model = load_student(run.student, seed=0)
+    model = load_trainable(run.student.model, seed=0)
     result = train(model, data, run.student, alpha=1.0, learning_rate=1e-3, seed=3, checkpoints=checkpoints)
     return model.state_dict(), result
 

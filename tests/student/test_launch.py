@@ -16,7 +16,7 @@ import torch
 
 from proxykd.config import RunSpec
 from proxykd.exceptions import ArtifactError, ModelError
-from proxykd.models.loading import load_student
+from proxykd.models.loading import load_trainable
 from proxykd.student.inputs import TrainingData
 from proxykd.student.launch import Job
 from proxykd.student.loop import train
@@ -52,7 +52,7 @@ def test_two_processes_make_what_one_makes(
     training_data: TrainingData, student_run: MakeRun, job: Job, options: dict[str, Any]
 ) -> None:
     run = student_run(steps=4, **options)
-    model = load_student(run.student, seed=0)
+    model = load_trainable(run.student.model, seed=0)
     alone = train(model, training_data, run.student, alpha=1.0, learning_rate=1e-3, seed=0)
     plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
     together, result = launch(replace(job, student=run.student.model_dump(mode="json")), processes=2)

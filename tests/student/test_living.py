@@ -13,7 +13,7 @@ from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet, read_json, sea
 from proxykd.config import RunSpec
 from proxykd.exceptions import ArtifactError, ConfigError
 from proxykd.models.forward import collate, completion_labels, completion_logits
-from proxykd.models.loading import load_student, load_tokenizer, save_model
+from proxykd.models.loading import load_tokenizer, load_trainable, save_model
 from proxykd.student import dense_pass, living, loop
 from proxykd.student.checkpoints import Checkpoints
 from proxykd.student.dense_pass import ModelPair
@@ -49,7 +49,9 @@ def taught(data: TrainingData, proxy: ProxyModel, run: RunSpec) -> TrainingData:
 def step_gradients(data: TrainingData, run: RunSpec, *, alpha: float) -> tuple[State, dict[str, float]]:
     """Gradients of the student (and of the proxy's adapters) after one step at a learning rate of 0."""
     assert data.living is not None
-    module = LivingModule(load_student(run.student, seed=0), data.living, run.student, alpha=alpha, seed=0).train()
+    module = LivingModule(
+        load_trainable(run.student.model, seed=0), data.living, run.student, alpha=alpha, seed=0
+    ).train()
     optimizer = torch.optim.SGD([one for one in module.parameters() if one.requires_grad], lr=0.0)
     with torch.random.fork_rng():
         torch.manual_seed(5)
@@ -60,7 +62,7 @@ def step_gradients(data: TrainingData, run: RunSpec, *, alpha: float) -> tuple[S
 def dense_gradients(data: TrainingData, run: RunSpec, *, alpha: float) -> tuple[State, Any]:
     """The same by the stored objective, with targets that list the whole vocabulary."""
     assert data.living is not None
-    model, proxy = load_student(run.student, seed=0), data.living.load(precision="float32", seed=0)
+    model, proxy = load_trainable(run.student.model, seed=0), data.living.load(precision="float32", seed=0)
     batch = collate([data.corpus[index] for index in range(4)], pad_id=data.pad_id)
     with torch.no_grad():
         logprobs = completion_logits(proxy, batch).log_softmax(dim=-1)
@@ -114,7 +116,7 @@ def slow_minillm_gradients(data: TrainingData, run: RunSpec, *, discount: float,
     """The policy gradient text by text and token by token, on the texts that the step wrote."""
     assert data.living is not None
     assert run.student.living_teacher is not None
-    model, proxy = load_student(run.student, seed=0), data.living.load(precision="float32", seed=0)
+    model, proxy = load_trainable(run.student.model, seed=0), data.living.load(precision="float32", seed=0)
     examples = [data.corpus[index] for index in range(4)]
     with torch.random.fork_rng():
         torch.manual_seed(5)
@@ -168,7 +170,7 @@ def test_a_policy_gradient_step_is_that_of_a_slow_loop_over_its_texts(
 def train_with(
     data: TrainingData, run: RunSpec, *, seed: int = 3, checkpoints: Checkpoints | None = None
 ) -> tuple[State, TrainingRun]:
-    model = load_student(run.student, seed=0)
+    model = load_trainable(run.student.model, seed=0)
     result = train(model, data, run.student, alpha=1.0, learning_rate=1e-3, seed=seed, checkpoints=checkpoints)
     return {name: value.clone() for name, value in model.state_dict().items()}, result
 
@@ -194,7 +196,7 @@ def test_a_student_with_adapters_learns_by_them_alone(
     training_data: TrainingData, proxy_artifact: ProxyModel, student_run: MakeRun, teacher: dict[str, Any]
 ) -> None:
     run = specify(student_run, teacher, steps=2, model={"lora": {"rank": 2, "dropout": 0.1}})
-    start = load_student(run.student, seed=0).state_dict()
+    start = load_trainable(run.student.model, seed=0).state_dict()
     learnt, _ = train_with(taught(training_data, proxy_artifact, run), run)
     changed = {name for name, value in learnt.items() if not torch.equal(value, start[name])}
     assert changed
@@ -275,7 +277,9 @@ def test_okd_moves_the_proxys_adapters_and_never_its_weights(
     run = specify(student_run, {"kind": "okd", "rank": 2, "learning_rate": 1e-2}, steps=6)
     data = taught(training_data, proxy_artifact, run)
     assert data.living is not None
-    module = LivingModule(load_student(run.student, seed=0), data.living, run.student, alpha=1.0, seed=0).train()
+    module = LivingModule(
+        load_trainable(run.student.model, seed=0), data.living, run.student, alpha=1.0, seed=0
+    ).train()
     optimizer = module.build_optimizer(learning_rate=1e-3)
     adapters, weights = (proxy_weights(module, trainable=trainable) for trainable in (True, False))
     assert all("lora_" in name for name in adapters)
@@ -308,7 +312,9 @@ def test_okd_moves_the_proxy_towards_a_student_that_stands_still(
     run = specify(student_run, {"kind": "okd", "rank": 2, "learning_rate": 1e-2, "anchor": 0.0})
     data = taught(training_data, proxy_artifact, run)
     assert data.living is not None
-    module = LivingModule(load_student(run.student, seed=0), data.living, run.student, alpha=1.0, seed=0).train()
+    module = LivingModule(
+        load_trainable(run.student.model, seed=0), data.living, run.student, alpha=1.0, seed=0
+    ).train()
     optimizer = module.build_optimizer(learning_rate=1e-12)
     curve = [train_step(module, optimizer, data, [0, 1, 2, 3], run.student, learning_rate=1e-12) for _ in range(5)]
     assert curve[-1]["kl"] < 0.9 * curve[0]["kl"]
@@ -332,7 +338,7 @@ def test_a_student_that_is_the_proxy_has_nothing_to_learn_from_it(
     training_data: TrainingData, make_run: MakeRun, student_run: MakeRun, tmp_path: Path, teacher: dict[str, Any]
 ) -> None:
     run = specify(student_run, teacher | {"on_policy": 1.0} if teacher["kind"] == "gkd" else teacher)
-    save_model(load_student(run.student, seed=0), load_tokenizer(run.student.model), tmp_path / "model")
+    save_model(load_trainable(run.student.model, seed=0), load_tokenizer(run.student.model), tmp_path / "model")
     seal(ProxyModel(tmp_path))
     data = taught(training_data, ProxyModel(tmp_path), run)
     weak, means = step_gradients(data, run, alpha=1e-9)

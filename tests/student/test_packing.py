@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from proxykd.config import RunSpec
 from proxykd.exceptions import ModelError
 from proxykd.models.forward import collate, collate_packed, completion_labels, completion_logits
-from proxykd.models.loading import load_student, save_activation_memory
+from proxykd.models.loading import load_trainable, save_activation_memory
 from proxykd.student.inputs import TrainingData
 from proxykd.student.loop import train_step
 from proxykd.student.module import StudentModule, check_packing
@@ -42,7 +42,7 @@ def test_logits_of_packed_texts_are_those_of_the_texts_alone(
     training_data: TrainingData, student_run: MakeRun, attention: str
 ) -> None:
     corpus, pad_id = training_data.corpus, training_data.pad_id
-    model = load_student(student_run(model={"attention": attention}).student, seed=0).eval()
+    model = load_trainable(student_run(model={"attention": attention}).student.model, seed=0).eval()
     part = list(range(8))
     rows = pack_rows(part, corpus.lengths, row_tokens=2 * int(corpus.lengths[part].max()))
     assert len(rows) < len(part)
@@ -56,7 +56,7 @@ def test_logits_of_packed_texts_are_those_of_the_texts_alone(
 @pytest.mark.parametrize("option", ["packing", "gradient_checkpointing"])
 def test_a_step_is_the_same_with_it(training_data: TrainingData, student_run: MakeRun, option: str) -> None:
     def gradients(run: RunSpec) -> list[torch.Tensor]:
-        module = StudentModule(load_student(run.student, seed=0), run.student, alpha=1.0).train()
+        module = StudentModule(load_trainable(run.student.model, seed=0), run.student, alpha=1.0).train()
         if option == "gradient_checkpointing" and run.student.gradient_checkpointing:
             save_activation_memory(module.model)
         optimizer = torch.optim.SGD(module.parameters(), lr=0.0)

@@ -21,7 +21,7 @@ from proxykd.divergences import bucketed_logprobs
 from proxykd.exceptions import GateError, ModelError
 from proxykd.factored_logits import FactoredLogits
 from proxykd.models.forward import collate, completion_labels, completion_logits
-from proxykd.models.loading import load_student, load_tokenizer
+from proxykd.models.loading import load_tokenizer, load_trainable
 from proxykd.records import ValidatedRow
 from proxykd.student import loop
 from proxykd.student import module as student_module
@@ -66,13 +66,13 @@ def mixed(
 
 
 def trained(data: TrainingData, run: RunSpec, **more: Any) -> tuple[State, list[dict[str, float]]]:
-    model = load_student(run.student, seed=0)
+    model = load_trainable(run.student.model, seed=0)
     result = train(model, data, run.student, alpha=1.0, learning_rate=1e-3, seed=0, **more)
     return dict(model.state_dict()), result.curve
 
 
 def gradients(data: TrainingData, run: RunSpec, batch: list[int], *, alpha: float = 1.0) -> tuple[State, Any]:
-    module = StudentModule(load_student(run.student, seed=0), run.student, alpha=alpha).train()
+    module = StudentModule(load_trainable(run.student.model, seed=0), run.student, alpha=alpha).train()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
     means = train_step(module, optimizer, data, batch, run.student, learning_rate=0.0)
     return {name: value.grad for name, value in module.named_parameters() if value.grad is not None}, means
@@ -154,7 +154,7 @@ def test_a_changed_wrong_attempt_at_the_end_changes_no_loss(corpus: Corpus, make
 
 def slow_loss(data: TrainingData, run: RunSpec, batch: list[int], *, alpha: float) -> tuple[Tensor, torch.nn.Module]:
     """The formula, text by text and token by token."""
-    model, total, weight_sum = load_student(run.student, seed=0), torch.zeros(()), 0.0
+    model, total, weight_sum = load_trainable(run.student.model, seed=0), torch.zeros(()), 0.0
     for index in batch:
         example = data.corpus[index]
         one = collate([example._replace(weights=None)], pad_id=data.pad_id)
@@ -346,7 +346,7 @@ def test_a_step_beside_a_living_teacher_is_the_formula(
         own = completion_logits(model, one).log_softmax(dim=-1)  # type: ignore[arg-type]
         divergence = divergence + (truth.exp() * (truth - own)).sum()
     (loss + 2.0 * divergence / int(mixed.corpus.completion_lengths[batch[:2]].sum())).backward()
-    module = LivingModule(load_student(run.student, seed=0), living, run.student, alpha=2.0, seed=0).train()
+    module = LivingModule(load_trainable(run.student.model, seed=0), living, run.student, alpha=2.0, seed=0).train()
     optimizer = torch.optim.SGD(module.student.parameters(), lr=0.0)
     data = replace(mixed, targets=None, living=living)
     means = train_step(module, optimizer, data, batch, run.student, learning_rate=0.0)

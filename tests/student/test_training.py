@@ -17,7 +17,7 @@ from proxykd.data.splits import build_splits, corpus_identity, select_rows, side
 from proxykd.data.tokenizing import TokenizedCorpus
 from proxykd.exceptions import ArtifactError, ConfigError, GateError, ModelError
 from proxykd.models.forward import collate
-from proxykd.models.loading import load_saved, load_student, load_tokenizer
+from proxykd.models.loading import load_saved, load_tokenizer, load_trainable
 from proxykd.models.tokenizers import tokenizer_fingerprint
 from proxykd.student import loop, module
 from proxykd.student.inputs import TrainingData
@@ -69,7 +69,7 @@ def targets(data: TrainingData) -> Targets:
 
 
 def train_tiny(data: TrainingData, run: RunSpec, *, alpha: float, seed: int = 0) -> tuple[dict[str, torch.Tensor], Any]:
-    model = load_student(run.student, seed=0)
+    model = load_trainable(run.student.model, seed=0)
     result = train(model, data, run.student, alpha=alpha, learning_rate=1e-3, seed=seed)
     return {name: value.clone() for name, value in model.state_dict().items()}, result
 
@@ -109,7 +109,7 @@ def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def step_gradients(data: TrainingData, run: RunSpec, batch: list[int], *, alpha: float) -> dict[str, torch.Tensor]:
     """What one step hands to the optimiser: the learning rate is 0, and nothing is clipped."""
-    model = load_student(run.student, seed=0)
+    model = load_trainable(run.student.model, seed=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     module = StudentModule(model, run.student, alpha=alpha)
     train_step(module, optimizer, data, batch, run.student, learning_rate=0.0)
@@ -135,7 +135,10 @@ def test_micro_batches_take_the_same_step_as_the_whole_batch(
 
 def test_without_targets_the_step_is_that_of_the_models_own_loss(data: TrainingData, unclipped: RunSpec) -> None:
     batch = [0, 1, 2, 3]
-    model, plain = load_student(unclipped.student, seed=0), collate([data.corpus[i] for i in batch], pad_id=data.pad_id)
+    model, plain = (
+        load_trainable(unclipped.student.model, seed=0),
+        collate([data.corpus[i] for i in batch], pad_id=data.pad_id),
+    )
     labels = plain.input_ids.masked_fill(~plain.loss_mask, -100)
     model(input_ids=plain.input_ids, attention_mask=plain.attention_mask, labels=labels).loss.backward()
     ours = step_gradients(replace(data, targets=None), unclipped, batch, alpha=1.0)
@@ -152,7 +155,7 @@ def test_padded_rows_contribute_nothing(data: TrainingData, make_run: MakeRun) -
 
 def test_a_tiny_student_learns_its_texts_by_heart(data: TrainingData, make_run: MakeRun) -> None:
     run = make_run(student={"steps": 100, "optimizer": {"batch_size": 8, "schedule": "constant"}})
-    model = load_student(run.student, seed=0)
+    model = load_trainable(run.student.model, seed=0)
     result = train(model, replace(data, targets=None), run.student, alpha=0.0, learning_rate=2e-3, seed=0)
     assert result.curve[-1]["nll"] < 0.35 * result.curve[0]["nll"]
 
@@ -166,7 +169,7 @@ def test_adapters_learn_while_the_weights_under_them_stay(
     run = make_run(student={"model": model})
     student = distill(corpus, targets, run, tmp_path, arm="proxy_kd")
     saved, _ = load_saved(student.path / "seed-0" / "model")
-    start = load_student(make_run().student, seed=0)
+    start = load_trainable(make_run().student.model, seed=0)
     assert torch.equal(saved.get_input_embeddings().weight, start.get_input_embeddings().weight)
     changed = [name for name, value in saved.state_dict().items() if not torch.equal(value, start.state_dict()[name])]
     assert changed
@@ -392,7 +395,7 @@ KEPT = {"estimator": {"kind": "posterior", "keep_prior": True}}
 
 def step_on(data: TrainingData, run: RunSpec, *, num_steps: int, alpha: float = 100.0) -> list[dict[str, float]]:
     """What is reported of so many steps on one and the same batch."""
-    model = load_student(run.student, seed=0)
+    model = load_trainable(run.student.model, seed=0)
     student = StudentModule(model, run.student, alpha=alpha)
     optimizer = torch.optim.AdamW(model.parameters())
     batch = [0, 1, 2, 3]
