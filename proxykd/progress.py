@@ -166,8 +166,14 @@ def report(text: str) -> None:
 
 
 def hush_engines() -> None:
-    """Let loggers speak from warnings on, whatever level they set, and Python's own warnings only if ``-W`` asks."""
+    """Let loggers speak from warnings on, whatever level they set, and Python's own warnings only if ``-W`` asks.
+
+    Nor do engines that are imported later draw bars over files of this machine, or into what is no terminal.
+    """
     logging.disable(logging.INFO)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    if _mode() != "bar":
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 

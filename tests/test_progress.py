@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -87,6 +88,7 @@ def test_quiet_means_quiet(stderr: io.StringIO, monkeypatch: pytest.MonkeyPatch,
 
 def test_engines_are_heard_from_warnings_on(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "warnoptions", [])
+    monkeypatch.setattr(os, "environ", {})
     loud = logging.getLogger("some.engine")
     loud.setLevel(logging.DEBUG)
     with warnings.catch_warnings():
@@ -98,6 +100,21 @@ def test_engines_are_heard_from_warnings_on(caplog: pytest.LogCaptureFixture, mo
         finally:
             logging.disable(logging.NOTSET)
     assert [record.message for record in caplog.records] == ["broken"]
+
+
+@pytest.mark.parametrize(("mode", "is_watched"), [("lines", False), ("off", False), ("bar", True)])
+def test_engines_draw_bars_for_those_who_watch_alone(
+    monkeypatch: pytest.MonkeyPatch, mode: str, is_watched: bool
+) -> None:
+    environ = {"PROXYKD_PROGRESS": mode}
+    monkeypatch.setattr(os, "environ", environ)
+    with warnings.catch_warnings():
+        try:
+            hush_engines()
+        finally:
+            logging.disable(logging.NOTSET)
+    assert ("HF_HUB_DISABLE_PROGRESS_BARS" in environ) is not is_watched  # what is downloaded takes long
+    assert environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] == "false"
 
 
 def test_an_interrupt_that_a_finaliser_swallows_counts_at_the_next_report(monkeypatch: pytest.MonkeyPatch) -> None:
