@@ -106,7 +106,8 @@ class ProxySpec(Spec):
     completions are drawn for the preference rounds than one process draws. A placement's launcher goes before it."""
     fsdp: bool = False
     """Share the proxy's weights out among the processes (FSDP), for one that an accelerator has no room for: each layer
-    is gathered in every pass, and in every token that is sampled. False = each process has the whole proxy (DDP)."""
+    is gathered in every pass, and in every token that is sampled. False = each process has the whole proxy (DDP); with
+    one process it is the same."""
     gradient_checkpointing: bool = False
     """Keep each layer's inputs alone and compute the rest again: less memory for about a third more time."""
 
