@@ -52,11 +52,11 @@ class Permission(NamedTuple):
 SUBMISSION = (
     *(Permission(verb, JOBS) for verb in ("create", "get", "list", "delete")),
     *(Permission(verb, SECRETS) for verb in ("create", "patch", "delete")),
-    *(Permission(verb, PODS) for verb in ("get", "list")),
+    Permission("list", PODS),
     Permission("get", PODS, "log"),
     Permission("list", EVENTS),
 )
-"""What submitting, following and stopping a run takes."""
+"""What submitting, following and stopping a run takes: each is a call that a test has seen (tests/pipelines)."""
 
 SCHEDULING = tuple(Permission(verb, CRON_JOBS) for verb in ("create", "get", "list", "patch", "delete"))
 """What a schedule takes beside that."""

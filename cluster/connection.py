@@ -112,11 +112,15 @@ def _json_object(data: bytes) -> Mapping[str, Any]:
 
 
 def patient_retries() -> Any:
-    """How a client of others' making bears a server that is away: urllib3's ``Retry``, for two minutes."""
+    """How a client of others' making bears a server that is away: urllib3's ``Retry``, for two minutes.
+
+    Every call is repeated, one that makes an object too: all have names, so that none is made twice.
+    """
     from urllib3.util.retry import Retry
 
     return Retry(
         total=None,
+        allowed_methods=None,
         connect=NUM_CONNECTS,
         read=NUM_CONNECTS,
         status=NUM_CONNECTS,

@@ -4,9 +4,11 @@ ZenML repeats a call that the API server answers with an error, but not one that
 for a moment, it takes every running step for failed although their pods go on. Here the HTTP client itself waits.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from kubernetes.client import ApiClient, ApiException
 from zenml.integrations.kubernetes.flavors import KubernetesOrchestratorFlavor
 from zenml.integrations.kubernetes.orchestrators import KubernetesOrchestrator
 
@@ -14,8 +16,33 @@ from cluster.connection import context_names, patient_retries
 from cluster.flavors import PATIENT
 
 if TYPE_CHECKING:
-    from kubernetes.client import ApiClient
     from zenml.orchestrators import SubmissionResult
+
+
+class PatientClient(ApiClient):
+    """Knows a Job that it made itself, where the answer was lost and the repeated call finds it there already."""
+
+    def request(self, method: str, url: str, **call: Any) -> Any:
+        """One call, with its repetitions; as the class above."""
+        try:
+            return super().request(method, url, **call)
+        except ApiException as error:
+            if method != "POST" or not url.endswith("/jobs") or _reason(error) != "AlreadyExists":
+                raise
+            wanted = call["body"]["metadata"]
+            options = {key: call[key] for key in ("headers", "_request_timeout") if key in call}
+            found = super().request("GET", f"{url}/{wanted['name']}", **options)
+            if json.loads(found.data)["metadata"].get("labels") != wanted.get("labels"):
+                raise
+            return found
+
+
+def _reason(error: ApiException) -> str:
+    """The API server's word for why it refused a call; "" = something else refused it."""
+    try:
+        return str(json.loads(error.body)["reason"])
+    except (TypeError, ValueError, KeyError):
+        return ""
 
 
 class PatientOrchestrator(KubernetesOrchestrator):
@@ -47,13 +74,11 @@ class PatientOrchestrator(KubernetesOrchestrator):
         Args:
             incluster: Whether to use the pod's own credentials; None = as the component is configured.
         """
-        from kubernetes.client import ApiClient
-
         client = super().get_kube_client(incluster=incluster)
         if client.configuration.retries is not None:
             return client
         client.configuration.retries = patient_retries()
-        self._k8s_client = ApiClient(client.configuration)
+        self._k8s_client = PatientClient(client.configuration)
         return self._k8s_client
 
 

@@ -162,28 +162,37 @@ def is_store_of_this_machine() -> bool:
     return bool(Client().zen_store.is_local_store())
 
 
-def close(run_id: str, reason: str) -> bool:
-    """Record a run that nobody carries on as failed, with its unfinished steps.
+def token_of(run_id: str) -> str:
+    """Name of the secret with the token that a run's pods show ZenML; "" = ZenML knows no snapshot of it."""
+    snapshot = Client().get_pipeline_run(run_id, allow_name_prefix_match=False).snapshot
+    return f"zenml-token-{snapshot.id}" if snapshot is not None else ""
+
+
+def close(run_id: str, reason: str, *, is_stopped: bool = False) -> bool:
+    """Record a run that nobody carries on as failed, or as stopped, with its unfinished steps.
 
     Args:
         run_id: ZenML's identity.
         reason: Why; kept with the run.
+        is_stopped: Record it as stopped: somebody wanted its end, and nothing of it failed.
 
     Returns:
         Whether this call did it: False if the run is gone, or has ended meanwhile.
     """
     store = Client().zen_store
+    # From STOPPING ZenML goes on to STOPPED when no step is left; asked for STOPPED between steps, it says RUNNING.
+    wanted = ExecutionStatus.STOPPING if is_stopped else ExecutionStatus.FAILED
     try:
         if state_of(run_id)[1]:
             return False
-        store.update_run(UUID(run_id), PipelineRunUpdate(status=ExecutionStatus.FAILED, status_reason=reason))
+        store.update_run(UUID(run_id), PipelineRunUpdate(status=wanted, status_reason=reason))
     except (KeyError, IllegalOperationError):
         return False
     for step in Client().list_run_steps(pipeline_run_id=run_id, size=1000, hydrate=True).items:
         if not step.status.is_finished:
             # ZenML would take FAILED of a step with retries left for a promise to try again.
-            status = ExecutionStatus.STOPPED if step.is_retriable else ExecutionStatus.FAILED
-            _close_step(store, step.id, status)
+            is_bare = is_stopped or step.is_retriable
+            _close_step(store, step.id, ExecutionStatus.STOPPED if is_bare else ExecutionStatus.FAILED)
     return True
 
 

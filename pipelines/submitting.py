@@ -15,6 +15,7 @@ from typing import Any
 from cluster import ends, garbage, neighbours, runs, waiting
 from cluster.api import ClusterApi
 from cluster.kubeflow_runs import Idleness, KubeflowRuns, kubeflow_id, why_over
+from cluster.stopping import stop_jobs
 from pipelines.placement import run_options
 from pipelines.running import CHECKOUT, arguments, configure
 from proxykd.config import RunSpec
@@ -268,9 +269,9 @@ class _Follower:
         said = {} if self._api is None else ends.reasons(self._api, self._run.run_id)
         if self._api is not None:
             neighbours.remove_trainings(self._api, lambda run_id: run_id == self._run.run_id, self._tell)
-        failed = runs.failures(self._run.run_id, said)
+        failed = runs.failures(self._run.run_id, said) or [runs.named(self._run.name).reason or "no step says why"]
         raise ClusterError(
-            f"the run {self._run.name} ended as {state}: {'; '.join(failed) or 'no step says why'}; `proxykd runs "
+            f"the run {self._run.name} ended as {state}: {'; '.join(failed)}; `proxykd runs "
             f"{self._run.name}` shows its steps, and the same command goes on from what is finished"
         )
 
@@ -283,9 +284,7 @@ class _Follower:
             raise ClusterError(f"the run {run.name} was recorded as failed: {reason}; run the same command again")
 
     def _give_up(self, api: ClusterApi, why: str) -> None:
-        runs.close(self._run.run_id, why)
-        for job in waiting.jobs_of(api, self._run.run_id):
-            garbage.remove_job(api, job)
+        stop_jobs(api, self._run.run_id, why, tell=self._tell)
         raise ClusterError(
             f"the run {self._run.name} was stopped: {why}; mend that, or raise start_timeout_s of the stack "
             f"{self._stack.name}, and run the same command again: it goes on from what is finished"

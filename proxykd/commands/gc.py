@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from proxykd.commands.application import has_runs
-from proxykd.exceptions import BusyError
+from proxykd.exceptions import BusyError, InputError
 
 StackOption = Annotated[
     str | None, typer.Option("--stack", metavar="STACK", help="A stack's file, or NAME for k8s/stacks/NAME.yaml.")
@@ -27,14 +27,21 @@ def add_run_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
         name: Annotated[str, typer.Argument(metavar="[RUN]", help="Name of a run: show its steps.")] = "",
         stack: Annotated[str | None, typer.Option("--stack", metavar="NAME", help="Only runs of this stack.")] = None,
         limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, the latest.")] = 20,
+        stop: Annotated[bool, typer.Option("--stop", help="End RUN on its cluster; what is finished is kept.")] = False,
         close: Annotated[bool, typer.Option("--close", help="Record RUN as failed; its pods are not stopped.")] = False,
     ) -> None:
         """List runs and their states; with a run's name, its steps."""
+        if (stop or close) and not name:
+            raise InputError(
+                f"expected the name of a run before {'--stop' if stop else '--close'}; `proxykd runs` lists them"
+            )
         if not (name or has_runs()):
             _show_runs([], stack)
             return
         records = load("cluster.runs")
-        if close:
+        if stop:
+            _stop(load("cluster.stopping"), records.named(name))
+        elif close:
             _close(records, name)
         elif name:
             _show_steps(records, name)
@@ -116,6 +123,11 @@ def _close(records: Any, name: str) -> None:
     """For a run that nobody carries on, where `gc` cannot see that."""
     did = records.close(records.named(name).run_id, "closed by proxykd runs --close")
     typer.echo(f"{name}: recorded as failed" if did else f"{name}: had ended already")
+
+
+def _stop(stopping: Any, run: Any) -> None:
+    did = stopping.stop(run, f"stopped by proxykd runs {run.name} --stop", tell=_tell)
+    typer.echo(f"{run.name}: {'stopped' if did else 'had ended already'}")
 
 
 def _show_steps(records: Any, name: str) -> None:

@@ -30,7 +30,7 @@ EXPECTED = {
     "proxykd-submitter": rights("batch", "jobs", "create get list delete")
     | rights("batch", "cronjobs", "create get list patch delete")
     | rights("", "secrets", "create patch delete")
-    | rights("", "pods", "get list")
+    | rights("", "pods", "list")
     | rights("", "pods/log", "get")
     | rights("", "events", "list")
     | LOOKED_AT,

@@ -25,6 +25,8 @@ from tests.k8s.schemas import faults
 from tests.support.kubectl import render
 from tests.support.platform import Outcome, Platform, platform
 from tests.support.program import CHECKOUT, NUM_PROMPTS, Finished, Home
+from tests.support.runner import Checkout
+from tests.support.s3_server import CREDENTIALS
 
 pytestmark = pytest.mark.integration
 
@@ -71,6 +73,7 @@ def survive(found: Platform, home: Path) -> Outcome:
     cluster.kubelet.befall("killed", step_name="estimate_distributions", when=once("token", expire))
     for code, wait_s in ((409, None), (429, 0.5), (503, None)):
         cluster.api.trouble.add(code, verb="create", resource="jobs", num_times=2, retry_after_s=wait_s)
+    cluster.api.trouble.add(504, verb="create", resource="jobs", num_times=2, is_after=True)  # made, and not told
     ended = found.run(home, placement(home, query_teacher=QUERY))
     cluster.kubelet.mishaps.clear()
     assert ended.status == 0, ended.stderr[-4000:]
@@ -138,6 +141,55 @@ def check_rights(platform: Platform) -> None:
     assert granted(overlay, "proxykd-orchestrator") - orchestrator == {LIST_JOBS, DELETE_JOBS}
     assert submitter - EVERYBODY <= granted(overlay, "proxykd-submitter")
     assert used(platform, "proxykd-step") == granted(overlay, "proxykd-step") == set()
+
+
+def test_ci_submits_to_the_cluster_and_posts_plan_and_report(cluster_platform: Platform, tmp_path: Path) -> None:
+    """distill.yml, its lines in their order, with what a repository would give them."""
+    there, checkout = cluster_platform, Checkout.create(tmp_path)
+    before = len(there.cluster.kubelet.starts)
+    submitter = there.cluster.api.kubeconfig("proxykd", account="proxykd-submitter")
+    secrets = {
+        **CREDENTIALS,
+        "KUBECONFIG_TEXT": submitter.read_text(encoding="utf-8"),
+        "ZENML_STORE_API_KEY": there.zenml.key,
+    }
+    variables = {"MLFLOW_TRACKING_URI": there.mlflow, "ZENML_STORE_URL": there.zenml.address}
+    stack = str(there.stack(placement(tmp_path / "placed", query_teacher=QUERY)))
+    inputs = {"specification": "tiny.yaml", "stack": stack, "budget_usd": "", "dry_run": False}
+
+    lines = list(checkout.run("distill", inputs=inputs, secrets=secrets, variables=variables))
+
+    assert not [done for done in lines if done.status]
+    assert len(lines) == 6
+    plan, _, report = checkout.summary.partition("### tiny: every check passed, nothing spent")
+    assert "MISSING" not in checkout.summary
+    assert "Proxy-KD" in report, (plan, report)
+    assert there.statuses()[""] == "completed"
+    roles = {labels["proxykd.dev/role"] for _, labels in there.cluster.kubelet.starts[before:]}
+    assert "orchestrator" in roles
+    assert not [told for told in (checkout.summary, *(done.output for done in lines)) if there.zenml.key in told]
+
+
+def test_an_api_server_that_is_away_for_a_minute_costs_a_run_nothing(
+    cluster_platform: Platform, tmp_path: Path
+) -> None:
+    cluster, away = cluster_platform.cluster, list[float]()
+
+    def leave(pod: Any, log: Path) -> bool:
+        if not away and is_up(pod, log):
+            away.append(time.monotonic())
+            cluster.api.go_away(60.0)
+        return False
+
+    before = len(cluster.kubelet.starts)
+    cluster.kubelet.befall("killed", step_name="query_teacher", when=leave)
+    ended = small(cluster_platform, tmp_path, wait_s=65.0)
+    cluster.kubelet.mishaps.clear()
+
+    assert ended.status == 0, ended.stderr
+    assert time.monotonic() - away[0] > 60.0
+    starts = Counter(labels.get("step_name", "orchestrator") for _, labels in cluster.kubelet.starts[before:])
+    assert starts == {"orchestrator": 1, "query_teacher": 1, "split": 1}
 
 
 def small(platform: Platform, folder: Path, wait_s: float = 60.0) -> Outcome:

@@ -7,16 +7,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.k8s.access import service_account
 from tests.k8s.kinds import CORE
+from tests.k8s.rbac import EVERYBODY, granted
 from tests.k8s.refusals import Refusal
 from tests.support.command import Ended
+from tests.support.kubectl import render
 from tests.support.platform import Platform, platform
 from tests.support.program import CHECKOUT, LIMIT_S, SPECIFICATION
 
@@ -56,18 +59,32 @@ class User:
     def placed(self, name: str, content: Any) -> Path:
         return self.write(f"{name}.yaml", content)
 
+    def asking(self, count: int) -> str:
+        """A specification with prompts of its own, none of whose steps is done already."""
+        changed = {**SPECIFICATION, "prompts": {"kind": "embedded", "count": count}}
+        return str(self.write(f"tiny-{count}.yaml", changed))
+
     def stack_with(self, placement: dict[str, Any], **changes: Any) -> str:
         """Another stack file on the same platform, under the same name in ZenML."""
         return str(self.there.stack(self.placed("other", {**PLACEMENT, **placement}), **changes))
 
     def types(self, *words: str, **more: str) -> Ended:
         """What a command of the command line does; ``more`` = further variables."""
+        with self.starts(*words, **more) as process:
+            out, err = process.communicate(timeout=2 * LIMIT_S)
+        return Ended(process.returncode, out, err)
+
+    @contextmanager
+    def starts(self, *words: str, **more: str) -> Iterator["subprocess.Popen[str]"]:
+        """A command as it runs; it does not outlive the context."""
         environment = {**self.there.environment(self.home), "no_proxy": "*", "COLUMNS": "200", **more}
         command = [sys.executable, "-m", "proxykd", *words]
-        done = subprocess.run(
-            command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=2 * LIMIT_S
-        )
-        return Ended(done.returncode, done.stdout, done.stderr)
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     @property
     def administrator(self) -> dict[str, str]:
@@ -126,6 +143,11 @@ def test_the_doctor_finds_nothing_missing_and_a_run_is_refused_where_something_i
     secrets = {"secrets": {"proxykd-teacher": ["OPENAI_API_KEY"]}, "service_accounts": {"step": "nobody"}}
     cases: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
         (queue, secrets, ["no such LocalQueue", "service account nobody"]),
+        (
+            {"steps": {**PLACEMENT["steps"], "distill_student_sft": {"launcher": {"kind": "trainjob", "pool": "cpu"}}}},
+            {},
+            ["training runtime proxykd-train"],
+        ),
         ({}, {"context": "elsewhere"}, ["name elsewhere"]),
     ]
     for placement, changes, words in cases:
@@ -211,9 +233,7 @@ def test_a_run_that_a_schedule_starts_beside_another_is_refused_by_its_first_ste
     assert detached.status == 0, detached.err
     awaited(lambda: user.there.journal().with_name("holder.json").is_file())
     words = ["--stack", user.stack, "--name", "beside", "--cron", "@daily"]
-    # Other prompts, so that no step is done already.
-    other = user.write("tiny-other.yaml", {**SPECIFICATION, "prompts": {"kind": "embedded", "count": 100}})
-    assert "beside: new" in user.types("schedule", "apply", str(other), *words).out
+    assert "beside: new" in user.types("schedule", "apply", user.asking(100), *words).out
     user.there.cluster.cron_jobs.ring("proxykd-beside")
     awaited(lambda: user.there.statuses()[""] == "failed")
     message, *_ = [log for log in step_logs(user) if "expected no other run at work" in log]
@@ -235,6 +255,56 @@ def awaited(happens: Callable[[], object]) -> None:
     while not happens():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def newest_run(user: User) -> str:
+    """Name of the run that was submitted last; "" = none yet that is under way."""
+    found = re.search(r"(tiny-\S+) +│ double +│ (?:initializing|provisioning|running)", user.types("runs").out)
+    return found[1] if found else ""
+
+
+def training(run_id: str) -> dict[str, Any]:
+    """A TrainJob as a run's step makes it, which waits for its queue."""
+    labels = {"app.kubernetes.io/part-of": "proxykd", "proxykd.dev/run-id": run_id}
+    spec = {"runtimeRef": {"name": "proxykd-train"}, "suspend": True}
+    return plain("trainer.kubeflow.org/v1alpha1", "TrainJob", "left", metadata={"labels": labels}, spec=spec)
+
+
+def test_a_run_is_stopped_with_all_that_it_started_and_whoever_watches_it_is_told(user: User) -> None:
+    cluster = user.there.cluster
+    for resource in ("secrets", "jobs"):  # each is made, and the answer lost
+        cluster.api.trouble.add(503, verb="create", resource=resource, is_after=True)
+    with user.starts("run", user.asking(95), "--stack", user.stack) as watching:
+        awaited(lambda: watching.poll() is not None or user.there.statuses().get("query_teacher") == "running")
+        assert watching.poll() is None, watching.communicate()
+        name, (run_id,) = newest_run(user), {job["metadata"]["labels"]["run_id"] for job in user.objects("Job")}
+        cluster.api.apply(training(run_id), namespace="proxykd")
+        powerless = str(cluster.api.kubeconfig("proxykd", account="proxykd-step"))
+        refused = user.types("runs", name, "--stop", KUBECONFIG=powerless)
+        assert refused.status == 2
+        assert "forbidden" in refused.err
+        assert user.there.statuses()[""] == "running"
+        stopped = user.types("runs", name, "--stop")
+        assert (stopped.status, stopped.out) == (0, f"{name}: stopped\n"), stopped.err
+        _, told = watching.communicate(timeout=LIMIT_S)
+    assert watching.returncode == 2
+    assert (stopped.err + told).count("TrainJob left is removed") == 1  # by either
+    assert f"{name} ended as stopped: stopped by proxykd runs {name} --stop" in told
+    assert not [one for kind in ("Job", "TrainJob", "Pod") for one in user.objects(kind)]
+    assert not [one for one in user.objects("Secret") if one["metadata"]["name"].startswith("zenml-token-")]
+    assert user.there.statuses()[""] == "stopped"
+    assert user.types("runs", name, "--stop").out == f"{name}: had ended already\n"
+
+
+def test_a_run_that_fails_says_what_became_of_its_pod(user: User) -> None:
+    kubelet = user.there.cluster.kubelet
+    kubelet.befall("killed", step_name="query_teacher", when=lambda pod, log: log.exists())
+    failed = user.types("run", user.asking(90), "--stack", user.stack)
+    kubelet.mishaps.clear()
+    assert failed.status == 2
+    assert "query_teacher" in failed.err
+    assert "exit_code=137" in failed.err
+    remove_jobs(user)
 
 
 def test_a_run_that_lost_its_jobs_is_closed_and_what_it_left_is_removed(user: User) -> None:
@@ -287,3 +357,15 @@ def test_the_page_leads_to_a_student_and_away_again(user: User) -> None:
     assert "double" not in user.types("stack", "list").out
     assert not [one for one in user.objects("Secret") if one["metadata"]["name"].startswith("zenml-token-")]
     assert not user.objects("Job")
+
+
+def test_the_submitter_may_do_what_these_commands_did_and_nothing_else(
+    user: User, request: pytest.FixtureRequest
+) -> None:
+    """By the calls that its commands made here, each of which the Role let through."""
+    ran = {item.name for item in request.session.items if item.path == request.path}
+    if missed := {name for name in globals() if name.startswith("test_")} - ran:
+        pytest.skip(f"it takes the calls of {', '.join(sorted(missed))}")
+    did = user.there.cluster.api.access.used(service_account("proxykd", "proxykd-submitter"))
+    overlay = render(CHECKOUT / "k8s" / "overlays" / "local")
+    assert {(verb, group, name) for group, name, verb in did} - EVERYBODY == granted(overlay, "proxykd-submitter")
