@@ -78,11 +78,10 @@ class Access:
             self.calls.append(call)
 
     def used(self, user: str) -> set[tuple[str, str, str]]:
-        """What a user did: (group, resource, verb) of each call that was answered with success."""
+        """What a user did: (group, resource, verb) of each call that its rights let through, whatever came of it."""
         with self._lock:
-            return {
-                (call.group, call.resource, call.verb) for call in self.calls if call.user == user and call.status < 400
-            }
+            own = {call for call in self.calls if call.user == user and call.status not in (401, 403)}
+        return {(call.group, call.resource, call.verb) for call in own if call.status < 400 or self.is_allowed(call)}
 
     def is_allowed(self, call: Call) -> bool:
         """Whether the stored Roles and bindings let the call's user make it; the administrator may do anything."""

@@ -263,6 +263,11 @@ def newest_run(user: User) -> str:
     return found[1] if found else ""
 
 
+def did(user: User) -> set[tuple[str, str, str]]:
+    """(group, resource, verb) of the submitter's calls."""
+    return user.there.cluster.api.access.used(service_account("proxykd", "proxykd-submitter"))
+
+
 def training(run_id: str) -> dict[str, Any]:
     """A TrainJob as a run's step makes it, which waits for its queue."""
     labels = {"app.kubernetes.io/part-of": "proxykd", "proxykd.dev/run-id": run_id}
@@ -274,7 +279,11 @@ def test_a_run_is_stopped_with_all_that_it_started_and_whoever_watches_it_is_tol
     cluster = user.there.cluster
     for resource in ("secrets", "jobs"):  # each is made, and the answer lost
         cluster.api.trouble.add(503, verb="create", resource=resource, is_after=True)
+    full = plain("v1", "ResourceQuota", "full", spec={"hard": {"count/pods": "0"}})
+    cluster.api.apply(full, namespace="proxykd")
     with user.starts("run", user.asking(95), "--stack", user.stack) as watching:
+        awaited(lambda: watching.poll() is not None or ("", "events", "list") in did(user))
+        cluster.api.store.delete(CORE["ResourceQuota"], "proxykd", "full")
         awaited(lambda: watching.poll() is not None or user.there.statuses().get("query_teacher") == "running")
         assert watching.poll() is None, watching.communicate()
         name, (run_id,) = newest_run(user), {job["metadata"]["labels"]["run_id"] for job in user.objects("Job")}
@@ -289,6 +298,7 @@ def test_a_run_is_stopped_with_all_that_it_started_and_whoever_watches_it_is_tol
         _, told = watching.communicate(timeout=LIMIT_S)
     assert watching.returncode == 2
     assert (stopped.err + told).count("TrainJob left is removed") == 1  # by either
+    assert "the orchestrator: waits for its pod to be made: Error creating: " in told
     assert f"{name} ended as stopped: stopped by proxykd runs {name} --stop" in told
     assert not [one for kind in ("Job", "TrainJob", "Pod") for one in user.objects(kind)]
     assert not [one for one in user.objects("Secret") if one["metadata"]["name"].startswith("zenml-token-")]
@@ -366,6 +376,5 @@ def test_the_submitter_may_do_what_these_commands_did_and_nothing_else(
     ran = {item.name for item in request.session.items if item.path == request.path}
     if missed := {name for name in globals() if name.startswith("test_")} - ran:
         pytest.skip(f"it takes the calls of {', '.join(sorted(missed))}")
-    did = user.there.cluster.api.access.used(service_account("proxykd", "proxykd-submitter"))
-    overlay = render(CHECKOUT / "k8s" / "overlays" / "local")
-    assert {(verb, group, name) for group, name, verb in did} - EVERYBODY == granted(overlay, "proxykd-submitter")
+    used = {(verb, group, name) for group, name, verb in did(user)}
+    assert used - EVERYBODY == granted(render(CHECKOUT / "k8s" / "overlays" / "local"), "proxykd-submitter")
