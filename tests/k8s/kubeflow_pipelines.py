@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from tests.k8s.api_server import ApiServer
 from tests.k8s.kinds import CORE
+from tests.k8s.refusals import Refusal
 from tests.k8s.schemas import faults
 from tests.support.servers import listening
 
@@ -165,9 +166,11 @@ class KubeflowPipelines:
             return self.experiments.setdefault(body["display_name"], new)
         if path == f"{PREFIX}/runs" and method == "POST":
             return self._submit(body)
-        if match := re.fullmatch(rf"{PREFIX}/runs/([\w-]+)", path):
+        if match := re.fullmatch(rf"{PREFIX}/runs/([\w-]+)(:terminate)?", path):
             if (run := self.runs.get(match[1])) is None:
                 return None
+            if match[2]:
+                return self._terminate(run)
             return {"run_id": run.run_id, "display_name": run.name, "state": run.state}
         return None
 
@@ -178,6 +181,13 @@ class KubeflowPipelines:
         self.runs[run.run_id] = run
         threading.Thread(target=self._drive, args=(run,), daemon=True).start()
         return {"run_id": run.run_id, "display_name": run.name, "state": run.state}
+
+    def _terminate(self, run: Run) -> Object:
+        run.state = "CANCELED"
+        for name in (pods[-1] for pods in run.pods.values()):
+            with suppress(Refusal):
+                self.api.store.delete(POD, self.namespace, name)
+        return {}
 
     def _drive(self, run: Run) -> None:
         tasks = run.spec["root"]["dag"]["tasks"]

@@ -78,6 +78,23 @@ def check_pods(place: Platform, double: KubeflowPipelines) -> None:
     assert not list((volume / FOLDER).iterdir())
 
 
+def check_stop(place: Platform, double: KubeflowPipelines, words: list[str], home: Path) -> None:
+    """A run is ended by its name: its pods go, and it is recorded as stopped."""
+    started = place.types(home, *words, "--set", "prompts.count=70", "--detach")
+    assert started.status == 0, started.stderr
+    name = started.stdout.strip()
+    run = list(double.runs.values())[-1]
+    deadline = time.monotonic() + 60.0
+    while place.statuses().get("query_teacher") != "running" and time.monotonic() < deadline:
+        time.sleep(0.1)
+    stopped = place.types(home, "runs", name, "--stop")
+    assert (stopped.status, stopped.stdout) == (0, f"{name}: stopped\n"), stopped.stderr
+    assert run.state == "CANCELED"
+    assert place.statuses()[""] == "stopped"
+    living = {pod["metadata"]["name"] for pod in place.cluster.api.store.list(CORE["Pod"], "proxykd")}
+    assert not living & {pod for pods in run.pods.values() for pod in pods}
+
+
 def test_a_run_ends_in_a_student_and_no_credential_is_sent(tmp_path: Path) -> None:
     for name, content in {"placement": PLACEMENT, "tiny": SPECIFICATION}.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -102,6 +119,7 @@ def test_a_run_ends_in_a_student_and_no_credential_is_sent(tmp_path: Path) -> No
         report = place.report()
         (run,) = double.runs.values()
         bodies = "".join(double.bodies)
+        check_stop(place, double, ["run", str(tmp_path / "tiny.yaml"), "--stack", str(stack), *changes], home)
 
     assert looked.status == 2
     lacking = [line for line in looked.stdout.splitlines() if line.startswith("│ MISSING")]
