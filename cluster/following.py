@@ -57,6 +57,7 @@ class Follower:
         sleep: Waits; None = until a pod's log ends, if that is sooner.
         say: Tells the user.
         checkpoint: File that the training writes from time to time; None = it writes none.
+        catch_up_s: Seconds that the copies of the logs have, once it ended, to reach their ends.
     """
 
     def __init__(
@@ -70,10 +71,11 @@ class Follower:
         sleep: Callable[[float], None] | None = None,
         say: Callable[[str], None] = report,
         checkpoint: Path | None = None,
+        catch_up_s: float = 1.0,
     ) -> None:
         self._api, self._name, self._spec, self._advice = api, name, spec, advice
         self._clock, self._sleep, self._say = clock, sleep, say
-        self._checkpoint = checkpoint
+        self._checkpoint, self._catch_up_s = checkpoint, catch_up_s
         self._logs = LogCopies(api, container=CONTAINER)
         self._said, self._why, self._asked_why = "", "", float("-inf")
         self._refused, self._asked_refused = "", float("-inf")
@@ -94,7 +96,7 @@ class Follower:
             while not self._look():
                 self._pause()
         finally:
-            self._logs.finish(wait_s=1.0)
+            self._logs.finish(wait_s=self._catch_up_s)
 
     def _pause(self) -> None:
         """The older the training the longer, but not while it seems to end."""

@@ -14,7 +14,7 @@ from zenml.integrations.kubeflow.orchestrators.kubeflow_orchestrator import Kube
 from zenml.orchestrators import SubmissionResult
 
 from cluster.kubeflow_flavor import PlacedKubeflowSettings
-from cluster.kubeflow_runs import RUN_ID
+from cluster.kubeflow_runs import RUN_ID, connecting
 from cluster.kubeflow_task import TaskPlacement, place_task
 from proxykd.config.variables import is_credential
 from proxykd.exceptions import ClusterUnreachableError, ConfigError
@@ -90,7 +90,8 @@ class PlacedKubeflowOrchestrator(KubeflowOrchestrator):
         return super()._get_kfp_client(PlacedKubeflowSettings())
 
     def _get_kfp_client(self, settings: PlacedKubeflowSettings) -> Any:
-        client: Any = super()._get_kfp_client(settings)
+        with connecting():
+            client: Any = super()._get_kfp_client(settings)
         start = client.create_run_from_pipeline_package
 
         def start_and_note(*arguments: Any, **named: Any) -> Any:

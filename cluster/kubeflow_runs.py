@@ -4,7 +4,9 @@ A pod that was killed tells ZenML nothing, and ZenML asks Kubeflow Pipelines not
 run is over.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -20,6 +22,14 @@ RUN_ID = "kubeflow_run_id"
 """Under which a run's metadata in ZenML hold its identity in Kubeflow Pipelines."""
 
 ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"})
+
+
+@contextmanager
+def connecting() -> Iterator[None]:
+    """Around the making of kfp's client: leaves out what each says at once, that old servers will not do."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This client only works with Kubeflow Pipeline v2", FutureWarning)
+        yield
 
 
 @dataclass(slots=True)
@@ -67,7 +77,9 @@ class KubeflowRuns:
         from urllib3.exceptions import HTTPError
 
         try:
-            self._client = self._client or self.connect()
+            if self._client is None:
+                with connecting():
+                    self._client = self.connect()
             return getattr(self._client, what)(kubeflow_id)
         except (ApiException, HTTPError) as error:
             if getattr(error, "status", None) == 404:

@@ -1,9 +1,11 @@
 """What all tests share: one thread, state in a temporary folder, a small corpus, and the command line."""
 
+import gc
 import json
 import logging
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -35,7 +37,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 NUM_PROMPTS = 60
 MAX_PROCESSES = 4  # of about a gigabyte each
 LONG_FOLDERS = ("pipelines", "workflows")
-STATE = tempfile.TemporaryDirectory(prefix="proxykd-tests-")
+MEMORY, ROOM = Path("/dev/shm"), 2 << 30  # a file system in memory; the default tier writes 0.2 GB
+
+
+def in_memory() -> str | None:
+    """Where files cost no wait for a disk; None = nowhere, or with too little room, or no program may be run there."""
+    if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < ROOM:
+        return None
+    return None if os.statvfs(MEMORY).f_flag & os.ST_NOEXEC else str(MEMORY)
+
+
+STATE = tempfile.TemporaryDirectory(prefix="proxykd-tests-", dir=in_memory())
 
 # No test asserts a time, and a busy machine is no fault.
 settings.register_profile("proxykd", deadline=None, max_examples=50)
@@ -43,6 +55,17 @@ settings.load_profile("proxykd")
 
 # Whatever a test starts by mistake writes here, and not into the user's ZenML, MLflow or workspace.
 os.environ.update(Workspace(Path(STATE.name)).environment())
+
+
+def is_default(config: pytest.Config) -> bool:
+    """Whether the default tier is asked for."""
+    return str(config.getoption("markexpr")).startswith("not integration")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The default tier's temporary folders go the way of ``STATE``, unless ``--basetemp`` keeps them."""
+    if is_default(config) and in_memory() and not config.getoption("basetemp"):
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = STATE.name
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -53,8 +76,19 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     tests start processes of their own.
     """
     is_whole = config.args_source is not pytest.Config.ArgsSource.ARGS
-    is_default = config.getoption("markexpr").startswith("not integration")
-    return min(len(os.sched_getaffinity(0)), MAX_PROCESSES) if is_whole and is_default else 0
+    return min(len(os.sched_getaffinity(0)), MAX_PROCESSES) if is_whole and is_default(config) else 0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported stays: the garbage collector need not walk through it again, neither now nor in any test."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

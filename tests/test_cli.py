@@ -50,7 +50,7 @@ def endpoint() -> Iterator[Callable[[int], dict[str, Any]]]:
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.calls = 0  # type: ignore[attr-defined]
         servers.append(server)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.005}, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/v1"
         return {"kind": "openai", "base_url": url, "model": "gpt-x", "api_key": "${CLI_TEST_KEY}"}
 

@@ -90,8 +90,10 @@ def _refuse_twins(node: yaml.Node | None) -> None:
 
 def _parse(text: str, what: str) -> Any:
     try:
-        _refuse_twins(yaml.compose(text, yaml.SafeLoader))
-        return yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        _refuse_twins(node)
+        return None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
         raise ConfigError(f"{what} is not YAML: {_problem(error)}; correct it") from None
     except ValueError as error:  # a date that is none

@@ -139,9 +139,9 @@ def spread(model: "PreTrainedModel", room: Mapping[int | str, int] | None = None
     from accelerate.utils import get_max_memory
 
     if room is None:
-        # What earlier models had counts as taken until it is given back, and spread ones are freed by the collector.
-        gc.collect()
         if torch.accelerator.is_available():
+            # What earlier models had counts as taken until it is given back; spread ones are freed by the collector.
+            gc.collect()
             torch.accelerator.empty_cache()
         found = {name: size for name, size in get_max_memory().items() if name != "cpu"}
         room = {name: int(_SHARE_OF_WEIGHTS * size) for name, size in found.items()}

@@ -50,7 +50,7 @@ MakeLauncher = Callable[..., TrainJobLauncher]
 
 
 def runtime() -> dict[str, Any]:
-    read: dict[str, Any] = yaml.safe_load((CHECKOUT / "k8s/trainjob/training-runtime.yaml").read_text())
+    read: dict[str, Any] = yaml.load((CHECKOUT / "k8s/trainjob/training-runtime.yaml").read_text(), yaml.CSafeLoader)
     return read
 
 

@@ -152,7 +152,7 @@ SHIPPED = CHECKOUT / "k8s" / "base" / "queue"
 def shipped(server: ApiServer) -> ApiServer:
     """A cluster with the queues of the checkout."""
     for name in ("flavors", "pools", "shared", "queues"):
-        objects = yaml.safe_load_all((SHIPPED / f"{name}.yaml").read_text(encoding="utf-8"))
+        objects = yaml.load_all((SHIPPED / f"{name}.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
         server.apply(*objects, namespace="proxykd")
     return server
 

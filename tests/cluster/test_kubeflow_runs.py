@@ -22,7 +22,6 @@ def double(tmp_path: Path) -> Iterator[tuple[KubeflowPipelines, str]]:
         yield found
 
 
-@pytest.mark.filterwarnings("default")
 def test_a_run_that_kubeflow_ended_never_goes_on(double: tuple[KubeflowPipelines, str]) -> None:
     kfp = pytest.importorskip("kfp")
     pipelines, address = double

@@ -39,7 +39,7 @@ def written(folder: str) -> list[dict[str, Any]]:
     found = [
         one
         for file in (CHECKOUT / "k8s" / folder).glob("*.yaml")
-        for one in yaml.safe_load_all(file.read_text(encoding="utf-8"))
+        for one in yaml.load_all(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
     ]
     return [one for one in found if one and one["kind"] == "NetworkPolicy"]
 
@@ -117,7 +117,9 @@ def test_an_address_for_examples_beside_one_of_ones_own_leads_somewhere() -> Non
 
 
 def test_who_may_not_look_into_default_is_told_what_to_compare(server: ApiServer, connect: Connect) -> None:
-    objects = list(yaml.safe_load_all((CHECKOUT / "k8s/base/rbac/submitter.yaml").read_text(encoding="utf-8")))
+    objects = list(
+        yaml.load_all((CHECKOUT / "k8s/base/rbac/submitter.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    )
     objects[1]["subjects"][0]["namespace"] = "proxykd"
     for one in objects:
         one["metadata"]["namespace"] = "proxykd"

@@ -147,7 +147,9 @@ def resident(placement: PlacementSpec) -> Iterator[dict[str, Any]]:
     for number, path in enumerate(("deployment", "deployment", "migration")):
         (found,) = (
             one
-            for one in yaml.safe_load_all((K8S / f"base/mlflow/{path}.yaml").read_text(encoding="utf-8"))
+            for one in yaml.load_all(
+                (K8S / f"base/mlflow/{path}.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader
+            )
             if one["kind"] in ("Deployment", "Job")
         )
         yield manifest("v1", "Pod", f"mlflow-{number}", spec=found["spec"]["template"]["spec"])

@@ -91,7 +91,7 @@ class ApiServer:
         server = _Server(("127.0.0.1", self.port), handler)
         server.context = self._context
         self.is_stopping, self._server, self.port = False, server, server.server_port
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.005,), daemon=True).start()
 
     def close(self) -> None:
         """Refuse connections from now on and cut those that are open."""

@@ -129,7 +129,11 @@ def test_kubeflows_pods_reach_its_services_where_the_component_says_so(
 def test_the_pods_of_a_compiled_pipeline_carry_roles_that_reach_zenml_and_storage(tmp_path: Path) -> None:
     objects = placed(render_with(tmp_path, "production", "kubeflow"))
     ends = targets("production", "proxykd")
-    documents = [each for graph in STEPS_OF for each in yaml.safe_load_all((FOLDER / f"{graph}.yaml").read_text())]
+    documents = [
+        each
+        for graph in STEPS_OF
+        for each in yaml.load_all((FOLDER / f"{graph}.yaml").read_text(), Loader=yaml.CSafeLoader)
+    ]
     executors = [
         each
         for one in documents

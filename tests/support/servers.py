@@ -68,7 +68,7 @@ def answers(address: str) -> bool:
 def listening(server: BaseServer) -> Iterator[str]:
     """A server of this process, in a thread of its own; gives its address, without a path."""
     with server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.005}, daemon=True)
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_address[1]}"

@@ -34,6 +34,7 @@ from proxykd.teacher.replies import (
     as_text,
     dump_logprobs,
     judge_with,
+    plain,
 )
 
 _FILTERED = frozenset({"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"})
@@ -111,7 +112,7 @@ def _parse(value: Any) -> Reply:
     return Reply(
         text="".join(as_text(part.get("text")) for part in parts if not part.get("thought")),
         finish_reason=CONTENT_FILTER if not candidates else _FINISH_REASONS.get(reason, reason),
-        error=f"the prompt was blocked: {blocked}"[:200] if not candidates else "",
+        error=plain(f"the prompt was blocked: {blocked}") if not candidates else "",
         prompt_tokens=as_count(usage.get("promptTokenCount")) + as_count(usage.get("toolUsePromptTokenCount")),
         completion_tokens=as_count(usage.get("candidatesTokenCount")) + thoughts,
         model=as_text(value.get("modelVersion")),

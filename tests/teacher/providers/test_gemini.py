@@ -73,6 +73,7 @@ def test_answers_and_their_outcomes(body: dict[str, Any], outcome: Outcome) -> N
 def test_a_blocked_prompt_says_why_and_is_billed_for_its_prompt() -> None:
     reply = PROVIDER.judge(200, as_body(gemini_blocked("BLOCKLIST"))).reply
     assert outcome_of(reply) == (Outcome.FILTERED, "the prompt was blocked: BLOCKLIST")
+    assert PROVIDER.judge(200, as_body(gemini_blocked("\x1b[2J"))).reply.error == "the prompt was blocked:  [2J"
     assert (reply.prompt_tokens, reply.completion_tokens) == (30, 0)
 
 
