@@ -71,7 +71,7 @@ def survive(found: Platform, home: Path) -> Outcome:
     cluster.kubelet.befall("node gone", step_name="split", when=lambda pod, log: log.exists())
     cluster.kubelet.befall("killed", step_name="align_proxy", when=once("away", lambda: cluster.api.go_away(4.0)))
     cluster.kubelet.befall("killed", step_name="estimate_distributions", when=once("token", expire))
-    for code, wait_s in ((409, None), (429, 0.5), (503, None)):
+    for code, wait_s in ((409, None), (429, 1.0), (503, None)):
         cluster.api.trouble.add(code, verb="create", resource="jobs", num_times=2, retry_after_s=wait_s)
     cluster.api.trouble.add(504, verb="create", resource="jobs", num_times=2, is_after=True)  # made, and not told
     ended = found.run(home, placement(home, query_teacher=QUERY))
