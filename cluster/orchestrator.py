@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from kubernetes import client as kubernetes_client
 from kubernetes.client import ApiClient, ApiException
 from zenml.integrations.kubernetes.flavors import KubernetesOrchestratorFlavor
 from zenml.integrations.kubernetes.orchestrators import KubernetesOrchestrator
@@ -78,6 +79,8 @@ class PatientOrchestrator(KubernetesOrchestrator):
         if client.configuration.retries is not None:
             return client
         client.configuration.retries = patient_retries()
+        # ZenML's entry point takes these settings to a client that it makes itself; it shall be one of these too.
+        kubernetes_client.ApiClient = PatientClient
         self._k8s_client = PatientClient(client.configuration)
         return self._k8s_client
 

@@ -7,21 +7,24 @@ a run that is not left running.
 
 import json
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from cluster.waiting import step_of
 from proxykd.config.steps import STEPS as STEP_NAMES
 from tests.k8s.access import service_account
 from tests.k8s.kinds import CORE
 from tests.k8s.policy import check
 from tests.k8s.rbac import EVERYBODY, granted
-from tests.k8s.schemas import faults
+from tests.k8s.schemas import SUPPORTED, faults
 from tests.support.kubectl import render
 from tests.support.platform import Outcome, Platform, platform
 from tests.support.program import CHECKOUT, NUM_PROMPTS, Finished, Home
@@ -34,11 +37,28 @@ STEPS = {"default": {"pool": "cpu", "cpu": "1", "memory": "4Gi", "grace_s": 5}}
 LIST_JOBS, DELETE_JOBS = ("list", "batch", "jobs"), ("delete", "batch", "jobs")
 """Rights of the orchestrator's pod that only a run needs which is taken up by another such pod, or stopped."""
 QUERY = {"role": "teacher-query", "secrets": ["proxykd-teacher"]}
+QUEUE = "proxykd-cpu"
+WHOLE = {
+    "query_teacher": {**QUERY, "shards": 3},
+    "estimate_distributions": {"shards": 2},
+    "distill_student_proxy_kd": {"launcher": {"kind": "trainjob", "cpu": "1", "memory": "2Gi"}},
+}
+"""Of the whole pipeline: parts in pods of their own, and one arm that a TrainJob trains."""
+
+
+def documents(path: str) -> list[Any]:
+    """The objects of a file of ``k8s/``."""
+    return list(yaml.safe_load_all((CHECKOUT / "k8s" / path).read_text(encoding="utf-8")))
+
+
+RUNTIME = documents("trainjob/training-runtime.yaml")
 
 
 @pytest.fixture(scope="module")
 def cluster_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    with platform(tmp_path_factory.mktemp("platform")) as found:
+    with platform(tmp_path_factory.mktemp("platform"), num_slots=5) as found:
+        (queue,) = (one for one in documents("base/queue/queues.yaml") if one["metadata"]["name"] == QUEUE)
+        found.cluster.api.apply(queue, *RUNTIME, namespace="proxykd")
         yield found
 
 
@@ -50,62 +70,113 @@ def placement(folder: Path, **steps: Any) -> Path:
     return path
 
 
-def survive(found: Platform, home: Path) -> Outcome:
-    """A run that loses two nodes and a token, and whose API server refuses, stalls and goes away."""
-    cluster, asked = found.cluster, Counter[str]()
+class Troubles:
+    """What befalls the whole run, each once, and what is seen of the objects meanwhile."""
 
-    def once(name: str, act: Any) -> Any:
-        def when(pod: Any, log: Path) -> bool:
-            if log.exists() and not asked[name]:
-                asked[name] += 1
-                act()
-            return False
+    def __init__(self, found: Platform) -> None:
+        self.cluster, self.found = found.cluster, found
+        self.befallen = Counter[str]()
+        self.seen: list[Any] = []
 
-        return when
+    def arrange(self) -> None:
+        """Pods lost and taken back, a token that expires, and an API server that refuses, loses answers and goes."""
+        kubelet, trouble = self.cluster.kubelet, self.cluster.api.trouble
+        kubelet.befall("evicted", step_name="query_teacher_2-of-3", when=lambda pod, log: log.exists())
+        kubelet.befall("node gone", step_name="split", when=lambda pod, log: log.exists())
+        kubelet.befall("evicted", **{"proxykd.dev/role": "train"}, when=self._seen)
+        for step, act in (
+            ("align_proxy", lambda: self.cluster.api.go_away(4.0)),
+            ("estimate_distributions_1-of-2", self._expire),
+            ("distill_student_sft", self._take_back),
+        ):
+            kubelet.befall("killed", step_name=step, when=partial(self._once, step, act))
+        for code, wait_s in ((409, None), (429, 1.0), (503, None)):
+            trouble.add(code, verb="create", resource="jobs", num_times=2, retry_after_s=wait_s)
+        trouble.add(504, verb="create", resource="jobs", num_times=2, is_after=True)  # made, and not told
 
-    def expire() -> None:
-        cluster.api.access.expire(service_account("proxykd", "proxykd-orchestrator"))
-        cluster.kubelet.rotate_tokens()
+    def _once(self, name: str, act: Any, pod: Any, log: Path) -> bool:
+        if log.exists() and not self.befallen[name]:
+            self.befallen[name] += 1
+            act()
+        return False
 
-    cluster.kubelet.befall("evicted", step_name="query_teacher", when=lambda pod, log: found.num_answers() > 20)
-    cluster.kubelet.befall("node gone", step_name="split", when=lambda pod, log: log.exists())
-    cluster.kubelet.befall("killed", step_name="align_proxy", when=once("away", lambda: cluster.api.go_away(4.0)))
-    cluster.kubelet.befall("killed", step_name="estimate_distributions", when=once("token", expire))
-    for code, wait_s in ((409, None), (429, 1.0), (503, None)):
-        cluster.api.trouble.add(code, verb="create", resource="jobs", num_times=2, retry_after_s=wait_s)
-    cluster.api.trouble.add(504, verb="create", resource="jobs", num_times=2, is_after=True)  # made, and not told
-    ended = found.run(home, placement(home, query_teacher=QUERY))
-    cluster.kubelet.mishaps.clear()
+    def _seen(self, pod: Any, log: Path) -> bool:
+        if not self.seen:
+            self.seen = [*self.objects("TrainJob"), *self.objects("Job")]
+        return log.exists()
+
+    def objects(self, kind: str) -> list[Any]:
+        return list(self.cluster.api.store.list(CORE[kind], "proxykd"))
+
+    def _expire(self) -> None:
+        self.cluster.api.access.expire(service_account("proxykd", "proxykd-orchestrator"))
+        self.cluster.kubelet.rotate_tokens()
+
+    def _take_back(self) -> None:
+        """As Kueue does: the Job is suspended, its pod goes, and in a while the queue admits it again."""
+        (job,) = (one for one in self.objects("Job") if step_of(one) == "distill_student_sft")
+        self.cluster.jobs.closed.add(QUEUE)
+        self.cluster.api.store.change(
+            CORE["Job"], "proxykd", job["metadata"]["name"], lambda one: one["spec"].update(suspend=True)
+        )
+        threading.Timer(3.0, self.cluster.jobs.closed.clear).start()
+
+
+def survive(found: Platform, home: Path) -> tuple[Outcome, Troubles]:
+    """The whole pipeline, in a queue, through every trouble that a run survives."""
+    troubles = Troubles(found)
+    troubles.arrange()
+    path = placement(home, **WHOLE)
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump({**content, "pools": {"cpu": {"queue": QUEUE}}}), encoding="utf-8")
+    ended = found.run(home, path)
+    found.cluster.kubelet.mishaps.clear()
+    found.cluster.api.trouble.faults.clear()
     assert ended.status == 0, ended.stderr[-4000:]
-    assert asked == {"away": 1, "token": 1}
-    return ended
+    assert set(troubles.befallen.values()) == {1}
+    return ended, troubles
 
 
 def test_a_run_survives_what_a_cluster_does_to_it_with_the_numbers_of_an_undisturbed_one(
     cluster_platform: Platform, undisturbed: tuple[Home, Finished], tmp_path: Path
 ) -> None:
-    ended = survive(cluster_platform, tmp_path / "home")
+    ended, troubles = survive(cluster_platform, tmp_path / "home")
 
     assert cluster_platform.statuses()[""] == "completed"
     assert cluster_platform.report()["arms"] == undisturbed[1].report["arms"]
     assert "tiny-student" in ended.stdout
-    # What was paid for before the node was lost is not asked again.
-    starts = Counter(labels.get("step_name", "") for _, labels in cluster_platform.cluster.kubelet.starts)
-    assert starts.pop("query_teacher") == starts.pop("split") == 2
-    assert set(starts.values()) == {1}
+    # What was paid for before the node was lost is not asked again; what was lost alone is begun again.
+    starts = Counter(role_of(labels) for _, labels in cluster_platform.cluster.kubelet.starts)
+    again = {"query_teacher_2-of-3", "split", "distill_student_sft", "train"}
+    assert {name for name, count in starts.items() if count != 1} == again
+    assert {starts[name] for name in again} == {2}
+    parts = {*(f"query_teacher_{n}-of-3" for n in (1, 2, 3)), *(f"estimate_distributions_{n}-of-2" for n in (1, 2))}
+    assert starts.keys() == {"orchestrator", "train", *STEP_NAMES, *parts}
     assert cluster_platform.num_answers() == NUM_PROMPTS
-    assert len(cluster_platform.cluster.api.store.list(CORE["Job"])) == len(STEP_NAMES) + 1
-    check_objects(cluster_platform)
+    check_objects(cluster_platform, troubles.seen)
     check_rights(cluster_platform)
 
 
-def check_objects(platform: Platform) -> None:
-    """Every object of the run is strictly valid, passes the policy, and shows no secret."""
-    overlay = render(CHECKOUT / "k8s" / "overlays" / "local")
+def role_of(labels: dict[str, str]) -> str:
+    """The step's name, or what else a pod is for."""
+    return labels.get("step_name") or labels["proxykd.dev/role"]
+
+
+def owner_of(found: Any) -> str:
+    """Kind of what an object goes with; "" = nothing."""
+    return next((str(one["kind"]) for one in found["metadata"].get("ownerReferences") or []), "")
+
+
+def check_objects(platform: Platform, seen: list[Any]) -> None:
+    """Every object of the run, its training's too, is strictly valid, passes the policy, and shows no secret."""
+    overlay = [*render(CHECKOUT / "k8s" / "overlays" / "local"), *RUNTIME]
     jobs, pods = (platform.cluster.api.store.list(CORE[kind], "proxykd") for kind in ("Job", "Pod"))
-    assert not [told for found in (*jobs, *pods) for told in faults(found)]
-    assert check([*overlay, *jobs]) == check(overlay)
-    assert platform.zenml.key not in json.dumps(jobs)
+    trained = [one for one in seen if one["kind"] == "TrainJob" or owner_of(one) == "TrainJob"]
+    made = [*jobs, *pods, *seen]
+    assert not [told for version in SUPPORTED for found in made for told in faults(found, version)]
+    assert {one["kind"] for one in seen} == {"TrainJob", "Job"}
+    assert check([*overlay, *jobs, *trained]) == check(overlay)
+    assert platform.zenml.key not in json.dumps(made)
     tokens = _tokens(jobs)
     assert len(tokens) == len(jobs)
     assert all("value" not in one and one["valueFrom"]["secretKeyRef"]["name"] for one in tokens)
