@@ -1,7 +1,9 @@
 """Who may do what, out of Roles and RoleBindings."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import pytest
 
 from tests.support.kubectl import Manifest
 
@@ -30,6 +32,18 @@ def granted(objects: Sequence[Manifest], service_account: str) -> set[Right]:
             for limit in limits
         }
     return rights
+
+
+def skip_unless_whole(request: pytest.FixtureRequest, module: Mapping[str, Any]) -> None:
+    """Skip a test that judges the calls of all tests of its module where some of them do not run.
+
+    Args:
+        request: Of the test.
+        module: The module's names.
+    """
+    ran = {item.name.partition("[")[0] for item in request.session.items if item.path == request.path}
+    if missed := {name for name in module if name.startswith("test_")} - ran:
+        pytest.skip(f"it takes the calls of {', '.join(sorted(missed))}")
 
 
 def bound(objects: Sequence[Manifest], service_account: str) -> bool:

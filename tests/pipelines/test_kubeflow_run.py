@@ -95,6 +95,17 @@ def check_stop(place: Platform, double: KubeflowPipelines, words: list[str], hom
     assert not living & {pod for pods in run.pods.values() for pod in pods}
 
 
+def check_lost_pod(place: Platform, words: list[str], home: Path) -> None:
+    """A pod that is killed tells ZenML nothing: Kubeflow Pipelines says that the run is over, in one message."""
+    kubelet = place.cluster.kubelet
+    kubelet.befall("killed", **{"proxykd.dev/role": "teacher-query"}, when=lambda pod, log: log.exists())
+    ended = place.types(home, *words, "--set", "prompts.count=65")
+    kubelet.mishaps.clear()
+    assert ended.status == 2
+    assert "Kubeflow Pipelines ended it as FAILED" in ended.stderr
+    assert place.statuses()[""] == "failed"
+
+
 def test_a_run_ends_in_a_student_and_no_credential_is_sent(tmp_path: Path) -> None:
     for name, content in {"placement": PLACEMENT, "tiny": SPECIFICATION}.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -119,7 +130,9 @@ def test_a_run_ends_in_a_student_and_no_credential_is_sent(tmp_path: Path) -> No
         report = place.report()
         (run,) = double.runs.values()
         bodies = "".join(double.bodies)
-        check_stop(place, double, ["run", str(tmp_path / "tiny.yaml"), "--stack", str(stack), *changes], home)
+        words = ["run", str(tmp_path / "tiny.yaml"), "--stack", str(stack), *changes]
+        check_stop(place, double, words, home)
+        check_lost_pod(place, words, home)
 
     assert looked.status == 2
     lacking = [line for line in looked.stdout.splitlines() if line.startswith("│ MISSING")]

@@ -23,7 +23,7 @@ from proxykd.config.steps import STEPS as STEP_NAMES
 from tests.k8s.access import service_account
 from tests.k8s.kinds import CORE
 from tests.k8s.policy import check
-from tests.k8s.rbac import EVERYBODY, granted
+from tests.k8s.rbac import EVERYBODY, granted, skip_unless_whole
 from tests.k8s.schemas import SUPPORTED, faults
 from tests.support.kubectl import render
 from tests.support.platform import Outcome, Platform, platform
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.integration
 
 STEPS = {"default": {"pool": "cpu", "cpu": "1", "memory": "4Gi", "grace_s": 5}}
 LIST_JOBS, DELETE_JOBS = ("list", "batch", "jobs"), ("delete", "batch", "jobs")
-"""Rights of the orchestrator's pod that only a run needs which is taken up by another such pod, or stopped."""
+TRAIN_JOBS = ("trainer.kubeflow.org", "trainjobs")
 QUERY = {"role": "teacher-query", "secrets": ["proxykd-teacher"]}
 QUEUE = "proxykd-cpu"
 WHOLE = {
@@ -158,7 +158,7 @@ def test_a_run_survives_what_a_cluster_does_to_it_with_the_numbers_of_an_undistu
 
 
 def check_numbers(found: Any, undisturbed: Any) -> None:
-    """Those of an undisturbed run; targets that are estimated in parts, in other batches, are equal but for rounding."""
+    """Those of an undisturbed run; targets estimated in parts, so in other batches, are equal but for rounding."""
     estimated, wanted = found.pop("proxy_kd"), {**undisturbed}
     expected = wanted.pop("proxy_kd")
     assert found == wanted
@@ -221,14 +221,11 @@ def await_end(platform: Platform) -> None:
 
 
 def check_rights(platform: Platform) -> None:
-    """Each account may do what it did, and beside that what is named here."""
-    overlay = render(CHECKOUT / "k8s" / "overlays" / "local")
+    """Steps ask the API server nothing, but for the one that has its training done by others."""
     await_end(platform)
-    orchestrator, submitter = used(platform, "proxykd-orchestrator"), used(platform, "proxykd-submitter")
-
-    assert granted(overlay, "proxykd-orchestrator") - orchestrator == {LIST_JOBS, DELETE_JOBS}
-    assert submitter - EVERYBODY <= granted(overlay, "proxykd-submitter")
+    overlay = render(CHECKOUT / "k8s" / "overlays" / "local")
     assert used(platform, "proxykd-step") == granted(overlay, "proxykd-step") == set()
+    assert {("create", *TRAIN_JOBS), ("get", *TRAIN_JOBS), ("delete", *TRAIN_JOBS)} <= used(platform, "proxykd-trainer")
 
 
 def test_ci_submits_to_the_cluster_and_posts_plan_and_report(cluster_platform: Platform, tmp_path: Path) -> None:
@@ -337,6 +334,34 @@ def test_another_orchestrator_pod_goes_on_with_the_run(cluster_platform: Platfor
     starts = [labels.get("step_name", "orchestrator") for _, labels in kubelet.starts[before:]]
     assert Counter(starts) == {"orchestrator": 2, "query_teacher": 1, "split": 1}
     assert LIST_JOBS in used(cluster_platform, "proxykd-orchestrator")
+
+
+def test_a_submitter_whose_token_expires_is_told_and_the_run_goes_on(
+    cluster_platform: Platform, tmp_path: Path
+) -> None:
+    def expire(pod: Any, log: Path) -> bool:
+        if is_up(pod, log):
+            cluster_platform.cluster.api.access.expire(service_account("proxykd", "proxykd-submitter"))
+        return False
+
+    cluster_platform.cluster.kubelet.befall("killed", step_name="query_teacher", when=expire)
+    ended = small(cluster_platform, tmp_path, wait_s=5.0)
+    cluster_platform.cluster.kubelet.mishaps.clear()
+
+    assert ended.status != 0
+    assert ended.stderr.count("error: ") == 1
+    assert "log in again" in ended.stderr
+    await_end(cluster_platform)
+    assert cluster_platform.statuses()[""] == "completed"
+
+
+def test_the_orchestrator_may_do_what_it_did_and_nothing_else(
+    cluster_platform: Platform, request: pytest.FixtureRequest
+) -> None:
+    """By the calls of all its pods here, each of which the Role let through."""
+    skip_unless_whole(request, globals())
+    overlay = render(CHECKOUT / "k8s" / "overlays" / "local")
+    assert used(cluster_platform, "proxykd-orchestrator") - EVERYBODY == granted(overlay, "proxykd-orchestrator")
 
 
 def _has_step(kubelet: Any, before: int) -> bool:

@@ -16,8 +16,10 @@ import yaml
 
 from tests.k8s.access import service_account
 from tests.k8s.kinds import CORE
-from tests.k8s.rbac import EVERYBODY, granted
+from tests.k8s.policy import check
+from tests.k8s.rbac import EVERYBODY, granted, skip_unless_whole
 from tests.k8s.refusals import Refusal
+from tests.k8s.schemas import SUPPORTED, faults
 from tests.support.command import Ended
 from tests.support.kubectl import render
 from tests.support.platform import Platform, platform
@@ -178,6 +180,9 @@ def test_a_schedule_has_one_cron_job_however_often_it_is_applied(user: User) -> 
     assert "nightly: what is run" in user.types(*words).out
     (second,) = user.objects("CronJob")
     assert second["metadata"]["uid"] == first["metadata"]["uid"]
+    overlay = render(CHECKOUT / "k8s" / "overlays" / "local")
+    assert check([*overlay, second]) == check(overlay)
+    assert not [told for version in SUPPORTED for told in faults(second, version)]
     assert json.dumps(second["spec"]["jobTemplate"]) != json.dumps(first["spec"]["jobTemplate"])
     check_firing(user)
     assert user.types("schedule", "pause", "nightly", "--stack", user.stack).out == "nightly: paused\n"
@@ -373,8 +378,6 @@ def test_the_submitter_may_do_what_these_commands_did_and_nothing_else(
     user: User, request: pytest.FixtureRequest
 ) -> None:
     """By the calls that its commands made here, each of which the Role let through."""
-    ran = {item.name for item in request.session.items if item.path == request.path}
-    if missed := {name for name in globals() if name.startswith("test_")} - ran:
-        pytest.skip(f"it takes the calls of {', '.join(sorted(missed))}")
+    skip_unless_whole(request, globals())
     used = {(verb, group, name) for group, name, verb in did(user)}
     assert used - EVERYBODY == granted(render(CHECKOUT / "k8s" / "overlays" / "local"), "proxykd-submitter")
