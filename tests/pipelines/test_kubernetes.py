@@ -70,6 +70,13 @@ def placement(folder: Path, **steps: Any) -> Path:
     return path
 
 
+def in_queue(path: Path) -> Path:
+    """The placement, whose pool has a queue from now on."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump({**content, "pools": {"cpu": {"queue": QUEUE}}}), encoding="utf-8")
+    return path
+
+
 class Troubles:
     """What befalls the whole run, each once, and what is seen of the objects meanwhile."""
 
@@ -126,10 +133,7 @@ def survive(found: Platform, home: Path) -> tuple[Outcome, Troubles]:
     """The whole pipeline, in a queue, through every trouble that a run survives."""
     troubles = Troubles(found)
     troubles.arrange()
-    path = placement(home, **WHOLE)
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    path.write_text(yaml.safe_dump({**content, "pools": {"cpu": {"queue": QUEUE}}}), encoding="utf-8")
-    ended = found.run(home, path)
+    ended = found.run(home, in_queue(placement(home, **WHOLE)))
     found.cluster.kubelet.mishaps.clear()
     found.cluster.api.trouble.faults.clear()
     assert ended.status == 0, ended.stderr[-4000:]
@@ -239,7 +243,7 @@ def test_ci_submits_to_the_cluster_and_posts_plan_and_report(cluster_platform: P
         "ZENML_STORE_API_KEY": there.zenml.key,
     }
     variables = {"MLFLOW_TRACKING_URI": there.mlflow, "ZENML_STORE_URL": there.zenml.address}
-    stack = str(there.stack(placement(tmp_path / "placed", query_teacher=QUERY)))
+    stack = str(there.stack(in_queue(placement(tmp_path / "placed", **WHOLE))))
     inputs = {"specification": "tiny.yaml", "stack": stack, "budget_usd": "", "dry_run": False}
 
     lines = list(checkout.run("distill", inputs=inputs, secrets=secrets, variables=variables))
@@ -306,15 +310,12 @@ def test_what_no_pod_survives_ends_the_run_with_its_reason(
 
 
 def test_a_queue_that_never_admits_is_told_and_the_run_stopped(cluster_platform: Platform, tmp_path: Path) -> None:
-    cluster_platform.cluster.jobs.closed.add("proxykd-cpu")
-    path = placement(tmp_path)
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    path.write_text(yaml.safe_dump({**content, "pools": {"cpu": {"queue": "proxykd-cpu"}}}), encoding="utf-8")
-
-    ended = cluster_platform.run_small(tmp_path, path, 0.0, start_timeout_s=5)
+    cluster_platform.cluster.jobs.closed.add(QUEUE)
+    ended = cluster_platform.run_small(tmp_path, in_queue(placement(tmp_path)), 0.0, start_timeout_s=5)
+    cluster_platform.cluster.jobs.closed.clear()
 
     assert ended.status != 0
-    assert "proxykd-cpu" in ended.stderr
+    assert QUEUE in ended.stderr
     assert cluster_platform.statuses()[""] in ("failed", "stopped")
     waiting = [job for job in cluster_platform.cluster.api.store.list(CORE["Job"]) if job["spec"]["suspend"]]
     assert not waiting
