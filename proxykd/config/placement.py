@@ -191,14 +191,22 @@ class PlacementSpec(Spec):
     def step(self, name: str) -> StepPlacementSpec:
         """What a step gets.
 
+        A launcher that holds for all holds for the steps that train; the others get no trainer's account for it.
+
         Args:
             name: One of the pipeline's steps, or such a name with a number behind it.
         """
         fitting = [own for own in self.steps if own != DEFAULT and _covers(own, name)]
-        entries = [DEFAULT, *sorted(fitting, key=len)]
-        values: dict[str, Any] = {}
-        for entry in entries:
-            values |= self.steps.get(entry, {})
+        values = dict(self.steps.get(DEFAULT, {}))
+        if name != DEFAULT and not _trains(name):
+            values.pop("launcher", None)
+            if own := [entry for entry in fitting if "launcher" in self.steps[entry]]:
+                raise ValueError(
+                    f"steps.{own[0]}.launcher: expected a launcher of {', '.join(TRAINING)} alone, as {name} starts no "
+                    "processes; leave it out"
+                )
+        for entry in sorted(fitting, key=len):
+            values |= self.steps[entry]
         try:
             return StepPlacementSpec.model_validate(values)
         except ValidationError as error:
@@ -278,6 +286,11 @@ def _told(error: Any) -> str:
 
 def _covers(entry: str, step: str) -> bool:
     return step == entry or step.startswith(f"{entry}_")
+
+
+def _trains(entry: str) -> bool:
+    """Whether an entry, or a step, is of a step that trains."""
+    return any(_covers(entry, step) or _covers(step, entry) for step in TRAINING)
 
 
 def _check_room(where: str, name: str, pool: PoolSpec, wanted: StepPlacementSpec | LauncherPlacementSpec) -> None:

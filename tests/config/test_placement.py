@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from proxykd.config.placement import PlacementSpec, amount, load_placement
-from proxykd.config.steps import STEPS
+from proxykd.config.steps import STEPS, TRAINING
 from proxykd.exceptions import ConfigError
 
 FOLDER = Path(__file__).parents[2] / "k8s" / "placements"
@@ -80,7 +80,7 @@ def test_a_train_job_gets_its_own_pools_queue_and_no_selector(tmp_path: Path) ->
         ({"steps": {"default": {"pool": "cpu", "cpu": "8500m"}}}, "8500m asked for"),
         ({"steps": {"default": {"pool": "cpu"}, "splitt": {}}}, "did you mean 'split'"),
         ({"steps": {"default": {"pool": "cpu"}, "split": {"gpu": 1}}}, "did you mean 'gpus'"),
-        ({"steps": {"default": {"pool": "cpu"}, "split": {"launcher": {"node": 1}}}}, "did you mean 'nodes'"),
+        ({"steps": {"default": {"pool": "cpu"}, "align_proxy": {"launcher": {"node": 1}}}}, "did you mean 'nodes'"),
         ({"steps": {"split": {"pool": "cpu"}}}, "pool: Field required"),
         ({"pools": {"cpu": {"queue": "a", "node_selectors": {"a": "b"}}}}, "not both"),
         ({"orchestrator": {"pool": "gpu"}}, "expected a pool without a queue"),
@@ -117,8 +117,25 @@ def test_processes_without_gpus_train_in_a_pool_without_gpus(tmp_path: Path) -> 
     for kind in ("torchrun", "trainjob"):
         launcher = {"kind": kind, "processes_per_node": 4}
         assert placed(tmp_path, distill_student={"launcher": launcher}).step("distill_student_sft").gpus == 0
-        # Steps that start no processes take nothing of a launcher that holds for all.
-        assert placed(tmp_path, split={"pool": "gpu", "launcher": launcher}).step("split").pool == "gpu"
+
+
+@pytest.mark.parametrize("kind", ["torchrun", "trainjob"])
+def test_steps_that_start_no_processes_take_nothing_of_a_launcher_that_holds_for_all(tmp_path: Path, kind: str) -> None:
+    default = {"pool": "cpu", "launcher": {"kind": kind, "processes_per_node": 4}}
+    placement = placed(tmp_path, default=default, split={"pool": "gpu"})
+
+    kinds = {name: (placement.step(name).launcher.kind, placement.launcher(name).kind) for name in STEPS}
+    assert kinds == {name: (kind, kind) if name in TRAINING else ("process", "process") for name in STEPS}
+    assert placement.step("query_teacher_3-of-8").launcher.kind == "process"
+
+
+@pytest.mark.parametrize("entry", ["query_teacher", "query", "split", "evaluate_student"])
+@pytest.mark.parametrize("kind", ["process", "torchrun", "trainjob"])
+def test_a_launcher_of_a_step_that_does_not_train_is_refused(tmp_path: Path, entry: str, kind: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"steps\.{entry}\.launcher: expected a launcher of align_proxy.*leave it out"
+    ):
+        placed(tmp_path, **{entry: {"launcher": {"kind": kind}}})
 
 
 @pytest.mark.parametrize(
