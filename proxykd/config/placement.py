@@ -27,6 +27,12 @@ DEFAULT = "default"
 Role = Literal["step", "teacher-query"]
 OUTSIDE: Role = "teacher-query"
 """The one role of steps whose pods may leave the cluster."""
+_USED: Mapping[str, tuple[str, ...]] = {
+    "process": (),
+    "torchrun": ("processes_per_node",),
+    "trainjob": ("nodes", "processes_per_node", "pool", "cpu", "memory", "gpus", "priority", "start_s", "grace_s"),
+}
+"""Kind of a launcher -> its keys."""
 _UNITS = {"m": Decimal("0.001"), "": Decimal(1)}
 _UNITS |= {letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", 1)}
 _UNITS |= {f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", 1)}
@@ -80,6 +86,16 @@ class LauncherPlacementSpec(Spec):
     """Seconds for which a TrainJob may wait to start before the step gives up: a day, as queues are long at night."""
     grace_s: Count = 300
     """Seconds from the news that a pod of a TrainJob must go to its end: time for a checkpoint."""
+
+    @model_validator(mode="after")
+    def _says_what_its_kind_uses(self) -> Self:
+        used = {"kind", *_USED[self.kind]}
+        fields = type(self).model_fields.items()
+        if unused := [name for name, field in fields if name not in used and getattr(self, name) != field.default]:
+            raise ValueError(
+                f"kind {self.kind!r} has no use for {', '.join(unused)}; leave it out, or choose a kind that has"
+            )
+        return self
 
 
 class StepPlacementSpec(Spec):
@@ -136,6 +152,12 @@ class StepPlacementSpec(Spec):
         gpus = self.launcher.gpus if self.launcher.kind == "trainjob" else self.gpus
         if self.launcher.kind != "process" and gpus and gpus != wanted:
             raise ValueError(f"expected one process a GPU, got processes_per_node={wanted} with gpus={gpus}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_memory_for_what_it_shares(self) -> Self:
+        if "shm" in self.model_fields_set and amount(self.shm) > amount(self.memory):
+            raise ValueError(f"shm: {self.shm} is part of memory, which is {self.memory}; raise memory, or lower shm")
         return self
 
 
@@ -236,7 +258,12 @@ class PlacementSpec(Spec):
             raise ValueError(f"steps.{name}.shards: expected shards of {' or '.join(DIVISIBLE)} alone; leave it out")
         if step.launcher.kind == "trainjob":
             place = step.launcher.pool or step.pool
-            _check_room(f"steps.{name}.launcher", place, self._pool(f"{name}.launcher", place), step.launcher)
+            wanted = self._pool(f"{name}.launcher", place)
+            _check_room(f"steps.{name}.launcher", place, wanted, step.launcher)
+            if step.launcher.priority is not None and wanted.queue is None and name != DEFAULT:
+                raise ValueError(
+                    f"steps.{name}.launcher.priority: it is for a queue, and pool {place!r} has none; leave it out"
+                )
         if name in TRAINING:
             self._check_launcher(name, step)
 

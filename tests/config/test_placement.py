@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from proxykd.config.placement import PlacementSpec, amount, load_placement
+from proxykd.config.placement import LauncherPlacementSpec, PlacementSpec, amount, load_placement
 from proxykd.config.steps import STEPS, TRAINING
 from proxykd.exceptions import ConfigError
 
@@ -117,6 +117,51 @@ def test_processes_without_gpus_train_in_a_pool_without_gpus(tmp_path: Path) -> 
     for kind in ("torchrun", "trainjob"):
         launcher = {"kind": kind, "processes_per_node": 4}
         assert placed(tmp_path, distill_student={"launcher": launcher}).step("distill_student_sft").gpus == 0
+
+
+OTHERS: dict[str, Any] = {
+    "nodes": 2, "pool": "gpu", "cpu": "1", "memory": "1Gi", "gpus": 1, "priority": "high", "start_s": 60,
+    "grace_s": 100,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("entry", ["default", "distill_student"])
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        *(("torchrun", key, value) for key, value in OTHERS.items()),
+        *(("process", key, value) for key, value in {**OTHERS, "processes_per_node": 4}.items()),
+    ],
+)
+def test_what_a_launchers_kind_has_no_use_for_is_refused(
+    tmp_path: Path, entry: str, kind: str, key: str, value: Any
+) -> None:
+    own = {"kind": kind, key: value}
+    with pytest.raises(ConfigError, match=rf"steps\.{entry}.*kind '{kind}' has no use for {key}; leave it out"):
+        placed(tmp_path, **{entry: {"pool": "cpu", "launcher": own}})
+    own[key] = LauncherPlacementSpec.model_fields[key].default
+    assert placed(tmp_path, **{entry: {"pool": "cpu", "launcher": own}}).launcher("distill_student_sft").kind == kind
+    # An entry may go back to another kind than the one that holds for all.
+    job = {"pool": "gpu", "launcher": {"kind": "trainjob", **OTHERS}}
+    back = placed(tmp_path, default=job, distill_student={"launcher": {"kind": kind}, "gpus": int(kind == "torchrun")})
+    assert back.launcher("distill_student_sft").kind == kind
+
+
+def test_a_priority_of_kueues_needs_a_queue(tmp_path: Path) -> None:
+    job = {"kind": "trainjob", "priority": "proxykd-high"}
+    with pytest.raises(ConfigError, match=r"distill_student_sft\.launcher\.priority: .* pool 'cpu' has none"):
+        placed(tmp_path, distill_student_sft={"launcher": job})
+    with pytest.raises(ConfigError, match=r"align_proxy\.launcher\.priority: .* pool 'cpu' has none"):
+        placed(tmp_path, default={"pool": "cpu", "launcher": job})
+    queued = {"pool": "gpu", "launcher": {**job, "gpus": 1}}
+    assert placed(tmp_path, distill_student_sft=queued).launcher("distill_student_sft").priority == "proxykd-high"
+
+
+def test_shared_memory_is_part_of_the_pods(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"steps\.split\.: .*shm: 5Gi is part of memory, which is 4Gi"):
+        placed(tmp_path, split={"shm": "5Gi"})
+    assert placed(tmp_path, split={"shm": "4Gi"}).step("split").shm == "4Gi"
+    assert placed(tmp_path, split={"memory": "512Mi"}).step("split").memory == "512Mi"  # the usual shm is no wish
 
 
 @pytest.mark.parametrize("kind", ["torchrun", "trainjob"])
