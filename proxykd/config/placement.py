@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -20,6 +20,9 @@ from proxykd.config.stack import ObjectName
 from proxykd.config.steps import DIVISIBLE, STEPS, TRAINING
 from proxykd.config.variables import PublicVariables
 from proxykd.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    from proxykd.config.specification import RunSpec
 
 WHAT, HELP = "a placement", "see docs/placement.md"
 DEFAULT = "default"
@@ -268,8 +271,13 @@ class PlacementSpec(Spec):
             self._check_launcher(name, step)
 
     def _check_launcher(self, name: str, step: StepPlacementSpec) -> None:
-        """Raise where several processes would train on the processors of nodes that have GPUs."""
+        """Raise where processes would train on the processors of nodes that have GPUs, or GPUs would have none."""
         own, is_train_job = step.launcher, step.launcher.kind == "trainjob"
+        if own.kind == "process" and step.gpus > 1:
+            raise ValueError(
+                f"steps.{name}.gpus: expected 1, as a launcher of kind process trains in one process, got {step.gpus}; "
+                f"add `launcher: {{kind: torchrun, processes_per_node: {step.gpus}}}`"
+            )
         pool = (own.pool if is_train_job else None) or step.pool
         if own.kind != "process" and not (own.gpus if is_train_job else step.gpus) and self.pools[pool].gpu_max:
             key = f"steps.{name}.launcher.gpus" if is_train_job else f"steps.{name}.gpus"
@@ -301,6 +309,22 @@ def load_placement(path: Path) -> PlacementSpec:
     values = read_yaml(path, what=WHAT, example="k8s/placements/cpu.yaml")
     found: PlacementSpec = load_model(path, PlacementSpec, values, what=WHAT, help_text=HELP)
     return found
+
+
+def check_processes(run: "RunSpec", placement: PlacementSpec) -> None:
+    """Check that nothing that a run trains in several processes is placed with a launcher of one.
+
+    Raises:
+        ConfigError: naming the first step that would train alone although the specification says otherwise.
+    """
+    for name in TRAINING:
+        section, spec = ("proxy", run.proxy) if name == "align_proxy" else ("student", run.student)
+        if spec.processes > 1 and placement.step(name).launcher.kind == "process":
+            raise ConfigError(
+                f"expected {section}.processes=1, as {name} has a launcher of kind process in the placement, which "
+                f"goes before it, got {spec.processes}; add `launcher: {{kind: torchrun, processes_per_node: "
+                f"{spec.processes}}}` to steps.{name} of the placement, or leave {section}.processes out"
+            )
 
 
 def _told(error: Any) -> str:

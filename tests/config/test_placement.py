@@ -1,5 +1,6 @@
 """Placements: what may stand in one, what each step gets by it, and what no pool can give."""
 
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from proxykd.config.placement import LauncherPlacementSpec, PlacementSpec, amount, load_placement
+from proxykd.config import RunSpec
+from proxykd.config.placement import LauncherPlacementSpec, PlacementSpec, amount, check_processes, load_placement
 from proxykd.config.steps import STEPS, TRAINING
 from proxykd.exceptions import ConfigError
 
@@ -162,6 +164,32 @@ def test_shared_memory_is_part_of_the_pods(tmp_path: Path) -> None:
         placed(tmp_path, split={"shm": "5Gi"})
     assert placed(tmp_path, split={"shm": "4Gi"}).step("split").shm == "4Gi"
     assert placed(tmp_path, split={"memory": "512Mi"}).step("split").memory == "512Mi"  # the usual shm is no wish
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_a_gpu_without_a_process_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name}\.gpus: expected 1, .* got 4; add `launcher: {{kind: torchrun, "):
+        placed(tmp_path, **{name: {"pool": "gpu", "gpus": 4}})
+    assert placed(tmp_path, **{name: {"pool": "gpu", "gpus": 1}}).step(name).gpus == 1
+    shared = {"pool": "gpu", "gpus": 4, "launcher": {"kind": "torchrun", "processes_per_node": 4}}
+    assert placed(tmp_path, **{name: shared}).step(name).gpus == 4
+    # One process of these spreads a model over all of them.
+    spread = {"pool": "gpu", "gpus": 4}
+    assert placed(tmp_path, evaluate_student=spread, estimate_distributions=spread).step("evaluate_student").gpus == 4
+
+
+@pytest.mark.parametrize(("section", "step"), [("proxy", "align_proxy"), ("student", "distill_student_sft")])
+def test_several_processes_of_a_specification_need_a_launcher_that_starts_them(
+    tmp_path: Path, make_run: Callable[..., RunSpec], section: str, step: str
+) -> None:
+    run = make_run()
+    run = run.model_copy(update={section: getattr(run, section).model_copy(update={"processes": 4})})
+    with pytest.raises(ConfigError, match=rf"expected {section}\.processes=1, as {step} .* got 4; add `launcher: "):
+        check_processes(run, placed(tmp_path))
+    for kind in ("torchrun", "trainjob"):
+        own = {"launcher": {"kind": kind, "processes_per_node": 2}}
+        check_processes(run, placed(tmp_path, distill_student=own, align_proxy=own))
+    check_processes(make_run(), placed(tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["torchrun", "trainjob"])
