@@ -33,9 +33,13 @@ OUTSIDE: Role = "teacher-query"
 _USED: Mapping[str, tuple[str, ...]] = {
     "process": (),
     "torchrun": ("processes_per_node",),
-    "trainjob": ("nodes", "processes_per_node", "pool", "cpu", "memory", "gpus", "priority", "start_s", "grace_s"),
-}
+    "trainjob": ("nodes", "processes_per_node", "pool", "cpu", "memory", "gpus", "shm", "scratch", "priority",
+                 "start_s", "grace_s"),
+}  # fmt: skip
 """Kind of a launcher -> its keys."""
+RUNTIME_USER, _STATE = 10_001, "/var/lib/proxykd"
+RUNTIME_CLAIMS = {_STATE: "proxykd-journal", "/models": "proxykd-models"}
+"""What the pods of a TrainJob run as and mount, whatever a placement says: k8s/trainjob/training-runtime.yaml."""
 _UNITS = {"m": Decimal("0.001"), "": Decimal(1)}
 _UNITS |= {letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", 1)}
 _UNITS |= {f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", 1)}
@@ -83,6 +87,11 @@ class LauncherPlacementSpec(Spec):
     """Memory of each pod of a TrainJob; None = as its runtime says."""
     gpus: Annotated[int, Field(ge=0)] = 0
     """GPUs of each pod of a TrainJob: one a process; 0 = it trains on processors, in a pool without GPUs."""
+    shm: Quantity | None = None
+    """Size of /dev/shm in each pod of a TrainJob; None = the step's where one is given, else as its runtime says."""
+    scratch: Quantity | None = None
+    """Disk of each pod of a TrainJob for /tmp, the home and the log together; None = as its runtime says. The step's
+    own is for artifacts, which the training gets through the claim."""
     priority: ObjectName | None = None
     """Kueue's WorkloadPriorityClass of a TrainJob; None = the step's."""
     start_s: PositiveFloat = 86_400.0
@@ -161,7 +170,29 @@ class StepPlacementSpec(Spec):
     def _has_memory_for_what_it_shares(self) -> Self:
         if "shm" in self.model_fields_set and amount(self.shm) > amount(self.memory):
             raise ValueError(f"shm: {self.shm} is part of memory, which is {self.memory}; raise memory, or lower shm")
+        shm, memory = self.train_job_shm, self.launcher.memory
+        if self.launcher.kind == "trainjob" and shm and memory and amount(shm) > amount(memory):
+            raise ValueError(f"launcher.shm: {shm} is part of memory, which is {memory}; raise memory, or lower shm")
         return self
+
+    @model_validator(mode="after")
+    def _shares_the_claims_of_its_training(self) -> Self:
+        if self.launcher.kind != "trainjob":
+            return self
+        found = {path.rstrip("/"): claim for claim, path in self.volumes.items()}
+        for path, claim in RUNTIME_CLAIMS.items():
+            own = found.get(path, claim if path != _STATE else None)
+            if own != claim:
+                raise ValueError(
+                    f"volumes: expected the claim {claim} at {path}, which the pods of a TrainJob mount there, got "
+                    f"{own or 'none'}; leave volumes out, or train with `launcher: {{kind: torchrun}}`"
+                )
+        return self
+
+    @property
+    def train_job_shm(self) -> str | None:
+        """Size of /dev/shm in the pods of the step's TrainJob; None = as its runtime says."""
+        return self.launcher.shm or (self.shm if "shm" in self.model_fields_set else None)
 
 
 class OrchestratorPodSpec(Spec):
@@ -208,6 +239,11 @@ class PlacementSpec(Spec):
             self._check(name)
         for step in STEPS:
             self._check(step)
+        if self.user != RUNTIME_USER and any(self.step(name).launcher.kind == "trainjob" for name in TRAINING):
+            raise ValueError(
+                f"user: expected {RUNTIME_USER}, as which the pods of a TrainJob write to the claim that they share "
+                f"with the step, got {self.user}; leave it out, or train with `launcher: {{kind: torchrun}}`"
+            )
         pool = self.orchestrator.pool
         if pool is not None and self._pool("orchestrator", pool).queue is not None:
             raise ValueError(f"orchestrator: expected a pool without a queue, {pool!r} has one; leave pool out")
@@ -251,7 +287,7 @@ class PlacementSpec(Spec):
         pool = self.pools[own.pool or step.pool]
         places = {"node_selectors": pool.node_selectors, "tolerations": pool.tolerations, "queue": pool.queue}
         priority = own.priority or step.priority if pool.queue else None
-        return LauncherSpec.model_validate({**values, **places, "priority": priority})
+        return LauncherSpec.model_validate({**values, **places, "priority": priority, "shm": step.train_job_shm})
 
     def _check(self, name: str) -> None:
         step = self.step(name)

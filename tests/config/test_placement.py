@@ -9,7 +9,15 @@ import pytest
 import yaml
 
 from proxykd.config import RunSpec
-from proxykd.config.placement import LauncherPlacementSpec, PlacementSpec, amount, check_processes, load_placement
+from proxykd.config.placement import (
+    RUNTIME_CLAIMS,
+    RUNTIME_USER,
+    LauncherPlacementSpec,
+    PlacementSpec,
+    amount,
+    check_processes,
+    load_placement,
+)
 from proxykd.config.steps import STEPS, TRAINING
 from proxykd.exceptions import ConfigError
 
@@ -123,7 +131,7 @@ def test_processes_without_gpus_train_in_a_pool_without_gpus(tmp_path: Path) -> 
 
 OTHERS: dict[str, Any] = {
     "nodes": 2, "pool": "gpu", "cpu": "1", "memory": "1Gi", "gpus": 1, "priority": "high", "start_s": 60,
-    "grace_s": 100,
+    "grace_s": 100, "shm": "1Gi", "scratch": "30Gi",
 }  # fmt: skip
 
 
@@ -164,6 +172,61 @@ def test_shared_memory_is_part_of_the_pods(tmp_path: Path) -> None:
         placed(tmp_path, split={"shm": "5Gi"})
     assert placed(tmp_path, split={"shm": "4Gi"}).step("split").shm == "4Gi"
     assert placed(tmp_path, split={"memory": "512Mi"}).step("split").memory == "512Mi"  # the usual shm is no wish
+
+
+def test_sizes_of_shared_memory_and_disk_reach_a_train_job(tmp_path: Path) -> None:
+    def sizes(**step: Any) -> tuple[str | None, str | None]:
+        own = {"memory": "8Gi", **step, "launcher": {"kind": "trainjob", **step.get("launcher", {})}}
+        launcher = placed(tmp_path, distill_student=own).launcher("distill_student_sft")
+        return launcher.shm, launcher.scratch
+
+    assert sizes() == (None, None)  # as the runtime says
+    assert sizes(shm="3Gi") == ("3Gi", None)
+    assert sizes(shm="3Gi", launcher={"shm": "6Gi", "scratch": "50Gi"}) == ("6Gi", "50Gi")
+    for step in ({"shm": "7Gi", "launcher": {"memory": "4Gi"}}, {"launcher": {"shm": "7Gi", "memory": "4Gi"}}):
+        with pytest.raises(ConfigError, match=r"launcher\.shm: 7Gi is part of memory, which is 4Gi"):
+            sizes(**step)
+
+
+JOURNAL, WEIGHTS = {"proxykd-journal": "/var/lib/proxykd"}, {"proxykd-models": "/models"}
+
+
+@pytest.mark.parametrize(
+    ("volumes", "told"),
+    [
+        ({"mine": "/var/lib/proxykd", **WEIGHTS}, "proxykd-journal at /var/lib/proxykd, .* got mine"),
+        (WEIGHTS, "proxykd-journal at /var/lib/proxykd, .* got none"),
+        ({**JOURNAL, "mine": "/models/"}, "proxykd-models at /models, .* got mine"),
+    ],
+)
+def test_a_claim_that_the_pods_of_a_train_job_do_not_share_is_refused(
+    tmp_path: Path, volumes: dict[str, str], told: str
+) -> None:
+    job = {"launcher": {"kind": "trainjob"}}
+    with pytest.raises(ConfigError, match=f"volumes: expected the claim {told}; leave volumes out"):
+        placed(tmp_path, distill_student={"volumes": volumes, **job})
+    with pytest.raises(ConfigError, match=f"volumes: expected the claim {told}; leave volumes out"):
+        placed(tmp_path, default={"pool": "cpu", "volumes": volumes}, distill_student=job)
+    assert placed(tmp_path, distill_student={"volumes": volumes}).step("distill_student_sft").volumes == volumes
+    more = {**JOURNAL, "corpus": "/data"}
+    assert placed(tmp_path, distill_student={"volumes": more, **job}).step("distill_student_sft").volumes == more
+
+
+def test_another_user_than_the_one_of_a_train_jobs_pods_is_refused(tmp_path: Path) -> None:
+    steps = {"default": {"pool": "cpu"}, "align_proxy": {"launcher": {"kind": "trainjob"}}}
+    with pytest.raises(ConfigError, match=r"user: expected 10001, .* got 1000; leave it out"):
+        load_placement(write(tmp_path, steps=steps, user=1000))
+    assert load_placement(write(tmp_path, user=1000)).user == 1000
+
+
+def test_user_and_claims_of_a_train_jobs_pods_are_the_runtimes() -> None:
+    runtime = yaml.safe_load((FOLDER.parent / "trainjob" / "training-runtime.yaml").read_text(encoding="utf-8"))
+    pod = runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    places = {one["name"]: one["mountPath"] for one in pod["containers"][0]["volumeMounts"]}
+    claims = {places[one["name"]]: one["persistentVolumeClaim"]["claimName"] for one in pod["volumes"]
+              if "persistentVolumeClaim" in one}  # fmt: skip
+    assert claims == RUNTIME_CLAIMS
+    assert pod["securityContext"]["runAsUser"] == RUNTIME_USER == PlacementSpec.model_fields["user"].default
 
 
 @pytest.mark.parametrize("name", TRAINING)
