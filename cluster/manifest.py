@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from cluster.names import GPU, PRIORITY_LABEL, QUEUE_LABEL
+from cluster.names import GPU, PRIORITY_LABEL, QUEUE_LABEL, STORAGE
 from proxykd.config.launcher import LauncherSpec
 
 TEMPLATE = Path(__file__).parents[1] / "k8s" / "trainjob" / "train-job.yaml"
@@ -83,10 +83,9 @@ def _template() -> dict[str, Any]:
 
 def _resources(spec: LauncherSpec) -> dict[str, dict[str, str]]:
     """Requests and limits; processors have no limit, as throttling a trainer helps nobody."""
-    memory = {"memory": spec.memory} if spec.memory else {}
-    gpus = {GPU: str(spec.gpus)} if spec.gpus else {}
-    requests = {**({"cpu": spec.cpu} if spec.cpu else {}), **memory, **gpus}
-    found = {"requests": requests, "limits": {**memory, **gpus}}
+    given = {"memory": spec.memory, STORAGE: spec.scratch, GPU: str(spec.gpus) if spec.gpus else None}
+    both = {name: amount for name, amount in given.items() if amount}
+    found = {"requests": {**({"cpu": spec.cpu} if spec.cpu else {}), **both}, "limits": both}
     return {key: value for key, value in found.items() if value}
 
 
@@ -96,5 +95,9 @@ def _patch(spec: LauncherSpec) -> dict[str, Any]:
         pod["nodeSelector"] = dict(spec.node_selectors)
     if spec.tolerations:
         pod["tolerations"] = [dict(one) for one in spec.tolerations]
+    # Merged by name with the runtime's folders: only their sizes change.
+    sizes = {"shm": spec.shm, "tmp": spec.scratch, "home": spec.scratch}
+    if volumes := [{"name": name, "emptyDir": {"sizeLimit": size}} for name, size in sizes.items() if size]:
+        pod["volumes"] = volumes
     replicated = {"name": REPLICATED_JOB, "template": {"spec": {"template": {"spec": pod}}}}
     return {"template": {"spec": {"replicatedJobs": [replicated]}}}

@@ -94,7 +94,7 @@ def _demands(placement: PlacementSpec, name: str, step: StepPlacementSpec) -> It
     asked: dict[str, str | None] = {"cpu": step.cpu, "memory": step.memory, STORAGE: step.scratch, GPU: str(step.gpus)}
     yield (pod := _demand(placement, name, step.pool, asked))
     if (own := step.launcher).kind == "trainjob":
-        asked = {"cpu": own.cpu, "memory": own.memory, GPU: str(own.gpus)}
+        asked = {"cpu": own.cpu, "memory": own.memory, STORAGE: own.scratch, GPU: str(own.gpus)}
         training = _demand(placement, f"the TrainJob of {name}", own.pool or step.pool, asked)
         yield training._replace(num_pods=own.nodes, own=pod)
 

@@ -66,9 +66,16 @@ class OnStack:
         return isinstance(self.stack, ClusterStackSpec)
 
     def plan(self) -> "Plan":
-        """What ``make_plan`` finds; keys, memory and disk are looked at where the steps run."""
+        """What ``make_plan`` finds; keys, memory and disk are looked at where the steps run.
+
+        Raises:
+            ConfigError: if something cannot be used, or would train in fewer processes than the specification says.
+        """
+        from proxykd.config.placement import check_processes, load_placement
         from proxykd.plan import make_plan
 
+        if self.is_cluster:
+            check_processes(self.specification, load_placement(self.stack.placement))
         return make_plan(self.specification, workspace=self.workspace, is_elsewhere=self.is_cluster)
 
     def examine(self, *, is_scheduled: bool = False, is_registered: bool = True) -> list[Any]:

@@ -37,6 +37,10 @@ class LauncherSpec(Spec):
     """Memory of each pod of a TrainJob, as request and as limit; None = as its runtime says."""
     gpus: Annotated[int, Field(ge=0)] = 0
     """GPUs of each pod of a TrainJob."""
+    shm: Quantity | None = None
+    """Size of /dev/shm in each pod of a TrainJob; None = as its runtime says."""
+    scratch: Quantity | None = None
+    """Disk of each pod of a TrainJob, as request and as limit; None = as its runtime says."""
     node_selectors: dict[str, str] = Field(default_factory=dict)
     """Labels of the nodes for a TrainJob's pods; leave it empty with a queue, whose flavor says it."""
     tolerations: tuple[dict[str, Any], ...] = ()

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -21,12 +21,25 @@ from proxykd.config.steps import DIVISIBLE, STEPS, TRAINING
 from proxykd.config.variables import PublicVariables
 from proxykd.exceptions import ConfigError
 
+if TYPE_CHECKING:
+    from proxykd.config.specification import RunSpec
+
 WHAT, HELP = "a placement", "see docs/placement.md"
 DEFAULT = "default"
 """The entry whose values hold for every step that does not say otherwise."""
 Role = Literal["step", "teacher-query"]
 OUTSIDE: Role = "teacher-query"
 """The one role of steps whose pods may leave the cluster."""
+_USED: Mapping[str, tuple[str, ...]] = {
+    "process": (),
+    "torchrun": ("processes_per_node",),
+    "trainjob": ("nodes", "processes_per_node", "pool", "cpu", "memory", "gpus", "shm", "scratch", "priority",
+                 "start_s", "grace_s"),
+}  # fmt: skip
+"""Kind of a launcher -> its keys."""
+RUNTIME_USER, _STATE = 10_001, "/var/lib/proxykd"
+RUNTIME_CLAIMS = {_STATE: "proxykd-journal", "/models": "proxykd-models"}
+"""What the pods of a TrainJob run as and mount, whatever a placement says: k8s/trainjob/training-runtime.yaml."""
 _UNITS = {"m": Decimal("0.001"), "": Decimal(1)}
 _UNITS |= {letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", 1)}
 _UNITS |= {f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", 1)}
@@ -74,12 +87,27 @@ class LauncherPlacementSpec(Spec):
     """Memory of each pod of a TrainJob; None = as its runtime says."""
     gpus: Annotated[int, Field(ge=0)] = 0
     """GPUs of each pod of a TrainJob: one a process; 0 = it trains on processors, in a pool without GPUs."""
+    shm: Quantity | None = None
+    """Size of /dev/shm in each pod of a TrainJob; None = the step's where one is given, else as its runtime says."""
+    scratch: Quantity | None = None
+    """Disk of each pod of a TrainJob for /tmp, the home and the log together; None = as its runtime says. The step's
+    own is for artifacts, which the training gets through the claim."""
     priority: ObjectName | None = None
     """Kueue's WorkloadPriorityClass of a TrainJob; None = the step's."""
     start_s: PositiveFloat = 86_400.0
     """Seconds for which a TrainJob may wait to start before the step gives up: a day, as queues are long at night."""
     grace_s: Count = 300
     """Seconds from the news that a pod of a TrainJob must go to its end: time for a checkpoint."""
+
+    @model_validator(mode="after")
+    def _says_what_its_kind_uses(self) -> Self:
+        used = {"kind", *_USED[self.kind]}
+        fields = type(self).model_fields.items()
+        if unused := [name for name, field in fields if name not in used and getattr(self, name) != field.default]:
+            raise ValueError(
+                f"kind {self.kind!r} has no use for {', '.join(unused)}; leave it out, or choose a kind that has"
+            )
+        return self
 
 
 class StepPlacementSpec(Spec):
@@ -138,6 +166,34 @@ class StepPlacementSpec(Spec):
             raise ValueError(f"expected one process a GPU, got processes_per_node={wanted} with gpus={gpus}")
         return self
 
+    @model_validator(mode="after")
+    def _has_memory_for_what_it_shares(self) -> Self:
+        if "shm" in self.model_fields_set and amount(self.shm) > amount(self.memory):
+            raise ValueError(f"shm: {self.shm} is part of memory, which is {self.memory}; raise memory, or lower shm")
+        shm, memory = self.train_job_shm, self.launcher.memory
+        if self.launcher.kind == "trainjob" and shm and memory and amount(shm) > amount(memory):
+            raise ValueError(f"launcher.shm: {shm} is part of memory, which is {memory}; raise memory, or lower shm")
+        return self
+
+    @model_validator(mode="after")
+    def _shares_the_claims_of_its_training(self) -> Self:
+        if self.launcher.kind != "trainjob":
+            return self
+        found = {path.rstrip("/"): claim for claim, path in self.volumes.items()}
+        for path, claim in RUNTIME_CLAIMS.items():
+            own = found.get(path, claim if path != _STATE else None)
+            if own != claim:
+                raise ValueError(
+                    f"volumes: expected the claim {claim} at {path}, which the pods of a TrainJob mount there, got "
+                    f"{own or 'none'}; leave volumes out, or train with `launcher: {{kind: torchrun}}`"
+                )
+        return self
+
+    @property
+    def train_job_shm(self) -> str | None:
+        """Size of /dev/shm in the pods of the step's TrainJob; None = as its runtime says."""
+        return self.launcher.shm or (self.shm if "shm" in self.model_fields_set else None)
+
 
 class OrchestratorPodSpec(Spec):
     """The pod that walks the pipeline and starts the steps."""
@@ -183,6 +239,11 @@ class PlacementSpec(Spec):
             self._check(name)
         for step in STEPS:
             self._check(step)
+        if self.user != RUNTIME_USER and any(self.step(name).launcher.kind == "trainjob" for name in TRAINING):
+            raise ValueError(
+                f"user: expected {RUNTIME_USER}, as which the pods of a TrainJob write to the claim that they share "
+                f"with the step, got {self.user}; leave it out, or train with `launcher: {{kind: torchrun}}`"
+            )
         pool = self.orchestrator.pool
         if pool is not None and self._pool("orchestrator", pool).queue is not None:
             raise ValueError(f"orchestrator: expected a pool without a queue, {pool!r} has one; leave pool out")
@@ -191,14 +252,22 @@ class PlacementSpec(Spec):
     def step(self, name: str) -> StepPlacementSpec:
         """What a step gets.
 
+        A launcher that holds for all holds for the steps that train; the others get no trainer's account for it.
+
         Args:
             name: One of the pipeline's steps, or such a name with a number behind it.
         """
         fitting = [own for own in self.steps if own != DEFAULT and _covers(own, name)]
-        entries = [DEFAULT, *sorted(fitting, key=len)]
-        values: dict[str, Any] = {}
-        for entry in entries:
-            values |= self.steps.get(entry, {})
+        values = dict(self.steps.get(DEFAULT, {}))
+        if name != DEFAULT and not _trains(name):
+            values.pop("launcher", None)
+            if own := [entry for entry in fitting if "launcher" in self.steps[entry]]:
+                raise ValueError(
+                    f"steps.{own[0]}.launcher: expected a launcher of {', '.join(TRAINING)} alone, as {name} starts no "
+                    "processes; leave it out"
+                )
+        for entry in sorted(fitting, key=len):
+            values |= self.steps[entry]
         try:
             return StepPlacementSpec.model_validate(values)
         except ValidationError as error:
@@ -218,7 +287,7 @@ class PlacementSpec(Spec):
         pool = self.pools[own.pool or step.pool]
         places = {"node_selectors": pool.node_selectors, "tolerations": pool.tolerations, "queue": pool.queue}
         priority = own.priority or step.priority if pool.queue else None
-        return LauncherSpec.model_validate({**values, **places, "priority": priority})
+        return LauncherSpec.model_validate({**values, **places, "priority": priority, "shm": step.train_job_shm})
 
     def _check(self, name: str) -> None:
         step = self.step(name)
@@ -228,13 +297,23 @@ class PlacementSpec(Spec):
             raise ValueError(f"steps.{name}.shards: expected shards of {' or '.join(DIVISIBLE)} alone; leave it out")
         if step.launcher.kind == "trainjob":
             place = step.launcher.pool or step.pool
-            _check_room(f"steps.{name}.launcher", place, self._pool(f"{name}.launcher", place), step.launcher)
+            wanted = self._pool(f"{name}.launcher", place)
+            _check_room(f"steps.{name}.launcher", place, wanted, step.launcher)
+            if step.launcher.priority is not None and wanted.queue is None and name != DEFAULT:
+                raise ValueError(
+                    f"steps.{name}.launcher.priority: it is for a queue, and pool {place!r} has none; leave it out"
+                )
         if name in TRAINING:
             self._check_launcher(name, step)
 
     def _check_launcher(self, name: str, step: StepPlacementSpec) -> None:
-        """Raise where several processes would train on the processors of nodes that have GPUs."""
+        """Raise where processes would train on the processors of nodes that have GPUs, or GPUs would have none."""
         own, is_train_job = step.launcher, step.launcher.kind == "trainjob"
+        if own.kind == "process" and step.gpus > 1:
+            raise ValueError(
+                f"steps.{name}.gpus: expected 1, as a launcher of kind process trains in one process, got {step.gpus}; "
+                f"add `launcher: {{kind: torchrun, processes_per_node: {step.gpus}}}`"
+            )
         pool = (own.pool if is_train_job else None) or step.pool
         if own.kind != "process" and not (own.gpus if is_train_job else step.gpus) and self.pools[pool].gpu_max:
             key = f"steps.{name}.launcher.gpus" if is_train_job else f"steps.{name}.gpus"
@@ -268,6 +347,22 @@ def load_placement(path: Path) -> PlacementSpec:
     return found
 
 
+def check_processes(run: "RunSpec", placement: PlacementSpec) -> None:
+    """Check that nothing that a run trains in several processes is placed with a launcher of one.
+
+    Raises:
+        ConfigError: naming the first step that would train alone although the specification says otherwise.
+    """
+    for name in TRAINING:
+        section, spec = ("proxy", run.proxy) if name == "align_proxy" else ("student", run.student)
+        if spec.processes > 1 and placement.step(name).launcher.kind == "process":
+            raise ConfigError(
+                f"expected {section}.processes=1, as {name} has a launcher of kind process in the placement, which "
+                f"goes before it, got {spec.processes}; add `launcher: {{kind: torchrun, processes_per_node: "
+                f"{spec.processes}}}` to steps.{name} of the placement, or leave {section}.processes out"
+            )
+
+
 def _told(error: Any) -> str:
     """A fault of one entry: where, what, and the nearest key that there is."""
     *_, model = [StepPlacementSpec, *([LauncherPlacementSpec] if error["loc"][:1] == ("launcher",) else [])]
@@ -278,6 +373,11 @@ def _told(error: Any) -> str:
 
 def _covers(entry: str, step: str) -> bool:
     return step == entry or step.startswith(f"{entry}_")
+
+
+def _trains(entry: str) -> bool:
+    """Whether an entry, or a step, is of a step that trains."""
+    return any(_covers(entry, step) or _covers(step, entry) for step in TRAINING)
 
 
 def _check_room(where: str, name: str, pool: PoolSpec, wanted: StepPlacementSpec | LauncherPlacementSpec) -> None:

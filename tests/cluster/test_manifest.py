@@ -32,6 +32,8 @@ def full(**changes: Any) -> dict[str, Any]:
         "node_selectors": {"proxykd.dev/pool": "h100"},
         "tolerations": [toleration],
         "grace_s": 600,
+        "shm": "64Gi",
+        "scratch": "40Gi",
     }
     environ = {"PROXYKD_HOME": "/var/lib/proxykd", "OPENAI_API_KEY": "secret", "HF_TOKEN": "secret"}
     spec = LauncherSpec(**{**options, **changes})
@@ -86,8 +88,8 @@ def test_a_training_says_who_it_is_for_whom_and_how_big() -> None:
     trainer = body["spec"]["trainer"]
     assert (trainer["numNodes"], trainer["numProcPerNode"], trainer["image"]) == (2, 8, "image@sha256:0")
     assert trainer["resourcesPerNode"] == {
-        "requests": {"cpu": "64", "memory": "512Gi", "nvidia.com/gpu": "8"},
-        "limits": {"memory": "512Gi", "nvidia.com/gpu": "8"},
+        "requests": {"cpu": "64", "memory": "512Gi", "ephemeral-storage": "40Gi", "nvidia.com/gpu": "8"},
+        "limits": {"memory": "512Gi", "ephemeral-storage": "40Gi", "nvidia.com/gpu": "8"},
     }
     assert yaml.safe_load(TEMPLATE.read_text())["spec"]["trainer"] == {"command": trainer["command"]}, (
         "it is not changed"
@@ -117,9 +119,21 @@ def test_a_pod_is_what_pod_security_restricted_admits() -> None:
     mounted = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
     assert {"/var/lib/proxykd", "/models", "/tmp", "/home/proxykd", "/dev/shm"} == set(mounted)
     assert mounted["/models"]["readOnly"] is True
-    (shm,) = [volume for volume in pod["volumes"] if volume["name"] == "shm"]
-    assert shm["emptyDir"]["medium"] == "Memory"
-    assert shm["emptyDir"]["sizeLimit"]
+
+
+def test_sizes_of_folders_reach_the_pods_and_change_nothing_else_of_them() -> None:
+    plain, sized = (
+        {one["name"]: one for one in pod_of(body)["spec"]["volumes"]} for body in (full(shm=None, scratch=None), full())
+    )
+    (told,) = runtime()["spec"]["template"]["spec"]["replicatedJobs"]
+    own = told["template"]["spec"]["template"]["spec"]["volumes"]
+    assert plain == {one["name"]: one for one in own}
+    assert sized == {
+        **plain,
+        "shm": {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "64Gi"}},
+        "tmp": {"name": "tmp", "emptyDir": {"sizeLimit": "40Gi"}},
+        "home": {"name": "home", "emptyDir": {"sizeLimit": "40Gi"}},
+    }
 
 
 def test_preemption_comes_first_and_the_statuses_are_those_of_the_processes() -> None:

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.names import GPU
+from cluster.doctor import check_askings
+from cluster.names import GPU, STORAGE
 from cluster.needs import Needs, needs_of
+from proxykd.config.asking import Asking
 from proxykd.config.placement import amount, load_placement
 from proxykd.config.stack import STACKS, KubeflowStackSpec, KubernetesStackSpec
 from proxykd.exceptions import ConfigError
@@ -49,6 +51,17 @@ def test_a_placement_without_queues_or_train_jobs() -> None:
     (demand,) = found.demands
     assert demand.step == "query_teacher and 9 more"
     assert GPU not in demand.resources
+
+
+def test_a_launcher_that_holds_for_all_asks_for_trainings_of_steps_that_train_alone(tmp_path: Path) -> None:
+    default = {"pool": "cpu", "launcher": {"kind": "trainjob", "scratch": "3"}}
+    placement = {"pools": {"cpu": {}}, "steps": {"default": default, "query_teacher": {"role": "teacher-query"}}}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(placement), encoding="utf-8")
+    found = needs(tmp_path / "p.yaml")
+    (training,) = (one for one in found.demands if one.own is not None)
+    assert (training.step, training.resources) == ("the TrainJob of align_proxy and 2 more", {STORAGE: 3})
+    asking = Asking("query_teacher", None, "api.openai.com:443", "internet")
+    assert not list(check_askings(found, [asking])), "its role has a way there"
 
 
 def test_trainings_that_differ_in_the_pod_that_waits_for_them_are_two_demands(tmp_path: Path) -> None:

@@ -42,6 +42,12 @@ def test_a_stack_that_is_not_there(proxykd: Any, write: Any, words: list[str]) -
     refused(proxykd(*words, write(), "--stack", "nowhere"), "'nowhere'", "kubeflow, kubernetes, local")
 
 
+@pytest.mark.parametrize("words", [["run"], ["plan"]])
+def test_several_processes_that_the_placement_would_not_start(proxykd: Any, write: Any, words: list[str]) -> None:
+    told = ("proxy.processes=1, as align_proxy has a launcher of kind process", "got 2", "kind: torchrun")
+    refused(proxykd(*words, write(), "--stack", "kubernetes", "--set", "proxy.processes=2"), *told)
+
+
 def test_to_detach_takes_a_cluster(proxykd: Any, write: Any) -> None:
     refused(proxykd("run", write(), "--detach"), "--stack of a cluster")
 

@@ -230,8 +230,17 @@ def _patched(part: Any) -> set[str]:
         return set()
     pod = part.get("template", {}).get("spec", {}) if "replicatedJobs" not in part else {}
     if "template" in part and "replicatedJobs" not in pod and "template" not in pod:
-        return set(pod)
+        return {name for name in pod if name != "volumes" or not all(map(_is_sized, pod[name]))}
     return {name for each in part.values() for name in _patched(each)}
+
+
+def _is_sized(volume: dict[str, Any]) -> bool:
+    """Whether a patch gives one of the runtime's folders a size, and does nothing else to it."""
+    return (
+        volume["name"] in ("shm", "tmp", "home")
+        and volume.get("emptyDir", {}).keys() == {"sizeLimit"}
+        and len(volume) == 2
+    )
 
 
 def default_deny(objects: Sequence[Manifest]) -> Found:

@@ -200,6 +200,12 @@ TRAIN_JOB_MUTANTS: list[tuple[str, Mutant]] = [
     ("as root", at("TrainJob/made", f"{PATCH}/securityContext", {"runAsUser": 0})),
     ("as another account", at("TrainJob/made", f"{PATCH}/serviceAccountName", "proxykd-trainer")),
     ("another file system", at("TrainJob/made", f"{PATCH}/volumes", [{"name": "node", "hostPath": {"path": "/"}}])),
+    (
+        "a folder for the claim",
+        at("TrainJob/made", f"{PATCH}/volumes", [{"name": "state", "emptyDir": {"sizeLimit": "1"}}]),
+    ),
+    ("another kind of folder", at("TrainJob/made", f"{PATCH}/volumes/0/emptyDir", {"sizeLimit": "1", "medium": ""})),
+    ("a claim for a folder", at("TrainJob/made", f"{PATCH}/volumes/0/persistentVolumeClaim", {"claimName": "x"})),
 ]
 
 
@@ -208,6 +214,7 @@ def train_job() -> Manifest:
     """As the launcher makes it."""
     toleration = {"key": "nvidia.com/gpu", "operator": "Exists"}
     values = {"kind": "trainjob", "nodes": 2, "gpus": 8, "queue": "proxykd-gpu", "priority": "proxykd-high"}
+    values |= {"shm": "16Gi", "scratch": "40Gi"}
     spec = LauncherSpec.model_validate({**values, "tolerations": [toleration], "node_selectors": {"a": "b"}})
     image = f"ghcr.io/proxykd/proxykd@sha256:{'0' * 64}"
     environ = {"OMP_NUM_THREADS": "4", "AWS_SECRET_ACCESS_KEY": "secret"}

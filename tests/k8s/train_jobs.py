@@ -10,6 +10,7 @@ from tests.k8s.controller import Controller, ownership
 from tests.k8s.defaults import admitted
 from tests.k8s.jobs import INDEX, JOB
 from tests.k8s.kinds import CORE
+from tests.k8s.patches import merged
 from tests.k8s.refusals import Refusal
 from tests.k8s.store import Store, now
 from tests.support.servers import free_port
@@ -121,7 +122,7 @@ def child_job(found: Object, runtime: Object, name: str) -> Object:
     pod["spec"]["subdomain"] = own
     for patch in found["spec"].get("runtimePatches", []):
         for one in patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]:
-            pod["spec"].update(one["template"]["spec"]["template"]["spec"])
+            pod["spec"] = merged(pod["spec"], one["template"]["spec"]["template"]["spec"], is_strategic=True)
     (container,) = pod["spec"]["containers"]
     container.update({key: trainer[key] for key in ("image", "command", "args") if key in trainer})
     container["resources"] = trainer.get("resourcesPerNode", container.get("resources", {}))

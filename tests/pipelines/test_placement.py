@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from kubernetes.client import ApiClient, V1EnvVar
 from zenml.integrations.kubernetes.flavors import KubernetesOrchestratorSettings
 from zenml.integrations.kubernetes.manifest_utils import (
@@ -17,7 +18,7 @@ from pipelines.placement import checked, failure_policy, run_options
 from proxykd.config.launcher import LAUNCHER_VARIABLE, LauncherSpec
 from proxykd.config.placement import PlacementSpec, load_placement
 from proxykd.config.stack import ClusterStackSpec, load_stack
-from proxykd.config.steps import STEPS
+from proxykd.config.steps import STEPS, TRAINING
 from proxykd.exceptions import ConfigError
 from tests.k8s.defaults import without_nulls
 from tests.k8s.jobs import verdict
@@ -112,6 +113,23 @@ def test_gpus_queue_and_launcher_are_where_kubernetes_looks_for_them() -> None:
     assert (launcher.kind, launcher.nodes, launcher.gpus, launcher.queue) == ("trainjob", 2, 8, "proxykd-h100-spot")
     orchestrator = made["orchestrator"]
     assert "kueue.x-k8s.io/queue-name" not in orchestrator["metadata"]["labels"]
+
+
+def test_a_launcher_that_holds_for_all_gives_the_trainers_rights_to_steps_that_train_alone(tmp_path: Path) -> None:
+    path = tmp_path / "placement.yaml"
+    default = {"pool": "cpu", "launcher": {"kind": "trainjob"}}
+    steps = {"default": default, "query_teacher": {"role": "teacher-query"}}
+    path.write_text(yaml.safe_dump({"pools": {"cpu": {}}, "steps": steps}), encoding="utf-8")
+
+    rights = {}
+    for name, own in run_options(stack(), load_placement(path))["step_configurations"].items():
+        settings = own["settings"]["orchestrator"]
+        pod = settings.pod_settings
+        has_token = pod.additional_pod_spec_args["automount_service_account_token"]
+        rights[name] = settings.step_pod_service_account_name, has_token, pod.labels["proxykd.dev/role"]
+    ordinary = dict.fromkeys(STEPS, ("proxykd-step", False, "step"))
+    trains = dict.fromkeys(TRAINING, ("proxykd-trainer", True, "launcher"))
+    assert rights == {**ordinary, **trains, "query_teacher": ("proxykd-step", False, "teacher-query")}
 
 
 @pytest.mark.parametrize(
