@@ -17,6 +17,8 @@ from tests.support.kubectl import Manifest
 _OURS = ("orchestrator", "step", "teacher-query", "launcher", "train", "fetch")
 ROLES = frozenset((*_OURS, "maintenance", "mlflow", "migration", "postgres", "object-store"))
 OUTSIDE = ("teacher-query", "fetch")  # the roles that may leave the cluster
+# The policies of k8s/overlays/*/network.yaml that name addresses; those of one service are few, public or not.
+SERVICES, SERVICE_ADDRESSES = ("api-server", "object-storage", "database"), 256
 WEIGHTS = "proxykd-models"
 # What it may not reach there, though these are addresses like others. The last three carry IPv4 addresses inside.
 INSIDE_4 = ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "168.63.129.16/32", "169.254.0.0/16", "172.16.0.0/12")
@@ -27,6 +29,10 @@ PATCHABLE = {"terminationGracePeriodSeconds", "nodeSelector", "tolerations", "af
 SECRET_NAME = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)($|_)|(STORE|DATABASE)_URI$", re.I)
 SECRET_VALUE = re.compile(r"://[^/@\s:]+:[^/@\s$]+@|\b(sk-|AKIA|ghp_|hf_)[A-Za-z0-9]{8,}")
 DANGEROUS_VERBS = frozenset({"*", "escalate", "bind", "impersonate"})
+# Into a pod, whatever the verb: a shell needs no more than get, over a WebSocket.
+INTO_PODS = frozenset({"exec", "attach", "portforward", "proxy", "ephemeralcontainers"})
+RIGHTS = frozenset({"roles", "rolebindings", "clusterroles", "clusterrolebindings", "serviceaccounts/token"})
+READING = frozenset({"get", "list", "watch"})
 
 
 class Finding(NamedTuple):
@@ -44,6 +50,11 @@ Rule = Callable[[Sequence[Manifest]], Found]
 def check(objects: Sequence[Manifest]) -> list[Finding]:
     """Every finding, rule by rule; none for objects that may be applied."""
     return [Finding(name, *told) for name, rule in RULES.items() for told in rule(objects)]
+
+
+def space_of(found: Manifest) -> str:
+    """The namespace that an object lies in."""
+    return str(found["metadata"].get("namespace", "default"))
 
 
 def _each_pod(told: Callable[[Workload], Iterator[str]]) -> Rule:
@@ -79,6 +90,8 @@ def privilege(container: dict[str, Any], pod: Workload) -> Iterator[str]:
     security = _security(container, pod)
     if security.get("allowPrivilegeEscalation") is not False or security.get("privileged"):
         yield "expected allowPrivilegeEscalation: false and not privileged"
+    if security.get("procMount", "Default") != "Default":
+        yield f"expected no procMount, got {security['procMount']}"
     capabilities = security.get("capabilities") or {}
     if capabilities.get("drop") != ["ALL"] or capabilities.get("add"):
         yield "expected capabilities dropped: [ALL], and none added"
@@ -187,16 +200,22 @@ def wildcards(objects: Sequence[Manifest]) -> Found:
     """A role that grows with the cluster, or hands itself more."""
     for found, rule in rules_of(objects):
         for part in ("apiGroups", "resources", "verbs"):
-            if "*" in (rule.get(part) or []):
-                yield called(found), f"expected {part} by name, got *"
+            for name in rule.get(part) or []:
+                if "*" in name:
+                    yield called(found), f"expected {part} by name, got {name}"
         if dangerous := DANGEROUS_VERBS & set(rule.get("verbs") or []) - {"*"}:
             yield called(found), f"expected no verb {', '.join(sorted(dangerous))}"
-        if "secrets" in (rule.get("resources") or []) and {"get", "list", "watch"} & set(rule.get("verbs") or []):
-            yield called(found), "expected nobody to read the secrets of the namespace"
+        for resource in rule.get("resources") or []:
+            verbs = set(rule.get("verbs") or [])
+            if resource == "secrets" and READING & verbs:
+                yield called(found), "expected nobody to read the secrets of the namespace"
+            if resource.partition("/")[2] in INTO_PODS or (resource in RIGHTS and verbs - READING):
+                yield called(found), f"expected nobody to {' or '.join(sorted(verbs))} {resource}"
 
 
 def cluster_wide(objects: Sequence[Manifest]) -> Found:
-    """Rights beyond the namespace, or roles that others define."""
+    """Rights beyond the namespace, roles that others define, or for anybody but service accounts of ours."""
+    accounts = {(space_of(found), found["metadata"]["name"]) for found in objects if found["kind"] == "ServiceAccount"}
     for found in objects:
         if found["kind"] in ("ClusterRole", "ClusterRoleBinding"):
             yield called(found), "expected roles of the namespace alone"
@@ -204,8 +223,9 @@ def cluster_wide(objects: Sequence[Manifest]) -> Found:
             if found["roleRef"]["kind"] != "Role":
                 yield called(found), f"expected a Role, got {found['roleRef']['kind']} {found['roleRef']['name']}"
             for subject in found.get("subjects") or []:
-                if subject.get("name") in ("system:authenticated", "system:unauthenticated", "default"):
-                    yield called(found), f"expected a service account of ours, got {subject['name']}"
+                named = (subject.get("namespace", space_of(found)), subject["name"])
+                if subject["kind"] != "ServiceAccount" or named not in accounts:
+                    yield called(found), f"expected a service account of ours, got {subject['kind']} {subject['name']}"
 
 
 def train_job(objects: Sequence[Manifest]) -> Found:
@@ -277,7 +297,7 @@ def _open_rule(policy: Manifest, direction: str, rule: dict[str, Any], peers: st
         if peer.get("namespaceSelector") == {} or peer.get("podSelector") == {}:
             yield f"{direction} for every pod"
         block = peer.get("ipBlock")
-        if block and _is_wide(block["cidr"]):
+        if block and _is_open(policy, direction, block["cidr"]):
             if direction == "ingress" or not _may_leave(policy["spec"]["podSelector"]):
                 yield f"{direction} for {block['cidr']}; only {' and '.join(OUTSIDE)} may leave"
             elif [port.get("port") for port in rule.get("ports") or []] != [443] or "endPort" in rule["ports"][0]:
@@ -291,8 +311,12 @@ def _may_leave(selector: dict[str, Any]) -> bool:
     return any(each["key"] == ROLE and each["operator"] == "In" and {*each["values"]} <= {*OUTSIDE} for each in rules)
 
 
-def _is_wide(cidr: str) -> bool:
+def _is_open(policy: Manifest, direction: str, cidr: str) -> bool:
+    """Whether a block is of more than the cluster's own networks: wide, or public and not of a service."""
     network = ip_network(cidr)
+    is_service = direction == "egress" and policy["metadata"]["name"] in SERVICES
+    if network.is_global:
+        return not is_service or network.num_addresses > SERVICE_ADDRESSES
     return network.prefixlen < (16 if network.version == 4 else 48)
 
 
@@ -328,6 +352,17 @@ def pod_security(objects: Sequence[Manifest]) -> Found:
                 yield called(found), "expected Pod Security to enforce restricted, of a version"
 
 
+def unlimited(objects: Sequence[Manifest]) -> Found:
+    """A namespace that may take the whole cluster, or whose pods ask for nothing by default."""
+    for space in [found["metadata"]["name"] for found in objects if found["kind"] == "Namespace"]:
+        own = [found["spec"] for found in objects if "spec" in found and space_of(found) == space]
+        if not any({"requests.cpu", "requests.memory", "pods"} <= spec.get("hard", {}).keys() for spec in own):
+            yield f"Namespace/{space}", "expected a ResourceQuota for processors, memory and pods"
+        limits = [each for spec in own for each in spec.get("limits", []) if each.get("type") == "Container"]
+        if not any({"cpu", "memory"} <= each.get("defaultRequest", {}).keys() for each in limits):
+            yield f"Namespace/{space}", "expected a LimitRange with what containers request by default"
+
+
 def exposed(objects: Sequence[Manifest]) -> Found:
     """A service that the world can reach."""
     for found in objects:
@@ -357,5 +392,6 @@ RULES: dict[str, Rule] = {
     "open network": open_network,
     "disruption": disruption,
     "pod security": pod_security,
+    "unlimited": unlimited,
     "exposed": exposed,
 }

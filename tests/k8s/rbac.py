@@ -59,10 +59,20 @@ def rules_of(objects: Sequence[Manifest]) -> Iterator[tuple[Manifest, dict[str, 
 
 
 def _bindings(objects: Sequence[Manifest], service_account: str) -> list[Manifest]:
-    wanted = ("ServiceAccount", service_account)
     return [
         found
         for found in objects
         if found["kind"] == "RoleBinding"
-        and any((subject["kind"], subject["name"]) == wanted for subject in found.get("subjects") or [])
+        and any(_is_of(subject, service_account, found) for subject in found.get("subjects") or [])
     ]
+
+
+def _is_of(subject: dict[str, str], service_account: str, binding: Manifest) -> bool:
+    """Whether a subject is the account of the binding's namespace, by its name, as a user or by its groups."""
+    named = subject.get("namespace", "default")
+    space = binding["metadata"].get("namespace", named)  # as it is written, it is the overlay's to say
+    if subject["kind"] == "ServiceAccount":
+        return (subject["name"], subject.get("namespace", space)) == (service_account, space)
+    groups = {"system:authenticated", "system:serviceaccounts", f"system:serviceaccounts:{space}"}
+    names = {"Group": groups, "User": {f"system:serviceaccount:{space}:{service_account}"}}
+    return subject["name"] in names[subject["kind"]]

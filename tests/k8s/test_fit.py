@@ -19,11 +19,19 @@ from tests.support.kubectl import Manifest
 pytestmark = pytest.mark.integration
 
 Overlays = dict[str, list[Manifest]]
-FITTING = [("local", "cpu"), ("production", "cpu"), ("production", "gpu"), ("production", "pools")]
+FITTING = [
+    ("local", "cpu"),
+    ("staging", "gpu"),
+    ("production", "cpu"),
+    ("production", "gpu"),
+    ("production", "large"),
+    ("production", "pools"),
+]
 # No pod runs on the double, and only an administrator sees what is the cluster's.
 UNREADY = {"MLflow http://mlflow:5000"}
 # Addresses that are still to be written.
-UNWRITTEN = {"production": {"NetworkPolicy api-server", "NetworkPolicy object-storage"}, "local": set[str]()}
+ADDRESSES = {"NetworkPolicy api-server", "NetworkPolicy object-storage"}
+UNWRITTEN = {"production": ADDRESSES, "staging": ADDRESSES, "local": set[str]()}
 
 
 @pytest.fixture
@@ -32,9 +40,9 @@ def api(tmp_path: Path) -> Iterator[ApiServer]:
         yield found
 
 
-def secret(name: str, keys: set[str]) -> Manifest:
+def secret(name: str, keys: set[str], space: str) -> Manifest:
     data = {key: base64.b64encode(b"value").decode() for key in keys | {"OPENAI_API_KEY"}}
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "proxykd"}, "data": data}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": space}, "data": data}
 
 
 def stack(placement: str) -> ClusterStackSpec:
@@ -50,9 +58,11 @@ def shipped(name: str) -> ClusterStackSpec:
 def examined(
     api: ApiServer, overlay: list[Manifest], chosen: ClusterStackSpec, account: str, monkeypatch: Any
 ) -> list[Finding]:
-    api.apply(*overlay, *(secret(name, keys) for name, keys in EXTERNAL_SECRETS.items()))
+    (space,) = [found["metadata"]["name"] for found in overlay if found["kind"] == "Namespace"]
+    chosen = chosen.model_copy(update={"namespace": space})  # as its operator writes it into the stack's file
+    api.apply(*overlay, *(secret(name, keys, space) for name, keys in EXTERNAL_SECRETS.items()))
     api.access.is_enforced = True
-    monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig("proxykd", account=account)))
+    monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(space, account=account)))
     return list(doctor.examine_cluster(chosen, needs_of(chosen), is_scheduled=True))
 
 

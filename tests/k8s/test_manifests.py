@@ -197,7 +197,11 @@ def test_production_keeps_no_state_that_it_does_not_claim(overlays: Overlays) ->
 def test_a_pool_is_labelled_tainted_and_queued_by_one_name(overlays: Overlays) -> None:
     objects = overlays["production"]
     flavors = {each["metadata"]["name"]: each["spec"] for each in objects if each["kind"] == "ResourceFlavor"}
-    assert flavors.keys() == {"cpu", "h100", "h100-spot", "a100", "l4-spot"}
+    gpus = {f"{kind}{price}" for kind in ("h100", "a100", "l4") for price in ("", "-spot")}  # on demand and spot
+    assert flavors.keys() == {"cpu", *gpus}
+    (shared,) = one(objects, "ClusterQueue", "proxykd")["spec"]["resourceGroups"]
+    assert {each["name"] for each in shared["flavors"]} == gpus
+    assert one(objects, "LocalQueue", "proxykd-gpu")["spec"] == {"clusterQueue": "proxykd"}
     for name, spec in flavors.items():
         assert spec["nodeLabels"] == {"proxykd.dev/pool": name}
         assert bool(spec.get("nodeTaints")) == bool(spec.get("tolerations")) == (name != "cpu")

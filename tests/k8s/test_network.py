@@ -1,6 +1,7 @@
 """Who may speak to whom: the network policies of each overlay, evaluated."""
 
 import copy
+import re
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given, strategies
 from proxykd.config.steps import STEPS
 from tests.k8s.conftest import OVERLAYS, render_with
 from tests.k8s.network import End, Outside, Pod, reaches
+from tests.k8s.pages import page
 from tests.k8s.policy import check
 from tests.k8s.references import dangling
 from tests.k8s.workloads import ROLE, called, workloads
@@ -111,6 +113,15 @@ def reached(overlay: str, objects: list[Manifest], role: str) -> set[str]:
 @pytest.mark.parametrize("role", ALLOWED)
 def test_each_role_reaches_what_it_needs_and_nothing_else(overlays: Overlays, overlay: str, role: str) -> None:
     assert reached(overlay, overlays[overlay], role) == ALLOWED[role]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_two_roles_leave_the_cluster_and_the_page_says_which_and_why(overlays: Overlays, overlay: str) -> None:
+    leaving = {role.partition(", ")[0] for role in ALLOWED if "internet" in reached(overlay, overlays[overlay], role)}
+    text = page("kubernetes").partition("## Who may do what")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([a-z-]+)`[^|]*\|(?:[^|]*\|){4} yes \|", text, re.MULTILINE)
+    assert leaving == {*rows} == {"teacher-query", "fetch"}
+    assert "`fetch` is the one exception" in text
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

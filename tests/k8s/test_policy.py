@@ -63,9 +63,24 @@ MLFLOW, MIGRATION = "Deployment/mlflow", "Job/mlflow-migration"
 POD = "spec/template/spec"
 MAIN = f"{POD}/containers/0"
 SECURITY = f"{MAIN}/securityContext"
-RBAC = "rbac.authorization.k8s.io/v1"
+RBAC_GROUP = "rbac.authorization.k8s.io"
+RBAC = f"{RBAC_GROUP}/v1"
 TEACHER = "NetworkPolicy/internet"
 TO = "spec/egress/0/to"
+IN_FROM = {"ipBlock": {"cidr": "8.8.8.0/24"}}
+
+
+def allows(resource: str, verb: str, group: str = "") -> Mutant:
+    rule = {"apiGroups": [group], "resources": [resource], "verbs": [verb]}
+    return at("Role/proxykd-orchestrator", "rules/+", rule)
+
+
+def binds(subject: dict[str, str]) -> Mutant:
+    return at("RoleBinding/proxykd-submitter", "subjects/+", subject)
+
+
+def to(cidr: str) -> dict[str, Any]:
+    return {"to": [{"ipBlock": {"cidr": cidr}}], "ports": [{"protocol": "TCP", "port": 443}]}
 
 
 def weights(objects: list[Manifest]) -> None:
@@ -84,6 +99,7 @@ MUTANTS: list[tuple[str, str, Mutant]] = [
     ("privilege", "may escalate by default", at(MLFLOW, f"{SECURITY}/allowPrivilegeEscalation")),
     ("privilege", "privileged", at(MLFLOW, f"{SECURITY}/privileged", True)),
     ("privilege", "keeps capabilities", at(MLFLOW, f"{SECURITY}/capabilities")),
+    ("privilege", "sees all of /proc", at(MLFLOW, f"{SECURITY}/procMount", "Unmasked")),
     ("privilege", "adds one", at(MLFLOW, f"{SECURITY}/capabilities/add", ["SYS_ADMIN"])),
     ("privilege", "no seccomp", at(MLFLOW, f"{POD}/securityContext/seccompProfile")),
     ("privilege", "unconfined", at(MLFLOW, f"{SECURITY}/seccompProfile", {"type": "Unconfined"})),
@@ -134,6 +150,13 @@ MUTANTS: list[tuple[str, str, Mutant]] = [
     ("wildcards", "resources", at("Role/proxykd-orchestrator", "rules/0/resources", ["*"])),
     ("wildcards", "groups", at("Role/proxykd-orchestrator", "rules/0/apiGroups", ["*"])),
     ("wildcards", "hands itself more", at("Role/proxykd-orchestrator", "rules/0/verbs/+", "escalate")),
+    ("wildcards", "every subresource", allows("*/exec", "create")),
+    ("wildcards", "a shell in a pod", allows("pods/exec", "create")),
+    ("wildcards", "a shell in a pod, over a WebSocket", allows("pods/exec", "get")),
+    ("wildcards", "a debugger in a pod", allows("pods/ephemeralcontainers", "patch")),
+    ("wildcards", "a token of any account", allows("serviceaccounts/token", "create")),
+    ("wildcards", "binds a role", allows("rolebindings", "create", RBAC_GROUP)),
+    ("wildcards", "changes a role", allows("roles", "patch", RBAC_GROUP)),
     ("wildcards", "reads secrets", at("Role/proxykd-submitter", "rules/2/verbs/+", "list")),
     (
         "cluster-wide",
@@ -144,7 +167,15 @@ MUTANTS: list[tuple[str, str, Mutant]] = [
     (
         "cluster-wide",
         "everybody",
-        at("RoleBinding/proxykd-submitter", "subjects/+", {"kind": "Group", "name": "system:authenticated"}),
+        binds({"kind": "Group", "name": "system:authenticated"}),
+    ),
+    ("cluster-wide", "every account", binds({"kind": "Group", "name": "system:serviceaccounts"})),
+    ("cluster-wide", "somebody", binds({"kind": "User", "name": "somebody"})),
+    ("cluster-wide", "the default account", binds({"kind": "ServiceAccount", "name": "default"})),
+    (
+        "cluster-wide",
+        "an account of that name elsewhere",
+        binds({"kind": "ServiceAccount", "name": "proxykd-submitter", "namespace": "default"}),
     ),
     ("default deny", "gone", without("NetworkPolicy/deny")),
     ("default deny", "one way only", at("NetworkPolicy/deny", "spec/policyTypes", ["Ingress"])),
@@ -172,6 +203,11 @@ MUTANTS: list[tuple[str, str, Mutant]] = [
     ("open network", "every port", at(TEACHER, "spec/egress/0/ports")),
     ("open network", "metadata", at(TEACHER, f"{TO}/0/ipBlock/except/5")),
     ("open network", "all of IPv6", at(TEACHER, f"{TO}/1/ipBlock", {"cidr": "::/0"})),
+    ("open network", "trainers to a public block", at("NetworkPolicy/train", "spec/egress/+", to("8.8.0.0/16"))),
+    ("open network", "trainers to one public address", at("NetworkPolicy/train", "spec/egress/+", to("8.8.8.8/32"))),
+    ("open network", "a wide service", at("NetworkPolicy/object-storage", f"{TO}/+", to("8.8.0.0/16")["to"][0])),
+    ("open network", "in from a public block", at("NetworkPolicy/mlflow", "spec/ingress/0/from/+", IN_FROM)),
+    ("open network", "a wide private block", at("NetworkPolicy/train", "spec/egress/+", to("10.0.0.0/8"))),
     ("disruption", "no budget", without("PodDisruptionBudget/mlflow")),
     ("disruption", "no way past", at("PodDisruptionBudget/mlflow", "spec/minAvailable", 2)),
     (
@@ -184,6 +220,10 @@ MUTANTS: list[tuple[str, str, Mutant]] = [
         "of the day",
         at("Namespace/proxykd-staging", "metadata/labels/pod-security.kubernetes.io~enforce-version", "latest"),
     ),
+    ("unlimited", "no quota", without("ResourceQuota/proxykd")),
+    ("unlimited", "a quota for secrets alone", at("ResourceQuota/proxykd", "spec/hard", {"count/secrets": "9"})),
+    ("unlimited", "no limits", without("LimitRange/proxykd")),
+    ("unlimited", "no defaults", at("LimitRange/proxykd", "spec/limits/0/defaultRequest")),
     ("exposed", "on every node", at("Service/mlflow", "spec/type", "NodePort")),
     ("exposed", "to the world", at("Service/mlflow", "spec/type", "LoadBalancer")),
     ("exposed", "by an ingress", with_object("Ingress", "networking.k8s.io/v1", spec={})),
@@ -247,6 +287,13 @@ def test_each_rule_catches_its_fault(overlays: Overlays, rule: str, fault: str, 
     objects = copy.deepcopy(overlays["staging"])
     mutant(objects)
     assert {finding.rule for finding in check(objects)} == {rule}
+
+
+@pytest.mark.parametrize("policy", ["api-server", "object-storage"])
+def test_a_services_few_addresses_may_be_public(overlays: Overlays, policy: str) -> None:
+    objects = copy.deepcopy(overlays["staging"])
+    at(f"NetworkPolicy/{policy}", f"{TO}/0/ipBlock/cidr", "52.95.110.0/24")(objects)
+    assert check(objects) == []
 
 
 def test_no_rule_goes_without_a_fault() -> None:

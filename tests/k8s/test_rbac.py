@@ -63,9 +63,38 @@ def test_rights_that_are_limited_to_names_say_so() -> None:
         },
         {
             "kind": "RoleBinding",
+            "metadata": {"name": "b", "namespace": "n"},
             "roleRef": {"kind": "Role", "name": "r"},
             "subjects": [{"kind": "ServiceAccount", "name": "s"}, {"kind": "User", "name": "u"}],
         },
     ]
     assert granted(objects, "s") == {("get", "", "secrets:a"), ("get", "", "secrets:b")}
     assert granted(objects, "u") == set()
+
+
+@pytest.mark.parametrize(
+    ("subject", "expected"),
+    [
+        ({"kind": "ServiceAccount", "name": "s", "namespace": "n"}, True),
+        ({"kind": "ServiceAccount", "name": "s", "namespace": "other"}, False),
+        ({"kind": "User", "name": "system:serviceaccount:n:s"}, True),
+        ({"kind": "User", "name": "system:serviceaccount:other:s"}, False),
+        ({"kind": "Group", "name": "system:serviceaccounts"}, True),
+        ({"kind": "Group", "name": "system:serviceaccounts:n"}, True),
+        ({"kind": "Group", "name": "system:authenticated"}, True),
+        ({"kind": "Group", "name": "system:serviceaccounts:other"}, False),
+        ({"kind": "Group", "name": "s"}, False),
+    ],
+)
+def test_rights_count_by_whatever_name_an_account_gets_them(subject: dict[str, str], expected: bool) -> None:
+    rule = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}
+    objects: list[Manifest] = [
+        {"kind": "Role", "metadata": {"name": "r", "namespace": "n"}, "rules": [rule]},
+        {
+            "kind": "RoleBinding",
+            "metadata": {"name": "b", "namespace": "n"},
+            "roleRef": {"kind": "Role", "name": "r"},
+            "subjects": [subject],
+        },
+    ]
+    assert granted(objects, "s") == ({("get", "", "pods")} if expected else set())

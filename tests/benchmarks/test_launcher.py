@@ -1,0 +1,23 @@
+"""The benchmark of the launcher counts the memory of a step's pod, and says which limit is missed."""
+
+import pytest
+
+from benchmarks.cluster.launcher import MODULES, peaks_mib, shortfalls
+
+
+@pytest.mark.integration
+def test_a_steps_module_is_counted_beside_zenml_and_the_launcher_alone() -> None:
+    found = peaks_mib()
+    alone, launcher, step = (found[name] for name in MODULES)
+    assert 50 < alone < launcher < step
+    assert step - alone > 150  # torch is in it
+
+
+@pytest.mark.parametrize(
+    ("added_s", "added_mib", "missed"),
+    [(2.0, 300.0, []), (2.1, 300.0, ["2 s more"]), (1.0, 301.0, ["300 MiB more"]), (3.0, 400.0, ["2 s", "300 MiB"])],
+)
+def test_each_limit_is_judged(added_s: float, added_mib: float, missed: list[str]) -> None:
+    found = shortfalls(added_s, added_mib)
+    assert len(found) == len(missed)
+    assert all(one in told for one, told in zip(missed, found, strict=True))
