@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 from functools import cache
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 
 from cluster.names import GPU, PRIORITY_LABEL, QUEUE_LABEL, STORAGE
 from proxykd.config.launcher import LauncherSpec
+from proxykd.config.placement import amount
 
 TEMPLATE = Path(__file__).parents[1] / "k8s" / "trainjob" / "train-job.yaml"
 WORK_ANNOTATION = "proxykd.dev/work"
@@ -67,12 +69,20 @@ def train_job(
         "args": arguments,
         "numNodes": spec.nodes,
         "numProcPerNode": spec.processes_per_node,
-        "env": [{"name": key, "value": environ[key]} for key in PASSED_ON if key in environ],
+        "env": [{"name": key, "value": value} for key, value in _environment(spec, environ).items()],
     }
     if resources := _resources(spec):
         wanted["trainer"]["resourcesPerNode"] = resources
     wanted["runtimePatches"] = [{"manager": MANAGER, "trainingRuntimeSpec": _patch(spec)}]
     return body
+
+
+def _environment(spec: LauncherSpec, environ: Mapping[str, str]) -> dict[str, str]:
+    """What of the step's environment goes along; threads are those of the training's own processors."""
+    found = {key: environ[key] for key in PASSED_ON if key in environ}
+    if spec.cpu:
+        found["OMP_NUM_THREADS"] = str(max(1, floor(amount(spec.cpu)) // spec.processes_per_node))
+    return found
 
 
 @cache

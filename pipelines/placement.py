@@ -225,7 +225,9 @@ def _volumes(step: StepPlacementSpec) -> tuple[list[dict[str, Any]], list[dict[s
 
 
 def _environment(stack: ClusterStackSpec, step: StepPlacementSpec, role: str) -> dict[str, str]:
-    cores = max(1, floor(amount(step.cpu)) // step.launcher.processes_per_node)
+    # The processes of a TrainJob are in pods of their own.
+    processes = step.launcher.processes_per_node if step.launcher.kind == "torchrun" else 1
+    cores = max(1, floor(amount(step.cpu)) // processes)
     return {
         **Workspace(Path(STATE)).environment(),
         "ZENML_CONFIG_PATH": f"{HOME}/zenml",

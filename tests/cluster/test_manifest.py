@@ -35,7 +35,12 @@ def full(**changes: Any) -> dict[str, Any]:
         "shm": "64Gi",
         "scratch": "40Gi",
     }
-    environ = {"PROXYKD_HOME": "/var/lib/proxykd", "OPENAI_API_KEY": "secret", "HF_TOKEN": "secret"}
+    environ = {
+        "PROXYKD_HOME": "/var/lib/proxykd",
+        "OPENAI_API_KEY": "secret",
+        "HF_TOKEN": "secret",
+        "OMP_NUM_THREADS": "3",
+    }
     spec = LauncherSpec(**{**options, **changes})
     arguments = ["a.module", "/var/lib/proxykd/launches/x/job.json"]
     return train_job("x", spec, arguments=arguments, image="image@sha256:0", work="w", owner=OWNER, environ=environ)
@@ -49,6 +54,15 @@ def pod_of(body: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("body", [runtime(), full(), full(queue=None, gpus=0, cpu=None, memory=None, tolerations=())])
 def test_every_field_is_one_that_the_definitions_know(body: dict[str, Any]) -> None:
     assert faults(body) == []
+
+
+@pytest.mark.parametrize(
+    ("cpu", "processes", "threads"), [("64", 8, "8"), ("96", 8, "12"), ("4500m", 2, "2"), ("1", 8, "1"), (None, 8, "3")]
+)
+def test_a_process_has_the_threads_of_its_own_pod(cpu: str | None, processes: int, threads: str) -> None:
+    """Those of its step, which only follows it, where the placement leaves the processors to the runtime."""
+    env = full(cpu=cpu, processes_per_node=processes)["spec"]["trainer"]["env"]
+    assert {one["name"]: one["value"] for one in env}["OMP_NUM_THREADS"] == threads
 
 
 def misspelt(body: dict[str, Any]) -> None:
