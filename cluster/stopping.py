@@ -33,6 +33,11 @@ def stop(run: runs.Run, reason: str, *, tell: Callable[[str], None] = noop) -> b
     """
     if run.is_finished:
         return False
+    if not run.stack:
+        raise InputError(
+            f"expected a run of a stack that ZenML holds, but that of {run.name} is gone: `proxykd runs {run.name} "
+            "--close` records it as failed, and `proxykd gc --stack STACK --yes` then removes its Jobs"
+        )
     if run.orchestrator == PATIENT:
         found = _orchestrator_of(run).configuration
         api = ClusterApi.connect(found.get("kubernetes_context"), namespace=found.get("kubernetes_namespace"))
@@ -40,8 +45,8 @@ def stop(run: runs.Run, reason: str, *, tell: Callable[[str], None] = noop) -> b
     if run.orchestrator == FLAVOR:
         return _stop_in_pipelines(run, reason)
     raise InputError(
-        f"expected a run on a cluster, but {run.name} is one of {run.stack or 'a stack that is gone'}: end its process "
-        f"with Ctrl-C where it was started; if that is gone, `proxykd gc --yes` records it as failed"
+        f"expected a run on a cluster, but {run.name} is one of the stack {run.stack}, on this machine: end its process "
+        "with Ctrl-C where it was started; if that is gone, `proxykd gc --yes` records it as failed"
     )
 
 
