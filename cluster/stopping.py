@@ -45,8 +45,8 @@ def stop(run: runs.Run, reason: str, *, tell: Callable[[str], None] = noop) -> b
     if run.orchestrator == FLAVOR:
         return _stop_in_pipelines(run, reason)
     raise InputError(
-        f"expected a run on a cluster, but {run.name} is one of the stack {run.stack}, on this machine: end its process "
-        "with Ctrl-C where it was started; if that is gone, `proxykd gc --yes` records it as failed"
+        f"expected a run on a cluster, but {run.name} is one of the stack {run.stack}, on this machine: end its "
+        "process with Ctrl-C where it was started; if that is gone, `proxykd gc --yes` records it as failed"
     )
 
 
