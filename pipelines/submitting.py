@@ -4,9 +4,10 @@ ZenML's own waiting ends with the process that waits, and says nothing of steps.
 followed here: through ZenML's records for what the steps do, and through the cluster for what they wait for.
 """
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,12 +82,13 @@ def submit(
 
 
 def submitted(configured: Any, told: Mapping[str, Any]) -> Any:
-    """Call a pipeline; what the cluster refuses is an error of ours."""
+    """Call a pipeline; what the cluster refuses is an error of ours, and what its client prints is not our answer."""
     from kubernetes.client import ApiException
     from zenml.orchestrators import PipelineSubmissionError
 
     try:
-        return configured(**told)
+        with redirect_stdout(sys.stderr):  # kfp prints the addresses of pages, and stdout is what a shell reads
+            return configured(**told)
     except (ApiException, PipelineSubmissionError) as error:
         raise ClusterError(
             f"the cluster refused the run: {error}; `proxykd stack doctor` looks for what is missing"
