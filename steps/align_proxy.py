@@ -7,7 +7,7 @@ from zenml import step
 from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet
 from proxykd.config import RunSpec
 from proxykd.launching.choice import choose_launcher
-from proxykd.proxy.alignment import align_proxy as align
+from proxykd.proxy.launch import align_proxy as align
 from steps.holding import hold_workspace
 from steps.launchers import LAUNCHERS
 from steps.materializers.folder import FolderMaterializer

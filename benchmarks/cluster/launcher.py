@@ -1,18 +1,17 @@
 """What a TrainJob's launcher adds to a training: seconds and memory, beside bare ``torchrun`` of the same job.
 
-    python benchmarks/cluster/launcher.py [--steps 100] [--repeats 3]
+    python benchmarks/cluster/launcher.py [--steps 100] [--repeats 3] [--texts 200]
 
 The same job in two processes, in turn: started by ``torchrun`` itself, and as a TrainJob with one pod on the stand-in
 cluster of the tests, whose kubelet runs a pod's command as a process of this machine. What the launcher adds is the
 time of the launch outside of the pod's own process: staging files, making the TrainJob, noticing the end, clearing up,
 and the stand-in's controllers; no image is pulled and no queue waited in. It is taken from within one launch, as two
-runs of the same training differ by more on a busy machine. The launcher runs in a process of its own; its peak is that
-process's, all libraries included.
+runs of the same training differ by more on a busy machine.
 
-In a pipeline it is a step of ZenML. So peaks of fresh processes follow: with ZenML's entry point of steps alone, which
-every step has; with the launcher's modules beside it; and with the module of the step ``distill_student``, which also
-tokenizes the texts before the launch and reads the student after it, so that it has torch and transformers. Texts and
-the student itself come on top. Ends with status 1 where a limit is missed, that of memory by the step's module.
+The launch is made by what a pipeline's step does, in a process of its own: ZenML's entry point of steps is imported,
+the arm ``sft`` tokenizes the texts, launches one training and writes the artifact. Its peak is that of the whole
+process, compared with processes that import ZenML's entry point alone, which every step has, and the launcher's modules
+beside it. Ends with status 1 where a limit is missed.
 """
 
 import argparse
@@ -28,13 +27,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(CHECKOUT))
+
+if TYPE_CHECKING:
+    from proxykd.config import RunSpec
+    from proxykd.launching.work import Launcher
 
 NAMESPACE, PROCESSES = "proxykd", 2
 LIMIT_S, LIMIT_MIB = 2.0, 300.0
@@ -42,38 +46,49 @@ ENTRY_POINT = ("zenml.entrypoints.step_entrypoint_configuration", "zenml.entrypo
 MODULES = {
     "ZenML alone": ENTRY_POINT,
     "and the launcher": (*ENTRY_POINT, "cluster.api", "cluster.train_job"),
-    "and the step": (*ENTRY_POINT, "steps.distill_student"),
 }
 
 
-def write_job(folder: Path, steps: int) -> dict[str, Any]:
-    """A job of the tiny student on 200 of the embedded teacher's texts; its corpus is in ``folder``."""
-    from proxykd.config.models import StudentSpec
+def run_of(steps: int) -> "RunSpec":
+    """A short run of the tiny student, which learns from texts alone."""
+    from proxykd.config import RunSpec
+
+    model = {"source": "embedded:student", "num_layers": 1, "max_seq_tokens": 160}
+    values = {
+        "name": "launcher",
+        "prompts": {"kind": "embedded"},
+        "teacher": {"kind": "embedded"},
+        "proxy": {"model": {"source": "embedded:proxy"}},
+        "registry": {"model_name": "launcher"},
+        "student": {"model": model, "steps": steps, "optimizer": {"batch_size": 4, "learning_rate": 1e-3}},
+    }
+    return RunSpec.model_validate(values)
+
+
+def write_texts(folder: Path, texts: int, steps: int) -> dict[str, Any]:
+    """The embedded teacher's texts as artifacts ``validated`` and ``splits``; the job that they come to."""
+    from proxykd.artifacts import ValidatedSet, seal
+    from proxykd.data.splits import build_splits, select_rows, sides_for
     from proxykd.data.tokenizing import TokenizedCorpus
-    from proxykd.models.loading import load_tokenizer
+    from proxykd.models.tokenizers import load_tokenizer
     from proxykd.records import Outcome, ValidatedRow
     from proxykd.teacher.problems import generate_prompts, sample_completion
 
-    rng = random.Random(0)
-    model = {"source": "embedded:student", "num_layers": 1, "max_seq_tokens": 160}
-    spec = StudentSpec.model_validate({"model": model, "steps": steps, "alpha": 0.0, "optimizer": {"batch_size": 4}})
-    rows = (
-        ValidatedRow(
-            one.prompt_id,
-            0,
-            one.messages,
-            sample_completion(one.messages[-1].content, rng),
-            one.task,
-            one.reference,
-            Outcome.OK,
-            "keep",
-            "",
-        )
-        for one in generate_prompts(200, 0)
+    rng, run = random.Random(0), run_of(steps)
+    rows = ((one, sample_completion(one.messages[-1].content, rng)) for one in generate_prompts(texts, 0))
+    for name in ("validated", "splits"):
+        (folder / name).mkdir()
+    validated = ValidatedSet(folder / "validated")
+    validated.write(
+        ValidatedRow(one.prompt_id, 0, one.messages, text, one.task, one.reference, Outcome.OK, "keep", "")
+        for one, text in rows
     )
+    seal(validated)
+    splits = build_splits(validated, run.split, output=folder / "splits")
+    taught = select_rows(validated, splits, sides_for("sft", run.split))
     corpus = folder / "rows.arrow"
-    TokenizedCorpus.build(rows, load_tokenizer(spec.model), max_seq_tokens=160, path=corpus)
-    told = {"student": spec.model_dump(mode="json"), "alpha": 0.0, "learning_rate": 1e-3, "seed": 0}
+    TokenizedCorpus.build(taught, load_tokenizer(run.student.model), max_seq_tokens=160, path=corpus)
+    told = {"student": run.student.model_dump(mode="json"), "alpha": 0.0, "learning_rate": 1e-3, "seed": 0}
     return {**told, "corpus": str(corpus), "targets": None, "checkpoint": None}
 
 
@@ -95,11 +110,10 @@ def run_bare(job: dict[str, Any], folder: Path) -> float:
     return time.perf_counter() - began
 
 
-def run_launched(job: dict[str, Any], folder: Path, kubeconfig: Path, home: Path) -> dict[str, float]:
-    """Seconds of the launch and the peak memory of the launcher's process."""
-    (folder / "told.json").write_text(json.dumps(job))
+def run_launched(folder: Path, kubeconfig: Path, home: Path, steps: int) -> dict[str, float]:
+    """Seconds of the launch, and the peak memory of the step's process."""
     environ = {**os.environ, "KUBECONFIG": str(kubeconfig)}
-    command = [sys.executable, __file__, "--launch", str(folder / "told.json"), "--home", str(home)]
+    command = [sys.executable, __file__, "--launch", str(folder), "--home", str(home), "--steps", str(steps)]
     finished = subprocess.run(command, env=environ, capture_output=True, text=True)
     if finished.returncode:
         sys.exit(finished.stderr)
@@ -107,32 +121,45 @@ def run_launched(job: dict[str, Any], folder: Path, kubeconfig: Path, home: Path
     return read
 
 
-def launch(told: Path, home: Path) -> dict[str, float]:
-    """What ``run_launched`` runs in a process of its own."""
+def launch(folder: Path, home: Path, steps: int) -> dict[str, float]:
+    """What ``run_launched`` runs in a process of its own: the arm, as the step's pod does it."""
+    for module in ENTRY_POINT:
+        importlib.import_module(module)
+
     from cluster.api import ClusterApi
     from cluster.train_job import TrainJobLauncher
+    from proxykd.artifacts import SplitSet, ValidatedSet
     from proxykd.config.launcher import LauncherSpec
-    from proxykd.launching.work import Work, read_result
+    from steps.distill_student import distill
 
-    def not_here() -> dict[str, Any]:
-        raise AssertionError("the pods do it")
-
-    work = Work(
-        name="student",
-        module="proxykd.student.worker",
-        job=json.loads(told.read_text()),
-        inputs=("corpus", "targets"),
-        identity="",
-        folder=home,
-        advice="",
-        here=not_here,
-        collect=read_result,
+    timed = Timed(
+        TrainJobLauncher(
+            LauncherSpec(kind="trainjob", processes_per_node=PROCESSES, image="image"), ClusterApi.connect(), home
+        )
     )
-    spec = LauncherSpec(kind="trainjob", processes_per_node=PROCESSES, image="image")
-    began = time.perf_counter()
-    TrainJobLauncher(spec, ClusterApi.connect(), home).launch(work)
-    seconds = time.perf_counter() - began
-    return {"seconds": seconds, "processor": time.process_time(), "peak_mib": own_peak_mib()}
+    with tempfile.TemporaryDirectory() as name:
+        output, scratch = Path(name) / "output", Path(name) / "scratch"
+        output.mkdir()
+        scratch.mkdir()
+        sets = ValidatedSet(folder / "validated"), SplitSet(folder / "splits")
+        distill(*sets, None, run_of(steps), arm="sft", output=output, scratch=scratch, launcher=timed)
+    return {"seconds": timed.seconds, "processor": timed.processor, "peak_mib": own_peak_mib()}
+
+
+@dataclass
+class Timed:
+    """A launcher, and what its launch took of the clock and of this process."""
+
+    launcher: "Launcher"
+    seconds: float = 0.0
+    processor: float = 0.0
+
+    def launch(self, work: Any) -> Any:
+        """As the launcher's own."""
+        began, before = time.perf_counter(), time.process_time()
+        found = self.launcher.launch(work)
+        self.seconds, self.processor = time.perf_counter() - began, time.process_time() - before
+        return found
 
 
 def own_peak_mib() -> float:
@@ -151,7 +178,7 @@ def peaks_mib() -> dict[str, float]:
     return found
 
 
-def compare(steps: int, repeats: int) -> None:
+def compare(steps: int, repeats: int, texts: int) -> None:
     """Run both in turn and print the table."""
     from tests.k8s.cluster import cluster
 
@@ -162,13 +189,13 @@ def compare(steps: int, repeats: int) -> None:
         folder, home = Path(name), double.kubelet.machine.claim(NAMESPACE, "proxykd-journal")
         home.mkdir(parents=True)
         double.api.apply(runtime, account, *map(claim, ("proxykd-journal", "proxykd-models")), namespace=NAMESPACE)
-        job = write_job(folder, steps)
+        job = write_texts(folder, texts, steps)
         kubeconfig = double.api.kubeconfig(NAMESPACE)
         run_bare(job, folder)  # files and compiled modules into the caches
         for _ in range(repeats):
             bare.append(run_bare(job, folder))
             with watched(double.kubelet) as pods:
-                one = run_launched(job, folder, kubeconfig, home)
+                one = run_launched(folder, kubeconfig, home, steps)
             launched.append({**one, "added": one["seconds"] - sum(pods.values())})
     report(bare, launched, peaks_mib())
 
@@ -208,11 +235,11 @@ def report(bare: list[float], launched: list[dict[str, float]], peaks: dict[str,
     rows = {"torchrun alone": bare, "as a TrainJob": whole, "of it launcher": added, "its processor": processor}
     for name, values in rows.items():
         print(f"{name:15}{statistics.median(values):7.2f} s  ({', '.join(f'{one:.2f}' for one in values)})")
-    print(f"launcher's peak {max(one['peak_mib'] for one in launched):7.0f} MiB, without ZenML")
     alone = peaks["ZenML alone"]
+    peaks = {**peaks, "the whole step": max(one["peak_mib"] for one in launched)}
     for name, peak in peaks.items():
         print(f"{name:16}{peak:7.0f} MiB" + (f", {peak - alone:.0f} more" if peak != alone else ""))
-    if missed := shortfalls(statistics.median(added), peaks["and the step"] - alone):
+    if missed := shortfalls(statistics.median(added), peaks["the whole step"] - alone):
         sys.exit("\n".join(missed))
 
 
@@ -227,19 +254,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--texts", type=int, default=200)
     parser.add_argument("--launch", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--import", nargs="+", dest="modules", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT), "PROXYKD_PROGRESS": "off"}
     if arguments.launch:
-        print(json.dumps(launch(arguments.launch, arguments.home)))
+        print(json.dumps(launch(arguments.launch, arguments.home, arguments.steps)))
     elif arguments.modules:
         for module in arguments.modules:
             importlib.import_module(module)
         print(own_peak_mib())
     else:
-        compare(arguments.steps, arguments.repeats)
+        compare(arguments.steps, arguments.repeats, arguments.texts)
 
 
 if __name__ == "__main__":

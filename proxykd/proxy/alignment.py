@@ -9,7 +9,6 @@ looking at the held-out prompts; only where that side is empty on text of the he
 all, and says which side it was.
 """
 
-import shutil
 import time
 from collections.abc import Collection
 from functools import partial
@@ -23,14 +22,12 @@ from numpy.typing import NDArray
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet, link_file, seal, write_json
+from proxykd.artifacts import SplitSet, ValidatedSet, write_json
 from proxykd.config import RunSpec
 from proxykd.config.models import OptimizerSpec, PreferenceSpec, WarmupSpec
 from proxykd.data.splits import select_rows, sides_for
 from proxykd.data.tokenizing import Example, TokenizedCorpus
-from proxykd.exceptions import ConfigError, GateError, ModelError
-from proxykd.launching.choice import choose_launcher
-from proxykd.launching.work import Launcher, Work
+from proxykd.exceptions import GateError, ModelError
 from proxykd.models.heads import is_head_adapted
 from proxykd.models.loading import (
     default_device,
@@ -45,70 +42,10 @@ from proxykd.models.sampling import TransformersSampler, sample_examples
 from proxykd.models.sharding import gathered, in_turns, is_sharded, machines_mesh, shard_model
 from proxykd.proxy.checkpoints import StageCheckpoint
 from proxykd.proxy.fidelity import FIDELITY_EXAMPLES, measure_fidelity, measure_preference, sequence_scores
+from proxykd.proxy.launch import told_settings
 from proxykd.proxy.rounds import PairSet, ReferenceLogprobs, round_indices
-from proxykd.records import Side, hash_json
+from proxykd.records import Side
 from proxykd.world import current_world, own_share, put_together
-
-
-def align_proxy(
-    validated: ValidatedSet,
-    splits: SplitSet,
-    run: RunSpec,
-    *,
-    output: Path,
-    scratch: Path,
-    checkpoints: Path | None = None,
-    launcher: Launcher | None = None,
-) -> ProxyModel:
-    """Align the proxy of ``run`` to the teacher's text and write it with its fidelity.
-
-    Args:
-        validated: The teacher's texts.
-        splits: Which stage sees which prompts.
-        run: The specification, ablations applied. Without warm-up and preference rounds the proxy stays as it is.
-        output: Folder of the artifact.
-        scratch: Folder for tokenised texts.
-        checkpoints: Folder that outlives a kill: the same call goes on after the last stage that was finished, and
-            removes what it left there at the end; None = a killed call begins anew.
-        launcher: Who does it; None = as ``proxy.processes`` or the environment says.
-
-    Raises:
-        ConfigError: if both terms of the loss are switched off.
-        GateError: if a stage finds no text on its side.
-        ModelError: if the model cannot be loaded.
-    """
-    spec = run.proxy
-    if spec.preference is not None and spec.preference.nll_coef == spec.preference.preference_coef == 0.0:
-        raise ConfigError("proxy.preference: nll_coef and preference_coef are both 0; set one, or preference: null")
-    settings = {"seed": run.seed, "proxy": spec.model_dump(mode="json", exclude=SHARED_OUT)}
-    made_from = {"validated": validated.hash, "splits": splits.hash, "settings": hash_json(settings)}
-    checkpoint = None if checkpoints is None else checkpoints / f"alignment-{hash_json(made_from)}.safetensors"
-    work = Work(
-        name="proxy",
-        module="proxykd.proxy.worker",
-        job={
-            "validated": str(validated.path),
-            "splits": str(splits.path),
-            "run": run.model_dump(mode="json", include={"seed", "split", "proxy", "staging"}),
-            "checkpoint": None if checkpoint is None else str(checkpoint),
-        },
-        inputs=("validated", "splits"),
-        identity="" if checkpoint is None else str(checkpoint),
-        folder=scratch,
-        advice="proxy.processes, or batch_size in proxy.warmup.optimizer and proxy.preference.optimizer",
-        here=partial(align_here, validated, splits, run, output=output, scratch=scratch, checkpoint=checkpoint),
-        collect=partial(_collect, output),
-    )
-    (launcher or choose_launcher(spec.processes)).launch(work)
-    artifact = ProxyModel(output)
-    seal(artifact, made_from)
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
-    return artifact
-
-
-def _collect(output: Path, made: Path) -> None:
-    shutil.copytree(made / ALIGNED, output, copy_function=link_file, dirs_exist_ok=True)
 
 
 def align_here(
@@ -133,15 +70,8 @@ def align_here(
     if (whole := alignment.finished_model()) is None:
         return
     save_model(whole, alignment.tokenizer, output / "model")
-    settings = {"seed": run.seed, "proxy": spec.model_dump(mode="json", exclude=SHARED_OUT)}
-    write_json(
-        output / "fidelity.json", {"side": alignment.side.value, "stages": alignment.stages, "settings": settings}
-    )
-
-
-ALIGNED = "aligned"
-SHARED_OUT = {"processes", "fsdp", "gradient_checkpointing"}
-"""Settings of who does it and where, which leave the proxy as it is."""
+    told = {"side": alignment.side.value, "stages": alignment.stages, "settings": told_settings(run)}
+    write_json(output / "fidelity.json", told)
 
 
 class _Alignment:

@@ -7,7 +7,8 @@ from typing import Any
 from proxykd.artifacts import SplitSet, ValidatedSet
 from proxykd.config import RunSpec
 from proxykd.launching.worker import run_worker
-from proxykd.proxy.alignment import ALIGNED, align_here
+from proxykd.proxy.alignment import align_here
+from proxykd.proxy.launch import ALIGNED
 from proxykd.world import current_world
 
 

@@ -10,7 +10,6 @@ import torch
 from proxykd.config.models import StudentSpec
 from proxykd.data.tokenizing import TokenizedCorpus
 from proxykd.exceptions import ArtifactError, ConfigError
-from proxykd.student.living import LivingProxy
 from proxykd.student.objective import TargetBatch, collate_targets
 from proxykd.student.target_source import OpenTargets, TargetSource, open_targets
 from proxykd.student.translated_targets import Rows, no_target
@@ -20,6 +19,8 @@ from proxykd.targets.summary import PRIOR_FOLDER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from proxykd.student.living import LivingProxy
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class TrainingData:
     prior: TargetSource | None = None
     unshared: UnsharedTerm | None = None
     alignment: Mapping[str, Any] | None = None
-    living: LivingProxy | None = None
+    living: "LivingProxy | None" = None
 
     @classmethod
     def open(

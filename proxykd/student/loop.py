@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +24,7 @@ from proxykd.models.sharding import shard, sync_gradients, total
 from proxykd.progress import Progress, stage
 from proxykd.student.checkpoints import Checkpoints, Reached
 from proxykd.student.inputs import TrainingData
+from proxykd.student.launch import TrainingRun
 from proxykd.student.living import LivingModule
 from proxykd.student.module import TERMS, StudentModule, check_packing
 from proxykd.student.optimizer import build_optimizer, learning_rate_factor
@@ -32,21 +33,6 @@ from proxykd.world import current_world
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-class TrainingRun(NamedTuple):
-    """How a run went.
-
-    Attributes:
-        curve: One mapping a step: step (from 1), what ``train_step`` returns, lr. It ends early, with a loss that is no
-            number, where the run diverged.
-        seconds: Wall time of the steps.
-        num_tokens: Prompt and completion tokens trained on, padding left out.
-    """
-
-    curve: list[dict[str, float]]
-    seconds: float
-    num_tokens: int
 
 
 def train(

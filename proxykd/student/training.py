@@ -26,19 +26,15 @@ from proxykd.exceptions import ConfigError, GateError, ModelError
 from proxykd.launching.choice import choose_launcher
 from proxykd.launching.torchrun import Torchrun
 from proxykd.launching.work import InProcess, Launcher
-from proxykd.models.forward import score_corpus
-from proxykd.models.loading import load_tokenizer, load_trainable, save_model
-from proxykd.progress import report, track
+from proxykd.models.tokenizers import load_tokenizer
+from proxykd.progress import report
 from proxykd.records import Side, ValidatedRow, hash_json
-from proxykd.student.checkpoints import Checkpoints
 from proxykd.student.inputs import TrainingData
-from proxykd.student.launch import Job
-from proxykd.student.living import LivingProxy
-from proxykd.student.loop import TrainingRun, train
+from proxykd.student.launch import Job, Trained, TrainingRun
 from proxykd.student.order import stage_steps
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 Arm = Literal["sft", "proxy_kd"]
 
@@ -103,6 +99,8 @@ def distill_student(
     expected = {"corpus": corpus_identity(validated, splits), **({} if proxy is None else {"proxy": proxy.hash})}
     data = TrainingData.open(corpus, folder, tokenizer, spec, rows=rows, scratch=scratch, expected=expected)
     if living is not None and spec.living_teacher is not None:
+        from proxykd.student.living import LivingProxy
+
         data = replace(data, living=LivingProxy.open(living, spec.living_teacher, tokenizer))
     made_from = {
         "validated": validated.hash,
@@ -209,11 +207,11 @@ class _ArmTrainer:
         rates = self.spec.learning_rates or (self.spec.optimizer.learning_rate,)
         if len(rates) == 1:
             search: list[dict[str, float | None]] = []
-            learning_rate, runs = rates[0], [self._train_and_save(first, rates[0])]
+            learning_rate, runs = rates[0], [self._train_and_keep(first, rates[0])]
         else:
             learning_rate, best, search = self._search(first, rates, development)
             runs = [best]
-        runs += [self._train_and_save(seed, learning_rate) for seed in others]
+        runs += [self._train_and_keep(seed, learning_rate) for seed in others]
         return {"learning_rate": learning_rate, "seeds": list(self.spec.seeds), "search": search, "runs": runs}
 
     def _search(
@@ -227,30 +225,33 @@ class _ArmTrainer:
         best_nll, best_rate, best_run = math.inf, math.nan, {}
         search: list[dict[str, float | None]] = []
         for rate in rates:
-            model, result = self._train(seed, rate)
-            nll = _mean_nll(model, development, self.tokenizer, self.spec.model.precision)
+            found = self._train(seed, rate, development)
+            nll = found.development_nll
             report(f"learning rate {rate:g}: {nll:.4f} nats a token on the development side")
             search.append({"learning_rate": rate, "development_nll": nll if math.isfinite(nll) else None})
             if nll < best_nll:
-                best_nll, best_rate, best_run = nll, rate, _describe_run(seed, rate, result)
-                self._save(model, seed)
+                best_nll, best_rate, best_run = nll, rate, _describe_run(seed, rate, found.run)
+                self._keep(seed)
+        self._drop()
         if not best_run:
             raise ModelError(f"every learning rate of {list(rates)} diverged; list smaller student.learning_rates")
         return best_rate, best_run, search
 
-    def _train_and_save(self, seed: int, learning_rate: float) -> dict[str, Any]:
-        model, result = self._train(seed, learning_rate)
+    def _train_and_keep(self, seed: int, learning_rate: float) -> dict[str, Any]:
+        found = self._train(seed, learning_rate)
         # The loss is that before the step, so that it does not tell what the last step did.
-        if not (math.isfinite(result.curve[-1]["loss"]) and _is_finite(model)):
+        if not (math.isfinite(found.run.curve[-1]["loss"]) and found.is_finite):
+            self._drop()
             raise ModelError(
                 f"expected finite weights after {self.spec.steps} steps, but training diverged at learning rate "
-                f"{learning_rate:g} in step {len(result.curve)}; lower student.optimizer.learning_rate, or list "
+                f"{learning_rate:g} in step {len(found.run.curve)}; lower student.optimizer.learning_rate, or list "
                 "smaller student.learning_rates"
             )
-        self._save(model, seed)
-        return _describe_run(seed, learning_rate, result)
+        self._keep(seed)
+        return _describe_run(seed, learning_rate, found.run)
 
-    def _train(self, seed: int, learning_rate: float) -> "tuple[PreTrainedModel, TrainingRun]":
+    def _train(self, seed: int, learning_rate: float, development: TokenizedCorpus | None = None) -> Trained:
+        """Leaves the student in ``_candidate``."""
         path = None if self.checkpoints is None else self.checkpoints / f"seed-{seed}-lr-{learning_rate!r}.safetensors"
         job = Job(
             student=self.spec.model_dump(mode="json"),
@@ -260,46 +261,35 @@ class _ArmTrainer:
             corpus=str(self.data.corpus.path),
             targets=None if self.targets is None else str(self.targets),
             checkpoint=None if path is None else str(path),
+            development=None if development is None else str(development.path),
         )
-        return self.launcher.launch(job.as_work(partial(self._train_here, seed, learning_rate, path)))
+        self._drop()
+        return self.launcher.launch(job.as_work(self._candidate, partial(self._train_here, job)))
 
-    def _train_here(self, seed: int, learning_rate: float, path: Path | None) -> "tuple[PreTrainedModel, TrainingRun]":
-        model = load_trainable(self.spec.model, seed=seed)
-        run = train(
-            model,
-            self.data,
-            self.spec,
-            alpha=self.alpha,
-            learning_rate=learning_rate,
-            seed=seed,
-            checkpoints=None if path is None else Checkpoints(path, self.spec.checkpoint_s),
-        )
-        return model, run
+    def _train_here(self, job: Job) -> Trained:
+        # A step whose training is done elsewhere has no room for what trains.
+        from proxykd.student.one_run import train_student
 
-    def _save(self, model: "PreTrainedModel", seed: int) -> None:
+        return train_student(job, self.spec, self.data, self.tokenizer, self._candidate)
+
+    @property
+    def _candidate(self) -> Path:
+        return self.output / "candidate"
+
+    def _drop(self) -> None:
+        shutil.rmtree(self._candidate, ignore_errors=True)
+
+    def _keep(self, seed: int) -> None:
         folder = self.output / f"seed-{seed}" / "model"
         shutil.rmtree(folder, ignore_errors=True)
-        save_model(model, self.tokenizer, folder)
+        folder.parent.mkdir(exist_ok=True)
+        self._candidate.rename(folder)
 
 
 def _tokenize(
     rows: Iterable[ValidatedRow], tokenizer: "PreTrainedTokenizerBase", spec: StudentSpec, path: Path
 ) -> TokenizedCorpus:
     return TokenizedCorpus.build(rows, tokenizer, max_seq_tokens=spec.model.max_seq_tokens, path=path)
-
-
-def _mean_nll(
-    model: "PreTrainedModel", corpus: TokenizedCorpus, tokenizer: "PreTrainedTokenizerBase", precision: str
-) -> float:
-    """Nats a token over all completions; inf for a model that has diverged."""
-    scores = score_corpus(model, corpus, pad_id=tokenizer.pad_token_id, precision=precision)
-    total = sum(float(score.logprobs.sum(dtype="float64")) for score in track(scores, "score", total=len(corpus)))
-    nll = -total / int(corpus.completion_lengths.sum())
-    return nll if math.isfinite(nll) else math.inf
-
-
-def _is_finite(model: "PreTrainedModel") -> bool:
-    return all(bool(value.isfinite().all()) for value in model.parameters())
 
 
 def _describe(corpus: TokenizedCorpus, spec: StudentSpec) -> dict[str, Any]:
@@ -337,12 +327,12 @@ def _describe_stages(corpus: TokenizedCorpus, spec: StudentSpec) -> dict[str, An
     return {"stages": [dict(zip(names, one, strict=True)) for one in zip(stages, sizes, steps, strict=True)]}
 
 
-def _describe_run(seed: int, learning_rate: float, result: TrainingRun) -> dict[str, Any]:
+def _describe_run(seed: int, learning_rate: float, run: TrainingRun) -> dict[str, Any]:
     return {
         "seed": seed,
         "learning_rate": learning_rate,
-        "seconds": round(result.seconds, 3),
-        "num_tokens": result.num_tokens,
-        "tokens_per_s": round(result.num_tokens / result.seconds, 1),
-        "curve": result.curve,
+        "seconds": round(run.seconds, 3),
+        "num_tokens": run.num_tokens,
+        "tokens_per_s": round(run.num_tokens / run.seconds, 1),
+        "curve": run.curve,
     }

@@ -25,10 +25,9 @@ from proxykd.config import RunSpec
 from proxykd.exceptions import ArtifactError, ClusterError, ModelError
 from proxykd.launching.torchrun import Torchrun
 from proxykd.models.loading import load_saved
-from proxykd.proxy.alignment import align_proxy
+from proxykd.proxy.launch import align_proxy
 from proxykd.student.inputs import TrainingData
-from proxykd.student.launch import Job
-from proxykd.student.loop import TrainingRun
+from proxykd.student.launch import Job, TrainingRun
 from tests.cluster.conftest import CHECKOUT, NAMESPACE, MakeLauncher, manifest
 from tests.k8s.cluster import Cluster
 from tests.k8s.kinds import CORE
@@ -239,8 +238,8 @@ from tests.support.launched import work_of
 told = json.load(open(sys.argv[1]))
 spec = LauncherSpec(kind="trainjob", queue=told["queue"], grace_s=20)
 api = ClusterApi.connect(patience=Patience(deadline_s=5.0))
-_, run = TrainJobLauncher(spec, api, Path(told["home"])).launch(work_of(Job(**told["job"])))
-print(json.dumps(run.curve[-1]))
+work = work_of(Job(**told["job"]), Path(sys.argv[1]).with_name("student"))
+print(json.dumps(TrainJobLauncher(spec, api, Path(told["home"])).launch(work).run.curve[-1]))
 """
 
 

@@ -9,7 +9,7 @@ from proxykd.config import RunSpec
 from proxykd.data.splits import TRAINING_SIDES, build_splits, select_rows
 from proxykd.exceptions import ConfigError, GateError, ModelError
 from proxykd.models.loading import load_saved
-from proxykd.proxy.alignment import align_proxy
+from proxykd.proxy.launch import align_proxy
 from proxykd.records import Side
 
 OPTIMIZER = {"learning_rate": 3e-3, "batch_size": 8}

@@ -13,7 +13,7 @@ from proxykd.launching.torchrun import Torchrun
 from proxykd.launching.work import InProcess, Launcher
 from proxykd.models.loading import load_model, load_saved
 from proxykd.proxy import alignment
-from proxykd.proxy.alignment import align_proxy
+from proxykd.proxy.launch import align_proxy
 
 pytestmark = pytest.mark.integration
 Corpus = tuple[ValidatedSet, SplitSet]

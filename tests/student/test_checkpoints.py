@@ -12,7 +12,8 @@ from proxykd.models.loading import load_trainable
 from proxykd.student import loop
 from proxykd.student.checkpoints import Checkpoints
 from proxykd.student.inputs import TrainingData
-from proxykd.student.loop import TrainingRun, train
+from proxykd.student.launch import TrainingRun
+from proxykd.student.loop import train
 
 pytestmark = pytest.mark.integration
 

@@ -18,8 +18,9 @@ from proxykd.student import dense_pass, living, loop
 from proxykd.student.checkpoints import Checkpoints
 from proxykd.student.dense_pass import ModelPair
 from proxykd.student.inputs import TrainingData
+from proxykd.student.launch import TrainingRun
 from proxykd.student.living import LivingModule, LivingProxy
-from proxykd.student.loop import TrainingRun, train, train_step
+from proxykd.student.loop import train, train_step
 from proxykd.student.objective import TargetBatch, student_objective
 from proxykd.student.training import distill_student
 

@@ -1,24 +1,30 @@
 """A training run by the processes of a launcher, without the stage around it."""
 
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 from transformers import PreTrainedModel
 
 from proxykd.launching.torchrun import Torchrun
 from proxykd.launching.work import Launcher, Work
-from proxykd.student.launch import Job
-from proxykd.student.loop import TrainingRun
+from proxykd.models.loading import load_saved
+from proxykd.student.launch import Job, Trained, TrainingRun
 
 
-def work_of(job: Job) -> Work[tuple[PreTrainedModel, TrainingRun]]:
-    """The job as work that no launcher may do in this process."""
-    return job.as_work(_not_here)
+def work_of(job: Job, folder: Path) -> Work[Trained]:
+    """The job as work that no launcher may do in this process; the student comes into ``folder``."""
+    return job.as_work(folder, _not_here)
 
 
 def launch(job: Job, *, processes: int, launcher: Launcher | None = None) -> tuple[PreTrainedModel, TrainingRun]:
     """The trained model and how the run went."""
-    return (launcher or Torchrun(processes)).launch(work_of(replace(job, output="")))
+    with TemporaryDirectory() as name:
+        folder = Path(name) / "model"
+        trained = (launcher or Torchrun(processes)).launch(work_of(replace(job, output=""), folder))
+        assert trained.is_finite
+        return load_saved(folder)[0], trained.run
 
 
 def _not_here() -> NoReturn:
