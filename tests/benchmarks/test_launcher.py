@@ -1,8 +1,10 @@
 """The benchmark of the launcher counts the memory of a step's pod, and says which limit is missed."""
 
+import subprocess
+
 import pytest
 
-from benchmarks.cluster.launcher import MODULES, peaks_mib, shortfalls
+from benchmarks.cluster.launcher import MODULES, peak_mib, peaks_mib, shortfalls
 
 
 @pytest.mark.integration
@@ -21,3 +23,12 @@ def test_each_limit_is_judged(added_s: float, added_mib: float, missed: list[str
     found = shortfalls(added_s, added_mib)
     assert len(found) == len(missed)
     assert all(one in told for one, told in zip(missed, found, strict=True))
+
+
+def test_a_peak_is_that_of_a_living_process_or_0() -> None:
+    before = peak_mib()
+    held = b"1" * (64 << 20)
+    assert peak_mib() >= max(before, len(held) / 2**20)
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    assert peak_mib(ended.pid) == 0.0
