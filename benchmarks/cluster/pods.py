@@ -66,8 +66,9 @@ def watched(kubelet: Any) -> Iterator[dict[str, float]]:
     def watch() -> None:
         while not is_over.wait(0.1):
             for running in list(kubelet._running.values()):
-                labels = running.pod["metadata"].get("labels") or {}
-                step = labels.get(STEP) or labels.get("proxykd.dev/role") or "the orchestrator"
+                # Of a training's pods the first process is torchrun, which is not what trains.
+                if (step := (running.pod["metadata"].get("labels") or {}).get(STEP)) is None:
+                    continue
                 for one in running.processes.values():
                     peaks[step] = max(peaks.get(step, 0.0), peak_mib(one.process.pid))
 
