@@ -99,8 +99,9 @@ def place_task(task: Any, placement: TaskPlacement) -> Any:
     _set_resources(task, placement)
     _set_pod(task, placement)
     _mount(task, placement)
-    for name, value in sorted(placement.environment.items()):
-        task.set_env_variable(name, value)
+    # kfp's set_env_variable reads the sources of everybody who called it, 0.1 s for each variable.
+    container = task.container_spec
+    container.env = {**(container.env or {}), **dict(sorted(placement.environment.items()))}
     if placement.retries:
         task.set_retry(placement.retries)
     return task
