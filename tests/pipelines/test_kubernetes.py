@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.step_entry import SOURCE
 from cluster.waiting import step_of
 from proxykd.config.steps import STEPS as STEP_NAMES
 from tests.k8s.access import service_account
@@ -198,9 +199,18 @@ def check_objects(platform: Platform, seen: list[Any]) -> None:
     assert {one["kind"] for one in seen} == {"TrainJob", "Job"}
     assert check([*overlay, *jobs, *trained]) == check(overlay)
     assert platform.zenml.key not in json.dumps(made)
+    begun = [words_of(job) for job in jobs if "step_name" in job["metadata"]["labels"]]
+    assert begun
+    assert all(SOURCE in words for words in begun)
     tokens = _tokens(jobs)
     assert len(tokens) == len(jobs)
     assert all("value" not in one and one["valueFrom"]["secretKeyRef"]["name"] for one in tokens)
+
+
+def words_of(job: Any) -> list[str]:
+    """What its pod's container begins with."""
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    return [*container["command"], *container.get("args", [])]
 
 
 def _tokens(jobs: list[Any]) -> list[Any]:

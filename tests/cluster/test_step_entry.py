@@ -1,0 +1,67 @@
+"""What a step's process imports before the step: in a process of its own, as ZenML's registry is one for all."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+HEAVY = ("sklearn", "torch", "transformers")
+PROGRAM = """
+import json, sys
+from cluster.step_entry import leave_out_types
+from zenml.integrations.registry import integration_registry
+
+before = dict(integration_registry.integrations)
+if sys.argv[1] == "lean":
+    leave_out_types()
+integration_registry.activate_integrations()
+after = integration_registry.integrations
+from zenml.materializers.materializer_registry import materializer_registry
+
+print(json.dumps({
+    "modules": sorted({name.partition(".")[0] for name in sys.modules}),
+    "names": sorted(after) == sorted(before),
+    "same": sorted(name for name, one in after.items() if one is before[name]),
+    "components": sorted(name for name, one in before.items() if one.flavors()),
+    "types": sorted(one.__name__ for one in materializer_registry.materializer_types),
+}))
+"""
+ENTRY = """
+import json, sys
+from cluster.step_entry import start_steps_here
+from zenml.entrypoints.step_entrypoint_configuration import StepEntrypointConfiguration
+
+ask = lambda: StepEntrypointConfiguration.get_entrypoint_arguments(step_name="split", snapshot_id=sys.argv[1])
+before = ask()
+start_steps_here()
+start_steps_here()
+print(json.dumps([before, ask()]))
+"""
+
+
+def answer(program: str, word: str) -> Any:
+    checkout = Path(__file__).resolve().parents[2]
+    ended = subprocess.run([sys.executable, "-c", program, word], cwd=checkout, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def test_a_step_imports_no_library_for_types_that_no_step_passes_on() -> None:
+    zenml, ours = answer(PROGRAM, "zenml"), answer(PROGRAM, "lean")
+    assert {"sklearn", "torch"} <= set(zenml["modules"])  # or there would be nothing to leave out
+    assert not set(HEAVY) & set(ours["modules"])
+    assert ours["names"]
+    assert set(ours["components"]) <= set(ours["same"])  # what a stack may have is as ZenML has it
+    assert {"str", "int", "float", "dict", "list", "UUID"} <= set(ours["types"]) < set(zenml["types"])
+
+
+def test_pods_are_told_our_entry_point_and_otherwise_what_zenml_tells_them() -> None:
+    zenml, ours = answer(ENTRY, str(uuid4()))
+    assert ours[1] == "cluster.step_entry.StepEntry"
+    assert (ours[0], ours[2:5]) == (zenml[0], zenml[2:5])
