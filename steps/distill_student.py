@@ -8,7 +8,6 @@ from proxykd.artifacts import ProxyModel, SplitSet, StudentModel, Targets, Valid
 from proxykd.config import RunSpec
 from proxykd.data.trajectory_rows import check_trajectories
 from proxykd.launching.choice import choose_launcher
-from proxykd.student.training import distill_student as distill
 from steps.holding import hold_workspace
 from steps.launchers import LAUNCHERS
 from steps.materializers.folder import FolderMaterializer
@@ -46,6 +45,8 @@ def distill_student(
     Raises:
         InputError: if the trajectories changed after the plan.
     """
+    from proxykd.student.training import distill_student as distill
+
     hold_workspace()
     run, soft = RunSpec.view(settings), targets if arm == "proxy_kd" else None
     check_trajectories(run.student.trajectories, trajectories)

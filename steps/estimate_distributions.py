@@ -6,8 +6,6 @@ from zenml import step
 
 from proxykd.artifacts import CompletionSet, ProxyModel, SplitSet, Targets, TargetsPortion, ValidatedSet
 from proxykd.config import RunSpec
-from proxykd.estimation.estimating import estimate_distributions as estimate
-from proxykd.estimation.estimating import join_portions
 from steps.materializers.folder import FolderMaterializer
 from steps.settings import new_folder, scratch_folder
 
@@ -36,6 +34,9 @@ def estimate_distributions(
         settings: The sections named in ``SECTIONS``.
         code: Hash of the code that the step runs.
     """
+    from proxykd.estimation.estimating import estimate_distributions as estimate
+    from proxykd.estimation.estimating import join_portions
+
     with new_folder("targets") as output, scratch_folder() as scratch:
         run, made_from = RunSpec.view(settings), (completions, validated, splits, proxy)
         if portions:

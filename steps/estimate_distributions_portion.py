@@ -7,7 +7,6 @@ from zenml import step
 from proxykd.artifacts import CompletionSet, ProxyModel, SplitSet, TargetsPortion, ValidatedSet
 from proxykd.config import RunSpec
 from proxykd.data.portions import Portion
-from proxykd.estimation.estimating import estimate_portion
 from steps.materializers.folder import FolderMaterializer
 from steps.settings import new_folder, scratch_folder
 
@@ -37,6 +36,8 @@ def estimate_distributions_portion(
         number: Which portion, 0 .. of - 1.
         of: How many there are.
     """
+    from proxykd.estimation.estimating import estimate_portion
+
     run, portion = RunSpec.view(settings), Portion(number, of)
     with new_folder("portion") as output, scratch_folder() as scratch:
         return estimate_portion(completions, validated, splits, proxy, run, portion, output=output, scratch=scratch)

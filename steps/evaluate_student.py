@@ -15,10 +15,8 @@ from proxykd.artifacts import (
     ValidationResult,
 )
 from proxykd.config import RunSpec
-from proxykd.evaluation.evaluating import evaluate
 from proxykd.evaluation.facts import collect_facts
 from proxykd.evaluation.generation_journal import ANSWERS
-from proxykd.models.loading import save_untrained
 from proxykd.workspace import Workspace
 from steps.holding import hold_workspace
 from steps.materializers.folder import FolderMaterializer
@@ -59,6 +57,9 @@ def evaluate_student(
         files: Hash of the files that the tasks read: other content is other work.
         code: Hash of the code that the step runs.
     """
+    from proxykd.evaluation.evaluating import evaluate
+    from proxykd.models.loading import save_untrained
+
     hold_workspace()
     run = RunSpec.view(settings)
     seeds, facts = run.student.seeds, collect_facts(completions, validation, proxy, targets, sft, student)

@@ -24,7 +24,6 @@ from proxykd.artifacts import (
 from proxykd.config import RunSpec
 from proxykd.config.shielding import unshielded
 from proxykd.data.splits import select_rows
-from proxykd.evaluation.bars import Journals
 from proxykd.evaluation.basis import Basis, Champion, make_basis
 from proxykd.evaluation.card import model_card
 from proxykd.evaluation.decision import Decision
@@ -131,6 +130,8 @@ def _decide(
 
 def _compare(one: _Candidate, answers: Path, applied: Decision | None) -> Basis:
     """Hold the student against the present champion, or against whom it was held against when it was decided on."""
+    from proxykd.evaluation.bars import Journals
+
     mark_answers(answers, made=None)
     journals = Journals(answers, Workspace.default().journal)
     with scratch_folder() as scratch:

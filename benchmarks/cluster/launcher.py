@@ -131,7 +131,7 @@ def launch(folder: Path, home: Path, steps: int) -> dict[str, float]:
     from cluster.train_job import TrainJobLauncher
     from proxykd.artifacts import SplitSet, ValidatedSet
     from proxykd.config.launcher import LauncherSpec
-    from steps.distill_student import distill
+    from proxykd.student.training import distill_student as distill
 
     timed = Timed(
         TrainJobLauncher(

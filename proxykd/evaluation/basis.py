@@ -7,13 +7,15 @@ shows the numbers that were decided on, and not what would be found by now.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from proxykd.artifacts import Evaluation, SplitSet, ValidatedSet
 from proxykd.config import RunSpec
-from proxykd.evaluation.bars import CHAMPION_PREDICTIONS, Journals, compare_registered, compare_with_champion
 from proxykd.evaluation.decision import Decision, decide, decision_of
 from proxykd.evaluation.samples import worst_samples
+
+if TYPE_CHECKING:
+    from proxykd.evaluation.bars import Journals
 
 
 class Champion(NamedTuple):
@@ -64,7 +66,7 @@ def make_basis(
     run: RunSpec,
     *,
     scratch: Path,
-    journals: Journals,
+    journals: "Journals",
 ) -> Basis:
     """Compare the candidate with its bars and decide: with the champion where there is one, else with the first bar.
 
@@ -80,6 +82,8 @@ def make_basis(
     Raises:
         ModelError, GateError, TeacherError, BudgetError, StorageError: as ``compare_with_champion``.
     """
+    from proxykd.evaluation.bars import CHAMPION_PREDICTIONS, compare_registered, compare_with_champion
+
     if champion is None:
         report = compare_registered(evaluation, run)
         decision = decide(report, run.gate, None)

@@ -3,7 +3,6 @@
 from typing import Any
 from uuid import UUID
 
-import torch
 from zenml import get_step_context
 from zenml.client import Client
 
@@ -19,6 +18,8 @@ def measured_steps() -> dict[str, Any]:
         run_id = get_step_context().pipeline_run.id
     except RuntimeError:  # called as a plain function
         return {"steps": None, "accelerators": None}
+    import torch
+
     client = Client()
     seconds = {name: _seconds(_executed(step)) for name, step in client.get_pipeline_run(run_id).steps.items()}
     is_here = client.active_stack.orchestrator.flavor == "local"

@@ -32,6 +32,15 @@ print(json.dumps({
     "types": sorted(one.__name__ for one in materializer_registry.materializer_types),
 }))
 """
+SUBMITTING = """
+import json, sys
+from pathlib import Path
+from zenml.utils import source_utils
+
+source_utils.set_custom_source_root(str(Path.cwd()))
+__import__(sys.argv[1])
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
 ENTRY = """
 import json, sys
 from cluster.step_entry import start_steps_here
@@ -59,6 +68,13 @@ def test_a_step_imports_no_library_for_types_that_no_step_passes_on() -> None:
     assert ours["names"]
     assert set(ours["components"]) <= set(ours["same"])  # what a stack may have is as ZenML has it
     assert {"str", "int", "float", "dict", "list", "UUID"} <= set(ours["types"]) < set(zenml["types"])
+
+
+@pytest.mark.parametrize("module", ["pipelines.submitting", "pipelines.scheduling"])
+def test_whoever_submits_imports_nothing_that_only_steps_need(module: str) -> None:
+    found = answer(SUBMITTING, module)
+    assert {"steps", "zenml"} <= set(found)
+    assert not set(HEAVY) & set(found)
 
 
 def test_pods_are_told_our_entry_point_and_otherwise_what_zenml_tells_them() -> None:

@@ -27,7 +27,7 @@ from proxykd.artifacts import SplitSet, ValidatedSet
 from proxykd.config import RunSpec
 from proxykd.launching.torchrun import Torchrun
 from steps.align_proxy import align
-from steps.distill_student import distill
+from proxykd.student.training import distill_student as distill
 
 told = json.load(open(sys.argv[1]))
 sets = ValidatedSet(Path(told["validated"])), SplitSet(Path(told["splits"]))
