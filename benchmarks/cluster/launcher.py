@@ -24,10 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,6 +124,7 @@ def launch(folder: Path, home: Path, steps: int) -> dict[str, float]:
     for module in ENTRY_POINT:
         importlib.import_module(module)
 
+    from benchmarks.cluster.watching import peak_mib
     from cluster.api import ClusterApi
     from cluster.train_job import TrainJobLauncher
     from proxykd.artifacts import SplitSet, ValidatedSet
@@ -163,15 +161,6 @@ class Timed:
         return found
 
 
-def peak_mib(pid: int | str = "self") -> float:
-    """Peak resident memory of a process, 0 if it has ended; getrusage's begins with that of the one that started it."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
-
-
 def peaks_mib() -> dict[str, float]:
     """Peak of a fresh process that imports what a step's pod does, by what it imports."""
     found = {}
@@ -184,6 +173,7 @@ def peaks_mib() -> dict[str, float]:
 
 def compare(steps: int, repeats: int, texts: int) -> None:
     """Run both in turn and print the table."""
+    from benchmarks.cluster.watching import watched
     from tests.k8s.cluster import cluster
 
     runtime = yaml.safe_load((CHECKOUT / "k8s/trainjob/training-runtime.yaml").read_text())
@@ -198,32 +188,10 @@ def compare(steps: int, repeats: int, texts: int) -> None:
         run_bare(job, folder)  # files and compiled modules into the caches
         for _ in range(repeats):
             bare.append(run_bare(job, folder))
-            with watched(double.kubelet) as pods:
+            with watched(double.kubelet, 0.005) as pods:
                 one = run_launched(folder, kubeconfig, home, steps)
-            launched.append({**one, "added": one["seconds"] - sum(pods.values())})
+            launched.append({**one, "added": one["seconds"] - sum(pod.seconds for pod in pods.values())})
     report(bare, launched, peaks_mib())
-
-
-@contextmanager
-def watched(kubelet: Any) -> Iterator[dict[int, float]]:
-    """Seconds of each pod's process, by its identity in this one, while the context lasts."""
-    seconds: dict[int, float] = {}
-    is_over = threading.Event()
-
-    def watch() -> None:
-        while not is_over.wait(0.005):
-            for running in list(kubelet._running.values()):
-                for process in running.processes.values():
-                    if process.poll() is None:
-                        seconds[id(process)] = time.monotonic() - running.began
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield seconds
-    finally:
-        is_over.set()
-        thread.join()
 
 
 def claim(name: str) -> dict[str, Any]:
@@ -269,6 +237,8 @@ def main() -> None:
     elif arguments.modules:
         for module in arguments.modules:
             importlib.import_module(module)
+        from benchmarks.cluster.watching import peak_mib
+
         print(peak_mib())
     else:
         compare(arguments.steps, arguments.repeats, arguments.texts)

@@ -1,4 +1,4 @@
-"""Peak memory of every step's pod, of which one only follows a TrainJob.
+"""Peak memory and processor time of every step's pod, of which one only follows a TrainJob.
 
     python benchmarks/cluster/pods.py
 
@@ -11,9 +11,6 @@ pod holds: ZenML and the components of the stack. Ends with status 1 if it is ab
 
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +34,7 @@ PLACEMENT: dict[str, Any] = {
 
 def main() -> int:
     """Run the pipeline, print the table; gives the exit status."""
+    from benchmarks.cluster.watching import watched
     from tests.support.platform import platform
 
     runtime = yaml.safe_load((CHECKOUT / "k8s/trainjob/training-runtime.yaml").read_text(encoding="utf-8"))
@@ -44,41 +42,17 @@ def main() -> int:
         found.cluster.api.apply(runtime, namespace="proxykd")
         placement = Path(name) / "placement.yaml"
         placement.write_text(yaml.safe_dump(PLACEMENT), encoding="utf-8")
-        with watched(found.cluster.kubelet) as peaks:
+        with watched(found.cluster.kubelet, 0.05) as pods:
             ended = found.run(Path(name) / "home", placement)
     if ended.status:
         sys.exit(ended.stderr[-4000:])
-    added = peaks[FOLLOWS] - peaks[IDLE]
-    for step, peak in sorted(peaks.items(), key=lambda one: one[1]):
-        print(f"{step:28} {peak:6.0f} MiB")
+    # Of a training's pods the first process is torchrun, which is not what trains.
+    steps = {taken.labels[STEP]: taken for taken in pods.values() if STEP in taken.labels}
+    for step, taken in sorted(steps.items(), key=lambda one: one[1].peak_mib):
+        print(f"{step:28} {taken.peak_mib:6.0f} MiB {taken.processor_s:6.1f} s of a processor")
+    added = steps[FOLLOWS].peak_mib - steps[IDLE].peak_mib
     print(f"following a TrainJob adds {added:.0f} MiB to a step's pod; at most {LIMIT_MIB:.0f}")
     return 0 if added <= LIMIT_MIB else 1
-
-
-@contextmanager
-def watched(kubelet: Any) -> Iterator[dict[str, float]]:
-    """Peak memory by step, in MiB, of pods that run while the context lasts."""
-    from benchmarks.cluster.launcher import peak_mib
-
-    peaks: dict[str, float] = {}
-    is_over = threading.Event()
-
-    def watch() -> None:
-        while not is_over.wait(0.1):
-            for running in list(kubelet._running.values()):
-                # Of a training's pods the first process is torchrun, which is not what trains.
-                if (step := (running.pod["metadata"].get("labels") or {}).get(STEP)) is None:
-                    continue
-                for one in running.processes.values():
-                    peaks[step] = max(peaks.get(step, 0.0), peak_mib(one.process.pid))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield peaks
-    finally:
-        is_over.set()
-        thread.join()
 
 
 if __name__ == "__main__":

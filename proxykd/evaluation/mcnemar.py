@@ -13,7 +13,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrc
-from scipy.stats import binom, binomtest
 
 _NUM_HALVINGS = 20
 
@@ -29,6 +28,8 @@ def mcnemar_p_value(wins: int, losses: int) -> float:
         >>> mcnemar_p_value(5, 0)
         0.03125
     """
+    from scipy.stats import binomtest  # half a second, and whoever submits a run has no use for it
+
     return float(binomtest(wins, wins + losses, 0.5, alternative="greater").pvalue) if wins + losses else 1.0
 
 
@@ -41,6 +42,8 @@ def mcnemar_power(effect: float, *, num_questions: int, discordance: float, leve
         discordance: Share of them on which the two differ; at least ``effect``.
         level: One-sided level.
     """
+    from scipy.stats import binom
+
     share = max(discordance, effect)
     if share <= 0.0:
         return 0.0
@@ -57,6 +60,8 @@ def mcnemar_power(effect: float, *, num_questions: int, discordance: float, leve
 @lru_cache(maxsize=64)
 def _fewest_wins(last: int, level: float) -> NDArray[np.float64]:
     """Fewest wins among m = 0 ... last that reject: the smallest k with P(Bin(m, 1/2) > k - 1) <= level."""
+    from scipy.stats import binom
+
     return np.asarray(binom.isf(level, np.arange(last + 1), 0.5) + 1.0)
 
 

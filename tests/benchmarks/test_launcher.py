@@ -1,10 +1,12 @@
 """The benchmark of the launcher counts the memory of a step's pod, and says which limit is missed."""
 
 import subprocess
+import time
 
 import pytest
 
-from benchmarks.cluster.launcher import MODULES, peak_mib, peaks_mib, shortfalls
+from benchmarks.cluster.launcher import MODULES, peaks_mib, shortfalls
+from benchmarks.cluster.watching import peak_mib, processor_s
 
 
 @pytest.mark.integration
@@ -32,3 +34,14 @@ def test_a_peak_is_that_of_a_living_process_or_0() -> None:
     with subprocess.Popen(["true"]) as ended:
         ended.wait()
     assert peak_mib(ended.pid) == 0.0
+
+
+def test_processor_time_is_that_of_a_living_process_or_0() -> None:
+    before, real = processor_s(), time.process_time()
+    assert before == pytest.approx(real, abs=0.1)
+    while time.process_time() < real + 0.2:
+        pass
+    assert processor_s() - before == pytest.approx(0.2, abs=0.1)
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    assert processor_s(ended.pid) == 0.0
