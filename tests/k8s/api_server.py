@@ -26,6 +26,7 @@ from tests.k8s.access import ADMIN, Access, service_account
 from tests.k8s.answers import Answers
 from tests.k8s.certificate import write_certificate
 from tests.k8s.defaults import admitted
+from tests.k8s.forwarding import Address
 from tests.k8s.http import Handler
 from tests.k8s.kinds import CORE
 from tests.k8s.store import Store
@@ -64,6 +65,7 @@ class ApiServer:
         access: Tokens, rules and the calls so far.
         trouble: The faults that are due.
         log_files: (namespace, pod, container) -> the file with that container's output.
+        ports: Port of a pod -> where it is on this machine, for port-forward.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -71,6 +73,7 @@ class ApiServer:
         self.store, self.trouble = Store(), Trouble()
         self.access = Access(self.store)
         self.log_files: dict[tuple[str, str, str], Path] = {}
+        self.ports: dict[int, Address] = {}
         self.answers = Answers(self.store, self.access, lambda *key: self.log_files.get(key))
         self.is_stopping = False
         self.certificate, self._key = write_certificate(folder)

@@ -10,9 +10,11 @@ from urllib.parse import parse_qsl, urlsplit
 import yaml
 
 from tests.k8s.access import Call
+from tests.k8s.forwarding import UPGRADE, forward
 from tests.k8s.kinds import discovery
 from tests.k8s.refusals import Refusal
 from tests.k8s.routes import Route, parse_route, verb_of
+from tests.k8s.spdy import Connection
 
 if TYPE_CHECKING:
     from tests.k8s.api_server import ApiServer
@@ -66,6 +68,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.api.access.note(call._replace(status=status))
                 self._stream(route, verb, query)
                 return
+            if route.subresource == "portforward":
+                self._forward(route, call)
+                return
             found = self._done(route, verb, query, raw, user)
             self.api.trouble.strike(call, is_after=True)
         except Refusal as refusal:
@@ -95,6 +100,18 @@ class Handler(BaseHTTPRequestHandler):
             self._send_chunks(b"" if event is None else json.dumps(event).encode() + b"\n" for event in events)
         else:
             self._send_chunks(self.api.answers.log(route, query), content_type="text/plain")
+
+    def _forward(self, route: Route, call: Call) -> None:
+        self.api.answers.get(route)
+        if UPGRADE["Upgrade"] not in self.headers.get("Upgrade", ""):  # kubectl asks by WebSocket first
+            raise Refusal(400, "BadRequest", f"unable to upgrade: expected {UPGRADE['Upgrade']}")
+        self.api.access.note(call._replace(status=101))
+        self.send_response(101)
+        for key, value in UPGRADE.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.close_connection = True
+        forward(Connection(self.rfile, self.wfile), self.api.ports)
 
     def _send_chunks(self, chunks: Iterator[bytes], content_type: str = "application/json") -> None:
         self.send_response(200)

@@ -93,6 +93,8 @@ def test_from_nothing_to_mlflow_again_and_back_to_an_empty_namespace(
     assert cluster.objects().keys() == empty
     assert {one["metadata"]["name"] for one in cluster.api.store.list(CORE["Namespace"])} >= {SPACE}
     assert not cluster.api.store.list(CORE["PriorityClass"])
+    cluster.run("kubectl delete namespace proxykd")
+    assert not cluster.objects()
 
 
 @pytest.mark.integration
@@ -103,6 +105,12 @@ def test_a_migration_that_fails_is_told_and_mlflow_is_left_alone(cluster: Cluste
     assert told.returncode != 0
     assert "timed out waiting for the condition on jobs/mlflow-migration" in told.stderr
     assert "Deployment/mlflow" not in cluster.objects()
+    log = cluster.folder / "migration.log"
+    log.write_text("no such database")
+    pod = pod_of(cluster.objects()["Job/mlflow-migration"])
+    cluster.api.apply(pod, namespace=SPACE)
+    cluster.api.log_files[SPACE, pod["metadata"]["name"], pod["spec"]["containers"][0]["name"]] = log
+    assert cluster.run("kubectl -n proxykd logs job/mlflow-migration") == "no such database"
 
 
 @pytest.mark.integration
@@ -160,6 +168,14 @@ def left_by_runs() -> list[Manifest]:
         {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "step", "labels": labels}, "spec": job},
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "zenml-token-of-another"}},
     ]  # fmt: skip
+
+
+def pod_of(job: Manifest) -> Manifest:
+    """The pod that a Job made, as it failed."""
+    name, labels = job["metadata"]["name"], job["spec"]["selector"]["matchLabels"]
+    spec, status = job["spec"]["template"]["spec"], {"phase": "Failed"}
+    meta = {"name": f"{name}-1", "labels": labels}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec, "status": status}
 
 
 def mounted(cluster: Cluster) -> set[str]:

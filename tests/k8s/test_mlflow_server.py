@@ -1,6 +1,8 @@
 """The pods of MLflow, as their manifests say: migrated, started, probed and used, on PostgreSQL and an S3 server."""
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import time
@@ -9,20 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import psycopg
 import pytest
 
+from tests.k8s.api_server import ApiServer, api_server
 from tests.k8s.certificate import write_certificate
 from tests.k8s.conftest import K8S
 from tests.k8s.containers import CHECKOUT
 from tests.k8s.workloads import called
-from tests.support.kubectl import Manifest
+from tests.support.kubectl import Manifest, kubectl
 from tests.support.mlflow_servers import postgresql
 from tests.support.pod_process import container_command, container_environment
 from tests.support.postgresql_tls import postgresql_tls, program
-from tests.support.s3_server import CREDENTIALS, list_keys, s3_server
+from tests.support.s3_server import CREDENTIALS, client, list_keys, s3_server
 from tests.support.servers import free_port
 
 pytestmark = pytest.mark.integration
@@ -37,6 +41,8 @@ STRANGERS = (
     "10.0.0.1.evil.example:5000", "100.64.0.evil1:5000", "a.b.c.d:5000", "fd00.evil.example:5000",
 )  # fmt: skip
 AUTHORITY = "/etc/proxykd/database-ca"
+SEARCH = "api/2.0/mlflow/experiments/search?max_results=1"
+FORWARD = re.compile(r"^kubectl -n proxykd port-forward service/(\S+) \d+:\d+$", re.MULTILINE)
 
 
 class Site(NamedTuple):
@@ -126,22 +132,21 @@ def test_the_server_takes_a_run_and_keeps_its_files_in_the_bucket(site: Site, se
     from mlflow import MlflowClient
 
     (tmp_path / "report.txt").write_text("kept")
-    client = MlflowClient(server, server)
-    run = client.create_run(client.create_experiment("distil")).info
-    client.log_metric(run.run_id, "loss", 0.5)
-    client.log_artifact(run.run_id, str(tmp_path / "report.txt"))
-    assert client.get_run(run.run_id).data.metrics == {"loss": 0.5}
+    tracking = MlflowClient(server, server)
+    run = tracking.create_run(tracking.create_experiment("distil")).info
+    tracking.log_metric(run.run_id, "loss", 0.5)
+    tracking.log_artifact(run.run_id, str(tmp_path / "report.txt"))
+    assert tracking.get_run(run.run_id).data.metrics == {"loss": 0.5}
     assert run.artifact_uri.startswith("mlflow-artifacts:/")
     (kept,) = list_keys(site.storage, "proxykd-staging")
     assert kept.startswith("mlflow/")
     assert kept.endswith(f"/{run.run_id}/artifacts/report.txt")
     fetched = tmp_path / "fetched"
     fetched.mkdir()
-    assert Path(client.download_artifacts(run.run_id, "report.txt", str(fetched))).read_text() == "kept"
+    assert Path(tracking.download_artifacts(run.run_id, "report.txt", str(fetched))).read_text() == "kept"
 
 
 def test_the_probes_and_the_services_names_are_answered_and_strange_ones_are_not(site: Site, server: str) -> None:
-    search = "api/2.0/mlflow/experiments/search?max_results=1"
     (deployment,) = [each for each in site.objects if called(each) == "Deployment/mlflow"]
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     paths = {container[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
@@ -154,9 +159,60 @@ def test_the_probes_and_the_services_names_are_answered_and_strange_ones_are_not
         "localhost:5000",
         *ADDRESSES,
     ):
-        assert answer(f"{server}/{search}", host) == 200, host
+        assert answer(f"{server}/{SEARCH}", host) == 200, host
     for host in ("evil.example", "mlflow.evil.example:5000", "mlflow.proxykd.svc.evil.example", *STRANGERS):
-        assert answer(f"{server}/{search}", host) == 403, host
+        assert answer(f"{server}/{SEARCH}", host) == 403, host
+
+
+@contextmanager
+def forwarded(line: str, api: ApiServer) -> Iterator[str]:
+    """A line of the page as kubectl runs it, but on any port of this machine; gives its address."""
+    command = [str(kubectl()), *shlex.split(re.sub(r" \d+:", " :", line))[1:]]
+    environment = {**os.environ, "KUBECONFIG": str(api.kubeconfig("proxykd"))}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        try:
+            assert process.stdout is not None
+            told = process.stdout.readline()
+            found = re.match(r"Forwarding from (127\.0\.0\.1:\d+) -> ", told)
+            assert found, told + process.stdout.read()
+            yield f"http://{found[1]}"
+        finally:
+            process.terminate()
+
+
+def running(objects: list[Manifest], owner: str) -> Manifest:
+    """A pod of a workload, as it is when its containers run."""
+    (found,) = [each for each in objects if called(each) == owner]
+    template = found["spec"]["template"]
+    meta = {"name": f"{found['metadata']['name']}-0", "labels": template["metadata"]["labels"]}
+    status = {"phase": "Running"}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": template["spec"], "status": status}
+
+
+def test_what_the_page_forwards_is_mlflow_and_the_storage(
+    site: Site, server: str, overlays: dict[str, list[Manifest]], tmp_path: Path
+) -> None:
+    page, local = (K8S.parent / "docs" / "kubernetes.md").read_text(encoding="utf-8"), overlays["local"]
+    lines = {found[1]: found[0] for found in FORWARD.finditer(page)}
+    assert lines.keys() == {"mlflow", "object-store"}
+    workloads = ("Deployment/mlflow", "Deployment/object-store")
+    with api_server(tmp_path) as api:
+        api.create_namespace("proxykd")
+        services = [each for each in local if each["kind"] == "Service"]
+        api.apply(*services, *(running(local, owner) for owner in workloads), namespace="proxykd")
+        api.ports = {
+            port: ("127.0.0.1", urlsplit(there).port or 0) for port, there in ((5000, server), (7070, site.storage))
+        }
+        with forwarded(lines["mlflow"], api) as mlflow, forwarded(lines["object-store"], api) as storage:
+            for _ in range(3):
+                assert answer(f"{mlflow}/{SEARCH}", "localhost:5000") == 200
+            client(storage).put_object(Bucket="proxykd-staging", Key="forwarded", Body=b"1" * (1 << 20))
+            assert "forwarded" in list_keys(site.storage, "proxykd-staging")
+            client(site.storage).delete_object(Bucket="proxykd-staging", Key="forwarded")
+            api.ports.clear()
+            with pytest.raises(ConnectionError):
+                answer(f"{mlflow}/{SEARCH}")
 
 
 def test_prometheus_finds_the_metrics_that_the_alerts_ask_for(site: Site, server: str) -> None:
