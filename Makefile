@@ -40,7 +40,8 @@ test-default: $(STAMP)
 	$(BIN)/pytest
 
 test-integration: $(STAMP)
-	$(BIN)/pytest -m integration -n 3 --dist loadfile
+	# The longest files first, so that none is begun at the end.
+	$(BIN)/pytest -m integration -n 3 --dist loadfile --no-loadscope-reorder tests/pipelines tests
 
 test-browser: $(STAMP) ## the report in the Chromium or Chrome of this machine: not among what CI runs
 	@$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[browser]'

@@ -222,6 +222,7 @@ class _Follower:
         self._pipelines, self._idleness = pipelines, Idleness(stack.start_timeout_s)
         self._run, self._stack, self._api, self._tell = run, stack, api, tell
         self._told: dict[str, str] = {}
+        self._created: datetime | None = None
         self._waits = waiting.Waits(run.run_id)
 
     def look(self) -> bool:
@@ -271,7 +272,10 @@ class _Follower:
         said = {} if self._api is None else ends.reasons(self._api, self._run.run_id)
         if self._api is not None:
             neighbours.remove_trainings(self._api, lambda run_id: run_id == self._run.run_id, self._tell)
-        failed = runs.failures(self._run.run_id, said) or [runs.named(self._run.name).reason or "no step says why"]
+        # Whoever stops a run says why; what becomes of its steps follows from that.
+        reason = runs.named(self._run.name).reason
+        why = [reason] if state == "stopped" and reason else runs.failures(self._run.run_id, said)
+        failed = why or [reason or "no step says why"]
         raise ClusterError(
             f"the run {self._run.name} ended as {state}: {'; '.join(failed)}; `proxykd runs "
             f"{self._run.name}` shows its steps, and the same command goes on from what is finished"
@@ -279,9 +283,11 @@ class _Follower:
 
     def _check_alive(self, api: ClusterApi, now: datetime) -> None:
         """A run without Jobs is nobody's; those that ended lately may still be noted down."""
-        ages = garbage.Ages(now)
-        run = runs.named(self._run.name)
-        if now - run.created > ages.grace and (reason := garbage.why_abandoned(waiting.jobs_of(api, run.run_id), ages)):
+        ages, run = garbage.Ages(now), self._run
+        self._created = self._created or runs.named(run.name).created
+        if now - self._created <= ages.grace:
+            return
+        if reason := garbage.why_abandoned(waiting.jobs_of(api, run.run_id), ages):
             runs.close(run.run_id, f"nobody carries it on: {reason}")
             raise ClusterError(f"the run {run.name} was recorded as failed: {reason}; run the same command again")
 

@@ -3,14 +3,16 @@
 And how a run is followed while nobody answers.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from pipelines.submitting import AWAY_S, cluster_options, relocated, until_it_ends
+from pipelines.submitting import AWAY_S, Submitted, cluster_options, follow, relocated, until_it_ends
 from proxykd.config import RunSpec
 from proxykd.config.stack import STACKS, ClusterStackSpec, KubeflowStackSpec, KubernetesStackSpec, load_stack
 from proxykd.exceptions import ClusterAuthError, ClusterError, ClusterUnreachableError, ConfigError
@@ -65,6 +67,29 @@ def test_kubeflow_is_told_each_steps_pod() -> None:
     assert options["settings"]["orchestrator"].synchronous is False
     task = options["step_configurations"]["distill_student_sft"]["settings"]["orchestrator"]["task"]
     assert (task["gpus"], task["node_selectors"]) == (8, {"proxykd.dev/pool": "h100"})
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "failed", "told"),
+    [
+        ("stopped", "stopped by somebody", ["split: it left no message"], "stopped by somebody"),
+        ("stopped", "", ["split: it left no message"], "split: it left no message"),
+        ("failed", "a step failed", ["split: no room", "promote_model: no room"], "split: no room; promote_model: no room"),
+        ("failed", "nobody carries it on", [], "nobody carries it on"),
+        ("failed", "", [], "no step says why"),
+    ],
+)  # fmt: skip
+def test_a_run_that_was_stopped_says_by_whom_and_any_other_why_its_steps_failed(
+    stack: ClusterStackSpec, monkeypatch: pytest.MonkeyPatch, state: str, reason: str, failed: list[str], told: str
+) -> None:
+    run = Submitted("1", "tiny-1")
+    ended = SimpleNamespace(
+        state_of=lambda _: (state, True), steps_of=lambda _: {}, failures=lambda *_: failed,
+        named=lambda _: SimpleNamespace(reason=reason),
+    )  # fmt: skip
+    monkeypatch.setattr("pipelines.submitting.runs", ended)
+    with pytest.raises(ClusterError, match=re.escape(f"tiny-1 ended as {state}: {told}; `proxykd runs")):
+        follow(run, stack, None, tell=lambda _: None)
 
 
 class Following:
