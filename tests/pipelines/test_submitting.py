@@ -74,7 +74,7 @@ def test_kubeflow_is_told_each_steps_pod() -> None:
     [
         ("stopped", "stopped by somebody", ["split: it left no message"], "stopped by somebody"),
         ("stopped", "", ["split: it left no message"], "split: it left no message"),
-        ("failed", "a step failed", ["split: no room", "promote_model: no room"], "split: no room; promote_model: no room"),
+        ("failed", "a step failed", ["split: full", "align_proxy: full"], "split: full; align_proxy: full"),
         ("failed", "nobody carries it on", [], "nobody carries it on"),
         ("failed", "", [], "no step says why"),
     ],
