@@ -16,7 +16,7 @@ from zenml.exceptions import EntityExistsError
 from zenml.stack.utils import validate_stack_component_config
 from zenml.utils.secret_utils import is_secret_field, is_secret_reference
 
-from cluster.flavors import PATIENT, base_of, register_patient
+from cluster.flavors import PATIENT, TRACKER, base_of, register
 from cluster.kubeflow_flavor import FLAVOR, PlacedKubeflowConfig, register_flavor
 from proxykd.config.stack import ClusterStackSpec, KubeflowStackSpec, S3StoreSpec, StackSpec
 from proxykd.exceptions import ConfigError
@@ -87,7 +87,7 @@ def components_of(stack: StackSpec) -> tuple[Component, ...]:
     parts = [("orchestrator", *_orchestrator(stack)), ("artifact_store", *_artifact_store(stack))]
     if isinstance(stack, ClusterStackSpec):
         parts += [("container_registry", "default", {"uri": stack.container_registry}), ("image_builder", "local", {})]
-    parts.append(("experiment_tracker", "mlflow", _tracker(stack)))
+    parts.append(("experiment_tracker", TRACKER, _tracker(stack)))
     return tuple(Component(kind, flavor, f"{stack.name}-{flavor}", settings) for kind, flavor, settings in parts)
 
 
@@ -238,8 +238,7 @@ def _apply_component(component: Component) -> None:
     settings, _ = _validated(component)
     if component.flavor == FLAVOR:
         register_flavor()
-    if component.flavor == PATIENT:
-        register_patient(client)
+    register(client, component.flavor, kind)
     if (found := _component_named(component)) is None:
         try:
             client.create_stack_component(component.name, component.flavor, kind, settings, labels=dict(LABELS))

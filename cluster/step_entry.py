@@ -1,9 +1,10 @@
-"""How a step's process begins: as ZenML has it, without libraries that are there for types no step passes on.
+"""How a step's process begins: as ZenML has it, without libraries that no step of ours is given by ZenML.
 
-ZenML imports every installed library that it can store an object of, torch and scikit-learn among them, at each
-submission and in each step's pod. Our steps pass on folders alone.
+ZenML imports every installed library that it can store an object of or serve a model with, torch, scikit-learn and
+MLflow among them, at each submission and in each step's pod. Our steps pass on folders alone.
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 from zenml.entrypoints.base_entrypoint_configuration import ENTRYPOINT_CONFIG_SOURCE_OPTION
@@ -20,15 +21,15 @@ class StepEntry(StepEntrypointConfiguration):
 
     def run(self) -> None:
         """Run the step."""
-        leave_out_types()
+        leave_out_libraries()
         super().run()
 
 
-def leave_out_types() -> None:
-    """Let ZenML activate no integration that brings nothing but types: one without a component of a stack."""
-    for name, integration in list(integration_registry.integrations.items()):
-        if integration.flavors.__func__ is Integration.flavors.__func__:
-            integration_registry.register_integration(name, Integration)
+def leave_out_libraries() -> None:
+    """Let ZenML activate no integration but those with ways to log in, which components of a stack may have."""
+    for integration in integration_registry.integrations.values():
+        if find_spec(f"{integration.__module__}.service_connectors") is None:
+            integration.activate = Integration.activate
 
 
 def start_steps_here() -> None:

@@ -12,7 +12,7 @@ from zenml.exceptions import RunInterruptedException
 from zenml.utils import source_utils
 
 import proxykd
-from cluster.step_entry import leave_out_types
+from cluster.step_entry import leave_out_libraries
 from pipelines.distill import distill
 from proxykd.artifacts import Evaluation, Promotion, ValidationResult, read_json
 from proxykd.config import RunSpec
@@ -87,7 +87,7 @@ def configure(run: RunSpec, *, anew: Sequence[str] = (), options: Mapping[str, A
     """
     logging.getLogger("zenml").setLevel(logging.CRITICAL)
     source_utils.set_custom_source_root(str(CHECKOUT))
-    leave_out_types()
+    leave_out_libraries()
     check_anew(anew)
     further = dict(options or {})
     steps = {name: dict(own) for name, own in further.pop("step_configurations", {}).items()}

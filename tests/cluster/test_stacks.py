@@ -13,6 +13,29 @@ from cluster.stacks import ANONYMOUS, Component, components_of
 from proxykd.config.stack import STACKS, load_stack
 from tests.support.program import CHECKOUT, Home
 
+TRACKED = """
+import sys
+from zenml import pipeline, step
+from zenml.client import Client
+
+@step(experiment_tracker="mine-proxykd-mlflow", enable_cache=False)
+def train() -> int:
+    import mlflow
+    mlflow.log_metric("loss", 0.5)
+    return 1
+
+@pipeline(enable_cache=False)
+def follow() -> None:
+    train()
+
+if __name__ == "__main__":
+    Client().activate_stack("mine")
+    Client().active_stack
+    assert "mlflow" not in sys.modules, "a process that tracks nothing has no need of it"
+    follow()
+    Client().activate_stack("default")
+"""
+
 
 def settings(components: tuple[Component, ...]) -> dict[str, dict[str, Any]]:
     return {one.kind: {"flavor": one.flavor, **one.configuration} for one in components}
@@ -65,7 +88,16 @@ def test_a_stack_is_registered_changed_and_removed_and_leaves_nothing(tmp_path: 
     file.write_text(yaml.safe_dump(stack), encoding="utf-8")
     assert "+ stack.name: mine" in types("apply", str(file), "--yes")
     assert types("apply", str(file)) == "mine: nothing to change\n"
-    assert components() == {"orchestrator mine-local", "artifact_store mine-local", "experiment_tracker mine-mlflow"}
+    assert components() == {
+        "orchestrator mine-local",
+        "artifact_store mine-local",
+        "experiment_tracker mine-proxykd-mlflow",
+    }
+    (home.folder / "tracked.py").write_text(TRACKED, encoding="utf-8")
+    environment = home.environment(PYTHONPATH=str(CHECKOUT))
+    subprocess.run([sys.executable, "tracked.py"], cwd=home.folder, env=environment, check=True, timeout=300)
+    with sqlite3.connect(home.workspace.mlflow_database) as database:
+        assert database.execute("SELECT key, value FROM metrics").fetchall() == [("loss", 0.5)]
 
     place = {"kind": "s3", "path": "s3://bucket/one"}
     file.write_text(yaml.safe_dump({**stack, "artifact_store": place}), encoding="utf-8")

@@ -45,7 +45,7 @@ def main(stack_file: str, wait_s: float) -> None:
     """Register the stack, run the pipeline there and follow it to its end."""
     from cluster import stacks
     from cluster.api import ClusterApi
-    from cluster.step_entry import leave_out_types
+    from cluster.step_entry import leave_out_libraries
     from pipelines import submitting
     from pipelines.placement import run_options
     from pipelines.running import CHECKOUT
@@ -54,7 +54,7 @@ def main(stack_file: str, wait_s: float) -> None:
 
     logging.getLogger("zenml").setLevel(logging.CRITICAL)
     source_utils.set_custom_source_root(str(CHECKOUT))
-    leave_out_types()
+    leave_out_libraries()
     stack = load_stack(stack_file)
     assert isinstance(stack, KubernetesStackSpec)
     stacks.apply(stack)
