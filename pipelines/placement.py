@@ -25,6 +25,8 @@ from proxykd.exceptions import ConfigError
 from proxykd.workspace import Workspace
 
 Settings = TypeVar("Settings", bound=BaseModel)
+STARTERS = 32
+"""Most steps whose Jobs the orchestrator's pod makes at once; ZenML's own is 10."""
 EVICTION = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 STATE, MODELS, HOME = "/var/lib/proxykd", "/models", "/home/proxykd"
 
@@ -116,7 +118,11 @@ def _orchestrator_pod(stack: ClusterStackSpec, placement: PlacementSpec, own: Or
         pool="", cpu=own.cpu, memory=own.memory, priority=own.priority, volumes={}, grace_s=60, scratch="4Gi"
     )
     values = _pod(stack, placement, step, pool, role="orchestrator", is_client=True)
-    told = {"ZENML_LOGGING_VERBOSITY": "ERROR"}  # it says there why a step's Job failed
+    told = {
+        "ZENML_LOGGING_VERBOSITY": "ERROR",  # it says there why a step's Job failed
+        # Each waits for ZenML's server once its Job is made, and keeps the next ones from being made meanwhile.
+        "ZENML_DAG_RUNNER_WORKER_COUNT": str(min(own.parallel_steps, STARTERS)),
+    }
     if isinstance(stack, KubernetesStackSpec) and stack.zenml_url is not None:
         told[STORE_URL] = stack.zenml_url  # its steps' pods get the address that it has itself
     values["env"] += _variables(told)

@@ -16,7 +16,7 @@ from zenml.integrations.kubernetes.manifest_utils import (
 from cluster.orchestrator import unset
 from pipelines.placement import checked, failure_policy, run_options
 from proxykd.config.launcher import LAUNCHER_VARIABLE, LauncherSpec
-from proxykd.config.placement import PlacementSpec, load_placement
+from proxykd.config.placement import OrchestratorPodSpec, PlacementSpec, load_placement
 from proxykd.config.stack import ClusterStackSpec, load_stack
 from proxykd.config.steps import STEPS, TRAINING
 from proxykd.exceptions import ConfigError
@@ -82,6 +82,17 @@ def test_zenmls_address_for_pods_reaches_the_orchestrator_once_and_instead_of_th
     handed_on = {"ZENML_STORE_URL": "http://127.0.0.1:8080", "ZENML_USER_ID": "7"}
     assert unset(handed_on, pod) == {"ZENML_USER_ID": "7"}
     assert unset(handed_on, [V1EnvVar(name="ZENML_STORE_URL")]) == {"ZENML_USER_ID": "7"}
+
+
+@pytest.mark.parametrize(("parallel", "starters"), [(1, "1"), (32, "32"), (256, "32")])
+def test_no_more_jobs_are_made_at_once_than_run_at_once(parallel: int, starters: str) -> None:
+    from zenml.orchestrators import dag_runner
+
+    orchestrator = OrchestratorPodSpec(parallel_steps=parallel)
+    placement = load_placement(PLACEMENTS[0]).model_copy(update={"orchestrator": orchestrator})
+    pod = run_options(stack(), placement)["settings"]["orchestrator"].orchestrator_pod_settings
+    told = {one["name"]: one["value"] for one in pod.env if "value" in one}
+    assert told[dag_runner.ENV_ZENML_DAG_RUNNER_WORKER_COUNT] == starters
 
 
 @pytest.mark.parametrize("path", PLACEMENTS, ids=lambda path: path.stem)
