@@ -40,8 +40,8 @@ test-default: $(STAMP)
 	$(BIN)/pytest
 
 test-integration: $(STAMP)
-	# The longest files first, so that none is begun at the end.
-	$(BIN)/pytest -m integration -n 3 --dist loadfile --no-loadscope-reorder tests/pipelines tests
+	# In the order of tests/conftest.py, the longest first, so that none is begun at the end.
+	$(BIN)/pytest -m integration -n 3 --dist loadfile --no-loadscope-reorder
 
 test-browser: $(STAMP) ## the report in the Chromium or Chrome of this machine: not among what CI runs
 	@$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[browser]'

@@ -13,7 +13,7 @@ from zenml.integrations.integration import Integration
 from zenml.integrations.registry import integration_registry
 
 SOURCE = f"{__name__}.StepEntry"
-_zenml_arguments = StepEntrypointConfiguration.get_entrypoint_arguments
+_zenml_arguments: Any = vars(StepEntrypointConfiguration)["get_entrypoint_arguments"].__func__
 
 
 class StepEntry(StepEntrypointConfiguration):
@@ -34,10 +34,11 @@ def leave_out_libraries() -> None:
 
 def start_steps_here() -> None:
     """Let orchestrators tell the pods of steps to begin with ``StepEntry``; they name ZenML's in their code."""
-    StepEntrypointConfiguration.get_entrypoint_arguments = _arguments
+    StepEntrypointConfiguration.get_entrypoint_arguments = classmethod(_arguments)
 
 
-def _arguments(**options: Any) -> list[str]:
-    arguments = list(_zenml_arguments(**options))
-    arguments[arguments.index(f"--{ENTRYPOINT_CONFIG_SOURCE_OPTION}") + 1] = SOURCE
+def _arguments(entry: type[Any], /, **options: Any) -> list[str]:
+    arguments: list[str] = _zenml_arguments(entry, **options)
+    if entry is StepEntrypointConfiguration:  # and not one that ZenML made of it for other pods
+        arguments[arguments.index(f"--{ENTRYPOINT_CONFIG_SOURCE_OPTION}") + 1] = SOURCE
     return arguments

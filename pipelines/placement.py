@@ -118,10 +118,12 @@ def _orchestrator_pod(stack: ClusterStackSpec, placement: PlacementSpec, own: Or
         pool="", cpu=own.cpu, memory=own.memory, priority=own.priority, volumes={}, grace_s=60, scratch="4Gi"
     )
     values = _pod(stack, placement, step, pool, role="orchestrator", is_client=True)
+    starters = str(min(own.parallel_steps, STARTERS))
     told = {
         "ZENML_LOGGING_VERBOSITY": "ERROR",  # it says there why a step's Job failed
         # Each waits for ZenML's server once its Job is made, and keeps the next ones from being made meanwhile.
-        "ZENML_DAG_RUNNER_WORKER_COUNT": str(min(own.parallel_steps, STARTERS)),
+        "ZENML_DAG_RUNNER_WORKER_COUNT": starters,
+        "ZENML_STORE_CONNECTION_POOL_SIZE": starters,
     }
     if isinstance(stack, KubernetesStackSpec) and stack.zenml_url is not None:
         told[STORE_URL] = stack.zenml_url  # its steps' pods get the address that it has itself

@@ -14,7 +14,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Taken:
-    """By a pod with one container.
+    """By a pod, of whose containers the first is looked at.
 
     Attributes:
         labels: The pod's.
@@ -43,13 +43,12 @@ def watched(kubelet: Any, every_s: float) -> Iterator[dict[str, Taken]]:
     def watch() -> None:
         while not is_over.wait(every_s):
             for uid, running in list(kubelet._running.items()):
-                (started,) = running.processes.values()
-                if started.poll() is None:
+                first = next(iter(running.processes.values()))
+                if first.poll() is None:
                     one = taken.setdefault(uid, Taken(running.pod["metadata"].get("labels") or {}))
-                    pid = started.process.pid
                     one.seconds = time.monotonic() - running.began
-                    one.processor_s = max(one.processor_s, processor_s(pid))
-                    one.peak_mib = max(one.peak_mib, peak_mib(pid))
+                    one.processor_s = max(one.processor_s, processor_s(first.process.pid))
+                    one.peak_mib = max(one.peak_mib, peak_mib(first.process.pid))
 
     thread = threading.Thread(target=watch)
     thread.start()

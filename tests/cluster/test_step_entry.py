@@ -43,12 +43,16 @@ ENTRY = """
 import json, sys
 from cluster.step_entry import start_steps_here
 from zenml.entrypoints.step_entrypoint_configuration import StepEntrypointConfiguration
+from zenml.step_operators.step_operator_entrypoint_configuration import StepOperatorEntrypointConfiguration
 
 ask = lambda: StepEntrypointConfiguration.get_entrypoint_arguments(step_name="split", snapshot_id=sys.argv[1])
 before = ask()
 start_steps_here()
 start_steps_here()
-print(json.dumps([before, ask()]))
+other = StepOperatorEntrypointConfiguration.get_entrypoint_arguments(
+    step_name="split", snapshot_id=sys.argv[1], step_run_id=sys.argv[1]
+)
+print(json.dumps([before, ask(), other]))
 """
 
 
@@ -75,6 +79,9 @@ def test_whoever_submits_imports_nothing_that_only_steps_need(module: str) -> No
 
 
 def test_pods_are_told_our_entry_point_and_otherwise_what_zenml_tells_them() -> None:
-    zenml, ours = answer(ENTRY, str(uuid4()))
+    zenml, ours, other = answer(ENTRY, str(uuid4()))
     assert ours[1] == "cluster.step_entry.StepEntry"
-    assert (ours[0], ours[2:5]) == (zenml[0], zenml[2:5])
+    assert (ours[0], ours[2:]) == (zenml[0], zenml[2:])
+    assert len(ours) == 6
+    assert zenml[1] != ours[1] != other[1]
+    assert other[1].endswith("StepOperatorEntrypointConfiguration")
