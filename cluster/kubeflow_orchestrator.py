@@ -16,7 +16,7 @@ from zenml.orchestrators import SubmissionResult
 from cluster.kubeflow_flavor import PlacedKubeflowSettings
 from cluster.kubeflow_runs import RUN_ID, connecting
 from cluster.kubeflow_task import TaskPlacement, place_task
-from cluster.step_entry import start_steps_here
+from cluster.step_entry import use_step_entry
 from proxykd.config.variables import is_credential
 from proxykd.exceptions import ClusterUnreachableError, ConfigError
 
@@ -72,7 +72,7 @@ class PlacedKubeflowOrchestrator(KubeflowOrchestrator):
             for name, step in snapshot.step_configurations.items()
         }
         environments = (base_environment, *step_environments.values())
-        start_steps_here()
+        use_step_entry()
         self._withheld = frozenset(
             value for one in environments for name, value in one.items() if value and is_credential(name)
         )

@@ -99,7 +99,7 @@ def place_task(task: Any, placement: TaskPlacement) -> Any:
     _set_resources(task, placement)
     _set_pod(task, placement)
     _mount(task, placement)
-    # kfp's set_env_variable reads the sources of everybody who called it, 0.1 s for each variable.
+    # kfp's set_env_variable reads the sources of everybody who called it, for each variable anew.
     container = task.container_spec
     container.env = {**(container.env or {}), **dict(sorted(placement.environment.items()))}
     if placement.retries:

@@ -15,7 +15,7 @@ from zenml.integrations.kubernetes.orchestrators import KubernetesOrchestrator
 
 from cluster.connection import context_names, patient_retries
 from cluster.flavors import PATIENT
-from cluster.step_entry import start_steps_here
+from cluster.step_entry import use_step_entry
 
 if TYPE_CHECKING:
     from zenml.orchestrators import SubmissionResult
@@ -82,7 +82,7 @@ class PatientOrchestrator(KubernetesOrchestrator):
         client.configuration.retries = patient_retries()
         # ZenML's entry point takes these settings to a client that it makes itself; it shall be one of these too.
         kubernetes_client.ApiClient = PatientClient
-        start_steps_here()
+        use_step_entry()
         self._k8s_client = PatientClient(client.configuration)
         return self._k8s_client
 

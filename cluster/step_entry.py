@@ -32,7 +32,7 @@ def leave_out_libraries() -> None:
             integration.activate = Integration.activate
 
 
-def start_steps_here() -> None:
+def use_step_entry() -> None:
     """Let orchestrators tell the pods of steps to begin with ``StepEntry``; they name ZenML's in their code."""
     StepEntrypointConfiguration.get_entrypoint_arguments = classmethod(_arguments)
 

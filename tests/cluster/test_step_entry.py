@@ -41,14 +41,14 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 ENTRY = """
 import json, sys
-from cluster.step_entry import start_steps_here
+from cluster.step_entry import use_step_entry
 from zenml.entrypoints.step_entrypoint_configuration import StepEntrypointConfiguration
 from zenml.step_operators.step_operator_entrypoint_configuration import StepOperatorEntrypointConfiguration
 
 ask = lambda: StepEntrypointConfiguration.get_entrypoint_arguments(step_name="split", snapshot_id=sys.argv[1])
 before = ask()
-start_steps_here()
-start_steps_here()
+use_step_entry()
+use_step_entry()
 other = StepOperatorEntrypointConfiguration.get_entrypoint_arguments(
     step_name="split", snapshot_id=sys.argv[1], step_run_id=sys.argv[1]
 )
