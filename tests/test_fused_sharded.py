@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 NUM_ROWS, VOCAB, WIDTH = 6, 37, 8
+CASES = ("apart", "tied", "inside")
 
 
 class Model(torch.nn.Module):
@@ -57,40 +58,48 @@ def shard(model: Model, case: str) -> None:
         model.tie()
 
 
-def child(rank: int, port: int, folder: Path, case: str) -> None:
-    """One of two processes: half of the rows, gradients gathered and saved by the first."""
+def child(rank: int, port: int, folder: Path) -> None:
+    """One of two processes: half of the rows, each case's gradients gathered and saved by the first."""
     from safetensors.torch import save_file
 
     store = torch.distributed.TCPStore("127.0.0.1", port, 2, is_master=rank == 0)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
     torch.distributed.init_device_mesh("cpu", (2,))
-    model = make_model(case)
-    shard(model, case)
-    model(slice(3 * rank, 3 * rank + 3)).backward()
-    gathered = {name: value.grad.full_tensor() for name, value in model.named_parameters()}
-    if rank == 0:
-        save_file(gathered, folder / "gradients.safetensors")
+    for case in CASES:
+        model = make_model(case)
+        shard(model, case)
+        model(slice(3 * rank, 3 * rank + 3)).backward()
+        gathered = {name: value.grad.full_tensor() for name, value in model.named_parameters()}
+        if rank == 0:
+            save_file(gathered, folder / f"{case}.safetensors")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize("case", ["apart", "tied", "inside"])
-def test_two_processes_take_the_step_of_one(case: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def gathered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the gradients of all cases."""
+    folder = tmp_path_factory.mktemp("gathered")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, __file__, str(port), str(tmp_path), case]
+    command = [sys.executable, __file__, str(port), str(folder)]
     processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)]
     failures = [process.communicate(timeout=240)[1] for process in processes]
     assert all(process.returncode == 0 for process in processes), failures
+    return folder
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_take_the_step_of_one(case: str, gathered: Path) -> None:
     model = make_model(case)
     model(slice(None)).backward()
-    gathered = load_file(tmp_path / "gradients.safetensors")
-    assert gathered.keys() == {name for name, _ in model.named_parameters()}
+    found = load_file(gathered / f"{case}.safetensors")
+    assert found.keys() == {name for name, _ in model.named_parameters()}
     for name, value in model.named_parameters():
-        torch.testing.assert_close(gathered[name], value.grad, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(found[name], value.grad, rtol=1e-5, atol=1e-7)
 
 
 if __name__ == "__main__":
-    child(int(sys.argv[4]), int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    child(int(sys.argv[3]), int(sys.argv[1]), Path(sys.argv[2]))

@@ -12,7 +12,8 @@ from proxykd.proxy.launch import ALIGNED
 from proxykd.world import current_world
 
 
-def _work(told: dict[str, Any]) -> dict[str, Any]:
+def take_part(told: dict[str, Any]) -> dict[str, Any]:
+    """This process's part of the alignment; gives what goes into ``result.json``."""
     output = Path(told["output"])
     scratch = output / f"scratch-{current_world().rank}"
     scratch.mkdir()
@@ -29,4 +30,4 @@ def _work(told: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_worker(_work, Path(sys.argv[1])))
+    sys.exit(run_worker(take_part, Path(sys.argv[1])))

@@ -13,7 +13,8 @@ from proxykd.student.launch import MODEL, Job
 from proxykd.student.one_run import train_student
 
 
-def _work(told: dict[str, Any]) -> dict[str, Any]:
+def take_part(told: dict[str, Any]) -> dict[str, Any]:
+    """This process's part of the training; gives what goes into ``result.json``."""
     job = Job(**told)
     spec, output = StudentSpec.model_validate(job.student), Path(job.output)
     tokenizer = load_tokenizer(spec.model)
@@ -24,4 +25,4 @@ def _work(told: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_worker(_work, Path(sys.argv[1])))
+    sys.exit(run_worker(take_part, Path(sys.argv[1])))

@@ -1,6 +1,7 @@
 """Several processes that share an alignment end where one ends, and one that is cut short ends there too."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from proxykd.launching.work import InProcess, Launcher
 from proxykd.models.loading import load_model, load_saved
 from proxykd.proxy import alignment
 from proxykd.proxy.launch import align_proxy
+from tests.support.together import launch_together
 
 pytestmark = pytest.mark.integration
 Corpus = tuple[ValidatedSet, SplitSet]
@@ -44,15 +46,19 @@ def specify(*, batch_size: int = 7, sharing: dict[str, bool] | None = None, **mo
     )
 
 
+def make(corpus: Corpus, folder: Path, run: RunSpec, launcher: Launcher, checkpoints: Path | None = None) -> ProxyModel:
+    output, scratch = folder / "output", folder / "scratch"
+    for own in (output, scratch):
+        own.mkdir(parents=True, exist_ok=True)
+    return align_proxy(*corpus, run, output=output, scratch=scratch, checkpoints=checkpoints, launcher=launcher)
+
+
 @pytest.fixture
 def align(corpus: Corpus, tmp_path: Path) -> Align:
-    def make(name: str, run: RunSpec, launcher: Launcher, *, checkpoints: Path | None = None) -> ProxyModel:
-        output, scratch = tmp_path / name / "output", tmp_path / name / "scratch"
-        for folder in (output, scratch):
-            folder.mkdir(parents=True)
-        return align_proxy(*corpus, run, output=output, scratch=scratch, checkpoints=checkpoints, launcher=launcher)
+    def made(name: str, run: RunSpec, launcher: Launcher, *, checkpoints: Path | None = None) -> ProxyModel:
+        return make(corpus, tmp_path / name, run, launcher, checkpoints)
 
-    return make
+    return made
 
 
 def weights(proxy: ProxyModel) -> dict[str, torch.Tensor]:
@@ -67,18 +73,32 @@ def facts(proxy: ProxyModel) -> list[dict[str, Any]]:
 LORA = {"rank": 2, "dropout": 0.0}
 
 
-@pytest.mark.parametrize(
-    ("options", "sharing"),
-    [
-        ({"batch_size": 3}, {}),
-        ({"batch_size": 1, "lora": LORA}, {}),
-        ({"batch_size": 3}, {"fsdp": True, "gradient_checkpointing": True}),
-        ({"batch_size": 1, "lora": LORA}, {"fsdp": True}),
-    ],
-)
-def test_two_processes_align_as_one_does(align: Align, options: dict[str, Any], sharing: dict[str, bool]) -> None:
-    alone = align("alone", specify(**options), InProcess())
-    shared = align("shared", specify(**options, sharing=sharing), Torchrun(2))
+ALONE: dict[str, dict[str, Any]] = {
+    "whole": {"batch_size": 3},
+    "adapters": {"batch_size": 1, "lora": LORA},
+    "low": {"batch_size": 3, "lora": LORA, "precision": "bfloat16"},
+}
+SHARED: dict[str, dict[str, Any]] = {
+    "whole": ALONE["whole"],
+    "adapters": ALONE["adapters"],
+    "whole, sharded": {**ALONE["whole"], "sharing": {"fsdp": True, "gradient_checkpointing": True}},
+    "adapters, sharded": {**ALONE["adapters"], "sharing": {"fsdp": True}},
+    "low, sharded": {**ALONE["low"], "sharing": {"fsdp": True}},
+}
+"""What two processes align."""
+
+
+@pytest.fixture(scope="module")
+def together(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ProxyModel]:
+    """What they make of each case."""
+    folder = tmp_path_factory.mktemp("together")
+    tasks = [partial(make, corpus, folder / str(number), specify(**SHARED[case])) for number, case in enumerate(SHARED)]
+    return dict(zip(SHARED, launch_together(tasks, processes=2), strict=True))
+
+
+@pytest.mark.parametrize("case", [case for case in SHARED if "low" not in case])
+def test_two_processes_align_as_one_does(align: Align, together: dict[str, ProxyModel], case: str) -> None:
+    alone, shared = align("alone", specify(**ALONE[case.partition(",")[0]]), InProcess()), together[case]
     shared.verify()
     assert facts(shared) == approximately(facts(alone))
     found = weights(shared)
@@ -86,10 +106,13 @@ def test_two_processes_align_as_one_does(align: Align, options: dict[str, Any], 
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("launcher", [InProcess(), Torchrun(2)])
-def test_adapters_are_added_to_weights_that_were_not_rounded(align: Align, launcher: Launcher) -> None:
-    run = specify(batch_size=3, lora=LORA, precision="bfloat16", sharing={"fsdp": True})
-    found, before = weights(align("low", run, launcher)), load_model(run.proxy.model, seed=run.seed).state_dict()
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_adapters_are_added_to_weights_that_were_not_rounded(
+    align: Align, together: dict[str, ProxyModel], num_processes: int
+) -> None:
+    run = specify(**SHARED["low, sharded"])
+    proxy = align("low", run, InProcess()) if num_processes == 1 else together["low, sharded"]
+    found, before = weights(proxy), load_model(run.proxy.model, seed=run.seed).state_dict()
     for name, value in found.items():
         assert value.dtype == torch.float32
         change = value - before[name]

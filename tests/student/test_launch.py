@@ -13,24 +13,43 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from proxykd.config import RunSpec
+from proxykd.config.models import StudentSpec
 from proxykd.exceptions import ArtifactError, ModelError
 from proxykd.models.loading import load_trainable
+from proxykd.student import loop
+from proxykd.student.checkpoints import Checkpoints
 from proxykd.student.inputs import TrainingData
-from proxykd.student.launch import Job
+from proxykd.student.launch import Job, TrainingRun
 from proxykd.student.loop import train
-from tests.support.launched import launch
+from tests.support.launched import launch, launch_all
 
 MakeRun = Callable[..., RunSpec]
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
+CASES: dict[str, dict[str, Any]] = {
+    "packed": {"packing": True},
+    "adapters": {"gradient_checkpointing": True, "model": {"lora": {"rank": 2}}},
+    "one text at a time": {"optimizer": {"batch_size": 1}},  # one of the two has nothing to do
+    "plain": {},
+    "saved by one": {"checkpoint_s": 0.0},
+}
+"""What two processes are told to make."""
+
+
+def specify(student_run: MakeRun, case: str) -> StudentSpec:
+    spec: StudentSpec = student_run(steps=4, **CASES[case]).student
+    return spec
+
+
+@pytest.fixture(scope="module")
 def job(training_data: TrainingData, student_run: MakeRun) -> Job:
     folder = training_data.corpus.path
     return Job(
-        student=student_run(steps=4).student.model_dump(mode="json"),
+        student=specify(student_run, "plain").model_dump(mode="json"),
         alpha=1.0,
         learning_rate=1e-3,
         seed=0,
@@ -40,41 +59,59 @@ def job(training_data: TrainingData, student_run: MakeRun) -> Job:
     )
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"packing": True},
-        {"gradient_checkpointing": True, "model": {"lora": {"rank": 2}}},
-        {"optimizer": {"batch_size": 1}},  # one of the two has nothing to do
-    ],
-)
+@pytest.fixture(scope="module")
+def kept(training_data: TrainingData, student_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a training whose process was killed after two steps."""
+    path, spec = tmp_path_factory.mktemp("kept") / "run.safetensors", specify(student_run, "saved by one")
+    real, steps = loop.train_step, iter(range(2))
+
+    def step_or_die(*arguments: Any, **options: Any) -> Any:
+        next(steps)
+        return real(*arguments, **options)
+
+    model, checkpoints = load_trainable(spec.model, seed=0), Checkpoints(path, spec.checkpoint_s)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_step", step_or_die)
+        with pytest.raises(StopIteration):
+            train(model, training_data, spec, alpha=1.0, learning_rate=1e-3, seed=0, checkpoints=checkpoints)
+    return path
+
+
+@pytest.fixture(scope="module")
+def together(job: Job, kept: Path, student_run: MakeRun) -> dict[str, tuple[PreTrainedModel, TrainingRun]]:
+    """What two processes make of each case."""
+    checkpoints = {"saved by one": str(kept)}
+    jobs = [
+        replace(job, student=specify(student_run, case).model_dump(mode="json"), checkpoint=checkpoints.get(case))
+        for case in CASES
+    ]
+    return dict(zip(CASES, launch_all(jobs, processes=2), strict=True))
+
+
+@pytest.mark.parametrize("case", ["packed", "adapters", "one text at a time"])
 def test_two_processes_make_what_one_makes(
-    training_data: TrainingData, student_run: MakeRun, job: Job, options: dict[str, Any]
+    training_data: TrainingData,
+    student_run: MakeRun,
+    together: dict[str, tuple[PreTrainedModel, TrainingRun]],
+    case: str,
 ) -> None:
-    run = student_run(steps=4, **options)
-    model = load_trainable(run.student.model, seed=0)
-    alone = train(model, training_data, run.student, alpha=1.0, learning_rate=1e-3, seed=0)
+    spec = specify(student_run, case)
+    model = load_trainable(spec.model, seed=0)
+    alone = train(model, training_data, spec, alpha=1.0, learning_rate=1e-3, seed=0)
     plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-    together, result = launch(replace(job, student=run.student.model_dump(mode="json")), processes=2)
+    found, result = together[case]
     assert [point["step"] for point in result.curve] == [1, 2, 3, 4]
     for ours, theirs in zip(alone.curve, result.curve, strict=True):
         assert theirs == pytest.approx(ours, rel=1e-4)
-    shared = together.state_dict()
+    shared = found.state_dict()
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(shared[name], value, rtol=1e-3, atol=1e-4)
 
 
-def test_what_one_process_saved_two_go_on_from(
-    training_data: TrainingData, student_run: MakeRun, job: Job, tmp_path: Path
-) -> None:
-    checkpoint = tmp_path / "run.safetensors"
-    _, whole = launch(job, processes=2)
-    short = student_run(steps=4, checkpoint_s=0.0).student.model_dump(mode="json")
-    told = replace(job, student=short, checkpoint=str(checkpoint))
-    _, first = launch(told, processes=1)
-    _, again = launch(told, processes=2)
-    assert again.curve == first.curve, "it was finished"
-    assert first.curve == [pytest.approx(point, rel=1e-4) for point in whole.curve]
+def test_what_one_process_saved_two_go_on_from(together: dict[str, tuple[PreTrainedModel, TrainingRun]]) -> None:
+    whole, again = (together[case][1].curve for case in ("plain", "saved by one"))
+    assert again == [pytest.approx(point, rel=1e-4) for point in whole]
+    assert again[:2] != whole[:2], "these are the other process's, to the digit"
 
 
 def test_the_error_of_a_process_is_the_error_of_the_run(job: Job, tmp_path: Path) -> None:

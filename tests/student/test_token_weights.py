@@ -33,7 +33,7 @@ from proxykd.student.loop import train, train_step
 from proxykd.student.module import StudentModule
 from proxykd.student.objective import divergence_totals, student_objective
 from proxykd.student.training import distill_student
-from tests.support.launched import launch
+from tests.support.launched import launch_all
 from tests.support.tokenizer_pairs import byte_level, sentence_piece
 from tests.support.trajectories import correct_all, corrected, write_trajectories
 
@@ -356,20 +356,22 @@ def test_a_step_beside_a_living_teacher_is_the_formula(
         torch.testing.assert_close(found[name].grad, parameter.grad, rtol=2e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{}, {"packing": True}])
 def test_two_processes_make_what_one_makes(
-    mixed: TrainingData, training_data: TrainingData, student_run: MakeRun, tmp_path: Path, options: dict[str, Any]
+    mixed: TrainingData, training_data: TrainingData, student_run: MakeRun
 ) -> None:
-    run = student_run(steps=4, **options)
-    _, curve = trained(mixed, run)
-    job = Job(
-        student=run.student.model_dump(mode="json"),
-        alpha=1.0,
-        learning_rate=1e-3,
-        seed=0,
-        corpus=str(mixed.corpus.path),
-        targets=str(training_data.corpus.path.parent / "targets"),
-        checkpoint=None,
-    )
-    shared = launch(job, processes=2)[1].curve
-    assert shared == [pytest.approx(point, rel=1e-4) for point in curve]
+    runs = [student_run(steps=4), student_run(steps=4, packing=True)]
+    jobs = [
+        Job(
+            student=run.student.model_dump(mode="json"),
+            alpha=1.0,
+            learning_rate=1e-3,
+            seed=0,
+            corpus=str(mixed.corpus.path),
+            targets=str(training_data.corpus.path.parent / "targets"),
+            checkpoint=None,
+        )
+        for run in runs
+    ]
+    for run, (_, shared) in zip(runs, launch_all(jobs, processes=2), strict=True):
+        _, curve = trained(mixed, run)
+        assert shared.curve == [pytest.approx(point, rel=1e-4) for point in curve]

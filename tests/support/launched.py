@@ -1,5 +1,6 @@
 """A training run by the processes of a launcher, without the stage around it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,11 +12,18 @@ from proxykd.launching.torchrun import Torchrun
 from proxykd.launching.work import Launcher, Work
 from proxykd.models.loading import load_saved
 from proxykd.student.launch import Job, Trained, TrainingRun
+from tests.support.together import launch_together
 
 
 def work_of(job: Job, folder: Path) -> Work[Trained]:
     """The job as work that no launcher may do in this process; the student comes into ``folder``."""
     return job.as_work(folder, _not_here)
+
+
+def launch_all(jobs: Sequence[Job], *, processes: int) -> list[tuple[PreTrainedModel, TrainingRun]]:
+    """What the processes of one torchrun make of several jobs, one after another."""
+    tasks = [lambda launcher, job=job: launch(job, processes=processes, launcher=launcher) for job in jobs]
+    return launch_together(tasks, processes=processes)
 
 
 def launch(job: Job, *, processes: int, launcher: Launcher | None = None) -> tuple[PreTrainedModel, TrainingRun]:
