@@ -3,6 +3,7 @@
 import copy
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import threading
@@ -48,6 +49,14 @@ def page(name: str) -> str:
 def blocks(text: str) -> list[str]:
     """Its blocks of commands for a shell."""
     return re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[list[str]]:
+    """Its commands of the program itself, word by word, in their order."""
+    lines = "".join(re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)).splitlines()
+    found = [shlex.split(line) for line in lines]
+    assert all(words[0] == "proxykd" for words in found)
+    return [words[1:] for words in found]
 
 
 class Cluster:

@@ -39,7 +39,6 @@ SMALLER = {
     "teacher.concurrency": "8",
     "evaluation.exact_kl": "false",
     "evaluation.tasks": "[]",
-    "evaluation.speed": "null",
 }
 """What other tests look at: here it is the pods."""
 

@@ -1,17 +1,17 @@
 """The pipeline through ZenML's Kubernetes orchestrator, every pod a process, on servers that pods would reach.
 
-One run goes all the way through every trouble that a cluster makes and a run survives; its numbers are those of an
-undisturbed run on one machine. Small runs then show how trouble ends that no run survives: with one message, and with
-a run that is not left running.
+One run, by the commands of docs/kubernetes.md, goes all the way through every trouble that a cluster makes and a run
+survives; its numbers are those of an undisturbed run on one machine. Small runs then show how trouble ends that no run
+survives: with one message, and with a run that is not left running.
 """
 
 import json
 import shutil
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,20 @@ import pytest
 import yaml
 
 from cluster.step_entry import SOURCE
-from cluster.waiting import step_of
 from proxykd.config.steps import STEPS as STEP_NAMES
 from tests.k8s.access import service_account
 from tests.k8s.kinds import CORE
+from tests.k8s.pages import commands, page
 from tests.k8s.policy import check
 from tests.k8s.rbac import EVERYBODY, granted, skip_unless_whole
+from tests.k8s.refusals import Refusal
 from tests.k8s.schemas import SUPPORTED, faults
 from tests.support.kubectl import render
 from tests.support.platform import Outcome, Platform, platform
-from tests.support.program import CHECKOUT, NUM_PROMPTS, Finished, Home
+from tests.support.program import CHECKOUT, NUM_PROMPTS, SPECIFICATION, Finished, Home
 from tests.support.runner import Checkout
 from tests.support.s3_server import CREDENTIALS
+from tests.support.troubles import QUEUE, Troubles
 
 pytestmark = pytest.mark.integration
 
@@ -38,13 +40,16 @@ STEPS = {"default": {"pool": "cpu", "cpu": "1", "memory": "4Gi", "grace_s": 5}}
 LIST_JOBS, DELETE_JOBS = ("list", "batch", "jobs"), ("delete", "batch", "jobs")
 TRAIN_JOBS = ("trainer.kubeflow.org", "trainjobs")
 QUERY = {"role": "teacher-query", "secrets": ["proxykd-teacher"]}
-QUEUE = "proxykd-cpu"
 WHOLE = {
     "query_teacher": {**QUERY, "shards": 3},
     "estimate_distributions": {"shards": 2},
     "distill_student_proxy_kd": {"launcher": {"kind": "trainjob", "cpu": "1", "memory": "2Gi"}},
 }
 """Of the whole pipeline: parts in pods of their own, and one arm that a TrainJob trains."""
+
+
+_ON_THE_CLUSTER, _, _REMOVE = page("kubernetes").partition("\n## Remove\n")
+THERE, AWAY = commands(_ON_THE_CLUSTER), commands(_REMOVE)
 
 
 def documents(path: str) -> list[Any]:
@@ -78,88 +83,66 @@ def in_queue(path: Path) -> Path:
     return path
 
 
-class Troubles:
-    """What befalls the whole run, each once, and what is seen of the objects meanwhile."""
+@dataclass(frozen=True)
+class Reader:
+    """Of docs/kubernetes.md, who types its commands with a specification and a stack of their own.
 
-    def __init__(self, found: Platform) -> None:
-        self.cluster, self.found = found.cluster, found
-        self.befallen = Counter[str]()
-        self.seen: list[Any] = []
+    Attributes:
+        there: What runs.
+        home: The reader's folder.
+        names: What stands on the page -> what is typed.
+    """
 
-    def arrange(self) -> None:
-        """Pods lost and taken back, a token that expires, and an API server that refuses, loses answers and goes."""
-        kubelet, trouble = self.cluster.kubelet, self.cluster.api.trouble
-        kubelet.befall("evicted", step_name="query_teacher_2-of-3", when=lambda pod, log: log.exists())
-        kubelet.befall("node gone", step_name="split", when=lambda pod, log: log.exists())
-        kubelet.befall("evicted", **{"proxykd.dev/role": "train"}, when=self._seen)
-        for step, act in (
-            ("align_proxy", lambda: self.cluster.api.go_away(4.0)),
-            ("estimate_distributions_1-of-2", self._expire),
-            ("distill_student_sft", self._take_back),
-        ):
-            kubelet.befall("killed", step_name=step, when=partial(self._once, step, act))
-        for code, wait_s in ((409, None), (429, 1.0), (503, None)):
-            trouble.add(code, verb="create", resource="jobs", num_times=2, retry_after_s=wait_s)
-        trouble.add(504, verb="create", resource="jobs", num_times=2, is_after=True)  # made, and not told
+    there: Platform
+    home: Path
+    names: dict[str, str]
 
-    def _once(self, name: str, act: Any, pod: Any, log: Path) -> bool:
-        if log.exists() and not self.befallen[name]:
-            self.befallen[name] += 1
-            act()
-        return False
+    @classmethod
+    def create(cls, there: Platform, home: Path) -> "Reader":
+        stack, specification = there.stack(in_queue(placement(home, **WHOLE))), home / "tiny.yaml"
+        specification.write_text(yaml.safe_dump(SPECIFICATION), encoding="utf-8")
+        return cls(there, home, {"local-cluster": str(stack), "configs/quickstart.yaml": str(specification)})
 
-    def _seen(self, pod: Any, log: Path) -> bool:
-        if not self.seen:
-            self.seen = [*self.objects("TrainJob"), *self.objects("Job")]
-        return log.exists()
-
-    def objects(self, kind: str) -> list[Any]:
-        return list(self.cluster.api.store.list(CORE[kind], "proxykd"))
-
-    def _expire(self) -> None:
-        self.cluster.api.access.expire(service_account("proxykd", "proxykd-orchestrator"))
-        self.cluster.kubelet.rotate_tokens()
-
-    def _take_back(self) -> None:
-        """As Kueue does: the Job is suspended, its pod goes, and in a while the queue admits it again."""
-        (job,) = (one for one in self.objects("Job") if step_of(one) == "distill_student_sft")
-        self.cluster.jobs.closed.add(QUEUE)
-        self.cluster.api.store.change(
-            CORE["Job"], "proxykd", job["metadata"]["name"], lambda one: one["spec"].update(suspend=True)
-        )
-        threading.Timer(3.0, self.cluster.jobs.closed.clear).start()
+    def types(self, *words: str, **more: str) -> Outcome:
+        """A command of the page, which has to succeed."""
+        done = self.there.types(self.home, *(self.names.get(word, word) for word in words), **more)
+        assert done.status == 0, f"{words}\n{done.stdout}\n{done.stderr[-4000:]}"
+        return done
 
 
-def survive(found: Platform, home: Path) -> tuple[Outcome, Troubles]:
-    """The whole pipeline, in a queue, through every trouble that a run survives."""
-    troubles = Troubles(found)
-    troubles.arrange()
-    ended = found.run(home, in_queue(placement(home, **WHOLE)))
-    found.cluster.kubelet.mishaps.clear()
-    found.cluster.api.trouble.faults.clear()
-    assert ended.status == 0, ended.stderr[-4000:]
-    assert set(troubles.befallen.values()) == {1}
-    return ended, troubles
+@pytest.fixture(scope="module")
+def reader(cluster_platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    return Reader.create(cluster_platform, tmp_path_factory.mktemp("reader"))
 
 
-def test_a_run_survives_what_a_cluster_does_to_it_with_the_numbers_of_an_undisturbed_one(
-    cluster_platform: Platform, undisturbed: tuple[Home, Finished], tmp_path: Path
+def test_the_page_leads_through_every_trouble_to_a_student_with_the_numbers_of_an_undisturbed_run(
+    reader: Reader, undisturbed: tuple[Home, Finished]
 ) -> None:
-    ended, troubles = survive(cluster_platform, tmp_path / "home")
+    """docs/kubernetes.md up to "Remove": its commands in their order; the whole pipeline, in a queue."""
+    there, troubles = reader.there, Troubles(reader.there.cluster)
+    troubles.arrange()
+    said = {" ".join(words[:2]) if words[0] == "stack" else words[0]: reader.types(*words) for words in THERE}
+    troubles.clear()
+    assert set(troubles.befallen.values()) == {1}
 
-    assert cluster_platform.statuses()[""] == "completed"
-    check_numbers(cluster_platform.report()["arms"], undisturbed[1].report["arms"])
-    assert "tiny-student" in ended.stdout
+    run = said["run"]
+    assert "query_teacher: completed" in run.stderr
+    assert "promote_model: completed" in run.stderr
+    assert "tiny-student" in run.stdout
+    assert "alias challenger" in run.stdout or "alias champion" in run.stdout
+    assert "completed" in said["runs"].stdout
+    assert there.statuses()[""] == "completed"
+    check_numbers(there.report()["arms"], undisturbed[1].report["arms"])
     # What was paid for before the node was lost is not asked again; what was lost alone is begun again.
-    starts = Counter(role_of(labels) for _, labels in cluster_platform.cluster.kubelet.starts)
+    starts = Counter(role_of(labels) for _, labels in there.cluster.kubelet.starts)
     again = {"query_teacher_2-of-3", "split", "distill_student_sft", "train"}
     assert {name for name, count in starts.items() if count != 1} == again
     assert {starts[name] for name in again} == {2}
     parts = {*(f"query_teacher_{n}-of-3" for n in (1, 2, 3)), *(f"estimate_distributions_{n}-of-2" for n in (1, 2))}
     assert starts.keys() == {"orchestrator", "train", *STEP_NAMES, *parts}
-    assert cluster_platform.num_answers() == NUM_PROMPTS
-    check_objects(cluster_platform, troubles.seen)
-    check_rights(cluster_platform)
+    assert there.num_answers() == NUM_PROMPTS
+    check_objects(there, troubles.seen)
+    check_rights(there)
 
 
 def check_numbers(found: Any, undisturbed: Any) -> None:
@@ -300,10 +283,7 @@ def is_up(pod: Any, log: Path) -> bool:
     return log.exists() and b"up" in log.read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("how", "word"),
-    [("killed", "exit_code=137"), ("out of memory", "OOMKilled"), ("image missing", "ImagePullBackOff")],
-)
+@pytest.mark.parametrize(("how", "word"), [("out of memory", "OOMKilled"), ("image missing", "ImagePullBackOff")])
 def test_what_no_pod_survives_ends_the_run_with_its_reason(
     cluster_platform: Platform, tmp_path: Path, how: Any, word: str
 ) -> None:
@@ -364,6 +344,24 @@ def test_a_submitter_whose_token_expires_is_told_and_the_run_goes_on(
     assert "log in again" in ended.stderr
     await_end(cluster_platform)
     assert cluster_platform.statuses()[""] == "completed"
+
+
+def test_the_page_leads_away_again(reader: Reader) -> None:
+    """docs/kubernetes.md from "Remove" on: as the namespace's administrator, when the Jobs are gone."""
+    there, store = reader.there, reader.there.cluster.api.store
+    assert "double" in reader.types("stack", "list").stdout
+    for job in store.list(CORE["Job"], "proxykd"):
+        with suppress(Refusal):  # the orchestrator's takes those of the steps with it
+            store.delete(CORE["Job"], "proxykd", job["metadata"]["name"])
+    for words in AWAY:
+        names = {"local-cluster": "double"} if words[:2] == ["stack", "delete"] else {}  # which ZenML knows by its name
+        administrator = str(there.cluster.api.kubeconfig("proxykd"))
+        reader.types(*(names.get(word, word) for word in words), KUBECONFIG=administrator)
+    assert "double" not in reader.types("stack", "list").stdout
+    left = [one["metadata"]["name"] for one in store.list(CORE["Secret"], "proxykd")]
+    assert not [name for name in left if name.startswith("zenml-token-")]
+    # Nothing of a run is left for the page's last commands, which remove what the overlay brought.
+    assert not [one for kind in ("Job", "TrainJob", "CronJob", "Pod") for one in store.list(CORE[kind], "proxykd")]
 
 
 def test_the_orchestrator_may_do_what_it_did_and_nothing_else(

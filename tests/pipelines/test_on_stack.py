@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 import time
@@ -346,33 +345,6 @@ def test_a_run_that_lost_its_jobs_is_closed_and_what_it_left_is_removed(user: Us
     assert "its Jobs are gone from the cluster" in shown
     assert not [one for one in user.objects("Secret") if one["metadata"]["name"].startswith("zenml-token-")]
     assert user.types(*options, "--yes", **user.administrator).out == "nothing to remove\n"
-
-
-def test_the_page_leads_to_a_student_and_away_again(user: User) -> None:
-    """docs/kubernetes.md: its commands, in their order, on this stack and with the tiny specification."""
-    close_all(user)
-    page = (CHECKOUT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
-    lines = "".join(re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)).splitlines()
-    assert all(line.startswith("proxykd ") for line in lines)
-    # A name and prompts of its own, so that no step is done already.
-    own = user.write("page.yaml", {**SPECIFICATION, "name": "page", "prompts": {"kind": "embedded", "count": 110}})
-    here = {"local-cluster": user.stack, "configs/quickstart.yaml": str(own)}
-    said: dict[str, Ended] = {}
-    for words in map(shlex.split, lines):
-        name = " ".join(words[1:3]) if words[1] == "stack" else words[1]
-        stack = "double" if name == "stack delete" else None  # which ZenML knows by its name
-        typed = (stack or here.get(word, word) if word in here else word for word in words[1:])
-        said[name] = user.types(*typed, **(user.administrator if "--yes" in words and name == "gc" else {}))
-        assert said[name].status == 0, f"{words}\n{said[name].out}\n{said[name].err}"
-    run = said["run"]
-    assert "query_teacher: completed" in run.err
-    assert "promote_model: completed" in run.err
-    assert "alias challenger" in run.out or "alias champion" in run.out
-    assert "completed" in said["runs"].out
-    assert "double" not in user.types("stack", "list").out
-    assert not [one for one in user.objects("Secret") if one["metadata"]["name"].startswith("zenml-token-")]
-    # Nothing of a run is left for the page's last commands, which remove what the overlay brought.
-    assert not [one for kind in ("Job", "TrainJob", "CronJob", "Pod") for one in user.objects(kind)]
 
 
 def test_the_submitter_may_do_what_these_commands_did_and_nothing_else(

@@ -74,7 +74,13 @@ class Given:
 
 
 @pytest.fixture
-def judged(endpoint: Any) -> RunSpec:
+def speed() -> dict[str, int] | None:
+    """What is measured of the student's and of the champion's speed, each in a process of its own."""
+    return None
+
+
+@pytest.fixture
+def judged(endpoint: Any, speed: dict[str, int] | None) -> RunSpec:
     """The win rate against the teacher decides, at a price."""
     endpoint.answer = lambda request: (200, endpoint.chat(prefers_the_longer(request)))
     sections = copy.deepcopy(SPECIFICATION)
@@ -83,7 +89,7 @@ def judged(endpoint: Any) -> RunSpec:
         "exact_kl": False,
         "tasks": [],
         "drift": {"num_prompts": 6, "max_new_tokens": 8},
-        "speed": {"num_prompts": 2, "prompt_tokens": 4, "new_tokens": 2, "repeats": 1},
+        "speed": speed,
         "judge": {
             "teacher": {
                 "kind": "openai",
@@ -170,6 +176,7 @@ def files_of(promotion: Promotion) -> Iterator[str]:
         yield re.sub(r"(tokens_per_s(_single)?|memory_gb)\W.*", "*", text)
 
 
+@pytest.mark.parametrize("speed", [{"num_prompts": 2, "prompt_tokens": 4, "new_tokens": 2, "repeats": 1}])
 def test_what_judging_the_champion_costs_is_in_spend_gate_lineage_and_page(given: Given, endpoint: Any) -> None:
     before = read_json(given.evaluation.path / "report.json")
     asked = endpoint.asked.total()
@@ -193,6 +200,7 @@ def test_what_judging_the_champion_costs_is_in_spend_gate_lineage_and_page(given
     assert metrics["spend/cost_usd"] == pytest.approx(usd)
     # The champion is measured as the student is, and stands beside it.
     assert report["champion"]["resources"].keys() == report["resources"].keys() - {"usd"}
+    assert report["champion"]["resources"]["tokens_per_s"] > 0
     assert "the champion's is" in found["limit size_gb"]
 
 

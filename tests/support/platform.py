@@ -74,10 +74,10 @@ class Platform:
         assert applied.status == 0, applied.stderr
         return self._submit(home, [str(PROXYKD), "run", "tiny.yaml", "--stack", stack], more)
 
-    def types(self, home: Path, *words: str) -> "Outcome":
-        """A command of the command line, to its end."""
+    def types(self, home: Path, *words: str, **more: str) -> "Outcome":
+        """A command of the command line, to its end; ``more`` = further variables."""
         home.mkdir(parents=True, exist_ok=True)
-        return self._submit(home, [str(PROXYKD), *words], {"COLUMNS": "200"})
+        return self._submit(home, [str(PROXYKD), *words], {"COLUMNS": "200", **more})
 
     def run_small(self, home: Path, placement: Path, wait_s: float, **stack: Any) -> "Outcome":
         """The small pipeline of two steps, the first of which waits on its first try; ``stack`` changes the stack."""

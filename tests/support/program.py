@@ -44,6 +44,7 @@ SPECIFICATION: dict[str, Any] = {
         "exact_kl": True,
         "exact_kl_prompts": 4,
         "resamples": 100,
+        "speed": None,  # of which a process of its own is asked: tests/evaluation/test_speed.py
         "tasks": [
             {"kind": "exact_match", "name": "sums", "answer_pattern": r"#### (-?\d+)", "max_new_tokens": 8, "limit": 4}
         ],
