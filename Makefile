@@ -41,7 +41,7 @@ test-default: $(STAMP)
 
 test-integration: $(STAMP)
 	# In the order of tests/conftest.py, the longest first, so that none is begun at the end.
-	$(BIN)/pytest -m integration -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m integration -n 4 --dist loadfile --no-loadscope-reorder
 
 test-browser: $(STAMP) ## the report in the Chromium or Chrome of this machine: not among what CI runs
 	@$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[browser]'

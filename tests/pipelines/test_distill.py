@@ -1,13 +1,20 @@
-"""The main job from end to end: what it leaves, what a second run does again, and what a change makes it redo."""
+"""The main job from end to end: what it leaves, what a second run does again, and what a change makes it redo.
 
+And the same numbers from a run in shards, and from one that is killed and interrupted.
+"""
+
+import re
+import signal
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
 import pytest
 
-from tests.support.program import NUM_PROMPTS, PROXYKD, Finished, Home
+from tests.support.program import LIMIT_S, NUM_PROMPTS, PROXYKD, Finished, Home
 
 pytestmark = pytest.mark.integration
 
@@ -147,3 +154,70 @@ def test_a_damaged_store_is_refused_and_made_anew_on_request(undisturbed: Run) -
     unknown = home.run("--anew", "estimating")
     assert unknown.status == 2
     assert "estimate_distributions" in unknown.stderr
+
+
+def test_a_run_in_shards_is_the_run_in_one_piece(undisturbed: Run, tmp_path: Path) -> None:
+    """Querying and estimation divided among steps of their own, as pods do it on a cluster."""
+    home = Home.create(tmp_path / "shards")
+    finished = home.run("--shards", "query_teacher=3", "--shards", "estimate_distributions=2")
+    assert finished.status == 0, finished.stderr
+    statuses, whole = home.statuses(), undisturbed[1].report
+    assert [name for name in statuses if "-of-" in name] == [
+        "query_teacher_1-of-3",
+        "query_teacher_2-of-3",
+        "query_teacher_3-of-3",
+        "estimate_distributions_1-of-2",
+        "estimate_distributions_2-of-2",
+    ]
+    assert home.num_answers() == undisturbed[0].num_answers()
+    report = finished.report
+    assert report["arms"]["sft"] == whole["arms"]["sft"]
+    # Batches are cut otherwise: the proxy's scores, and what is learnt from them, differ by rounding.
+    for metric, measured in whole["arms"]["proxy_kd"].items():
+        if isinstance(measured, dict) and "value" in measured:
+            found = report["arms"]["proxy_kd"][metric]["value"]
+            assert found == pytest.approx(measured["value"], abs=2e-3), metric
+
+
+def disturb(home: Home, wanted: signal.Signals, is_time: Callable[[str], bool]) -> Finished:
+    """Send a signal to a run's process group as soon as ``is_time(stderr so far)``; how the run ended."""
+    deadline = time.monotonic() + LIMIT_S
+    with home.start() as started:
+        while not is_time(started.stderr):
+            assert started.process.poll() is None, started.stderr
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        started.signal(wanted)
+        return started.finish()
+
+
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_numbers(undisturbed: Run, tmp_path: Path) -> None:
+    """The same command goes on and pays for nothing twice."""
+    home = Home.create(tmp_path / "disturbed")
+    killed = disturb(home, signal.SIGKILL, lambda _: home.num_answers() >= 10)
+    assert killed.status == -signal.SIGKILL
+    paid = home.num_answers()
+    assert 10 <= paid < NUM_PROMPTS
+    assert home.has_no_server_soon()
+
+    interrupted = disturb(home, signal.SIGINT, lambda printed: "proxy warm-up:" in printed)
+    assert interrupted.status == 130
+    assert f"{paid} of {NUM_PROMPTS} answers were in the journal" in interrupted.stderr
+    assert home.num_answers() == NUM_PROMPTS
+    *_, last = interrupted.stderr.splitlines()
+    assert last.startswith("proxykd: interrupted; ")
+    # An interrupt that comes while an object is being freed is told by Python, and goes on being one.
+    told = re.sub(r"Exception ignored in: .*?\nKeyboardInterrupt[^\n]*\n", "", interrupted.stderr, flags=re.DOTALL)
+    assert "Traceback" not in told + interrupted.stdout
+
+    killed = disturb(home, signal.SIGKILL, lambda printed: "estimate distributions:" in printed)
+    assert killed.status == -signal.SIGKILL
+    assert "Asking the teacher" not in killed.stderr
+
+    finished = home.run()
+    assert finished.status == 0, finished.stderr
+    assert "Asking the teacher" not in finished.stderr
+    assert "proxy warm-up" not in finished.stderr
+    assert home.num_answers() == NUM_PROMPTS
+    assert finished.report["arms"] == undisturbed[1].report["arms"]
+    assert home.has_no_server_soon()
