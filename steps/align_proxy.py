@@ -11,7 +11,7 @@ from proxykd.proxy.launch import align_proxy as align
 from steps.holding import hold_workspace
 from steps.launchers import LAUNCHERS
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import checkpoint_folder, new_folder, scratch_folder
+from steps.settings import checkpoint_folder, new_folder, require_code, scratch_folder
 
 SECTIONS = ("seed", "split", "proxy", "staging")
 MODELS = ("proxy",)
@@ -30,6 +30,7 @@ def align_proxy(
         models: Identity of the proxy's model, so that another one behind the same source is used.
         code: Hash of the code that the step runs.
     """
+    require_code(__name__, code)
     hold_workspace()
     run = RunSpec.view(settings)
     with new_folder("proxy") as output, scratch_folder() as scratch:

@@ -8,7 +8,7 @@ from proxykd.artifacts import DriftReport, ValidationResult
 from proxykd.config import RunSpec
 from steps.adapters.drift_gate import report_drift
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import new_folder, scratch_folder
+from steps.settings import new_folder, require_code, scratch_folder
 
 SECTIONS = ("validation",)
 
@@ -25,6 +25,7 @@ def check_drift(
         settings: The sections named in ``SECTIONS``.
         code: Hash of the code that the step runs.
     """
+    require_code(__name__, code)
     spec = RunSpec.view(settings).validation
     with new_folder("drift") as output, scratch_folder() as scratch:
         return report_drift(validation, baseline, spec, output=output, scratch=scratch)

@@ -11,7 +11,7 @@ from proxykd.launching.choice import choose_launcher
 from steps.holding import hold_workspace
 from steps.launchers import LAUNCHERS
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import checkpoint_folder, new_folder, scratch_folder
+from steps.settings import checkpoint_folder, new_folder, require_code, scratch_folder
 
 SECTIONS = ("split", "student")
 MODELS = ("student",)
@@ -45,6 +45,7 @@ def distill_student(
     Raises:
         InputError: if the trajectories changed after the plan.
     """
+    require_code(__name__, code)
     from proxykd.student.training import distill_student as distill
 
     hold_workspace()

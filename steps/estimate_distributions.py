@@ -7,7 +7,7 @@ from zenml import step
 from proxykd.artifacts import CompletionSet, ProxyModel, SplitSet, Targets, TargetsPortion, ValidatedSet
 from proxykd.config import RunSpec
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import new_folder, scratch_folder
+from steps.settings import new_folder, require_code, scratch_folder
 
 SECTIONS = ("seed", "split", "proxy", "targets")
 
@@ -34,6 +34,7 @@ def estimate_distributions(
         settings: The sections named in ``SECTIONS``.
         code: Hash of the code that the step runs.
     """
+    require_code(__name__, code)
     from proxykd.estimation.estimating import estimate_distributions as estimate
     from proxykd.estimation.estimating import join_portions
 

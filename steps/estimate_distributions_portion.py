@@ -8,7 +8,7 @@ from proxykd.artifacts import CompletionSet, ProxyModel, SplitSet, TargetsPortio
 from proxykd.config import RunSpec
 from proxykd.data.portions import Portion
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import new_folder, scratch_folder
+from steps.settings import new_folder, require_code, scratch_folder
 
 SECTIONS = ("seed", "split", "proxy", "targets")
 
@@ -36,6 +36,7 @@ def estimate_distributions_portion(
         number: Which portion, 0 .. of - 1.
         of: How many there are.
     """
+    require_code(__name__, code)
     from proxykd.estimation.estimating import estimate_portion
 
     run, portion = RunSpec.view(settings), Portion(number, of)

@@ -20,7 +20,7 @@ from proxykd.evaluation.generation_journal import ANSWERS
 from proxykd.workspace import Workspace
 from steps.holding import hold_workspace
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import checkpoint_folder, new_folder, scratch_folder
+from steps.settings import checkpoint_folder, new_folder, require_code, scratch_folder
 
 SECTIONS = ("name", "seed", "student", "proxy", "split", "validation", "evaluation", "teacher", "targets", "staging")
 MODELS = ("student",)
@@ -57,6 +57,7 @@ def evaluate_student(
         files: Hash of the files that the tasks read: other content is other work.
         code: Hash of the code that the step runs.
     """
+    require_code(__name__, code)
     from proxykd.evaluation.evaluating import evaluate
     from proxykd.models.loading import save_untrained
 

@@ -39,7 +39,7 @@ from steps.adapters.mlflow_tracking import TrackedRun
 from steps.adapters.step_times import measured_steps
 from steps.holding import hold_workspace
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import checkpoint_folder, checkpoints, new_folder, scratch_folder
+from steps.settings import checkpoint_folder, checkpoints, new_folder, require_code, scratch_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,7 @@ def promote_model(
         planned: Hash of the prompts' file or dataset; None = there is none.
         code: Hash of the code that the step runs.
     """
+    require_code(__name__, code)
     hold_workspace()
     run = RunSpec.model_validate(unshielded(specification))
     documents = {"validation": validation.path, "drift": drift.path}

@@ -14,7 +14,7 @@ from proxykd.teacher.query import query_teacher as query
 from proxykd.workspace import Workspace
 from steps.holding import hold_workspace
 from steps.materializers.folder import for_outputs
-from steps.settings import new_folder
+from steps.settings import new_folder, require_code
 
 SECTIONS = ("seed", "prompts", "teacher", "staging", "split")
 
@@ -38,6 +38,7 @@ def query_teacher(
     Raises:
         InputError: if the prompts changed after the plan.
     """
+    require_code(__name__, code)
     hold_workspace()
     run, journal = RunSpec.view(settings), Workspace.default().journal
     with new_folder("prompts") as questions, new_folder("completions") as rows, new_folder("journal") as entries:

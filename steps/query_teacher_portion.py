@@ -12,7 +12,7 @@ from proxykd.teacher.query import check_inputs, collect_prompts
 from proxykd.workspace import Workspace
 from steps.holding import hold_workspace
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import new_folder, scratch_folder
+from steps.settings import new_folder, require_code, scratch_folder
 
 SECTIONS = ("seed", "prompts", "teacher", "staging", "split")
 
@@ -33,6 +33,7 @@ def query_teacher_portion(
     Raises:
         InputError: if the prompts changed after the plan.
     """
+    require_code(__name__, code)
     hold_workspace()
     run, portion, workspace = RunSpec.view(settings), Portion(number, of), Workspace.default()
     with new_folder("answers") as output, scratch_folder() as scratch:

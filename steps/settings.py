@@ -16,6 +16,7 @@ from typing import Any
 import proxykd
 from proxykd.config import RunSpec
 from proxykd.config.shielding import shielded
+from proxykd.exceptions import ClusterError
 from proxykd.records import hash_json
 from proxykd.workspace import HOME_VARIABLE, Workspace
 
@@ -42,6 +43,24 @@ def code_hash(module: str) -> str:
     for file in sorted(_with_data(_closure(_files_of(module)))):
         digest.update(file.relative_to(CHECKOUT).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def require_code(module: str, told: str) -> None:
+    """Refuse work of other code than the run was submitted with: its results would be kept as that code's.
+
+    Args:
+        module: The step's, for example ``steps.split``.
+        told: ``code_hash`` of it where the run was submitted.
+
+    Raises:
+        ClusterError: if the module's own differs.
+    """
+    if (own := code_hash(module)) != told:
+        raise ClusterError(
+            f"expected the code that the run was submitted with, {told} of {module}, got {own}: this pod's image was "
+            "made of another checkout; name in the stack an image that is made of the one you submit from (`make "
+            "image`, `make push`), or submit from the one that this image was made of"
+        )
 
 
 @contextmanager
@@ -122,5 +141,6 @@ def _package_of(file: Path) -> Path:
 def _with_data(files: set[Path]) -> set[Path]:
     rooms = {file.parent for file in files if file.parent.parent != CHECKOUT and file.parent != CHECKOUT}
     data = {file for room in rooms for file in room.rglob("*") if file.is_file() and _package_of(file) == room}
-    # Compilers leave their work beside the sources while a run is under way.
-    return files | {file for file in data if file.suffix != CODE_SUFFIX and file.parent.name != COMPILED_FOLDER}
+    # Compilers leave their work beside the sources while a run is under way, and desktops hidden files.
+    own = {file for file in data if file.parent.name != COMPILED_FOLDER and not file.name.startswith(".")}
+    return files | {file for file in own if file.suffix != CODE_SUFFIX}

@@ -10,7 +10,7 @@ from proxykd.data.splits import build_splits
 from steps.adapters.drift_gate import require_no_drift
 from steps.adapters.great_expectations_gate import require_open_gate
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import new_folder
+from steps.settings import new_folder, require_code
 
 SECTIONS = ("split",)
 
@@ -31,6 +31,7 @@ def split(
     Raises:
         GateError: if the validation gate is closed, or the corpus drifted and that is to stop the run.
     """
+    require_code(__name__, code)
     require_open_gate(validation)
     require_no_drift(drift)
     with new_folder("splits") as output:

@@ -12,7 +12,7 @@ from proxykd.data.verifiers import build_verifier, verify_known
 from proxykd.models.tokenizers import load_counter
 from steps.adapters.great_expectations_gate import Folders, validate
 from steps.materializers.folder import for_outputs
-from steps.settings import new_folder, scratch_folder
+from steps.settings import new_folder, require_code, scratch_folder
 
 SECTIONS = ("validation", "split", "verifier")
 
@@ -40,6 +40,7 @@ def validate_data(
         tokenizer: Source of the model whose tokens count; None = no length in tokens is asked for.
         code: Hash of the code that the step runs.
     """
+    require_code(__name__, code)
     counter = None if tokenizer is None else partial(load_counter, tokenizer)
     with (
         new_folder("validated") as output,

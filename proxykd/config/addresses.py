@@ -1,8 +1,9 @@
-"""Where a host lies, as far as its address alone tells: on the machine that asks, on the Internet, or elsewhere.
+"""What an address alone tells: where its host lies (on the machine that asks, on the Internet, or elsewhere), its kind.
 
 Nothing is looked up: a public name of a private address is taken for what it looks like.
 """
 
+from importlib.metadata import entry_points
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal
 from urllib.parse import urlsplit
@@ -10,6 +11,8 @@ from urllib.parse import urlsplit
 Way = Literal["loopback", "internet", "elsewhere"]
 _PORTS = {"https": 443, "http": 80}
 _PRIVATE = (".svc", ".local", ".internal")
+_TRACKING_PLUGINS = "mlflow.tracking_store"
+_TRACKING = {"", "databricks", "databricks-uc", "file", "http", "https", "mssql", "mysql", "postgresql", "sqlite", "uc"}
 
 
 def is_loopback(host: str) -> bool:
@@ -43,6 +46,14 @@ def endpoint(url: str) -> tuple[str, int]:
     """Host and port of an address whose scheme is http or https."""
     parts = urlsplit(url)
     return parts.hostname or "", parts.port or _PORTS[parts.scheme]
+
+
+def fault_of_tracking(uri: str) -> str:
+    """What is wrong with the kind of an address of MLflow's: "" for one that it or one of its plug-ins knows."""
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if scheme in _TRACKING or scheme in {plugin.name for plugin in entry_points(group=_TRACKING_PLUGINS)}:
+        return ""
+    return f"got the scheme {scheme!r}; use one of {', '.join(sorted(filter(None, _TRACKING)))}"
 
 
 def _ip_address(host: str) -> IPv4Address | IPv6Address | None:

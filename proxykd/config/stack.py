@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 import proxykd
+from proxykd.config.addresses import fault_of_tracking
 from proxykd.config.base import InputPath, PositiveFloat, Spec
 from proxykd.config.loading import load_model, read_yaml
 from proxykd.exceptions import ConfigError
@@ -39,6 +40,12 @@ def _check_address(value: str) -> str:
         raise ValueError("expected an address that begins with http:// or https://")
     if parts.username or parts.password:
         raise ValueError("expected an address without user name and password: those belong in a secret")
+    return value
+
+
+def _check_tracking(value: str) -> str:
+    if fault := fault_of_tracking(value):
+        raise ValueError(f"expected an address that MLflow knows, {fault}")
     return value
 
 
@@ -99,7 +106,7 @@ class LocalStackSpec(Spec):
     """Name of the stack."""
     artifact_store: Annotated[FolderStoreSpec | S3StoreSpec, Field(discriminator="kind")] = FolderStoreSpec()
     """Where artifacts lie."""
-    tracking_uri: str | None = None
+    tracking_uri: Annotated[str, AfterValidator(_check_tracking)] | None = None
     """MLflow; None = as MLFLOW_TRACKING_URI says, else SQLite in the workspace."""
     tracking_secret: str | None = None
     """ZenML secret for a tracking server with a login, with the key token or username and password; None = none."""

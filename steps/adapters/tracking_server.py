@@ -8,18 +8,16 @@ import os
 import re
 import ssl
 from http.client import HTTPException
-from importlib.metadata import entry_points
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
+from proxykd.config.addresses import fault_of_tracking
 from proxykd.exceptions import ConfigError
 
 TIMEOUT_S = 5.0
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
 _REFUSALS = {401, 403}
-_PLUGINS = "mlflow.tracking_store"
-_SCHEMES = {"", "databricks", "databricks-uc", "file", "http", "https", "mssql", "mysql", "postgresql", "sqlite", "uc"}
 
 
 def without_userinfo(uri: str) -> str:
@@ -38,13 +36,12 @@ def check_tracking_server(uri: str) -> None:
             that MLflow knows.
     """
     shown, status = without_userinfo(uri), None
-    scheme = urlsplit(uri).scheme.partition("+")[0]
-    if scheme not in _SCHEMES and scheme not in {plugin.name for plugin in entry_points(group=_PLUGINS)}:
+    if fault := fault_of_tracking(uri):
         raise ConfigError(
-            f"expected an address that MLflow knows at MLFLOW_TRACKING_URI={shown}, got the scheme {scheme!r}; use one "
-            f"of {', '.join(sorted(filter(None, _SCHEMES)))}, or unset the variable to track in the workspace"
+            f"expected an address that MLflow knows at MLFLOW_TRACKING_URI={shown}, {fault}, or unset the variable to "
+            "track in the workspace"
         )
-    if scheme not in ("http", "https"):
+    if urlsplit(uri).scheme not in ("http", "https"):
         return
     try:
         status = _status_of(uri)

@@ -51,6 +51,19 @@ def test_a_shipped_schedule_loads_and_names_its_command(file: Path) -> None:
     assert file.read_text(encoding="utf-8").startswith(f"# proxykd schedule apply k8s/schedules/{file.name}\n")
 
 
+@pytest.mark.parametrize(
+    "uri", ["http://mlflow:5000", "sqlite:////tmp/mlflow.db", "postgresql+psycopg://db/mlflow", "runs"]
+)
+def test_a_local_stack_tracks_wherever_mlflow_can(tmp_path: Path, uri: str) -> None:
+    assert load(tmp_path, kind="local", name="mine", tracking_uri=uri).tracking_uri == uri
+
+
+@pytest.mark.parametrize("uri", ["htp://mlflow:5000", "mlflow:5000"])
+def test_an_address_that_mlflow_does_not_know_is_refused(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(ConfigError, match=r"tracking_uri: .*MLflow knows, got the scheme '\w+'; use one of .*https"):
+        load(tmp_path, kind="local", name="mine", tracking_uri=uri)
+
+
 def test_readme_applies_the_stack_that_its_run_and_its_schedule_name() -> None:
     text = (STACKS.parents[1] / "README.md").read_text(encoding="utf-8")
     applied = set(re.findall(r"^proxykd stack apply (\S+)", text, re.MULTILINE))

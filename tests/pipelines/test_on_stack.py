@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -45,10 +46,11 @@ class User:
         home: The user's folder.
         stack: Path of the stack's file.
         specification: Path of the run's file.
+        checkout: Whose program the user types.
     """
 
     def __init__(self, there: Platform, home: Path) -> None:
-        self.there, self.home = there, home
+        self.there, self.home, self.checkout = there, home, CHECKOUT
         self.stack = str(there.stack(self.placed("placement", PLACEMENT)))
         self.specification = str(self.write("tiny.yaml", SPECIFICATION))
 
@@ -78,10 +80,13 @@ class User:
     @contextmanager
     def starts(self, *words: str, **more: str) -> Iterator["subprocess.Popen[str]"]:
         """A command as it runs; it does not outlive the context."""
-        environment = {**self.there.environment(self.home), "no_proxy": "*", "COLUMNS": "200", **more}
+        own = {"PYTHONPATH": str(self.checkout), "no_proxy": "*", "COLUMNS": "200"}
+        environment = {**self.there.environment(self.home), **own, **more}
         command = [sys.executable, "-m", "proxykd", *words]
         pipe = subprocess.PIPE
-        with subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        with subprocess.Popen(
+            command, cwd=self.checkout, env=environment, stdout=pipe, stderr=pipe, text=True
+        ) as process:
             try:
                 yield process
             finally:
@@ -318,6 +323,24 @@ def test_a_run_that_fails_says_what_became_of_its_pod(user: User) -> None:
     assert failed.status == 2
     assert "query_teacher" in failed.err
     assert "exit_code=137" in failed.err
+    remove_jobs(user)
+
+
+def test_a_run_of_other_code_than_the_image_has_spends_nothing(
+    user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in ("proxykd", "steps", "pipelines", "cluster"):
+        shutil.copytree(CHECKOUT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "proxykd" / "teacher" / "engine.py").open("a", encoding="utf-8") as file:
+        file.write("# Not in the image yet.\n")
+    monkeypatch.setattr(user, "checkout", tmp_path)
+    answers = user.there.num_answers()
+    refused = user.types("run", user.asking(85), "--stack", user.stack)
+    assert refused.status == 2
+    assert "image was made of another checkout" in refused.err
+    assert refused.err.count("proxykd: ") == 1
+    assert user.there.num_answers() == answers
+    assert user.there.statuses()[""] == "failed"
     remove_jobs(user)
 
 

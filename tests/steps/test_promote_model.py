@@ -36,12 +36,14 @@ from proxykd.exceptions import TeacherError
 from steps.adapters import mlflow_registry as registry
 from steps.adapters.mlflow_tracking import connect
 from steps.promote_model import promote_model
+from steps.settings import code_hash
 from tests.evaluation.conftest import FACTS, SPECIFICATION, arms, run_spec, splits, validated  # noqa: F401  (fixtures)
 from tests.evaluation.test_judge import prefers_the_longer
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 
 PRICE = {"input_usd_per_million": 1000.0, "output_usd_per_million": 1000.0}
+CODE = code_hash("steps.promote_model")
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Given:
         names = ("journal", "validation", "drift", "validated", "splits", "student", "evaluation")
         inputs = {name: getattr(self, name) for name in names}
         plain = shielded(self.run.model_dump(mode="json"))
-        made: Promotion = promote_model.entrypoint(**inputs, specification=plain, planned=None, code="0")
+        made: Promotion = promote_model.entrypoint(**inputs, specification=plain, planned=None, code=CODE)
         return made
 
     def lineage(self) -> dict[str, Any]:

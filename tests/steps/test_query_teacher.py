@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from proxykd.exceptions import InputError
+from steps.settings import code_hash
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 
@@ -23,5 +24,5 @@ def test_prompts_that_changed_after_the_plan_are_not_asked(tmp_path: Path, monke
         "teacher": {"kind": "recorded"},
     }
     with pytest.raises(InputError, match="planned with"):
-        query_teacher.entrypoint(answers=[], settings=settings, code="", inputs="0" * 64)
+        query_teacher.entrypoint(answers=[], settings=settings, code=code_hash("steps.query_teacher"), inputs="0" * 64)
     assert not (tmp_path / "home").exists()

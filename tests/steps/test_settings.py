@@ -1,5 +1,6 @@
 """What decides a step's cache key, and what becomes of its temporary folders."""
 
+import ast
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -8,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from proxykd.config import RunSpec
+from proxykd.exceptions import ClusterError
 from steps import settings
 from steps.settings import code_hash, new_folder, scratch_folder, settings_for
 
 pytestmark = pytest.mark.integration
+FILES = (settings.CHECKOUT / "steps").glob("*.py")
+STEPS = sorted(path.stem for path in FILES if "@step(" in path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +76,28 @@ def test_data_files_beside_the_code_count(checkout: Path) -> None:
     # The look of the page is no reason to evaluate again.
     assert changed(checkout, "proxykd/evaluation/page/report.html.jinja") == {"promote_model"}
     assert {"align_proxy", "distill_student"} <= changed(checkout, "proxykd/models/embedded/tokenizer.json")
+
+
+def test_hidden_files_do_not_count(checkout: Path) -> None:
+    """An image has none, and a desktop may make one at any time."""
+    before, file = code_hash("steps.align_proxy"), checkout / "proxykd" / "models" / ".DS_Store"
+    file.write_bytes(b"where its icons are")
+    forget()
+    assert code_hash("steps.align_proxy") == before
+    file.unlink()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_step_refuses_to_run_as_other_code_than_it_is(step: str) -> None:
+    tree = ast.parse((settings.CHECKOUT / "steps" / f"{step}.py").read_text(encoding="utf-8"))
+    (body,) = (found.body for found in tree.body if isinstance(found, ast.FunctionDef) and found.name == step)
+    assert ast.unparse(body[1]) == "require_code(__name__, code)"
+
+
+def test_other_code_is_refused_with_what_to_do() -> None:
+    settings.require_code("steps.split", code_hash("steps.split"))
+    with pytest.raises(ClusterError, match=r"0 of steps.split.*image was made of another checkout.*make push"):
+        settings.require_code("steps.split", "0")
 
 
 @pytest.mark.parametrize(
