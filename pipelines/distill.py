@@ -11,6 +11,7 @@ from zenml.config.cache_policy import CachePolicy
 from proxykd.config import RunSpec
 from proxykd.config.shielding import unshielded
 from proxykd.config.steps import portion_name
+from proxykd.own_code import code_hash
 from proxykd.records import hash_json
 from steps import (
     align_proxy,
@@ -25,7 +26,7 @@ from steps import (
     split,
     validate_data,
 )
-from steps.settings import code_hash, settings_for
+from steps.settings import settings_for
 
 WITHOUT_TARGETS = CachePolicy(ignored_inputs=["targets", "proxy"])
 """The SFT arm opens neither targets nor proxy: others do not train it again."""

@@ -26,8 +26,8 @@ from proxykd.config.schedule import ScheduleSpec
 from proxykd.config.shielding import shielded
 from proxykd.config.stack import ClusterStackSpec
 from proxykd.exceptions import ClusterError
+from proxykd.own_code import code_hash
 from proxykd.records import hash_json
-from steps.settings import code_hash
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,5 +120,9 @@ class ArtifactError(ProxykdError, ValueError):
     """An artifact is damaged, incomplete or of another kind."""
 
 
+class CodeError(ProxykdError, RuntimeError):
+    """The code is not the one that a run was submitted with."""
+
+
 class StorageError(ProxykdError, OSError):
     """The disk is full or cannot be written."""

@@ -7,11 +7,12 @@ from zenml import step
 from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet
 from proxykd.config import RunSpec
 from proxykd.launching.choice import choose_launcher
+from proxykd.own_code import require_code
 from proxykd.proxy.launch import align_proxy as align
 from steps.holding import hold_workspace
 from steps.launchers import LAUNCHERS
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import checkpoint_folder, new_folder, require_code, scratch_folder
+from steps.settings import checkpoint_folder, new_folder, scratch_folder
 
 SECTIONS = ("seed", "split", "proxy", "staging")
 MODELS = ("proxy",)

@@ -6,9 +6,10 @@ from zenml import step
 
 from proxykd.artifacts import DriftReport, ValidationResult
 from proxykd.config import RunSpec
+from proxykd.own_code import require_code
 from steps.adapters.drift_gate import report_drift
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import new_folder, require_code, scratch_folder
+from steps.settings import new_folder, scratch_folder
 
 SECTIONS = ("validation",)
 

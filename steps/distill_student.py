@@ -8,10 +8,11 @@ from proxykd.artifacts import ProxyModel, SplitSet, StudentModel, Targets, Valid
 from proxykd.config import RunSpec
 from proxykd.data.trajectory_rows import check_trajectories
 from proxykd.launching.choice import choose_launcher
+from proxykd.own_code import require_code
 from steps.holding import hold_workspace
 from steps.launchers import LAUNCHERS
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import checkpoint_folder, new_folder, require_code, scratch_folder
+from steps.settings import checkpoint_folder, new_folder, scratch_folder
 
 SECTIONS = ("split", "student")
 MODELS = ("student",)

@@ -7,8 +7,9 @@ from zenml import step
 from proxykd.artifacts import CompletionSet, ProxyModel, SplitSet, TargetsPortion, ValidatedSet
 from proxykd.config import RunSpec
 from proxykd.data.portions import Portion
+from proxykd.own_code import require_code
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import new_folder, require_code, scratch_folder
+from steps.settings import new_folder, scratch_folder
 
 SECTIONS = ("seed", "split", "proxy", "targets")
 

@@ -17,10 +17,11 @@ from proxykd.artifacts import (
 from proxykd.config import RunSpec
 from proxykd.evaluation.facts import collect_facts
 from proxykd.evaluation.generation_journal import ANSWERS
+from proxykd.own_code import require_code
 from proxykd.workspace import Workspace
 from steps.holding import hold_workspace
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import checkpoint_folder, new_folder, require_code, scratch_folder
+from steps.settings import checkpoint_folder, new_folder, scratch_folder
 
 SECTIONS = ("name", "seed", "student", "proxy", "split", "validation", "evaluation", "teacher", "targets", "staging")
 MODELS = ("student",)

@@ -31,6 +31,7 @@ from proxykd.evaluation.generation_journal import ANSWERS, mark_answers, remove_
 from proxykd.evaluation.lineage import TRAJECTORIES, build_lineage
 from proxykd.evaluation.page.rendering import PageData
 from proxykd.exceptions import ModelError
+from proxykd.own_code import require_code
 from proxykd.records import Side
 from proxykd.teacher.excerpt import JOURNAL_FILE
 from proxykd.workspace import Workspace
@@ -39,7 +40,7 @@ from steps.adapters.mlflow_tracking import TrackedRun
 from steps.adapters.step_times import measured_steps
 from steps.holding import hold_workspace
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import checkpoint_folder, checkpoints, new_folder, require_code, scratch_folder
+from steps.settings import checkpoint_folder, checkpoints, new_folder, scratch_folder
 
 
 @dataclass(frozen=True, slots=True)

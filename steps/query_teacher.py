@@ -7,6 +7,7 @@ from zenml import step
 from proxykd.artifacts import AnswerSet, CompletionSet, JournalExcerpt, PromptSet
 from proxykd.config import RunSpec
 from proxykd.config.teacher import RecordedTeacherSpec
+from proxykd.own_code import require_code
 from proxykd.teacher.excerpt import write_excerpt
 from proxykd.teacher.portions import gather
 from proxykd.teacher.query import check_inputs, collect_prompts
@@ -14,7 +15,7 @@ from proxykd.teacher.query import query_teacher as query
 from proxykd.workspace import Workspace
 from steps.holding import hold_workspace
 from steps.materializers.folder import for_outputs
-from steps.settings import new_folder, require_code
+from steps.settings import new_folder
 
 SECTIONS = ("seed", "prompts", "teacher", "staging", "split")
 

@@ -7,12 +7,13 @@ from zenml import step
 from proxykd.artifacts import AnswerSet
 from proxykd.config import RunSpec
 from proxykd.data.portions import Portion
+from proxykd.own_code import require_code
 from proxykd.teacher.portions import ask_portion
 from proxykd.teacher.query import check_inputs, collect_prompts
 from proxykd.workspace import Workspace
 from steps.holding import hold_workspace
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import new_folder, require_code, scratch_folder
+from steps.settings import new_folder, scratch_folder
 
 SECTIONS = ("seed", "prompts", "teacher", "staging", "split")
 

@@ -7,10 +7,11 @@ from zenml import step
 from proxykd.artifacts import DriftReport, SplitSet, ValidatedSet, ValidationResult
 from proxykd.config import RunSpec
 from proxykd.data.splits import build_splits
+from proxykd.own_code import require_code
 from steps.adapters.drift_gate import require_no_drift
 from steps.adapters.great_expectations_gate import require_open_gate
 from steps.materializers.folder import FolderMaterializer
-from steps.settings import new_folder, require_code
+from steps.settings import new_folder
 
 SECTIONS = ("split",)
 

@@ -10,9 +10,10 @@ from proxykd.config import RunSpec
 from proxykd.data.judging import Environment
 from proxykd.data.verifiers import build_verifier, verify_known
 from proxykd.models.tokenizers import load_counter
+from proxykd.own_code import require_code
 from steps.adapters.great_expectations_gate import Folders, validate
 from steps.materializers.folder import for_outputs
-from steps.settings import new_folder, require_code, scratch_folder
+from steps.settings import new_folder, scratch_folder
 
 SECTIONS = ("validation", "split", "verifier")
 

@@ -3,6 +3,7 @@
 Nothing is looked up: a public name of a private address is taken for what it looks like.
 """
 
+import re
 from importlib.metadata import entry_points
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal
@@ -12,7 +13,9 @@ Way = Literal["loopback", "internet", "elsewhere"]
 _PORTS = {"https": 443, "http": 80}
 _PRIVATE = (".svc", ".local", ".internal")
 _TRACKING_PLUGINS = "mlflow.tracking_store"
-_TRACKING = {"", "databricks", "databricks-uc", "file", "http", "https", "mssql", "mysql", "postgresql", "sqlite", "uc"}
+_DATABASES = {"mssql", "mysql", "postgresql", "sqlite"}
+_TRACKING = {"databricks", "databricks-uc", "file", "http", "https", "uc", *_DATABASES}
+_WITHOUT_SCHEME = re.compile(r"[\w.-]+:\d+(/|$)")
 
 
 def is_loopback(host: str) -> bool:
@@ -50,10 +53,14 @@ def endpoint(url: str) -> tuple[str, int]:
 
 def fault_of_tracking(uri: str) -> str:
     """What is wrong with the kind of an address of MLflow's: "" for one that it or one of its plug-ins knows."""
-    scheme = urlsplit(uri).scheme.partition("+")[0]
-    if scheme in _TRACKING or scheme in {plugin.name for plugin in entry_points(group=_TRACKING_PLUGINS)}:
+    if _WITHOUT_SCHEME.match(uri):
+        return f"got a host and a port alone; write http://{uri}"
+    scheme = urlsplit(uri).scheme
+    known = _TRACKING | {plugin.name for plugin in entry_points(group=_TRACKING_PLUGINS)}
+    is_driver = scheme.partition("+")[0] in _DATABASES
+    if not scheme or scheme in known or is_driver:
         return ""
-    return f"got the scheme {scheme!r}; use one of {', '.join(sorted(filter(None, _TRACKING)))}"
+    return f"got the scheme {scheme!r}; use one of {', '.join(sorted(_TRACKING))}"
 
 
 def _ip_address(host: str) -> IPv4Address | IPv6Address | None:

@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from proxykd import exceptions
 from proxykd.exceptions import ModelError, ProxykdError
+from proxykd.own_code import code_hash, require_code
 from proxykd.records import hash_json
 
 T = TypeVar("T")
@@ -79,8 +80,25 @@ def write_job(work: Work[Any], output: Path) -> Path:
     for left in (RESULT, ERROR):
         (output / left).unlink(missing_ok=True)
     path = output / JOB
-    path.write_text(json.dumps({**work.job, "output": str(output)}), encoding="utf-8")
+    told = {**work.job, "output": str(output), "code": [work.module, code_hash(work.module)]}
+    path.write_text(json.dumps(told), encoding="utf-8")
     return path
+
+
+def read_job(path: Path) -> dict[str, Any]:
+    """What a job's file tells, with its ``output``."""
+    job: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    del job["code"]
+    return job
+
+
+def require_job_code(path: Path) -> None:
+    """Refuse a job that was written by other code than this process would do it with.
+
+    Raises:
+        CodeError: if it was.
+    """
+    require_code(*json.loads(path.read_text(encoding="utf-8"))["code"])
 
 
 def told_error(output: Path) -> ProxykdError | None:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from proxykd.exceptions import ModelError, ProxykdError
-from proxykd.launching.work import ERROR, RESULT
+from proxykd.launching.work import ERROR, RESULT, read_job, require_job_code
 from proxykd.progress import hush_engines
 from proxykd.world import current_world
 
@@ -36,9 +36,11 @@ def run_worker(part: Callable[[dict[str, Any]], Mapping[str, Any]], path: Path) 
     """
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     hush_engines()
-    job: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    job = read_job(path)
     output = Path(job["output"])
     try:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # the others of this node have the same code
+            require_job_code(path)
         _join()
         result = part(job)
         if current_world().rank == 0:

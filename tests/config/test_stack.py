@@ -58,9 +58,17 @@ def test_a_local_stack_tracks_wherever_mlflow_can(tmp_path: Path, uri: str) -> N
     assert load(tmp_path, kind="local", name="mine", tracking_uri=uri).tracking_uri == uri
 
 
-@pytest.mark.parametrize("uri", ["htp://mlflow:5000", "mlflow:5000"])
-def test_an_address_that_mlflow_does_not_know_is_refused(tmp_path: Path, uri: str) -> None:
-    with pytest.raises(ConfigError, match=r"tracking_uri: .*MLflow knows, got the scheme '\w+'; use one of .*https"):
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("htp://mlflow:5000", r"scheme 'htp'; use one of .*https"),
+        ("http+unix://mlflow", r"scheme 'http\+unix'"),
+        ("mlflow:5000", "write http://mlflow:5000"),
+        ("127.0.0.1:5000/", "write http://127.0.0.1:5000/"),
+    ],
+)
+def test_an_address_that_mlflow_does_not_know_is_refused(tmp_path: Path, uri: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"tracking_uri: .*MLflow knows, got .*{words}"):
         load(tmp_path, kind="local", name="mine", tracking_uri=uri)
 
 

@@ -15,6 +15,7 @@ from proxykd.teacher.serving import embedded_teacher
 from tests.support.program import NUM_PROMPTS, SPECIFICATION, Home
 
 pytestmark = pytest.mark.integration
+SPEED = {"num_prompts": 2, "prompt_tokens": 4, "new_tokens": 2, "repeats": 1}
 
 
 def test_a_run_learns_from_the_cheaper_teacher_first(tmp_path: Path) -> None:
@@ -29,13 +30,14 @@ def test_a_run_learns_from_the_cheaper_teacher_first(tmp_path: Path) -> None:
             "prompts": {"kind": "jsonl", "path": "rows.jsonl", "reference_field": "answer"},
             "teacher": {**api, "sampling": {"max_tokens": 256}},
             "staging": {"earlier": [{"teacher": {**api, "sampling": {"max_tokens": 200}}}], "fraction": 0.5},
-            "evaluation": {**SPECIFICATION["evaluation"], "exact_kl": False},
+            "evaluation": {**SPECIFICATION["evaluation"], "exact_kl": False, "speed": SPEED},
         }
         (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(sections), encoding="utf-8")
         finished = home.run()
     assert finished.status == 0, finished.stderr
     split = RunSpec.model_validate(sections).split
     num_training = sum(side_of(prompt.split_key, split) in TRAINING_SIDES for prompt in prompts)
+    assert finished.report["resources"]["tokens_per_s"] > 0
     facts = finished.report["facts"]
     cheap, main = facts["spend"]["teachers"]
     assert cheap["num_prompts"] == num_training

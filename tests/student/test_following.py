@@ -62,15 +62,15 @@ def test_a_search_that_others_make_chooses_what_this_process_chooses(
     corpus: Corpus, make_run: MakeRun, tmp_path: Path
 ) -> None:
     """Scored where it was trained, the winner is the same, with the same weights."""
-    run: RunSpec = make_run(student={"steps": 3, "learning_rates": [1e-5, 1e-3], "seeds": [0, 1]})
+    run: RunSpec = make_run(student={"steps": 3, "learning_rates": [1e-5, 1e-3], "seeds": [1]})
     found = {}
-    for name, launcher in {"here": None, "there": Torchrun(1)}.items():
+    for name, launcher in {"here": None, "there": Torchrun(2)}.items():
         for part in ("output", "scratch"):
             (tmp_path / name / part).mkdir(parents=True)
         folders = {part: tmp_path / name / part for part in ("output", "scratch")}
         student = distill_student(*corpus, None, run, arm="sft", launcher=launcher, **folders)
         record = read_json(student.path / "training.json")
-        assert sorted(path.name for path in student.path.glob("*") if path.is_dir()) == ["seed-0", "seed-1"]
+        assert sorted(path.name for path in student.path.glob("*") if path.is_dir()) == ["seed-1"]
         found[name] = record, load_saved(student.path / "seed-1" / "model")[0].state_dict()
     (here, ours), (there, theirs) = found["here"], found["there"]
     assert there["learning_rate"] == here["learning_rate"] == 1e-3

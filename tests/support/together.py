@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NoReturn, TypeVar
 
 from proxykd.launching.torchrun import Torchrun
-from proxykd.launching.work import RESULT, Launcher, Work, finish, write_job
+from proxykd.launching.work import RESULT, Launcher, Work, finish, read_job, write_job
 from proxykd.launching.worker import run_worker
 from proxykd.world import current_world
 
@@ -88,7 +88,7 @@ def _not_here() -> NoReturn:
 def take_part(told: dict[str, Any]) -> dict[str, Any]:
     """This process's part of one work after another."""
     for module, path in zip(told["modules"], told["jobs"], strict=True):
-        result = importlib.import_module(module).take_part(json.loads(Path(path).read_text(encoding="utf-8")))
+        result = importlib.import_module(module).take_part(read_job(Path(path)))
         if current_world().rank == 0:
             Path(path).with_name(RESULT).write_text(json.dumps(dict(result)), encoding="utf-8")
     return {}
