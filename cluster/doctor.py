@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from cluster import access, capacity, network, pools, services
 from cluster.api import ClusterApi, Patience
 from cluster.findings import Finding, guarded, missing, ok, unchecked
+from cluster.image import check_image
 from cluster.kinds import PRIORITY_CLASSES
 from cluster.names import ROLE
 from cluster.needs import Needs, needs_of
@@ -41,7 +42,7 @@ def examine(
         if stack.tracking_uri is not None and stack.tracking_uri.startswith("http"):
             yield from services.check_tracking(stack.tracking_uri, None)
         return
-    yield from services.check_image(stack.image)
+    yield from check_image(stack.image)
     needs = needs_of(stack)
     yield from check_askings(needs, askings)
     yield from looked_at_cluster(stack, needs, is_scheduled=is_scheduled)

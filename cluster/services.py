@@ -1,15 +1,14 @@
-"""What a run needs beside the cluster itself: MLflow, the bucket, the image, ZenML's server.
+"""What a run needs beside the cluster itself: MLflow, the bucket, ZenML's server.
 
 Each is asked once, with a short wait. What only pods can reach is said to be unchecked, not missing.
 """
 
-import json
 import uuid
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from cluster.api import ClusterApi
@@ -19,17 +18,6 @@ from proxykd.config.addresses import is_loopback
 from proxykd.config.stack import ClusterStackSpec, KubernetesStackSpec, S3StoreSpec, StackSpec
 
 TIMEOUT_S = 5.0
-_MANIFESTS = ", ".join(
-    f"application/vnd.{kind}+json"
-    for kind in (
-        "oci.image.index.v1",
-        "oci.image.manifest.v1",
-        "docker.distribution.manifest.list.v2",
-        "docker.distribution.manifest.v2",
-    )
-)
-PLACEHOLDER = f"sha256:{'0' * 64}"
-"""What stands for the digest in files of the checkout; no image has it."""
 _IN_CLUSTER = (".svc", ".cluster.local")
 
 
@@ -133,50 +121,6 @@ def check_bucket(store: S3StoreSpec) -> Iterator[Finding]:
             yield missing(what, f"no answer ({type(error).__name__})", "correct artifact_store.endpoint_url and region")
     else:
         yield ok(what, "writable")
-
-
-def check_image(image: str) -> Iterator[Finding]:
-    """The registry has the image's digest; one that wants a login, or is out of reach, is left unchecked."""
-    name, _, digest = image.partition("@")
-    what = f"image {name}"
-    if digest == PLACEHOLDER:
-        remedy = "build and push the image, and write its digest into the stack (docs/kubernetes.md, The image)"
-        yield missing(what, "its digest is the placeholder of the checkout's files", remedy)
-        return
-    host, _, repository = name.partition("/")
-    if "." not in host and ":" not in host and host != "localhost":
-        host, repository = "registry-1.docker.io", name if "/" in name else f"library/{name}"
-    repository = repository.rpartition(":")[0] or repository
-    scheme = "http" if is_loopback(urlsplit(f"//{host}").hostname or "") else "https"
-    address = f"{scheme}://{host}/v2/{repository}/manifests/{digest}"
-    reply = ask(address, method="HEAD", Accept=_MANIFESTS)
-    if reply.status == 401 and (token := _anonymous_token(reply.challenge, repository)):
-        reply = ask(address, method="HEAD", Accept=_MANIFESTS, Authorization=f"Bearer {token}")
-    if reply.status == 200:
-        yield ok(what, digest[:19])
-    elif reply.status == 404:
-        yield missing(what, f"the registry has no {digest[:19]}...", "push it, or write the digest that was pushed")
-    elif reply.status in (401, 403):
-        remedy = "nodes that may pull it, or service accounts with imagePullSecrets (k8s/components/private-registry)"
-        yield unchecked(what, "the registry wants a login", f"the pods need {remedy}")
-    else:
-        yield unchecked(what, f"the registry gave no answer ({reply.status or reply.text})")
-
-
-def _anonymous_token(challenge: str, repository: str) -> str:
-    """A token that a registry gives to anybody for public images; "" = none."""
-    kind, _, rest = challenge.partition(" ")
-    fields = dict(part.strip().split("=", 1) for part in rest.split(",") if "=" in part)
-    realm = fields.get("realm", "").strip('"')
-    if kind.lower() != "bearer" or not realm.startswith("https://"):
-        return ""
-    query = {"service": fields.get("service", "").strip('"'), "scope": f"repository:{repository}:pull"}
-    reply = ask(f"{realm}?{urlencode(query, quote_via=quote)}")
-    try:
-        found = json.loads(reply.text)
-    except ValueError:
-        return ""
-    return str(found.get("token") or found.get("access_token") or "") if isinstance(found, dict) else ""
 
 
 def check_zenml(stack: StackSpec) -> Iterator[Finding]:

@@ -30,9 +30,14 @@ def code_hash(module: str) -> str:
         module: Dotted name, for example ``steps.split``.
     """
     digest = hashlib.sha256()
-    for file in sorted(_with_data(_closure(_files_of(module)))):
+    for file in code_files(module):
         digest.update(file.relative_to(CHECKOUT).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def code_files(module: str) -> list[Path]:
+    """The files that a module's hash is over, sorted."""
+    return sorted(_with_data(_closure(_files_of(module))))
 
 
 def require_code(module: str, told: str) -> None:

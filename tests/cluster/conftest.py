@@ -14,6 +14,8 @@ from proxykd.config.launcher import LauncherSpec
 from tests.k8s.api_server import ApiServer, api_server
 from tests.k8s.cluster import Cluster, cluster
 from tests.student.conftest import student_run, training_data  # noqa: F401
+from tests.support.servers import listening
+from tests.support.site import Pages, Site
 
 Connect = Callable[..., ClusterApi]
 
@@ -100,3 +102,12 @@ def make_launcher(api: ClusterApi, home: Path) -> MakeLauncher:
         return TrainJobLauncher(LauncherSpec(**{**chosen, **options}), api, home, environ=environ)
 
     return make
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A site whose pages the test writes."""
+    monkeypatch.setenv("no_proxy", "*")
+    server = Site(("127.0.0.1", 0), Pages)
+    with listening(server):
+        yield server

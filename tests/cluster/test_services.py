@@ -1,47 +1,13 @@
-"""MLflow, the registry of images and the bucket, each asked once, with every kind of answer."""
+"""MLflow and the bucket, each asked once, with every kind of answer."""
 
 import json
-from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 
 import pytest
 
 from cluster import services
-from proxykd.config.stack import ClusterStackSpec, S3StoreSpec, load_stack
-from tests.support.servers import listening
-
-DIGEST = f"sha256:{'1' * 64}"
-
-
-class Site(ThreadingHTTPServer):
-    """Answers each path with a status and a text; 404 for all others."""
-
-    pages: Mapping[str, tuple[int, str]] = {}
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Site
-
-    def do_GET(self) -> None:
-        status, text = self.server.pages.get(self.path, (404, ""))
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(b"" if self.command == "HEAD" else text.encode())
-
-    do_HEAD = do_GET
-
-    def log_message(self, *_: object) -> None:
-        """Nothing is printed."""
-
-
-@pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setenv("no_proxy", "*")
-    server = Site(("127.0.0.1", 0), _Handler)
-    with listening(server):
-        yield server
+from proxykd.config.stack import S3StoreSpec, load_stack
+from tests.support.site import Site
 
 
 @pytest.mark.parametrize(
@@ -61,34 +27,6 @@ def test_mlflow_by_its_version(site: Site, status: int, text: str, state: str) -
 def test_mlflow_that_does_not_answer() -> None:
     (finding,) = services.check_tracking("http://127.0.0.1:9", None)
     assert (finding.state, finding.remedy) == ("missing", "start it, or correct tracking_uri")
-
-
-@pytest.mark.parametrize(("status", "state"), [(200, "ok"), (404, "missing"), (401, "unchecked"), (503, "unchecked")])
-def test_an_image_by_its_digest(site: Site, status: int, state: str) -> None:
-    site.pages = {f"/v2/team/proxykd/manifests/{DIGEST}": (status, "")}
-    (finding,) = services.check_image(f"localhost:{site.server_port}/team/proxykd:1.0@{DIGEST}")
-    assert finding.state == state, finding
-
-
-def test_a_registry_that_is_out_of_reach_is_unchecked() -> None:
-    (finding,) = services.check_image(f"localhost:9/team/proxykd@{DIGEST}")
-    assert finding.state == "unchecked"
-
-
-@pytest.mark.parametrize("status", [200, 401, 503])
-def test_a_placeholder_is_no_digest_whatever_the_registry_says(site: Site, status: int) -> None:
-    placeholder = f"sha256:{'0' * 64}"
-    site.pages = {f"/v2/team/proxykd/manifests/{placeholder}": (status, "")}
-    for host in (f"localhost:{site.server_port}", "localhost:9"):
-        (finding,) = services.check_image(f"{host}/team/proxykd@{placeholder}")
-        assert (finding.state, "write its digest" in finding.remedy) == ("missing", True)
-
-
-@pytest.mark.parametrize(
-    "challenge", ["", "Basic realm=x", 'Bearer realm="http://127.0.0.1:9/token"', "Bearer", "Bearer realm"]
-)
-def test_a_token_is_asked_for_over_https_alone(challenge: str) -> None:
-    assert services._anonymous_token(challenge, "team/proxykd") == ""
 
 
 def store(port: int, bucket: str = "proxykd") -> S3StoreSpec:
@@ -160,14 +98,6 @@ def test_pods_are_not_sent_to_their_own_loopback_for_zenml(address: str) -> None
     assert not list(services.check_reached(told, address))
     for name in ("kubeflow", "local"):  # pods of the first take the address from a secret
         assert not list(services.check_reached(load_stack(name), address))
-
-
-@pytest.mark.parametrize("name", ["kubernetes", "kubeflow", "local-cluster"])
-def test_a_stack_as_it_is_shipped_names_no_image(name: str) -> None:
-    stack = load_stack(name)
-    assert isinstance(stack, ClusterStackSpec)
-    (finding,) = services.check_image(stack.image)
-    assert finding.state == "missing"
 
 
 @pytest.mark.parametrize("address", ["https://zenml.example.com", "http://zenml.zenml:80", "http://10.0.0.7:8080"])
