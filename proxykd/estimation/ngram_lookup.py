@@ -218,7 +218,7 @@ def _head_of_longest(
         size = _insert(ids, probs, row, size, token, float(left))
     for at in range(size):
         listed += np.int64(probs[row, at])
-        probs[row, at] *= 1.0 / observed
+        probs[row, at] /= observed  # to the last bit as the label's is, which may tie with it
     return size, (observed - listed) / observed
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -107,7 +108,13 @@ specs = st.builds(
 )
 
 
+TIED = PriorSpec(order=0, gamma=1.0, counts="leave_out", min_count=1, back_off="longest", max_tokens=2)
+
+
 @settings(max_examples=150, deadline=None)
+@hypothesis.example(  # the label, 3 of 17, is not listed and ties with the last that is
+    texts=[([], [0] * 6), ([], [6]), ([], [0] * 5 + [1] * 3 + [6] * 3)], other=([], []), spec=TIED, extra=0, chunk=1
+)
 @given(texts=corpora, other=texts, spec=specs, extra=st.integers(0, 2), chunk=st.sampled_from([1, 7, 1000]))
 def test_rows_are_those_of_a_slow_dictionary(
     texts: list[Any], other: Any, spec: PriorSpec, extra: int, chunk: int
