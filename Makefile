@@ -22,7 +22,7 @@ if [ -n "$$more" ]; then export UV_INDEX="$${UV_INDEX-$$(echo $$more)}"; fi
 endef
 UV = $(REGISTRIES); $(BIN)/uv
 
-.PHONY: quickstart test test-default test-integration test-browser test-containers check-manifests image push lint install \
+.PHONY: quickstart test test-default test-integration test-long test-browser test-containers check-manifests image push lint install \
 	check-python lock dist kubeconfig clean
 
 quickstart: $(STAMP) ## distil the embedded teacher: the whole job on one machine
@@ -41,7 +41,10 @@ test-default: $(STAMP)
 
 test-integration: $(STAMP)
 	# In the order of tests/conftest.py, the longest first, so that none is begun at the end.
-	$(BIN)/pytest -m integration -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m "integration and not long" -n 4 --dist loadfile --no-loadscope-reorder
+
+test-long: $(STAMP) ## what takes long and shows no more than another test: every week, not among what CI runs
+	$(BIN)/pytest -m long -n 3 --dist loadfile --no-loadscope-reorder
 
 test-browser: $(STAMP) ## the report in the Chromium or Chrome of this machine: not among what CI runs
 	@$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[browser]'

@@ -17,7 +17,7 @@ def _printed(script: str, *arguments: str) -> list[str]:
     return finished.stdout.splitlines()
 
 
-@pytest.mark.integration
+@pytest.mark.long
 def test_the_contenders_that_need_no_environment_of_their_own_run() -> None:
     names = ["proxykd", "dense-ce", "trl-gkd", "trl-chunked"]
     sizes = ("--vocab-sizes", "500", "--tokens", "9", "--hidden", "16", "--top-k", "5", "--repeats", "1")
@@ -28,7 +28,7 @@ def test_the_contenders_that_need_no_environment_of_their_own_run() -> None:
     assert rows[2]["gradient_norm"] == pytest.approx(rows[3]["gradient_norm"], rel=1e-3)
 
 
-@pytest.mark.integration
+@pytest.mark.long
 def test_the_gradients_error_is_that_of_float32() -> None:
     *_, fused, dense = _printed("accuracy.py", "--vocab-sizes", "700", "--tokens", "9", "--hidden", "16")
     for line in (fused, dense):

@@ -12,7 +12,7 @@ CHECKOUT = Path(__file__).parents[2]
 SCRIPT = CHECKOUT / "benchmarks" / "cluster" / "submission.py"
 
 
-@pytest.mark.integration
+@pytest.mark.long
 def test_the_parts_of_a_submission_are_told() -> None:
     command = [sys.executable, str(SCRIPT), "--pods", "3", "--limit", "60"]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=200)

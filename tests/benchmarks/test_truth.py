@@ -10,7 +10,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "estimation" / "truth.py"
 
 
-@pytest.mark.integration
+@pytest.mark.long
 def test_the_hard_label_the_proxy_and_the_apis_word_are_told_apart() -> None:
     command = [sys.executable, str(SCRIPT), "--sizes", "40", "--seeds", "1", "--steps", "2"]
     environment = {"PYTHONPATH": str(SCRIPT.parents[2]), "PATH": ""}

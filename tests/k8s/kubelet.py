@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,12 +87,13 @@ class Kubelet(Controller):
 
     def befall(self, how: How, num_times: int = 1, when: Any = None, **labels: str) -> None:
         """Let the next pods with these labels suffer a mishap."""
+        self.mishaps.append(Mishap(how, partial(_has, labels), num_times, when or (lambda pod, log: True)))
 
-        def is_chosen(pod: Object) -> bool:
-            own = pod["metadata"].get("labels") or {}
-            return all(own.get(key) == value for key, value in labels.items())
-
-        self.mishaps.append(Mishap(how, is_chosen, num_times, when or (lambda pod, log: True)))
+    def hold_up(self, **labels: str) -> None:
+        """Let the pods with these labels that run now take no processor and do no more, until they are killed."""
+        for running in list(self._running.values()):
+            if _has(labels, running.pod):
+                self._signal(running, signal.SIGSTOP)
 
     def look(self) -> None:
         """Follow the pods that run, and begin those that wait."""
@@ -265,3 +267,8 @@ def _status(container: Object, state: Object, *, is_ready: bool) -> Object:
         "restartCount": 0,
         "state": state,
     }
+
+
+def _has(labels: dict[str, str], pod: Object) -> bool:
+    own = pod["metadata"].get("labels") or {}
+    return all(own.get(key) == value for key, value in labels.items())

@@ -14,7 +14,9 @@ pytestmark = pytest.mark.integration
 LIMIT_S = 120
 
 
-@pytest.fixture(scope="module", params=[(3, 1), (4, 2)], ids=["one machine", "two machines"])
+@pytest.fixture(
+    scope="module", params=[pytest.param((3, 1), marks=pytest.mark.long), (4, 2)], ids=["one machine", "two machines"]
+)
 def told(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[Path, int, int]:
     num_processes, num_machines = request.param
     folder = tmp_path_factory.mktemp("told")

@@ -156,6 +156,7 @@ def test_a_damaged_store_is_refused_and_made_anew_on_request(undisturbed: Run) -
     assert "estimate_distributions" in unknown.stderr
 
 
+@pytest.mark.long  # pods do so in test_kubernetes.py
 def test_a_run_in_shards_is_the_run_in_one_piece(undisturbed: Run, tmp_path: Path) -> None:
     """Querying and estimation divided among steps of their own, as pods do it on a cluster."""
     home = Home.create(tmp_path / "shards")

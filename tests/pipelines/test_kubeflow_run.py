@@ -20,7 +20,7 @@ from tests.pipelines.test_kubeflow import Compiled
 from tests.support.platform import Platform, platform
 from tests.support.program import CHECKOUT, SPECIFICATION
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.long
 ACCOUNT = "proxykd-kubeflow"
 PLACEMENT = {
     "pools": {"cpu": {"node_selectors": {"proxykd.dev/pool": "cpu"}}},

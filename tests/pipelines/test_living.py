@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.program import Home
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.long
 
 LIVING = ("--set", "student.living_teacher={kind: gkd, max_new_tokens: 8}")
 ALWAYS = {"check_drift", "promote_model"}

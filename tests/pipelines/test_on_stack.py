@@ -209,6 +209,7 @@ def check_firing(user: User) -> None:
     awaited(lambda: any(labels.get("step_name") for _, labels in cluster.kubelet.starts[before:]))
     roles = [labels["proxykd.dev/role"] for _, labels in cluster.kubelet.starts[before:]]
     assert roles == ["orchestrator", "teacher-query"]
+    cluster.kubelet.hold_up(step_name="query_teacher")
     (job,) = fired()
     cluster.cron_jobs.ring("proxykd-nightly")
     awaited(lambda: cluster.cron_jobs.skipped == ["proxykd-nightly"])
@@ -241,6 +242,7 @@ def test_a_run_that_a_schedule_starts_beside_another_is_refused_by_its_first_ste
     detached = user.types("run", user.specification, "--stack", user.stack, "--detach")
     assert detached.status == 0, detached.err
     awaited(lambda: user.there.journal().with_name("holder.json").is_file())
+    user.there.cluster.kubelet.hold_up(step_name="query_teacher")
     words = ["--stack", user.stack, "--name", "beside", "--cron", "@daily"]
     assert "beside: new" in user.types("schedule", "apply", user.asking(100), *words).out
     user.there.cluster.cron_jobs.ring("proxykd-beside")

@@ -16,7 +16,7 @@ from proxykd.teacher.problems import generate_prompts
 from tests.support.endpoint import ScriptedEndpoint
 from tests.support.program import NUM_PROMPTS, PROXYKD, SPECIFICATION, Finished, Home
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.long
 ALWAYS = {"check_drift", "promote_model"}
 
 

@@ -33,10 +33,10 @@ from proxykd.evaluation.decision import Decision
 from proxykd.evaluation.evaluating import evaluate
 from proxykd.evaluation.generation_journal import ANSWERS
 from proxykd.exceptions import TeacherError
+from proxykd.own_code import code_hash
 from steps.adapters import mlflow_registry as registry
 from steps.adapters.mlflow_tracking import connect
 from steps.promote_model import promote_model
-from steps.settings import code_hash
 from tests.evaluation.conftest import FACTS, SPECIFICATION, arms, run_spec, splits, validated  # noqa: F401  (fixtures)
 from tests.evaluation.test_judge import prefers_the_longer
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxykd.exceptions import InputError
-from steps.settings import code_hash
+from proxykd.own_code import code_hash
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 

@@ -52,7 +52,7 @@ def test_workflow_keeps_to_the_rules(file: Path) -> None:
 
 
 def test_the_workflows_are_there() -> None:
-    assert {file.stem for file in WORKFLOWS} == {"ci", "distill", "promote", "release", "retrain", "rollback"}
+    assert {file.stem for file in WORKFLOWS} == {"ci", "distill", "long", "promote", "release", "retrain", "rollback"}
 
 
 @pytest.mark.parametrize(
