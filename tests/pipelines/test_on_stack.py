@@ -337,9 +337,9 @@ def test_a_run_of_other_code_than_the_image_has_spends_nothing(
         file.write("# Not in the image yet.\n")
     monkeypatch.setattr(user, "checkout", tmp_path)
     answers = user.there.num_answers()
-    refused = user.types("run", user.asking(85), "--stack", user.stack)
+    refused = user.types("run", user.asking(105), "--stack", user.stack)
     assert refused.status == 2
-    assert "image was made of another checkout" in refused.err
+    assert "the image holds other code than the checkout that submitted" in refused.err
     assert refused.err.count("proxykd: ") == 1
     assert user.there.num_answers() == answers
     assert user.there.statuses()[""] == "failed"
