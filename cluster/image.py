@@ -1,6 +1,8 @@
 """The image that pods run: whether its registry has it, and whether it was made of the code that is to be run."""
 
+import hashlib
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -27,7 +29,9 @@ class _Repository:
     def __init__(self, name: str) -> None:
         host, _, path = name.partition("/")
         if "." not in host and ":" not in host and host != "localhost":
-            host, path = "registry-1.docker.io", name if "/" in name else f"library/{name}"
+            host, path = "docker.io", name
+        if host in ("docker.io", "index.docker.io"):
+            host, path = "registry-1.docker.io", path if "/" in path else f"library/{path}"
         self.path = path.rpartition(":")[0] or path
         scheme = "http" if is_loopback(urlsplit(f"//{host}").hostname or "") else "https"
         self.address = f"{scheme}://{host}/v2/{self.path}"
@@ -44,9 +48,11 @@ class _Repository:
 
     def revision(self, manifest: Any) -> str:
         """The commit that a label of the image names; "" = none, or it cannot be read."""
-        for part in _objects(manifest, "manifests"):  # of a list of images, whose code is the same on each platform
-            manifest = _parsed(self.ask("manifests", str(part.get("digest"))))
-            break
+        # Of a list of images the code is the same on each platform; what attests them has none.
+        for part in _objects(manifest, "manifests"):
+            if _at(part, "platform", "os") != "unknown":
+                manifest = _parsed(self.ask("manifests", str(part.get("digest"))))
+                break
         if not (digest := _at(manifest, "config", "digest")):
             return ""
         found = _at(_parsed(self.ask("blobs", str(digest))), "config", "Labels", REVISION)
@@ -76,25 +82,43 @@ def check_image(image: str) -> Iterator[Finding]:
 
 def _compared(what: str, shown: str, revision: str) -> Finding:
     """The image against the sources here of all that steps run."""
-    differs = _differs(revision) if _COMMIT.fullmatch(revision) else None
-    if differs is None:
-        return ok(what, f"{shown}; whether it is of this checkout's code, its steps tell")
-    if differs:
+    blobs = _blobs(revision) if _COMMIT.fullmatch(revision) else {}
+    if not blobs:
+        return unchecked(what, f"{shown} is there; whether it is of this checkout's code, its steps tell")
+    if any(_differ(blobs)):
         found = f"it was made of {revision[:12]}, and what steps run differs from that here"
         return missing(what, found, "build and push the image of this checkout, or submit from the one it was made of")
-    return ok(what, f"{shown}, of this checkout's code")
+    return ok(what, f"{shown}, of the steps' code here")
 
 
-def _differs(revision: str) -> bool | None:
-    """Whether what steps run is another here than in a commit; None = git does not know it."""
-    modules = [f"steps.{file.stem}" for file in (own_code.CHECKOUT / "steps").glob("*.py")]
-    files = sorted({str(file) for module in modules for file in own_code.code_files(module)})
-    command = ["git", "diff", "--quiet", "--no-ext-diff", revision, "--", *files]
+def _blobs(revision: str) -> dict[str, str]:
+    """Path in the checkout -> hash, of all sources of a commit; {} where git cannot tell."""
+    command = ["git", "ls-tree", "-r", "-z", revision, "--", *own_code.ROOMS]
+    environ = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1"}
     try:
-        status = subprocess.run(command, cwd=own_code.CHECKOUT, capture_output=True, check=False).returncode
-    except OSError:  # there is no git
-        return None
-    return bool(status) if status in (0, 1) else None
+        asked = subprocess.run(
+            command, cwd=own_code.CHECKOUT, env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=10.0,
+            check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):  # there is no git, or it waits
+        return {}
+    lines = asked.stdout.decode(errors="replace").split("\0") if asked.returncode == 0 else []
+    return {path: facts.split()[-1] for facts, _, path in (line.partition("\t") for line in lines if line)}
+
+
+def _differ(blobs: dict[str, str]) -> Iterator[bool]:
+    """Of each file that steps run, whether it is another here than in a commit."""
+    modules = [f"steps.{file.stem}" for file in (own_code.CHECKOUT / "steps").glob("*.py")]
+    files = {file for module in modules for file in own_code.code_files(module)}
+    for file in files:
+        yield blobs.get(file.relative_to(own_code.CHECKOUT).as_posix(), "") not in _hashes(file.read_bytes())
+
+
+def _hashes(content: bytes) -> Iterator[str]:
+    """What git calls a file, its lines ended as here and as in a commit, in either of its formats."""
+    for text in (content, content.replace(b"\r\n", b"\n")):
+        blob = b"blob %d\0%b" % (len(text), text)
+        yield from (hashlib.sha1(blob, usedforsecurity=False).hexdigest(), hashlib.sha256(blob).hexdigest())
 
 
 def _anonymous_token(challenge: str, repository: str) -> str:
@@ -116,7 +140,7 @@ def _anonymous_token(challenge: str, repository: str) -> str:
 def _parsed(reply: Reply) -> Any:
     try:
         return json.loads(reply.text) if reply.status == 200 else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -5,6 +5,7 @@ Each is asked once, with a short wait. What only pods can reach is said to be un
 
 import uuid
 from collections.abc import Iterator
+from http.client import HTTPException
 from importlib.metadata import version
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
@@ -31,15 +32,15 @@ class Reply(NamedTuple):
 
 def ask(address: str, *, method: str = "GET", **headers: str) -> Reply:
     """One request; whatever happens is a reply."""
-    request = Request(
-        address, method=method, headers={name.replace("_", "-"): value for name, value in headers.items()}
-    )
+    request = Request(address, method=method)
+    for name, value in headers.items():
+        request.add_unredirected_header(name.replace("_", "-"), value)  # a key is for this server alone
     try:
         with urlopen(request, timeout=TIMEOUT_S) as response:
             return Reply(response.status, response.read(65_536).decode(errors="replace").strip())
     except HTTPError as error:
         return Reply(error.code, str(error.reason), error.headers.get("WWW-Authenticate", ""))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         return Reply(None, str(getattr(error, "reason", error)))
 
 

@@ -13,8 +13,10 @@ import proxykd
 from proxykd.exceptions import CodeError
 
 CHECKOUT = Path(proxykd.__file__).parents[1]
+ROOMS = ("cluster", "pipelines", "proxykd", "steps")
+"""Packages of the checkout; beside an installed library lie all others."""
 _SUFFIX = ".py"
-_NO_DATA = re.compile(r"__pycache__$|\.|#|kubeconfig|.*(~|\.(bak|env|key|orig|p12|pem|pyc|rej|swp))$")
+_NO_DATA = re.compile(r"__pycache__$|\.|#|kubeconfig|.*(~|\.(bak|db|env|ini|key|orig|p12|pem|pyc|rej|save|swp))$")
 """Names of files and folders that compilers, editors and desktops leave, or that no image takes in (.dockerignore)."""
 _MODULE = re.compile(r"\w+(\.\w+)+")
 
@@ -24,11 +26,15 @@ def code_hash(module: str) -> str:
     """16 hex digits over a module, all of the checkout that it imports directly or not, and the data files of those.
 
     Imports are read from the sources, so that one inside a function counts too; so does a module that a string names,
-    as programs are started by their names.
+    as programs are started by their names. A process keeps to what it found first.
 
     Args:
         module: Dotted name, for example ``steps.split``.
     """
+    return _hash_now(module)
+
+
+def _hash_now(module: str) -> str:
     digest = hashlib.sha256()
     for file in code_files(module):
         digest.update(file.relative_to(CHECKOUT).as_posix().encode() + b"\0" + file.read_bytes())
@@ -50,13 +56,12 @@ def require_code(module: str, told: str) -> None:
     Raises:
         CodeError: if the module's own differs.
     """
-    if (own := code_hash(module)) != told:
+    if (own := _hash_now(module)) != told:
         raise CodeError(
             f"expected the code that the run was submitted with, {told} of {module}, got {own}. On a cluster: the "
             "image holds other code than the checkout that submitted; build and push that one's image (`make image`, "
-            "`make push`), write it into the stack, and into the placement where a launcher names one, and apply the "
-            "stack and its schedules again. On one machine: the code was changed during the run; run the same command "
-            "again"
+            "`make push`), write it into the stack, and apply the stack and its schedules again. On one machine: the "
+            "code was changed during the run; run the same command again"
         )
 
 
@@ -87,6 +92,8 @@ def _imports(source: bytes) -> frozenset[str]:
 def _files_of(name: str) -> set[Path]:
     """The sources of a module of the checkout and of the packages above it; none for any other module."""
     parts = name.split(".")
+    if parts[0] not in ROOMS:
+        return set()
     paths = [CHECKOUT.joinpath(*parts[:length]) for length in range(1, len(parts) + 1)]
     candidates = [file for path in paths for file in (path / "__init__.py", path.with_suffix(_SUFFIX))]
     return {file for file in candidates if file.is_file()}

@@ -88,7 +88,7 @@ def write_job(work: Work[Any], output: Path) -> Path:
 def read_job(path: Path) -> dict[str, Any]:
     """What a job's file tells, with its ``output``."""
     job: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    del job["code"]
+    job.pop("code", None)
     return job
 
 
@@ -98,7 +98,8 @@ def require_job_code(path: Path) -> None:
     Raises:
         CodeError: if it was.
     """
-    require_code(*json.loads(path.read_text(encoding="utf-8"))["code"])
+    module, told = json.loads(path.read_text(encoding="utf-8")).get("code", ("an older version", ""))
+    require_code(module, told)
 
 
 def told_error(output: Path) -> ProxykdError | None:

@@ -74,7 +74,7 @@ def _tell(output: Path, error: ProxykdError) -> int:
 
 def _write_whole(path: Path, content: Mapping[str, Any]) -> None:
     """Several processes may write it, and others read it meanwhile."""
-    partial = path.with_name(f"{path.name}.{current_world().rank}")
+    partial = path.with_name(f"{path.name}.{os.environ.get('RANK', '0')}")
     partial.write_text(json.dumps(content), encoding="utf-8")
     os.replace(partial, path)
 

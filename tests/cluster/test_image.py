@@ -14,9 +14,12 @@ from tests.support.site import Site
 
 DIGEST, CONFIG, INDEX = (f"sha256:{digit * 64}" for digit in "123")
 BASE = "/v2/team/proxykd"
+ATTESTATION = {"digest": f"sha256:{'4' * 64}", "platform": {"os": "unknown"}}
 
 
-@pytest.mark.parametrize(("status", "state"), [(200, "ok"), (404, "missing"), (401, "unchecked"), (503, "unchecked")])
+@pytest.mark.parametrize(
+    ("status", "state"), [(200, "unchecked"), (404, "missing"), (401, "unchecked"), (503, "unchecked")]
+)
 def test_an_image_by_its_digest(site: Site, status: int, state: str) -> None:
     site.pages = {f"/v2/team/proxykd/manifests/{DIGEST}": (status, "")}
     (finding,) = check_image(f"localhost:{site.server_port}/team/proxykd:1.0@{DIGEST}")
@@ -82,7 +85,7 @@ def publish(site: Site, revision: str | None, *, digest: str = DIGEST) -> None:
     """An image whose label names a commit, by itself and in a list of images."""
     labels = {} if revision is None else {"Labels": {REVISION: revision}}
     site.pages = {
-        f"{BASE}/manifests/{INDEX}": (200, json.dumps({"manifests": [{"digest": digest}]})),
+        f"{BASE}/manifests/{INDEX}": (200, json.dumps({"manifests": [ATTESTATION, {"digest": digest}]})),
         f"{BASE}/manifests/{digest}": (200, json.dumps({"config": {"digest": CONFIG}})),
         f"{BASE}/blobs/{CONFIG}": (200, json.dumps({"config": labels})),
     }
@@ -92,9 +95,9 @@ def publish(site: Site, revision: str | None, *, digest: str = DIGEST) -> None:
 @pytest.mark.parametrize(
     ("changed", "state", "words"),
     [
-        ("", "ok", "of this checkout's code"),
-        ("docs/page.md", "ok", "of this checkout's code"),
-        ("proxykd/cli.py", "ok", "of this checkout's code"),  # which no step imports
+        ("", "ok", "of the steps' code here"),
+        ("docs/page.md", "ok", "of the steps' code here"),
+        ("proxykd/cli.py", "ok", "of the steps' code here"),  # which no step imports
         ("proxykd/records.py", "missing", "what steps run differs"),
         ("steps/split.py", "missing", "what steps run differs"),
     ],
@@ -112,13 +115,40 @@ def test_an_image_is_compared_with_the_code_that_steps_run(
     assert state == "ok" or (revision[:12] in finding.found and "build and push" in finding.remedy)
 
 
+def test_the_mode_and_the_ends_of_lines_of_a_file_are_no_code(site: Site, checkout: Path) -> None:
+    publish(site, git(checkout, "rev-parse", "HEAD"))
+    step = checkout / "steps" / "split.py"
+    step.write_bytes(step.read_bytes().replace(b"\n", b"\r\n"))
+    step.chmod(0o755)
+    (finding,) = check_image(f"localhost:{site.server_port}/team/proxykd@{DIGEST}")
+    assert finding.state == "ok"
+
+
+def test_a_file_that_the_commit_has_not_is_a_difference(site: Site, checkout: Path) -> None:
+    publish(site, git(checkout, "rev-parse", "HEAD"))
+    (checkout / "proxykd" / "prompts.json").write_text("{}")
+    (checkout / "proxykd" / "data").mkdir()
+    for name in ("__init__.py", "rows.json"):
+        (checkout / "proxykd" / "data" / name).write_text("")
+    with (checkout / "steps" / "split.py").open("a") as file:
+        file.write("from proxykd import data\n")
+    (finding,) = check_image(f"localhost:{site.server_port}/team/proxykd@{DIGEST}")
+    assert finding.state == "missing"
+
+
+def test_docker_hub_goes_by_its_registrys_name() -> None:
+    names = ("docker.io/me/proxykd:1", "me/proxykd", "index.docker.io/me/proxykd")
+    assert {image._Repository(name).address for name in names} == {"https://registry-1.docker.io/v2/me/proxykd"}
+    assert image._Repository("python").address == "https://registry-1.docker.io/v2/library/python"
+
+
 @pytest.mark.parametrize("revision", [None, "unknown", "0" * 40, "HEAD-dirty", "--output=stolen", ""])
 def test_an_image_of_which_nothing_is_known_is_left_to_its_steps(
     site: Site, checkout: Path, revision: str | None
 ) -> None:
     publish(site, revision)
     (finding,) = check_image(f"localhost:{site.server_port}/team/proxykd@{DIGEST}")
-    assert (finding.state, "its steps tell" in finding.found) == ("ok", True), finding
+    assert (finding.state, "its steps tell" in finding.found) == ("unchecked", True), finding
     assert not (checkout / "stolen").exists()
 
 
@@ -126,4 +156,4 @@ def test_an_image_of_which_nothing_is_known_is_left_to_its_steps(
 def test_a_manifest_that_says_nothing_is_no_fault_of_the_image(site: Site, page: str) -> None:
     site.pages = {f"{BASE}/manifests/{DIGEST}": (200, page)}
     (finding,) = check_image(f"localhost:{site.server_port}/team/proxykd@{DIGEST}")
-    assert finding.state == "ok"
+    assert finding.state == "unchecked"

@@ -103,3 +103,14 @@ def test_pods_are_not_sent_to_their_own_loopback_for_zenml(address: str) -> None
 @pytest.mark.parametrize("address", ["https://zenml.example.com", "http://zenml.zenml:80", "http://10.0.0.7:8080"])
 def test_an_address_that_pods_may_reach_is_none_of_loopback(address: str) -> None:
     assert not list(services.check_reached(load_stack("kubernetes"), address))
+
+
+def test_a_key_is_not_handed_on_to_where_a_server_leads(site: Site) -> None:
+    other = f"http://127.0.0.1:{site.server_port}/elsewhere"
+    site.pages = {"/here": (307, other), "/elsewhere": (200, "there")}
+    assert services.ask(f"http://127.0.0.1:{site.server_port}/here", Authorization="Bearer key").text == "there"
+    assert site.keys == {"/here": "Bearer key", "/elsewhere": None}
+
+
+def test_an_address_that_is_none_is_a_reply() -> None:
+    assert services.ask("http://127.0.0.1:9/of two words").status is None
