@@ -92,13 +92,17 @@ def write_texts(folder: Path, texts: int, steps: int) -> dict[str, Any]:
 
 def run_bare(job: dict[str, Any], folder: Path) -> float:
     """Seconds of ``torchrun`` from its start to its end."""
+    from proxykd.launching.work import write_job
+    from proxykd.student.launch import Job
+    from tests.support.launched import work_of
+
     output = Path(tempfile.mkdtemp(dir=folder))
-    (output / "job.json").write_text(json.dumps({**job, "output": str(output)}))
+    work = work_of(Job(**job), output / "model")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
     began = time.perf_counter()
     # Its processes end when their standard input does.
     with subprocess.Popen(
-        [*command, "-m", "proxykd.student.worker", str(output / "job.json")],
+        [*command, "-m", work.module, str(write_job(work, output))],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

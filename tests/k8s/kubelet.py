@@ -97,13 +97,16 @@ class Kubelet(Controller):
 
     def look(self) -> None:
         """Follow the pods that run, and begin those that wait."""
-        pods = {pod["metadata"]["uid"]: pod for pod in self.store.list(POD)}
+        pods = {pod["metadata"]["uid"]: pod for pod in self.store.list(POD, chosen=self._is_due)}
         for uid, running in list(self._running.items()):
             self._follow(running, pods.get(uid))
         for uid, pod in pods.items():
             if uid not in self._running and pod["status"].get("phase") == "Pending":
                 self._begin(pod)
         self.wait_s = 0.1 if self._running else 0.5
+
+    def _is_due(self, pod: Object) -> bool:
+        return pod["metadata"]["uid"] in self._running or pod["status"].get("phase") == "Pending"
 
     def _begin(self, pod: Object) -> None:
         if pod["metadata"].get("deletionTimestamp"):

@@ -4,7 +4,6 @@ Every change gets the next resourceVersion; a write that names an older one is r
 deletes what it owns, in the background or first, unless it is to be orphaned.
 """
 
-import copy
 import itertools
 import secrets
 import threading
@@ -26,6 +25,13 @@ Key = tuple[Kind, str, str]
 def now() -> str:
     """The time as the API writes it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def copied(value: Any) -> Any:
+    """A copy of what JSON can hold; the standard library's takes three times as long."""
+    if isinstance(value, dict):
+        return {key: copied(part) for key, part in value.items()}
+    return [copied(part) for part in value] if isinstance(value, list) else value
 
 
 class Store:
@@ -66,7 +72,7 @@ class Store:
             found = self._objects.get((kind, namespace, name))
             if found is None:
                 raise Refusal(404, "NotFound", f'{kind.plural}{_dot(kind)} "{name}" not found')
-            return copy.deepcopy(found)
+            return copied(found)
 
     def list(self, kind: Kind, namespace: str = "", chosen: Callable[[Object], bool] = bool) -> list[Object]:
         """The objects of a kind, in the namespace or, with an empty one, everywhere."""
@@ -76,7 +82,7 @@ class Store:
                 for (own, place, _), value in self._objects.items()
                 if own == kind and namespace in ("", place) and chosen(value)
             ]
-            return copy.deepcopy(found)
+            return copied(found)
 
     def create(self, kind: Kind, namespace: str, new: Object, *, is_trial: bool = False) -> Object:
         """Store a new object under its name, or one made from its generateName; a trial is only checked.
@@ -85,7 +91,7 @@ class Store:
             Refusal: 409 where the name is taken, 422 where there is none, 404 where the namespace is not there, 403
                 where a quota or a limit range does not allow it.
         """
-        new = copy.deepcopy(new)
+        new = copied(new)
         meta = new.setdefault("metadata", {})
         if not meta.get("name") and meta.get("generateName"):
             meta["name"] = meta["generateName"] + secrets.token_hex(3)[:5]
@@ -117,9 +123,9 @@ class Store:
                 name = new["metadata"]["name"]
                 told = f'Operation cannot be fulfilled on {kind.plural}{_dot(kind)} "{name}": the object has been '
                 raise Refusal(409, "Conflict", told + "modified; please apply your changes to the latest version")
-            result = copy.deepcopy(old if subresource == "status" else new)
+            result = copied(old if subresource == "status" else new)
             if subresource == "status":
-                result["status"] = copy.deepcopy(new.get("status", {}))
+                result["status"] = copied(new.get("status", {}))
             elif "status" in old:
                 result["status"] = old["status"]
             for key in ("uid", "creationTimestamp", "namespace", "generation", "deletionTimestamp"):
@@ -138,7 +144,7 @@ class Store:
             old = self._objects.get((kind, namespace, name))
             if old is None:
                 return None
-            new = copy.deepcopy(old)
+            new = copied(old)
             change(new)
             return new if new == old else self._record("MODIFIED", (kind, namespace, name), new)
 
@@ -178,7 +184,7 @@ class Store:
                 new = [entry for entry in self._tail(place) if entry[2][0] == kind and namespace in ("", entry[2][1])]
                 place = self._version
             for _, word, _, found in new:
-                yield word, copy.deepcopy(found)
+                yield word, copied(found)
             if not new:
                 yield None
             if time.monotonic() >= until:
@@ -200,15 +206,15 @@ class Store:
             self._objects.pop(key, None)
         else:
             self._objects[key] = new
-        self._history.append((self._version, word, key, copy.deepcopy(new)))
+        self._history.append((self._version, word, key, copied(new)))
         self._changed.notify_all()
-        return copy.deepcopy(new)
+        return copied(new)
 
     def _remove(self, key: Key) -> None:
         gone = self._objects.get(key)
         if gone is None:
             return
-        self._record("DELETED", key, copy.deepcopy(gone))
+        self._record("DELETED", key, copied(gone))
         uid = gone["metadata"]["uid"]
         for other in [other for other, value in self._objects.items() if uid in _owners(value)]:
             value = self._objects.get(other)
@@ -222,7 +228,7 @@ class Store:
     def _orphan(self, uid: str) -> None:
         for key, value in list(self._objects.items()):
             if uid in _owners(value):
-                new = copy.deepcopy(value)
+                new = copied(value)
                 left = [one for one in new["metadata"]["ownerReferences"] if one["uid"] != uid]
                 new["metadata"]["ownerReferences"] = left
                 self._record("MODIFIED", key, new)
