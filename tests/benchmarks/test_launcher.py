@@ -1,12 +1,14 @@
 """The benchmark of the launcher counts the memory of a step's pod, and says which limit is missed."""
 
 import subprocess
+import sys
 import time
 
 import pytest
 
 from benchmarks.cluster.launcher import MODULES, peaks_mib, shortfalls
 from benchmarks.cluster.watching import peak_mib, processor_s
+from tests.support.program import CHECKOUT
 
 
 @pytest.mark.integration
@@ -45,3 +47,13 @@ def test_processor_time_is_that_of_a_living_process_or_0() -> None:
     with subprocess.Popen(["true"]) as ended:
         ended.wait()
     assert processor_s(ended.pid) == 0.0
+
+
+@pytest.mark.long
+def test_a_training_is_told_with_and_without_its_launcher() -> None:
+    command = [sys.executable, str(CHECKOUT / "benchmarks" / "cluster" / "launcher.py")]
+    small = ["--steps", "2", "--repeats", "1", "--texts", "40"]
+    done = subprocess.run([*command, *small], cwd=CHECKOUT, capture_output=True, text=True, timeout=400)
+    assert done.returncode in (0, 1), done.stderr
+    names = ("torchrun alone", "as a TrainJob", "of it launcher", "ZenML alone", "and the launcher", "the whole step")
+    assert [name for name in names if name not in done.stdout] == []
