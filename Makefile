@@ -22,8 +22,8 @@ if [ -n "$$more" ]; then export UV_INDEX="$${UV_INDEX-$$(echo $$more)}"; fi
 endef
 UV = $(REGISTRIES); $(BIN)/uv
 
-.PHONY: quickstart test test-default test-integration test-long test-browser test-containers check-manifests image push lint install \
-	check-python lock dist kubeconfig clean
+.PHONY: quickstart test test-default test-integration test-long test-browser test-containers check-manifests image \
+	push lint install check-python lock dist kubeconfig clean
 
 quickstart: $(STAMP) ## distil the embedded teacher: the whole job on one machine
 	$(BIN)/proxykd run configs/quickstart.yaml

@@ -16,11 +16,17 @@ from proxykd.config.addresses import is_loopback
 
 PLACEHOLDER = f"sha256:{'0' * 64}"
 """What stands for the digest in files of the checkout; no image has it."""
-_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 REVISION = "org.opencontainers.image.revision"
-_INDICES = ("oci.image.index.v1", "docker.distribution.manifest.list.v2")
-_MANIFESTS = ("oci.image.manifest.v1", "docker.distribution.manifest.v2")
-_ACCEPTED = ", ".join(f"application/vnd.{kind}+json" for kind in (*_INDICES, *_MANIFESTS))
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_ACCEPTED = ", ".join(
+    f"application/vnd.{kind}+json"
+    for kind in (
+        "oci.image.index.v1",
+        "oci.image.manifest.v1",
+        "docker.distribution.manifest.list.v2",
+        "docker.distribution.manifest.v2",
+    )
+)
 
 
 class _Repository:

@@ -98,8 +98,8 @@ def require_job_code(path: Path) -> None:
     Raises:
         CodeError: if it was.
     """
-    module, told = json.loads(path.read_text(encoding="utf-8")).get("code", ("an older version", ""))
-    require_code(module, told)
+    told = json.loads(path.read_text(encoding="utf-8")).get("code", [__name__, "none"])  # none: of an older version
+    require_code(*told)
 
 
 def told_error(output: Path) -> ProxykdError | None:

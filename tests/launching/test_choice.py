@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from proxykd.config.launcher import LAUNCHER_VARIABLE, LauncherSpec
-from proxykd.exceptions import ConfigError, GateError, ModelError
+from proxykd.exceptions import CodeError, ConfigError, GateError, ModelError
 from proxykd.launching.choice import choose_launcher
 from proxykd.launching.torchrun import Torchrun
-from proxykd.launching.work import ERROR, RESULT, InProcess, Launcher, Work, finish, write_job
+from proxykd.launching.work import ERROR, RESULT, InProcess, Launcher, Work, finish, require_job_code, write_job
 
 
 def make_work(folder: Path, **changes: Any) -> Work[str]:
@@ -89,3 +89,13 @@ def test_what_an_earlier_try_left_is_not_taken_for_the_result(tmp_path: Path) ->
     (tmp_path / ERROR).write_text(json.dumps({"kind": "GateError", "message": "closed"}))
     with pytest.raises(GateError, match="closed"):
         finish(make_work(tmp_path), tmp_path, "it vanished")
+
+
+def test_a_job_of_other_code_is_refused_and_one_that_tells_none_too(tmp_path: Path) -> None:
+    job = write_job(make_work(tmp_path), tmp_path)
+    require_job_code(job)
+    told = json.loads(job.read_text(encoding="utf-8"))
+    for code in ({"code": [told["code"][0], "0"]}, {}):
+        job.write_text(json.dumps({**{key: value for key, value in told.items() if key != "code"}, **code}))
+        with pytest.raises(CodeError, match="the image holds other code"):
+            require_job_code(job)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NoReturn
 
 from transformers import PreTrainedModel
 
@@ -12,12 +11,12 @@ from proxykd.launching.torchrun import Torchrun
 from proxykd.launching.work import Launcher, Work
 from proxykd.models.loading import load_saved
 from proxykd.student.launch import Job, Trained, TrainingRun
-from tests.support.together import launch_together
+from tests.support.together import launch_together, not_here
 
 
 def work_of(job: Job, folder: Path) -> Work[Trained]:
     """The job as work that no launcher may do in this process; the student comes into ``folder``."""
-    return job.as_work(folder, _not_here)
+    return job.as_work(folder, not_here)
 
 
 def launch_all(jobs: Sequence[Job], *, processes: int) -> list[tuple[PreTrainedModel, TrainingRun]]:
@@ -33,7 +32,3 @@ def launch(job: Job, *, processes: int, launcher: Launcher | None = None) -> tup
         trained = (launcher or Torchrun(processes)).launch(work_of(replace(job, output=""), folder))
         assert trained.is_finite
         return load_saved(folder)[0], trained.run
-
-
-def _not_here() -> NoReturn:
-    raise AssertionError("the work was to be done by other processes")

@@ -76,12 +76,13 @@ def _all(told: dict[str, Any], folder: Path) -> Work[None]:
         identity="",
         folder=folder,
         advice="their number",
-        here=_not_here,
+        here=not_here,
         collect=lambda made: None,
     )
 
 
-def _not_here() -> NoReturn:
+def not_here() -> NoReturn:
+    """In place of work that is for other processes."""
     raise AssertionError("the work was to be done by other processes")
 
 
