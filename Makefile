@@ -28,7 +28,9 @@ UV = $(REGISTRIES); $(BIN)/uv
 quickstart: $(STAMP) ## distil the embedded teacher: the whole job on one machine
 	$(BIN)/proxykd run configs/quickstart.yaml
 
-test: lint test-default test-integration ## what CI runs
+test: $(STAMP) ## what CI runs
+	$(MAKE) --no-print-directory --jobs 2 --output-sync lint test-default # the first has use for one core alone
+	$(MAKE) --no-print-directory test-integration
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

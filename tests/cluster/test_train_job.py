@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from cluster.train_job import FOLDER
 from proxykd.artifacts import SplitSet, ValidatedSet
 from proxykd.config import RunSpec
 from proxykd.exceptions import ArtifactError, ClusterError, ModelError
-from proxykd.launching.torchrun import Torchrun
+from proxykd.launching.work import Launcher
 from proxykd.models.loading import load_saved
 from proxykd.proxy.launch import align_proxy
 from proxykd.student.inputs import TrainingData
@@ -32,6 +32,7 @@ from tests.cluster.conftest import CHECKOUT, NAMESPACE, MakeLauncher, manifest
 from tests.k8s.cluster import Cluster
 from tests.k8s.kinds import CORE
 from tests.support.launched import launch
+from tests.support.together import launch_together
 
 MakeRun = Callable[..., RunSpec]
 Corpus = tuple[ValidatedSet, SplitSet]
@@ -42,22 +43,58 @@ JOBSET = "jobset.sigs.k8s.io/jobset-name"
 STEPS = 8
 
 
+@dataclass(frozen=True)
+class Here:
+    """What two processes of this machine make of a short training and of an alignment.
+
+    Attributes:
+        job: The training; its inputs lie outside of what the pods see.
+        student: What it makes.
+        run: Its curve.
+        proxy: The aligned proxy's weights.
+    """
+
+    job: Job
+    student: PreTrainedModel
+    run: TrainingRun
+    proxy: dict[str, torch.Tensor]
+
+
 @pytest.fixture(scope="module")
-def undisturbed(training_data: TrainingData, student_run: MakeRun) -> tuple[Job, PreTrainedModel, TrainingRun]:
-    """A short training whose inputs lie outside of what the pods see, and what two processes here make of it."""
-    corpus = training_data.corpus.path
+def here(
+    training_data: TrainingData, student_run: MakeRun, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
+) -> Here:
+    path = training_data.corpus.path
     job = Job(
         student=student_run(steps=STEPS, checkpoint_s=0.0).student.model_dump(mode="json"),
         alpha=1.0,
         learning_rate=1e-3,
         seed=0,
-        corpus=str(corpus),
-        targets=str(corpus.parent / "targets"),
+        corpus=str(path),
+        targets=str(path.parent / "targets"),
         checkpoint=None,
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        return job, *launch(job, processes=2)
+    folder = tmp_path_factory.mktemp("here")
+    tasks = (
+        lambda launcher: launch(job, processes=2, launcher=launcher),
+        lambda launcher: aligned(corpus, launcher, folder, folder / "checkpoints"),
+    )
+    (student, run), proxy = launch_together(tasks, processes=2)
+    return Here(job, student, run, proxy)
+
+
+def aligned(corpus: Corpus, launcher: Launcher, folder: Path, checkpoints: Path) -> dict[str, torch.Tensor]:
+    """The weights of a proxy that a launcher's processes warmed up; ``folder`` = of what they leave."""
+    optimizer = {"learning_rate": 1e-3, "batch_size": 4}
+    section = {"model": {"source": "embedded:student", "num_layers": 1, "max_seq_tokens": 120}, "preference": None}
+    split = {"mode": "shared", "heldout": 0.05, "development": 0.2}
+    warmup = {"optimizer": optimizer, "epochs": 0.2}
+    run = RunSpec.view({"seed": 0, "split": split, "proxy": {**section, "warmup": warmup}, "staging": None})
+    folders = {name: folder / name for name in ("output", "scratch")}
+    for one in folders.values():
+        one.mkdir(exist_ok=True)
+    proxy = align_proxy(*corpus, run, checkpoints=checkpoints, launcher=launcher, **folders)
+    return dict(load_saved(proxy.path / "model")[0].state_dict())
 
 
 @pytest.fixture
@@ -104,16 +141,12 @@ def wait_for(what: Callable[[], Any], *, seconds: float = 120.0) -> Any:
 
 
 def test_two_pods_make_the_student_that_two_processes_here_make(
-    double: Cluster,
-    make_launcher: MakeLauncher,
-    undisturbed: tuple[Job, PreTrainedModel, TrainingRun],
-    home: Path,
+    double: Cluster, make_launcher: MakeLauncher, here: Here, home: Path
 ) -> None:
-    job, here, run_here = undisturbed
-    there, run_there = launch(job, processes=2, launcher=make_launcher(nodes=2, queue="proxykd-gpu", gpus=0))
-    assert run_there.curve == run_here.curve
-    assert there.state_dict().keys() == here.state_dict().keys()
-    for name, value in here.state_dict().items():
+    there, run = launch(here.job, processes=2, launcher=make_launcher(nodes=2, queue="proxykd-gpu", gpus=0))
+    assert run.curve == here.run.curve
+    assert there.state_dict().keys() == here.student.state_dict().keys()
+    for name, value in here.student.state_dict().items():
         torch.testing.assert_close(there.state_dict()[name], value, rtol=0.0, atol=0.0)
     assert len(double.kubelet.starts) == 2
     assert not train_jobs(double), "it is removed at the end"
@@ -121,29 +154,11 @@ def test_two_pods_make_the_student_that_two_processes_here_make(
 
 
 def test_two_pods_align_the_proxy_as_two_processes_here(
-    make_launcher: MakeLauncher, corpus: Corpus, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_launcher: MakeLauncher, corpus: Corpus, here: Here, home: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    optimizer = {"learning_rate": 1e-3, "batch_size": 4}
-    section = {"model": {"source": "embedded:student", "num_layers": 1, "max_seq_tokens": 120}, "preference": None}
-    split = {"mode": "shared", "heldout": 0.05, "development": 0.2}
-    warmup = {"optimizer": optimizer, "epochs": 0.2}
-    run = RunSpec.view({"seed": 0, "split": split, "proxy": {**section, "warmup": warmup}, "staging": None})
-    made = []
-    for name, launcher in (("here", Torchrun(2)), ("there", make_launcher(nodes=2))):
-        folder = tmp_path / name
-        (folder / "scratch").mkdir(parents=True)
-        proxy = align_proxy(
-            *corpus,
-            run,
-            output=folder / "output",
-            scratch=folder / "scratch",
-            checkpoints=home / "checkpoints",
-            launcher=launcher,
-        )
-        made.append(dict(load_saved(proxy.path / "model")[0].state_dict()))
-    for name, value in made[0].items():
-        torch.testing.assert_close(made[1][name], value, rtol=0.0, atol=0.0)
+    there = aligned(corpus, make_launcher(nodes=2), tmp_path, home / "checkpoints")
+    for name, value in here.proxy.items():
+        torch.testing.assert_close(there[name], value, rtol=0.0, atol=0.0)
 
 
 def test_the_error_of_a_process_is_the_error_of_the_step(
@@ -157,20 +172,16 @@ def test_the_error_of_a_process_is_the_error_of_the_step(
 
 
 def test_a_training_that_loses_nodes_goes_on_from_its_checkpoint(
-    double: Cluster,
-    make_launcher: MakeLauncher,
-    undisturbed: tuple[Job, PreTrainedModel, TrainingRun],
-    home: Path,
+    double: Cluster, make_launcher: MakeLauncher, here: Here, home: Path
 ) -> None:
     """One is drained, with time for a checkpoint; another vanishes as soon as its pods are there again."""
-    job, _, whole = undisturbed
-    told = replace(job, checkpoint=str(home / "checkpoints" / "run.safetensors"))
+    told = replace(here.job, checkpoint=str(home / "checkpoints" / "run.safetensors"))
     starts, index = double.kubelet.starts, "batch.kubernetes.io/job-completion-index"
     double.kubelet.befall("evicted", when=has_saved(told), **{index: "1"})
     double.kubelet.befall("node gone", when=lambda pod, log: len(starts) >= 4, **{index: "0"})
     _, run = launch(told, processes=2, launcher=make_launcher(nodes=2))
     assert [point["step"] for point in run.curve] == list(range(1, STEPS + 1))
-    assert run.curve == [pytest.approx(point, rel=1e-4) for point in whole.curve]
+    assert run.curve == [pytest.approx(point, rel=1e-4) for point in here.run.curve]
     assert 5 <= len(starts) <= 6, "both began again, and the one whose node vanished once more"
 
 

@@ -88,6 +88,9 @@ def _loaded_elsewhere(name: str) -> str:
     return weights
 
 
+@pytest.mark.parametrize(
+    "registry_store", [pytest.param("sqlite", marks=pytest.mark.long), "postgresql"], indirect=True
+)
 def test_a_champion_is_promoted_beaten_kept_and_rolled_back(registry_store: str, tmp_path: Path) -> None:
     name = f"life-{uuid4().hex[:8]}"
     first = _student(tmp_path / "first", 0, 3)

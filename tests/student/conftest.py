@@ -1,20 +1,23 @@
 """What tests of the training share."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from proxykd.artifacts import ProxyModel, SplitSet, Targets, ValidatedSet, seal
+from proxykd.artifacts import ProxyModel, SplitSet, Targets, TrajectorySet, ValidatedSet, seal
 from proxykd.config import RunSpec
-from proxykd.data.splits import corpus_identity, select_rows, sides_for
+from proxykd.data.splits import TRAINING_SIDES, corpus_identity, select_rows, sides_for
 from proxykd.data.tokenizing import TokenizedCorpus
+from proxykd.data.trajectory_rows import TrajectoryRows
 from proxykd.models.loading import load_model, load_tokenizer, save_model
 from proxykd.models.tokenizers import tokenizer_fingerprint
 from proxykd.student.inputs import TrainingData
 from proxykd.targets.codec import Positions
 from proxykd.targets.reader import TargetReader
 from proxykd.targets.writer import TargetWriter
+from tests.support.trajectories import correct_all
 
 Corpus = tuple[ValidatedSet, SplitSet]
 MakeRun = Callable[..., RunSpec]
@@ -40,6 +43,23 @@ def training_data(corpus: Corpus, make_run: MakeRun, tmp_path_factory: pytest.Te
     writer.finish(lambda logprobs, lengths: np.full(len(lengths), 0.5), lambda: facts)
     seal(Targets(folder / "targets"))
     return TrainingData(texts, TargetReader(folder / "targets"), tokenizer.pad_token_id)
+
+
+@pytest.fixture(scope="session")
+def found(validated: ValidatedSet, tmp_path_factory: pytest.TempPathFactory) -> TrajectorySet:
+    """Trajectories that correct every text."""
+    return correct_all(validated, tmp_path_factory.mktemp("corrections"))
+
+
+@pytest.fixture(scope="session")
+def mixed(
+    corpus: Corpus, found: TrajectorySet, training_data: TrainingData, make_run: MakeRun,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> TrainingData:  # fmt: skip
+    """The teacher's texts with their targets, and trajectories without."""
+    rows = TrajectoryRows([found], *corpus, TRAINING_SIDES).after(select_rows(*corpus, TRAINING_SIDES))
+    path, tokenizer = tmp_path_factory.mktemp("mixed") / "rows.arrow", load_tokenizer(make_run().student.model)
+    return replace(training_data, corpus=TokenizedCorpus.build(rows, tokenizer, max_seq_tokens=160, path=path))
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ def test_what_trains_is_imported_by_those_who_train_alone(corpus: Corpus, make_r
     assert (tmp_path / "proxy" / "model" / "model.safetensors").is_file()
 
 
-@pytest.mark.integration
+@pytest.mark.long  # two processes train as one does in test_launch.py
 def test_a_search_that_others_make_chooses_what_this_process_chooses(
     corpus: Corpus, make_run: MakeRun, tmp_path: Path
 ) -> None:

@@ -33,6 +33,8 @@ pytestmark = pytest.mark.integration
 
 CASES: dict[str, dict[str, Any]] = {
     "packed": {"packing": True},
+    "weighted": {},  # texts of which not every token is learnt
+    "weighted, packed": {"packing": True},
     "adapters": {"gradient_checkpointing": True, "model": {"lora": {"rank": 2}}},
     "one text at a time": {"optimizer": {"batch_size": 1}},  # one of the two has nothing to do
     "plain": {},
@@ -80,26 +82,34 @@ def kept(training_data: TrainingData, student_run: MakeRun, tmp_path_factory: py
 
 
 @pytest.fixture(scope="module")
-def together(job: Job, kept: Kept, student_run: MakeRun) -> dict[str, tuple[PreTrainedModel, TrainingRun]]:
+def together(
+    job: Job, kept: Kept, student_run: MakeRun, mixed: TrainingData
+) -> dict[str, tuple[PreTrainedModel, TrainingRun]]:
     """What two processes make of each case."""
-    checkpoints = {"saved by one": str(kept[0])}
+    checkpoints, weighted = {"saved by one": str(kept[0])}, str(mixed.corpus.path)
     jobs = [
-        replace(job, student=specify(student_run, case).model_dump(mode="json"), checkpoint=checkpoints.get(case))
+        replace(
+            job,
+            student=specify(student_run, case).model_dump(mode="json"),
+            corpus=weighted if "weighted" in case else job.corpus,
+            checkpoint=checkpoints.get(case),
+        )
         for case in CASES
     ]
     return dict(zip(CASES, launch_all(jobs, processes=2), strict=True))
 
 
-@pytest.mark.parametrize("case", ["packed", "adapters", "one text at a time"])
+@pytest.mark.parametrize("case", ["packed", "weighted", "weighted, packed", "adapters", "one text at a time"])
 def test_two_processes_make_what_one_makes(
     training_data: TrainingData,
+    mixed: TrainingData,
     student_run: MakeRun,
     together: dict[str, tuple[PreTrainedModel, TrainingRun]],
     case: str,
 ) -> None:
-    spec = specify(student_run, case)
+    spec, data = specify(student_run, case), mixed if "weighted" in case else training_data
     model = load_trainable(spec.model, seed=0)
-    alone = train(model, training_data, spec, alpha=1.0, learning_rate=1e-3, seed=0)
+    alone = train(model, data, spec, alpha=1.0, learning_rate=1e-3, seed=0)
     plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
     found, result = together[case]
     assert [point["step"] for point in result.curve] == [1, 2, 3, 4]

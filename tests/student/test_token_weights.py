@@ -16,7 +16,6 @@ from proxykd.config import RunSpec
 from proxykd.data.segments import Span, WeightedRow, render_trajectory, segment_spans, token_weights
 from proxykd.data.splits import TRAINING_SIDES, select_rows
 from proxykd.data.tokenizing import TokenizedCorpus
-from proxykd.data.trajectory_rows import TrajectoryRows
 from proxykd.divergences import bucketed_logprobs
 from proxykd.exceptions import GateError, ModelError
 from proxykd.factored_logits import FactoredLogits
@@ -27,15 +26,13 @@ from proxykd.student import loop
 from proxykd.student import module as student_module
 from proxykd.student.checkpoints import Checkpoints
 from proxykd.student.inputs import TrainingData
-from proxykd.student.launch import Job
 from proxykd.student.living import LivingModule, LivingProxy
 from proxykd.student.loop import train, train_step
 from proxykd.student.module import StudentModule
 from proxykd.student.objective import divergence_totals, student_objective
 from proxykd.student.training import distill_student
-from tests.support.launched import launch_all
 from tests.support.tokenizer_pairs import byte_level, sentence_piece
-from tests.support.trajectories import correct_all, corrected, write_trajectories
+from tests.support.trajectories import corrected, write_trajectories
 
 pytestmark = pytest.mark.integration
 
@@ -47,22 +44,6 @@ LIMIT = 200
 
 def tokenized(rows: Any, run: RunSpec, path: Path, *, limit: int = LIMIT) -> TokenizedCorpus:
     return TokenizedCorpus.build(rows, load_tokenizer(run.student.model), max_seq_tokens=limit, path=path)
-
-
-@pytest.fixture(scope="module")
-def found(validated: ValidatedSet, tmp_path_factory: pytest.TempPathFactory) -> TrajectorySet:
-    return correct_all(validated, tmp_path_factory.mktemp("corrections"))
-
-
-@pytest.fixture(scope="module")
-def mixed(
-    corpus: Corpus, found: TrajectorySet, training_data: TrainingData, make_run: MakeRun,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> TrainingData:  # fmt: skip
-    """The teacher's texts with their targets, and trajectories without."""
-    rows = TrajectoryRows([found], *corpus, TRAINING_SIDES).after(select_rows(*corpus, TRAINING_SIDES))
-    path = tmp_path_factory.mktemp("mixed") / "rows.arrow"
-    return replace(training_data, corpus=tokenized(rows, make_run(), path, limit=160))
 
 
 def trained(data: TrainingData, run: RunSpec, **more: Any) -> tuple[State, list[dict[str, float]]]:
@@ -354,24 +335,3 @@ def test_a_step_beside_a_living_teacher_is_the_formula(
     found = dict(module.student.model.named_parameters())
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(found[name].grad, parameter.grad, rtol=2e-3, atol=1e-6)
-
-
-def test_two_processes_make_what_one_makes(
-    mixed: TrainingData, training_data: TrainingData, student_run: MakeRun
-) -> None:
-    runs = [student_run(steps=4), student_run(steps=4, packing=True)]
-    jobs = [
-        Job(
-            student=run.student.model_dump(mode="json"),
-            alpha=1.0,
-            learning_rate=1e-3,
-            seed=0,
-            corpus=str(mixed.corpus.path),
-            targets=str(training_data.corpus.path.parent / "targets"),
-            checkpoint=None,
-        )
-        for run in runs
-    ]
-    for run, (_, shared) in zip(runs, launch_all(jobs, processes=2), strict=True):
-        _, curve = trained(mixed, run)
-        assert shared.curve == [pytest.approx(point, rel=1e-4) for point in curve]
