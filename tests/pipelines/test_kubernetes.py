@@ -28,7 +28,7 @@ from tests.k8s.schemas import SUPPORTED, faults
 from tests.support.kubectl import render
 from tests.support.platform import Outcome, Platform, platform
 from tests.support.program import CHECKOUT, NUM_PROMPTS, SPECIFICATION, Finished, Home
-from tests.support.runner import Checkout
+from tests.support.runner import HOSTILE, MODEL, Checkout
 from tests.support.s3_server import CREDENTIALS
 from tests.support.troubles import QUEUE, Troubles
 
@@ -223,8 +223,10 @@ def check_rights(platform: Platform) -> None:
     assert {("create", *TRAIN_JOBS), ("get", *TRAIN_JOBS), ("delete", *TRAIN_JOBS)} <= used(platform, "proxykd-trainer")
 
 
-def test_ci_submits_to_the_cluster_and_posts_plan_and_report(cluster_platform: Platform, tmp_path: Path) -> None:
-    """distill.yml, its lines in their order, with what a repository would give them."""
+def test_ci_submits_to_the_cluster_posts_plan_and_report_and_promotes(
+    cluster_platform: Platform, tmp_path: Path
+) -> None:
+    """distill.yml, promote.yml and rollback.yml, their lines in order, with what a repository would give them."""
     there, checkout = cluster_platform, Checkout.create(tmp_path)
     before = len(there.cluster.kubelet.starts)
     submitter = there.cluster.api.kubeconfig("proxykd", account="proxykd-submitter")
@@ -248,6 +250,25 @@ def test_ci_submits_to_the_cluster_and_posts_plan_and_report(cluster_platform: P
     roles = {labels["proxykd.dev/role"] for _, labels in there.cluster.kubelet.starts[before:]}
     assert "orchestrator" in roles
     assert not [told for told in (checkout.summary, *(done.output for done in lines)) if there.zenml.key in told]
+    check_promotions(checkout, {"MLFLOW_TRACKING_URI": there.mlflow})
+
+
+def check_promotions(checkout: Checkout, variables: dict[str, str]) -> None:
+    """Its student becomes champion; a second version takes its place where it may, and goes again."""
+    told = {"model": MODEL, "reason": f"looks good {HOSTILE}"}
+
+    def runs(workflow: str, *, only: str = "", **inputs: str) -> list[int]:
+        done = list(checkout.run(workflow, only=only, inputs={**told, **inputs}, secrets={}, variables=variables))
+        return [one.status for one in done]
+
+    assert runs("promote", version="1", expect_champion="none") == [0, 0, 0, 0]
+    assert f"champion of {MODEL}: version 1, in place of nobody" in checkout.summary
+    checkout.register_again(variables)
+    for version, expected, status in (("7", "1", 2), ("2", "7", 2), ("2", "1", 0)):
+        assert runs("promote", only="proxykd promote", version=version, expect_champion=expected) == [status]
+    assert runs("rollback", expect_champion="2") == [0, 0, 0]
+    assert f"champion of {MODEL}: version 1, in place of version 2" in checkout.summary
+    assert not (checkout.folder / "pwned").exists()
 
 
 def test_an_api_server_that_is_away_for_a_minute_costs_a_run_nothing(

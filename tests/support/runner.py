@@ -18,6 +18,8 @@ from tests.workflows.rules import load, shell_lines
 
 LIMIT_S = 600
 MODEL = SPECIFICATION["registry"]["model_name"]
+HOSTILE = '"; touch pwned; echo "$(touch pwned)`touch pwned`'
+"""What somebody may type, none of which may be run."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,16 @@ class Checkout:
             own = {**told.get("env", {}), **job.get("env", {}), **step.get("env", {})}
             yield self.line(line, {name: _filled(value, context) for name, value in own.items()})
 
-    def register_again(self) -> None:
-        """A second version of the student, with the files of the first."""
+    def register_again(self, variables: Mapping[str, str]) -> None:
+        """A second version of the student, with the files of the first; ``variables`` = where models are."""
         code = (
             "import sys; from mlflow import MlflowClient; client, name = MlflowClient(), sys.argv[1]; "
-            "client.create_model_version(name, client.get_model_version(name, '1').source)"
+            "first = client.get_model_version(name, '1'); "
+            "client.create_model_version(name, first.source, model_id=first.source.removeprefix('models:/'))"
         )
-        subprocess.run([sys.executable, "-c", code, MODEL], env=self.environment, check=True, timeout=LIMIT_S)
+        subprocess.run(
+            [sys.executable, "-c", code, MODEL], env={**self.environment, **variables}, check=True, timeout=LIMIT_S
+        )
 
     @property
     def workspace(self) -> Workspace:

@@ -1,4 +1,7 @@
-"""Every line of shell of the workflows, run for real: what a user typed arrives whole, and as nothing else."""
+"""Lines of shell of the workflows, run for real: what a user typed arrives whole, and as nothing else.
+
+Whole distillations, promotions and rollbacks are in tests/pipelines/test_kubernetes.py.
+"""
 
 import re
 from pathlib import Path
@@ -8,13 +11,12 @@ import pytest
 import yaml
 
 from tests.support.program import CHECKOUT
-from tests.support.runner import MODEL, Checkout
+from tests.support.runner import HOSTILE, Checkout
 from tests.support.s3_server import s3_server
 from tests.workflows.rules import load, shell_lines
 
 pytestmark = pytest.mark.integration
 KUBECONFIG = "apiVersion: v1\nkind: Config\n"
-HOSTILE = '"; touch pwned; echo "$(touch pwned)`touch pwned`'
 
 
 def _inputs(**changes: Any) -> dict[str, Any]:
@@ -43,27 +45,6 @@ def test_a_dry_distillation_shows_the_plan_and_runs_nothing(checkout: Checkout) 
     assert file.read_text(encoding="utf-8") == KUBECONFIG + "\n"
     assert file.stat().st_mode & 0o077 == 0
     assert not (checkout.folder / "state" / "journal.sqlite").exists()
-
-
-def test_a_distillation_ends_with_its_report_and_its_student_is_promoted_and_rolled_back(checkout: Checkout) -> None:
-    lines = list(checkout.run("distill", inputs=_inputs(dry_run=False), secrets={}))
-    assert not [done for done in lines if done.status]
-    assert "Proxy-KD" in checkout.summary.partition("nothing spent")[2]
-
-    reason = {"model": MODEL, "reason": f"looks good {HOSTILE}"}
-    promoted = list(checkout.run("promote", inputs={**reason, "version": "1", "expect_champion": "none"}, secrets={}))
-    assert not [done for done in promoted if done.status]
-    assert f"champion of {MODEL}: version 1, in place of nobody" in checkout.summary
-    checkout.register_again()
-    for version, expected, status in (("7", "1", 2), ("2", "7", 2), ("2", "1", 0)):
-        inputs = {**reason, "version": version, "expect_champion": expected}
-        (done,) = checkout.run("promote", only="proxykd promote", inputs=inputs, secrets={})
-        assert done.status == status, done
-
-    back = list(checkout.run("rollback", inputs={**reason, "expect_champion": "2"}, secrets={}))
-    assert not [done for done in back if done.status]
-    assert f"champion of {MODEL}: version 1, in place of version 2" in checkout.summary
-    assert not (checkout.folder / "pwned").exists()
 
 
 def test_the_doctor_writes_to_the_bucket_with_the_workflows_own_variables(checkout: Checkout, tmp_path: Path) -> None:
