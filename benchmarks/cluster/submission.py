@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 PLACEMENT = """
 pools: {cpu: {}}
-orchestrator: {poll_s: 1, parallel_steps: 256}
+orchestrator: {parallel_steps: 256}
 steps: {default: {pool: cpu}}
 """
 WAIT_S = 600.0
