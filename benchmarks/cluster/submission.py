@@ -113,12 +113,13 @@ def _submitter(double: Any, stack_path: Path) -> Any:
 
 
 def _await_jobs(double: Any, count: int) -> float:
-    deadline = time.perf_counter() + WAIT_S
+    deadline, version, found = time.perf_counter() + WAIT_S, "", 0
     while time.perf_counter() < deadline:
-        if len(double.api.store.list(_job())) >= count:
+        version = double.api.store.wait(version, timeout_s=1.0)
+        found = len(double.api.store.scan(_job()))
+        if found >= count:
             return time.perf_counter()
-        time.sleep(0.02)
-    raise TimeoutError(f"expected {count} Jobs in {WAIT_S:.0f} s, found {len(double.api.store.list(_job()))}")
+    raise TimeoutError(f"expected {count} Jobs in {WAIT_S:.0f} s, found {found}")
 
 
 def _empty(double: Any) -> None:

@@ -97,13 +97,13 @@ class Access:
         return False
 
     def _bindings(self) -> list[tuple[dict[str, Any], str]]:
-        own = [(one, one["metadata"]["namespace"]) for one in self.store.list(CORE["RoleBinding"])]
-        return own + [(one, "") for one in self.store.list(CORE["ClusterRoleBinding"])]
+        own = [(one, one["metadata"]["namespace"]) for one in self.store.scan(CORE["RoleBinding"])]
+        return own + [(one, "") for one in self.store.scan(CORE["ClusterRoleBinding"])]
 
     def _rules(self, reference: dict[str, Any], namespace: str) -> list[dict[str, Any]]:
         place = namespace if reference["kind"] == "Role" else ""
         try:
-            return list(self.store.get(CORE[reference["kind"]], place, reference["name"]).get("rules") or [])
+            return list(self.store.peek(CORE[reference["kind"]], place, reference["name"]).get("rules") or [])
         except Refusal:
             return []
 

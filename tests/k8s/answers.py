@@ -36,12 +36,12 @@ class Answers:
     def get(self, route: Route) -> Object:
         """One object, or its status."""
         assert route.kind is not None
-        return self.store.get(route.kind, route.namespace, route.name)
+        return self.store.peek(route.kind, route.namespace, route.name)
 
     def list(self, route: Route, query: dict[str, str]) -> Object:
         """The objects that the selectors choose, in pages of ``limit``."""
         assert route.kind is not None
-        items = self.store.list(route.kind, route.namespace, _chosen(query))
+        items = list(filter(_chosen(query), self.store.scan(route.kind, route.namespace)))
         start, limit = int(query.get("continue") or 0), int(query.get("limit") or 0)
         page = items[start : start + limit] if limit else items
         meta: Object = {"resourceVersion": self.store.version}
@@ -58,7 +58,7 @@ class Answers:
         since = query.get("resourceVersion") or ""
         if since in ("", "0"):
             since = self.store.version
-            for found in self.store.list(route.kind, route.namespace, chosen):
+            for found in filter(chosen, self.store.scan(route.kind, route.namespace)):
                 yield {"type": "ADDED", "object": found}
         try:
             for event in self.store.watch(route.kind, route.namespace, since, until):
@@ -126,11 +126,11 @@ class Answers:
         propagation = body.get("propagationPolicy") or query.get("propagationPolicy") or "Background"
         names = [route.name]
         if not route.name:
-            found = self.store.list(route.kind, route.namespace, _chosen(query))
+            found = filter(_chosen(query), self.store.scan(route.kind, route.namespace))
             names = [one["metadata"]["name"] for one in found]
         wanted = (body.get("preconditions") or {}).get("uid")
         for name in names:
-            if wanted and self.store.get(route.kind, route.namespace, name)["metadata"]["uid"] != wanted:
+            if wanted and self.store.peek(route.kind, route.namespace, name)["metadata"]["uid"] != wanted:
                 raise Refusal(409, "Conflict", f"precondition failed: uid of {name!r} is not {wanted}")
             self.store.delete(route.kind, route.namespace, name, propagation=propagation)
         return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
@@ -138,7 +138,7 @@ class Answers:
     def log(self, route: Route, query: dict[str, str]) -> Iterator[bytes]:
         """A container's output; with ``follow`` until its pod has ended."""
         assert route.kind is not None
-        pod = self.store.get(route.kind, route.namespace, route.name)
+        pod = self.store.peek(route.kind, route.namespace, route.name)
         container = query.get("container") or pod["spec"]["containers"][0]["name"]
         path = self.logs(route.namespace, route.name, container)
         if path is None or not path.exists():
@@ -164,7 +164,7 @@ class Answers:
     def _is_over(self, route: Route) -> bool:
         assert route.kind is not None
         try:
-            pod = self.store.get(route.kind, route.namespace, route.name)
+            pod = self.store.peek(route.kind, route.namespace, route.name)
         except Refusal:
             return True
         return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")

@@ -3,10 +3,11 @@
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from tests.k8s.kinds import Kind
-from tests.k8s.store import Store
+from tests.k8s.store import Store, copied
 
 Object = dict[str, Any]
 
@@ -41,13 +42,20 @@ class Controller(ABC):
         """Bring what is there nearer to what is asked for."""
 
     def owned(self, kind: Kind, owner: Object) -> list[Object]:
-        """The objects of a kind that an object owns."""
+        """The objects of a kind that an object owns, to be read alone."""
         meta = owner["metadata"]
-        return self.store.list(
-            kind,
-            meta["namespace"],
-            lambda one: any(each["uid"] == meta["uid"] for each in one["metadata"].get("ownerReferences") or []),
-        )
+        return [
+            one
+            for one in self.store.scan(kind, meta["namespace"])
+            if any(each["uid"] == meta["uid"] for each in one["metadata"].get("ownerReferences") or [])
+        ]
+
+    def restate(self, kind: Kind, found: Object, change: Callable[[Object], Any]) -> None:
+        """Let ``change`` write into an object's status, unless that would leave it as it was read."""
+        trial = {**found, "status": copied(found.get("status", {}))}
+        change(trial)
+        if trial["status"] != found.get("status"):
+            self.store.change(kind, found["metadata"]["namespace"], found["metadata"]["name"], change)
 
     def _loop(self) -> None:
         version = ""

@@ -44,7 +44,7 @@ class CronJobs(Controller):
 
     def look(self) -> None:
         """Start what is due."""
-        for found in self.store.list(CRON_JOB):
+        for found in self.store.scan(CRON_JOB):
             self._sync(found, self.clock())
 
     def _sync(self, found: Object, now: datetime) -> None:
@@ -95,8 +95,7 @@ class CronJobs(Controller):
             self._status(found, lastScheduleTime=_write(due))
 
     def _status(self, found: Object, **status: Any) -> None:
-        meta = found["metadata"]
-        self.store.change(CRON_JOB, meta["namespace"], meta["name"], lambda one: one["status"].update(status))
+        self.restate(CRON_JOB, found, lambda one: one["status"].update(status))
 
 
 def matches(schedule: str, moment: datetime) -> bool:

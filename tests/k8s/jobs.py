@@ -37,9 +37,9 @@ class Jobs(Controller):
     def look(self) -> None:
         """Admit what its queue lets in, and bring every Job one step on."""
         for kind in (CORE["TrainJob"], JOB):
-            for found in self.store.list(kind):
+            for found in self.store.scan(kind):
                 self._admit(found)
-        for job in self.store.list(JOB):
+        for job in self.store.scan(JOB):
             self._sync(job)
 
     def _admit(self, found: Object) -> None:
@@ -195,7 +195,7 @@ class Jobs(Controller):
             elif "conditions" in status:
                 del status["conditions"]
 
-        self.store.change(JOB, job["metadata"]["namespace"], job["metadata"]["name"], change)
+        self.restate(JOB, job, change)
 
 
 def verdict(policy: Object | None, pod: Object) -> str:

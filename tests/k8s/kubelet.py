@@ -97,7 +97,7 @@ class Kubelet(Controller):
 
     def look(self) -> None:
         """Follow the pods that run, and begin those that wait."""
-        pods = {pod["metadata"]["uid"]: pod for pod in self.store.list(POD, chosen=self._is_due)}
+        pods = {pod["metadata"]["uid"]: pod for pod in filter(self._is_due, self.store.scan(POD))}
         for uid, running in list(self._running.items()):
             self._follow(running, pods.get(uid))
         for uid, pod in pods.items():
@@ -244,7 +244,7 @@ class Kubelet(Controller):
                 others = [one for one in found["status"].get("conditions", []) if one["type"] != condition["type"]]
                 found["status"]["conditions"] = [*others, condition]
 
-        self.store.change(POD, pod["metadata"]["namespace"], pod["metadata"]["name"], change)
+        self.restate(POD, pod, change)
 
     def _due(self, pod: Object, log: Path | None) -> Mishap | None:
         uid = pod["metadata"]["uid"]

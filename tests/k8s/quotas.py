@@ -32,10 +32,10 @@ def admit(store: "Store", kind: Kind, namespace: str, new: Object) -> None:
     name = new["metadata"]["name"]
     try:
         if kind == POD:
-            for found in store.list(RANGE, namespace):
+            for found in store.scan(RANGE, namespace):
                 _fit(new, found)
         asked = usage(kind, new)
-        for quota in store.list(QUOTA, namespace):
+        for quota in store.scan(QUOTA, namespace):
             _spend(store, namespace, quota, asked)
     except _NotAllowed as told:
         raise Refusal(403, "Forbidden", f'{kind.plural} "{name}" is forbidden: {told}') from None
@@ -76,7 +76,7 @@ def _spend(store: "Store", namespace: str, quota: Object, asked: Amounts) -> Non
         ]
         if unsaid:
             raise _NotAllowed(f"failed quota: {name}: must specify {','.join(sorted(unsaid))}")
-    used = total(usage(kind, one) for kind in KINDS if touched for one in store.list(kind, namespace))
+    used = total(usage(kind, one) for kind in KINDS if touched for one in store.scan(kind, namespace))
     over = sorted(key for key in touched if used.get(key, 0) + asked[key] > hard[key])
     if over:
         requested, spent = (",".join(f"{key}={one.get(key, Decimal(0)):f}" for key in over) for one in (asked, used))

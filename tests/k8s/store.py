@@ -8,7 +8,8 @@ import itertools
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -35,10 +36,10 @@ def copied(value: Any) -> Any:
 
 
 class Store:
-    """Objects of every kind, safe for many threads."""
+    """Objects of every kind, safe for many threads. What is kept is never changed: a change keeps another object."""
 
     def __init__(self) -> None:
-        self._objects: dict[Key, Object] = {}
+        self._objects: dict[Kind, dict[tuple[str, str], Object]] = defaultdict(dict)
         self._history: list[tuple[int, str, Key, Object]] = []
         self._changed = threading.Condition(threading.RLock())
         self._version = 0
@@ -62,27 +63,35 @@ class Store:
         with self._changed:
             self._changed.notify_all()
 
-    def get(self, kind: Kind, namespace: str, name: str) -> Object:
-        """One object.
+    def peek(self, kind: Kind, namespace: str, name: str) -> Object:
+        """One object as it is kept, to be read alone.
 
         Raises:
             Refusal: 404 where there is none.
         """
         with self._changed:
-            found = self._objects.get((kind, namespace, name))
-            if found is None:
-                raise Refusal(404, "NotFound", f'{kind.plural}{_dot(kind)} "{name}" not found')
-            return copied(found)
+            found = self._objects[kind].get((namespace, name))
+        if found is None:
+            raise Refusal(404, "NotFound", f'{kind.plural}{_dot(kind)} "{name}" not found')
+        return found
+
+    def scan(self, kind: Kind, namespace: str = "") -> list[Object]:
+        """The objects that ``list`` copies, as they are kept, to be read alone."""
+        with self._changed:
+            return [found for (place, _), found in self._objects[kind].items() if namespace in ("", place)]
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Object:
+        """A copy of one object.
+
+        Raises:
+            Refusal: 404 where there is none.
+        """
+        found: Object = copied(self.peek(kind, namespace, name))
+        return found
 
     def list(self, kind: Kind, namespace: str = "", chosen: Callable[[Object], bool] = bool) -> list[Object]:
-        """The objects of a kind, in the namespace or, with an empty one, everywhere."""
-        with self._changed:
-            found = [
-                value
-                for (own, place, _), value in self._objects.items()
-                if own == kind and namespace in ("", place) and chosen(value)
-            ]
-            return copied(found)
+        """Copies of the objects of a kind, in the namespace or, with an empty one, everywhere."""
+        return [copied(found) for found in self.scan(kind, namespace) if chosen(found)]
 
     def create(self, kind: Kind, namespace: str, new: Object, *, is_trial: bool = False) -> Object:
         """Store a new object under its name, or one made from its generateName; a trial is only checked.
@@ -99,9 +108,9 @@ class Store:
             raise Refusal(422, "Invalid", f"{kind.name}: metadata.name or generateName is required")
         key = (kind, namespace, meta["name"])
         with self._changed:
-            if key in self._objects:
+            if key[1:] in self._objects[kind]:
                 raise Refusal(409, "AlreadyExists", f'{kind.plural}{_dot(kind)} "{meta["name"]}" already exists')
-            if kind.is_namespaced and (BY_NAME["v1", "Namespace"], "", namespace) not in self._objects:
+            if kind.is_namespaced and ("", namespace) not in self._objects[BY_NAME["v1", "Namespace"]]:
                 raise Refusal(404, "NotFound", f'namespaces "{namespace}" not found')
             admit(self, kind, namespace, new)
             meta.update(uid=str(uuid4()), creationTimestamp=now(), generation=1)
@@ -117,7 +126,7 @@ class Store:
             Refusal: 404 where there is none, 409 where it names a version that is no longer the latest.
         """
         with self._changed:
-            old = self.get(kind, namespace, new["metadata"]["name"])
+            old = self.peek(kind, namespace, new["metadata"]["name"])
             wanted = new["metadata"].get("resourceVersion")
             if wanted and wanted != old["metadata"]["resourceVersion"]:
                 name = new["metadata"]["name"]
@@ -135,13 +144,13 @@ class Store:
                 result["metadata"]["generation"] = old["metadata"]["generation"] + 1
             result["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
             if result == old:
-                return old
+                return copied(old)
             return self._record("MODIFIED", (kind, namespace, new["metadata"]["name"]), result)
 
     def change(self, kind: Kind, namespace: str, name: str, change: Callable[[Object], Any]) -> Object | None:
         """Let ``change`` write into the object, spec and status, in one go; None where it is gone."""
         with self._changed:
-            old = self._objects.get((kind, namespace, name))
+            old = self._objects[kind].get((namespace, name))
             if old is None:
                 return None
             new = copied(old)
@@ -163,8 +172,9 @@ class Store:
                 return self._record("MODIFIED", (kind, namespace, name), found)
             self._remove((kind, namespace, name))
             if kind.name == "Namespace":
-                for key in [key for key in self._objects if key[1] == name]:
-                    self._remove(key)
+                for key, _ in self._everything():
+                    if key[1] == name:
+                        self._remove(key)
             return found
 
     def watch(self, kind: Kind, namespace: str, since: str, until: float) -> Iterator[tuple[str, Object] | None]:
@@ -203,32 +213,33 @@ class Store:
         self._version += 1
         new["metadata"]["resourceVersion"] = str(self._version)
         if word == "DELETED":
-            self._objects.pop(key, None)
+            self._objects[key[0]].pop(key[1:], None)
         else:
-            self._objects[key] = new
-        self._history.append((self._version, word, key, copied(new)))
+            self._objects[key[0]][key[1:]] = new
+        self._history.append((self._version, word, key, new))
         self._changed.notify_all()
         return copied(new)
 
+    def _everything(self) -> Sequence[tuple[Key, Object]]:
+        return [((kind, *place), found) for kind, kept in self._objects.items() for place, found in kept.items()]
+
     def _remove(self, key: Key) -> None:
-        gone = self._objects.get(key)
+        gone = self._objects[key[0]].get(key[1:])
         if gone is None:
             return
         self._record("DELETED", key, copied(gone))
         uid = gone["metadata"]["uid"]
-        for other in [other for other, value in self._objects.items() if uid in _owners(value)]:
-            value = self._objects.get(other)
-            if value is not None and not self._is_owned_elsewhere(value):
+        for other, found in self._everything():
+            if uid in _owners(found) and not self._is_owned_elsewhere(found):
                 self._remove(other)
 
     def _is_owned_elsewhere(self, found: Object) -> bool:
-        alive = {value["metadata"]["uid"] for value in self._objects.values()}
-        return bool(_owners(found) & alive)
+        return bool(_owners(found) & {other["metadata"]["uid"] for _, other in self._everything()})
 
     def _orphan(self, uid: str) -> None:
-        for key, value in list(self._objects.items()):
-            if uid in _owners(value):
-                new = copied(value)
+        for key, found in self._everything():
+            if uid in _owners(found):
+                new = copied(found)
                 left = [one for one in new["metadata"]["ownerReferences"] if one["uid"] != uid]
                 new["metadata"]["ownerReferences"] = left
                 self._record("MODIFIED", key, new)

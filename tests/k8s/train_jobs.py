@@ -44,14 +44,14 @@ class TrainJobs(Controller):
 
     def look(self) -> None:
         """Make the Jobs that are missing, and report what became of the others."""
-        for found in self.store.list(TRAIN_JOB):
+        for found in self.store.scan(TRAIN_JOB):
             self._sync(found)
 
     def _sync(self, found: Object) -> None:
         meta = found["metadata"]
         name = f"{meta['name']}-node-0"
         try:
-            job = self.store.get(JOB, meta["namespace"], name)
+            job = self.store.peek(JOB, meta["namespace"], name)
         except Refusal:
             if found["spec"]["suspend"]:
                 self._suspended(found)
@@ -99,7 +99,7 @@ class TrainJobs(Controller):
                 return
             status["conditions"] = [*kept, {**condition, "lastTransitionTime": now()}]
 
-        self.store.change(TRAIN_JOB, found["metadata"]["namespace"], found["metadata"]["name"], change)
+        self.restate(TRAIN_JOB, found, change)
 
 
 def child_job(found: Object, runtime: Object, name: str) -> Object:
