@@ -1,11 +1,16 @@
 """What every section of the specification shares: frozen, no unknown keys, documented fields, secrets by name."""
 
+import ast
+import inspect
 import os
 import re
+import textwrap
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationInfo
 
 from proxykd.exceptions import ConfigError
 
@@ -18,7 +23,30 @@ class Spec(BaseModel):
     Numbers are finite unless a field says otherwise.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The schema with the docs, which are read now: pydantic would read every file again at each start."""
+        schema = handler(core_schema)
+        fields = handler.resolve_ref_schema(schema).get("properties", {})
+        for base in reversed(cls.__mro__):
+            for name, text in _docstrings(base).items() if issubclass(base, Spec) else ():
+                fields.get(name, {})["description"] = text
+        return schema
+
+
+@cache
+def _docstrings(section: type) -> dict[str, str]:
+    """Field -> the string below it, of a section's own fields."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        field.target.id: inspect.cleandoc(below.value.value)
+        for field, below in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
+    }
 
 
 def _check_secret(value: str) -> str:
