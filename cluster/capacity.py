@@ -30,6 +30,7 @@ class Demand(NamedTuple):
         resources: Resource -> amount of one pod: cores, bytes, GPUs.
         num_pods: Pods that have to run at once.
         own: What the step's own pod asks for, of a TrainJob that this pod follows; None = these pods are all.
+        is_autoscaled: Whether the pool's nodes are made as pods ask for them.
     """
 
     step: str
@@ -39,6 +40,7 @@ class Demand(NamedTuple):
     resources: Mapping[str, Decimal]
     num_pods: int = 1
     own: "Demand | None" = None
+    is_autoscaled: bool = False
 
     @property
     def total(self) -> dict[str, Decimal]:

@@ -102,7 +102,7 @@ def _demands(placement: PlacementSpec, name: str, step: StepPlacementSpec) -> It
 def _demand(placement: PlacementSpec, step: str, pool: str, asked: Mapping[str, str | None]) -> Demand:
     resources = {name: amount(text) for name, text in asked.items() if text is not None and amount(text)}
     chosen = placement.pools[pool]
-    return Demand(step, pool, chosen.queue, chosen.node_selectors, resources)
+    return Demand(step, pool, chosen.queue, chosen.node_selectors, resources, is_autoscaled=chosen.autoscaled)
 
 
 def _grouped(demands: Iterable[Demand]) -> tuple[Demand, ...]:

@@ -2,7 +2,7 @@
 
 A queue must hold a whole group of pods at once (a TrainJob's nodes start together or not at all), each group in one
 flavor, beside the step's own pod if that holds quota of the same queue; a pool of nodes must hold one pod on one node.
-A pool that stands at zero nodes and grows on demand cannot be judged by its nodes.
+An autoscaled pool that stands at zero nodes cannot be judged by them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -169,8 +169,12 @@ def _check_nodes(api: ClusterApi, pool: str, demands: Sequence[Demand]) -> Itera
     labels = ",".join(f"{key}={value}" for key, value in sorted(demands[0].node_labels.items()))
     what = f"pool {pool}: nodes {labels or 'of any kind'}"
     nodes = [node for node in api.list(NODES, labels=labels) if not node["spec"].get("unschedulable")]
+    if not nodes and demands[0].is_autoscaled:
+        yield unchecked(what, "no node now", "one is to be made as soon as a pod asks for it")
+        return
     if not nodes:
-        yield unchecked(what, "no node now", "fine for a pool that grows from nothing; else correct the node selectors")
+        remedy = "correct the pool's node_selectors, or set its autoscaled: true if nodes are made as pods ask for them"
+        yield missing(what, "no such node, or none that takes pods", remedy)
         return
     given = {name: max(_allocatable(node, name) for node in nodes) for name in (*RESOURCES, STORAGE)}
     shortages = [

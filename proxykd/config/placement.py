@@ -54,6 +54,8 @@ class PoolSpec(Spec):
     """Labels of the nodes; {} = any node. Leave it empty with a queue."""
     tolerations: tuple[dict[str, Any], ...] = ()
     """Taints that pods there endure, as in a pod's manifest. Leave it empty with a queue."""
+    autoscaled: bool = False
+    """Whether nodes are made as pods ask for them; else one must be there at submission. Leave it out with a queue."""
     gpu_max: Annotated[int, Field(ge=0)] = 0
     """GPUs of one node; 0 = the pool has none."""
     cpu_max: Quantity | None = None
@@ -65,8 +67,10 @@ class PoolSpec(Spec):
 
     @model_validator(mode="after")
     def _is_reached_one_way(self) -> Self:
-        if self.queue is not None and (self.node_selectors or self.tolerations):
-            raise ValueError("expected a queue, whose flavor names the nodes, or labels and tolerations: not both")
+        if self.queue is not None and (self.node_selectors or self.tolerations or self.autoscaled):
+            raise ValueError(
+                "expected a queue, whose flavor names the nodes, or labels, tolerations and autoscaled: not both"
+            )
         return self
 
 

@@ -369,8 +369,11 @@ def node(name: str, gpus: int) -> dict[str, Any]:
 
 def test_a_pool_of_nodes_must_hold_one_pod_on_one_node(server: ApiServer, connect: Connect) -> None:
     api = connect()
-    (finding,) = pools.check_pools(api, [demand(gpus=8, queue=None)])
-    assert (finding.state, finding.found) == ("unchecked", "no node now")  # it may grow from nothing
+    asking = demand(gpus=8, queue=None)
+    (finding,) = pools.check_pools(api, [asking])
+    assert (finding.state, finding.found) == ("missing", "no such node, or none that takes pods")
+    (finding,) = pools.check_pools(api, [asking._replace(is_autoscaled=True)])
+    assert (finding.state, finding.found) == ("unchecked", "no node now")
     server.apply(node("first", 4), node("second", 4))
     (finding,) = pools.check_pools(api, [demand(gpus=8, queue=None)])
     assert finding.found == "distill_student asks for 8 GPUs, it gives at most 4 GPUs"
