@@ -54,6 +54,6 @@ def test_a_training_is_told_with_and_without_its_launcher() -> None:
     command = [sys.executable, str(CHECKOUT / "benchmarks" / "cluster" / "launcher.py")]
     small = ["--steps", "2", "--repeats", "1", "--texts", "40"]
     done = subprocess.run([*command, *small], cwd=CHECKOUT, capture_output=True, text=True, timeout=400)
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     names = ("torchrun alone", "as a TrainJob", "of it launcher", "ZenML alone", "and the launcher", "the whole step")
     assert [name for name in names if name not in done.stdout] == []

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.program import CHECKOUT
+from tests.support.program import CHECKOUT, SPECIFICATION
 from tests.support.runner import HOSTILE, Checkout
 from tests.support.s3_server import s3_server
 from tests.workflows.rules import load, shell_lines
@@ -61,6 +61,17 @@ def test_the_doctor_writes_to_the_bucket_with_the_workflows_own_variables(checko
             posted = checkout.summary[before:]
             assert "### tiny: every check passed, nothing spent" in posted
             assert ("| MISSING" in posted) is (not secrets)
+
+
+def test_a_budget_is_the_plans_cap(checkout: Checkout) -> None:
+    price = {"input_usd_per_million": 1.0, "output_usd_per_million": 1.0}
+    teacher = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "gpt-x", "price": price}
+    asked = {**SPECIFICATION, "teacher": teacher, "evaluation": {**SPECIFICATION["evaluation"], "exact_kl": False}}
+    (checkout.folder / "priced.yaml").write_text(yaml.safe_dump(asked), encoding="utf-8")
+    before, inputs = len(checkout.summary), _inputs(specification="priced.yaml", budget_usd="1.5")
+    (planned,) = checkout.run("distill", only=" plan ", inputs=inputs, secrets={})
+    assert planned.status == 0, planned
+    assert re.search(r"^\| hard caps +\| teacher\.budget\.usd=1\.5 ", checkout.summary[before:], re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", ["specification", "stack", "budget_usd"])
