@@ -15,6 +15,7 @@ from zenml.integrations.kubernetes.orchestrators import KubernetesOrchestrator
 
 from cluster.connection import context_names, patient_retries
 from cluster.flavors import PATIENT
+from cluster.run_entry import use_run_entry
 from cluster.step_entry import use_step_entry
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class PatientOrchestrator(KubernetesOrchestrator):
             args: As ZenML calls it.
             options: As ZenML calls it.
         """
+        use_run_entry()
         pod = self.get_settings(snapshot).orchestrator_pod_settings
         kept = unset(base_environment, [] if pod is None else pod.env)
         return super().submit_pipeline(snapshot, stack, kept, *args, **options)

@@ -16,7 +16,8 @@ from zenml.config.retry_config import StepRetryConfig
 from zenml.integrations.kubernetes.flavors import KubernetesOrchestratorSettings
 from zenml.integrations.kubernetes.pod_settings import KubernetesPodSettings
 
-from cluster.names import GPU, PART_OF, PRIORITY_LABEL, QUEUE_LABEL, ROLE, STORAGE
+from cluster.connection import settle_client_logs
+from cluster.names import GPU, PART_OF, PRIORITY_LABEL, QUEUE_LABEL, ROLE, START_TIMEOUT, STORAGE
 from proxykd.config.launcher import LAUNCHER_VARIABLE
 from proxykd.config.placement import OUTSIDE, OrchestratorPodSpec, PlacementSpec, PoolSpec, StepPlacementSpec, amount
 from proxykd.config.stack import ClusterStackSpec, KubeflowStackSpec, KubernetesStackSpec
@@ -46,6 +47,7 @@ def run_options(stack: ClusterStackSpec, placement: PlacementSpec, steps: tuple[
         placement: Places and sizes.
         steps: The names of the pipeline's steps.
     """
+    settle_client_logs()
     if isinstance(stack, KubeflowStackSpec):
         from pipelines.kubeflow_placement import kubeflow_options
 
@@ -127,6 +129,8 @@ def _orchestrator_pod(stack: ClusterStackSpec, placement: PlacementSpec, own: Or
     }
     if isinstance(stack, KubernetesStackSpec) and stack.zenml_url is not None:
         told[STORE_URL] = stack.zenml_url  # its steps' pods get the address that it has itself
+    if stack.start_timeout_s is not None:
+        told[START_TIMEOUT] = f"{stack.start_timeout_s:g}"
     values["env"] += _variables(told)
     return checked(values, KubernetesPodSettings)
 

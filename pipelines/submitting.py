@@ -16,6 +16,7 @@ from typing import Any
 from cluster import ends, garbage, neighbours, runs, waiting
 from cluster.api import ClusterApi
 from cluster.kubeflow_runs import Idleness, KubeflowRuns, kubeflow_id, why_over
+from cluster.starving import why_starved
 from cluster.stopping import stop_jobs
 from pipelines.placement import run_options
 from pipelines.running import CHECKOUT, arguments, configure
@@ -254,11 +255,11 @@ class _Follower:
             )
 
     def _look_at_pods(self, api: ClusterApi, now: datetime) -> None:
-        for step, (since, reason) in self._waits.look(api, now).items():
+        waits = self._waits.look(api, now)
+        for step, (_, reason) in waits.items():
             self._say(step, f"waits {reason}")
-            limit = self._stack.start_timeout_s
-            if limit is not None and (now - since).total_seconds() > limit:
-                self._give_up(api, f"for {limit:.0f} s nothing of it ran, as {step} waited {reason}")
+        if why := why_starved(waits, self._stack.start_timeout_s, now):
+            self._give_up(api, why)
         self._check_alive(api, now)
 
     def _say(self, step: str, what: str) -> None:

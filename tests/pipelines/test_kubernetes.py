@@ -205,19 +205,9 @@ def used(platform: Platform, account: str) -> set[tuple[str, str, str]]:
     return {(verb, group, resource) for group, resource, verb in did}
 
 
-def await_end(platform: Platform) -> None:
-    """The orchestrator's pod still removes the run's token when the run has ended."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if not any(job["status"].get("active") for job in platform.cluster.api.store.list(CORE["Job"])):
-            return
-        time.sleep(0.1)
-    pytest.fail("a Job is still active")
-
-
 def check_rights(platform: Platform) -> None:
     """Steps ask the API server nothing, but for the one that has its training done by others."""
-    await_end(platform)
+    platform.await_end()
     overlay = render(CHECKOUT / "k8s" / "overlays" / "local")
     assert used(platform, "proxykd-step") == granted(overlay, "proxykd-step") == set()
     assert {("create", *TRAIN_JOBS), ("get", *TRAIN_JOBS), ("delete", *TRAIN_JOBS)} <= used(platform, "proxykd-trainer")
@@ -318,16 +308,21 @@ def test_what_no_pod_survives_ends_the_run_with_its_reason(
     assert how != "image missing" or DELETE_JOBS in used(cluster_platform, "proxykd-orchestrator")
 
 
-def test_a_queue_that_never_admits_is_told_and_the_run_stopped(cluster_platform: Platform, tmp_path: Path) -> None:
-    cluster_platform.cluster.jobs.closed.add(QUEUE)
-    ended = cluster_platform.run_small(tmp_path, in_queue(placement(tmp_path)), 0.0, start_timeout_s=5)
-    cluster_platform.cluster.jobs.closed.clear()
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_queue_that_never_admits_ends_the_run_with_its_reason_whoever_follows_it(
+    cluster_platform: Platform, tmp_path: Path, leaves: bool
+) -> None:
+    there, queued = cluster_platform, in_queue(placement(tmp_path))
+    there.cluster.jobs.closed.add(QUEUE)
+    ended = there.run_small(tmp_path, queued, 0.0, leaves=leaves, start_timeout_s=5)
+    there.await_end()
+    there.cluster.jobs.closed.clear()
 
-    assert ended.status != 0
-    assert QUEUE in ended.stderr
-    assert cluster_platform.statuses()[""] in ("failed", "stopped")
-    waiting = [job for job in cluster_platform.cluster.api.store.list(CORE["Job"]) if job["spec"]["suspend"]]
-    assert not waiting
+    assert (ended.status == 0) == leaves
+    told = there.types(tmp_path, "runs", ended.stdout.split()[-1]).stdout if leaves else ended.stderr
+    assert f"for 5 s nothing of it ran, as query_teacher waited to be admitted by the queue {QUEUE}" in told
+    assert there.statuses()[""] == "stopped"
+    assert not [job for job in there.cluster.api.store.list(CORE["Job"]) if job["spec"]["suspend"]]
 
 
 def test_another_orchestrator_pod_goes_on_with_the_run(cluster_platform: Platform, tmp_path: Path) -> None:
@@ -361,7 +356,7 @@ def test_a_submitter_whose_token_expires_is_told_and_the_run_goes_on(
     assert ended.status != 0
     assert ended.stderr.count("error: ") == 1
     assert "log in again" in ended.stderr
-    await_end(cluster_platform)
+    cluster_platform.await_end()
     assert cluster_platform.statuses()[""] == "completed"
 
 
@@ -370,7 +365,7 @@ def test_the_page_leads_away_again(reader: Reader) -> None:
     there, store = reader.there, reader.there.cluster.api.store
     reader.types(*THERE[0])
     assert "double" in reader.types("stack", "list").stdout
-    await_end(there)
+    there.await_end()
     assert store.list(CORE["Job"], "proxykd")
     administrator = {"KUBECONFIG": str(there.cluster.api.kubeconfig("proxykd"))}
     for words in AWAY:

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from tests.k8s.cluster import Cluster, cluster
+from tests.k8s.kinds import CORE
 from tests.k8s.runtimes import Runtime
 from tests.support.kubectl import render
 from tests.support.mlflow_servers import mlflow_server, postgresql
@@ -79,11 +81,20 @@ class Platform:
         home.mkdir(parents=True, exist_ok=True)
         return self._submit(home, [str(PROXYKD), *words], {"COLUMNS": "200", **more})
 
-    def run_small(self, home: Path, placement: Path, wait_s: float, **stack: Any) -> "Outcome":
-        """The small pipeline of two steps, the first of which waits on its first try; ``stack`` changes the stack."""
+    def run_small(self, home: Path, placement: Path, wait_s: float, *, leaves: bool = False, **stack: Any) -> "Outcome":
+        """The small pipeline of two steps, the first of which waits on its first try.
+
+        Args:
+            home: Where it is typed.
+            placement: Of the stack.
+            wait_s: As it says itself.
+            leaves: Whether nobody follows the run.
+            stack: Changes the stack.
+        """
         home.mkdir(parents=True, exist_ok=True)
         module = [sys.executable, "-m", "tests.support.small_pipeline"]
-        return self._submit(home, [*module, str(self.stack(placement, **stack)), str(wait_s)], {})
+        words = [str(self.stack(placement, **stack)), str(wait_s), *(["leave"] if leaves else [])]
+        return self._submit(home, [*module, *words], {})
 
     def _submit(self, home: Path, command: list[str], more: dict[str, str]) -> "Outcome":
         with (home / "stdout.txt").open("w") as out, (home / "stderr.txt").open("w") as err:
@@ -130,6 +141,16 @@ class Platform:
             steps = database.execute(f"SELECT name, status FROM step_run WHERE pipeline_run_id = {latest}")
             rows = run + steps.fetchall()
         return {name: str(status) for name, status in rows}
+
+    def await_end(self) -> None:
+        """Of the latest run and of its Jobs: the orchestrator's pod still removes the token when the run has ended."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            is_over = self.statuses()[""] in ("completed", "failed", "stopped")
+            if is_over and not any(job["status"].get("active") for job in self.cluster.api.store.scan(CORE["Job"])):
+                return
+            time.sleep(0.1)
+        raise AssertionError("the run has not ended, or a Job is still active")
 
 
 @dataclass(frozen=True)

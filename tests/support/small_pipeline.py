@@ -1,4 +1,4 @@
-"""``python -m tests.support.small_pipeline STACK WAIT_S``: two steps, under names of real ones, on a cluster's stack.
+"""``python -m tests.support.small_pipeline STACK WAIT_S [leave]``: two steps, under names of real ones, on a cluster.
 
 The first notes each try in its workspace and waits until it is told to go on; the second doubles its number.
 """
@@ -41,8 +41,8 @@ def small(wait_s: float) -> None:
     split(query_teacher(wait_s))
 
 
-def main(stack_file: str, wait_s: float) -> None:
-    """Register the stack, run the pipeline there and follow it to its end."""
+def main(stack_file: str, wait_s: float, *, leaves: bool) -> None:
+    """Register the stack, run the pipeline there and follow it to its end, or print its name."""
     from cluster import stacks
     from cluster.api import ClusterApi
     from cluster.step_entry import leave_out_libraries
@@ -62,6 +62,9 @@ def main(stack_file: str, wait_s: float) -> None:
     options = run_options(stack, load_placement(stack.placement), STEPS)
     response = submitting.submitted(small.with_options(**options), {"wait_s": wait_s})
     run = submitting.Submitted(str(response.id), response.name)
+    if leaves:
+        print(run.name)
+        return
     api = ClusterApi.connect(stack.context, namespace=stack.namespace)
     submitting.follow(run, stack, api, tell=lambda line: print(line, flush=True))
 
@@ -72,6 +75,6 @@ if __name__ == "__main__":
     from tests.support import small_pipeline
 
     try:
-        small_pipeline.main(sys.argv[1], float(sys.argv[2]))
+        small_pipeline.main(sys.argv[1], float(sys.argv[2]), leaves="leave" in sys.argv[3:])
     except ProxykdError as error:
         sys.exit(f"error: {error}")
