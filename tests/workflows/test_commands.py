@@ -66,7 +66,13 @@ def test_the_doctor_writes_to_the_bucket_with_the_workflows_own_variables(checko
 def test_a_budget_is_the_plans_cap(checkout: Checkout) -> None:
     price = {"input_usd_per_million": 1.0, "output_usd_per_million": 1.0}
     teacher = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "gpt-x", "price": price}
-    asked = {**SPECIFICATION, "teacher": teacher, "evaluation": {**SPECIFICATION["evaluation"], "exact_kl": False}}
+    (checkout.folder / "prompts.jsonl").write_text("".join(f'{{"prompt": "number {n}"}}\n' for n in range(50)))
+    asked = {
+        **SPECIFICATION,
+        "prompts": {"kind": "jsonl", "path": "prompts.jsonl"},
+        "teacher": teacher,
+        "evaluation": {"resamples": 100, "speed": None},
+    }
     (checkout.folder / "priced.yaml").write_text(yaml.safe_dump(asked), encoding="utf-8")
     before, inputs = len(checkout.summary), _inputs(specification="priced.yaml", budget_usd="1.5")
     (planned,) = checkout.run("distill", only=" plan ", inputs=inputs, secrets={})
