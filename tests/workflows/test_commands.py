@@ -66,7 +66,7 @@ def test_the_doctor_writes_to_the_bucket_with_the_workflows_own_variables(checko
 def test_a_budget_is_the_plans_cap(checkout: Checkout) -> None:
     price = {"input_usd_per_million": 1.0, "output_usd_per_million": 1.0}
     teacher = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "gpt-x", "price": price}
-    (checkout.folder / "prompts.jsonl").write_text("".join(f'{{"prompt": "number {n}"}}\n' for n in range(50)))
+    (checkout.folder / "prompts.jsonl").write_text("".join(f'{{"prompt": "number {n}"}}\n' for n in range(200)))
     asked = {
         **SPECIFICATION,
         "prompts": {"kind": "jsonl", "path": "prompts.jsonl"},
