@@ -52,11 +52,14 @@ test-browser: $(STAMP) ## the report in the Chromium or Chrome of this machine: 
 	@$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[browser]'
 	$(BIN)/pytest -m browser
 
-check-manifests: $(STAMP) ## checkov over the rendered overlays, in an environment of its own: it asks for other versions
+check-manifests: $(STAMP) ## checkov over the overlays and a run's objects, in an environment of its own: it asks for other versions
 	$(BIN)/python -m venv --clear $(VENV)/checkov
 	@$(UV) pip install --quiet --python $(VENV)/checkov/bin/python checkov==3.3.30
 	$(BIN)/python -m tests.support.kubectl $(VENV)/manifests k8s/overlays/local k8s/overlays/staging k8s/overlays/production
 	$(VENV)/checkov/bin/checkov --config-file k8s/checkov.yaml --directory $(VENV)/manifests
+	$(BIN)/python -m tests.support.kubectl $(VENV)/captured k8s/overlays/local
+	$(BIN)/python -m tests.support.captured $(VENV)/captured/run.yaml
+	$(VENV)/checkov/bin/checkov --config-file k8s/checkov-runs.yaml --directory $(VENV)/captured
 
 image: PIP_PYTHON = $(PYTHON)
 image: ## the application's image, by podman or docker: see docs/image.md
