@@ -1,8 +1,10 @@
 """Stacks through ZenML's own client, in a workspace of their own: registered, changed in place, removed."""
 
+import re
 import sqlite3
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +69,29 @@ def test_without_a_context_the_pods_own_account_is_used() -> None:
     assert "kubernetes_context" not in orchestrator
 
 
+def typed(home: Home, *words: str, status: int = 0) -> str:
+    """What ``proxykd stack`` prints."""
+    command = [sys.executable, "-m", "proxykd", "stack", *words]
+    environment = home.environment(PYTHONPATH=str(CHECKOUT), COLUMNS="200")
+    done = subprocess.run(command, cwd=home.folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == status, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.integration
+def test_the_stacks_of_the_checkout_are_registered_as_they_stand(tmp_path: Path) -> None:
+    home = Home.create(tmp_path / "home")
+    for name, flavor in (("kubeflow", "proxykd-kubeflow"), ("local-cluster", "proxykd-kubernetes")):
+        told = typed(home, "apply", name, "--yes")
+        assert f"+ stack.name: {name}" in told
+        assert re.search(rf"\+ stack\.orchestrator: \S+{flavor}", told), told
+        assert typed(home, "apply", name) == f"{name}: nothing to change\n"
+
+
 @pytest.mark.integration
 def test_a_stack_is_registered_changed_and_removed_and_leaves_nothing(tmp_path: Path) -> None:
     home, file = Home.create(tmp_path / "home"), tmp_path / "mine.yaml"
-
-    def types(*words: str, status: int = 0) -> str:
-        command = [sys.executable, "-m", "proxykd", "stack", *words]
-        environment = home.environment(PYTHONPATH=str(CHECKOUT), COLUMNS="200")
-        done = subprocess.run(command, cwd=home.folder, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == status, done.stderr
-        return done.stdout + done.stderr
+    types = partial(typed, home)
 
     def components() -> set[str]:
         store = home.workspace.root / "zenml" / "local_stores" / "default_zen_store" / "zenml.db"

@@ -5,7 +5,6 @@ survives; its numbers are those of an undisturbed run on one machine. Small runs
 survives: with one message, and with a run that is not left running.
 """
 
-import json
 import shutil
 import time
 from collections import Counter
@@ -17,14 +16,12 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.step_entry import SOURCE
 from proxykd.config.steps import STEPS as STEP_NAMES
 from tests.k8s.access import service_account
 from tests.k8s.kinds import CORE
 from tests.k8s.pages import commands, page
-from tests.k8s.policy import check
 from tests.k8s.rbac import EVERYBODY, granted, skip_unless_whole
-from tests.k8s.schemas import SUPPORTED, faults
+from tests.support.created import check_objects
 from tests.support.kubectl import render
 from tests.support.platform import Outcome, Platform, platform
 from tests.support.program import CHECKOUT, NUM_PROMPTS, SPECIFICATION, Finished, Home
@@ -139,7 +136,7 @@ def test_the_page_leads_through_every_trouble_to_a_student_with_the_numbers_of_a
     parts = {*(f"query_teacher_{n}-of-3" for n in (1, 2, 3)), *(f"estimate_distributions_{n}-of-2" for n in (1, 2))}
     assert starts.keys() == {"orchestrator", "train", *STEP_NAMES, *parts}
     assert there.num_answers() == NUM_PROMPTS
-    check_objects(there, troubles.seen)
+    check_objects(there, troubles.seen, RUNTIME)
     check_rights(there)
 
 
@@ -163,40 +160,6 @@ def numbers(found: Any, path: str = "") -> dict[str, float]:
 def role_of(labels: dict[str, str]) -> str:
     """The step's name, or what else a pod is for."""
     return labels.get("step_name") or labels["proxykd.dev/role"]
-
-
-def owner_of(found: Any) -> str:
-    """Kind of what an object goes with; "" = nothing."""
-    return next((str(one["kind"]) for one in found["metadata"].get("ownerReferences") or []), "")
-
-
-def check_objects(platform: Platform, seen: list[Any]) -> None:
-    """Every object of the run, its training's too, is strictly valid, passes the policy, and shows no secret."""
-    overlay = [*render(CHECKOUT / "k8s" / "overlays" / "local"), *RUNTIME]
-    jobs, pods = (platform.cluster.api.store.list(CORE[kind], "proxykd") for kind in ("Job", "Pod"))
-    trained = [one for one in seen if one["kind"] == "TrainJob" or owner_of(one) == "TrainJob"]
-    made = [*jobs, *pods, *seen]
-    assert not [told for version in SUPPORTED for found in made for told in faults(found, version)]
-    assert {one["kind"] for one in seen} == {"TrainJob", "Job"}
-    assert check([*overlay, *jobs, *trained]) == check(overlay)
-    assert platform.zenml.key not in json.dumps(made)
-    begun = [words_of(job) for job in jobs if "step_name" in job["metadata"]["labels"]]
-    assert begun
-    assert all(SOURCE in words for words in begun)
-    tokens = _tokens(jobs)
-    assert len(tokens) == len(jobs)
-    assert all("value" not in one and one["valueFrom"]["secretKeyRef"]["name"] for one in tokens)
-
-
-def words_of(job: Any) -> list[str]:
-    """What its pod's container begins with."""
-    (container,) = job["spec"]["template"]["spec"]["containers"]
-    return [*container["command"], *container.get("args", [])]
-
-
-def _tokens(jobs: list[Any]) -> list[Any]:
-    containers = [container for job in jobs for container in job["spec"]["template"]["spec"]["containers"]]
-    return [one for container in containers for one in container["env"] if one["name"] == "ZENML_STORE_API_TOKEN"]
 
 
 def used(platform: Platform, account: str) -> set[tuple[str, str, str]]:
@@ -283,9 +246,9 @@ def test_an_api_server_that_is_away_for_a_minute_costs_a_run_nothing(
     assert starts == {"orchestrator": 1, "query_teacher": 1, "split": 1}
 
 
-def small(platform: Platform, folder: Path, wait_s: float = 60.0) -> Outcome:
+def small(platform: Platform, folder: Path, wait_s: float = 60.0, **steps: Any) -> Outcome:
     shutil.rmtree(platform.journal().parent, ignore_errors=True)
-    return platform.run_small(folder, placement(folder), wait_s)
+    return platform.run_small(folder, placement(folder, **steps), wait_s)
 
 
 def is_up(pod: Any, log: Path) -> bool:
@@ -306,6 +269,21 @@ def test_what_no_pod_survives_ends_the_run_with_its_reason(
     assert word in ended.stderr
     assert cluster_platform.statuses()[""] == "failed"
     assert how != "image missing" or DELETE_JOBS in used(cluster_platform, "proxykd-orchestrator")
+
+
+def test_a_killed_pod_is_replaced_where_the_placement_allows_a_retry(
+    cluster_platform: Platform, tmp_path: Path
+) -> None:
+    kubelet = cluster_platform.cluster.kubelet
+    before = len(kubelet.starts)
+    kubelet.befall("killed", step_name="query_teacher", when=is_up)
+
+    ended = small(cluster_platform, tmp_path, default={**STEPS["default"], "retries": 1})
+
+    assert ended.status == 0, ended.stderr
+    starts = Counter(labels.get("step_name", "orchestrator") for _, labels in kubelet.starts[before:])
+    assert starts == {"orchestrator": 1, "query_teacher": 2, "split": 1}
+    assert cluster_platform.statuses()[""] == "completed"
 
 
 @pytest.mark.parametrize("leaves", [False, True])
