@@ -173,7 +173,7 @@ def _check_nodes(api: ClusterApi, pool: str, demands: Sequence[Demand]) -> Itera
         yield unchecked(what, "no node now", "one is to be made as soon as a pod asks for it")
         return
     if not nodes:
-        remedy = "correct the pool's node_selectors, or set its autoscaled: true if nodes are made as pods ask for them"
+        remedy = "correct its node_selectors, uncordon a node, or set autoscaled: true if nodes are made on demand"
         yield missing(what, "no such node, or none that takes pods", remedy)
         return
     given = {name: max(_allocatable(node, name) for node in nodes) for name in (*RESOURCES, STORAGE)}
@@ -183,7 +183,12 @@ def _check_nodes(api: ClusterApi, pool: str, demands: Sequence[Demand]) -> Itera
         for name, amount in demand.resources.items()
         if amount > given[name]
     ]
-    yield missing(what, "; ".join(shortages), _REMEDY) if shortages else ok(what, _told(given))
+    if shortages and demands[0].is_autoscaled:
+        yield unchecked(
+            what, "; ".join(shortages), f"a larger node may be made, or one is still joining; else {_REMEDY}"
+        )
+    else:
+        yield missing(what, "; ".join(shortages), _REMEDY) if shortages else ok(what, _told(given))
 
 
 def _allocatable(node: Object, name: str) -> Decimal:

@@ -2,11 +2,10 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from threading import Event, Thread
-from typing import Any
 
 from zenml.integrations.kubernetes.orchestrators.kubernetes_orchestrator_entrypoint_configuration import (
     KubernetesOrchestratorEntrypointConfiguration,
@@ -53,23 +52,25 @@ def guarded(limit_s: float | None) -> Iterator[None]:
 
 
 def _watch(limit_s: float, over: Event) -> None:
-    pause_s = min(LOOK_S, limit_s)
+    began, pause_s = datetime.now(UTC), min(LOOK_S, limit_s)
     if over.wait(pause_s):
         return
     from cluster.starving import Guard  # not at once: the first step's Job need not wait for what this imports
 
-    guard = Guard(ClusterApi.connect(), limit_s)
-    while not _has_ended(guard) and not over.wait(pause_s):
-        pass
+    guard = Guard(ClusterApi.connect(), limit_s, began)
+    while not over.is_set():
+        _bear(lambda: guard.look(datetime.now(UTC)))
+        over.wait(pause_s)
+    if guard.has_given_up:
+        _bear(guard.clear)
 
 
-def _has_ended(guard: Any) -> bool:
-    """Whether the guard ended the run; whoever does not answer now may do so at the next look."""
+def _bear(look: Callable[[], None]) -> None:
+    """Look; whoever does not answer now, or nonsense, may do better at the next look."""
     try:
-        return bool(guard.look(datetime.now(UTC)))
-    except (OSError, RuntimeError) as error:
+        look()
+    except Exception as error:  # of two clients: a guard that ends would leave its run alone
         print(f"could not look whether anything of the run runs: {error}", file=sys.stderr, flush=True)
-        return False
 
 
 if __name__ == "__main__":

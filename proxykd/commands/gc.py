@@ -56,7 +56,7 @@ def add_run_commands(app: typer.Typer, load: Callable[[str], Any]) -> None:
         grace_min: Annotated[float, typer.Option(min=0, help="Minutes; what is younger is left alone.")] = 10.0,
         keep_h: Annotated[float, typer.Option(min=0, help="Hours that Jobs are kept after their end.")] = 24.0,
     ) -> None:
-        """Close runs that nobody carries on or that wait for too long; remove what runs left behind; ours alone."""
+        """Close runs that nobody carries on, and remove what they left behind; ours alone."""
         from proxykd.config.stack import ClusterStackSpec, load_stack
         from proxykd.workspace import Workspace
 
@@ -88,8 +88,10 @@ def _waste_of(stack: Any, ages: Any, load: Callable[[str], Any]) -> Iterable[Any
     api = load("cluster.api").ClusterApi.connect(stack.context, namespace=stack.namespace)
     found = load("cluster.garbage").find_waste(api, orchestrator, ages, tell=_tell)
     unfinished = load("cluster.runs").unfinished()
-    starved = load("cluster.starving").find_starved(api, unfinished, orchestrator, ages, stack.start_timeout_s)
-    return chain(starved, found)
+    starved = load("cluster.starving").find_starved(
+        api, unfinished, orchestrator, ages, stack.start_timeout_s, tell=_tell
+    )
+    return chain(found, starved)
 
 
 def _tell(line: str) -> None:

@@ -30,16 +30,20 @@ class Spec(BaseModel):
         """The schema with the docs, which are read now: pydantic would read every file again at each start."""
         schema = handler(core_schema)
         fields = handler.resolve_ref_schema(schema).get("properties", {})
-        for base in reversed(cls.__mro__):
+        for base in cls.__mro__:
             for name, text in _docstrings(base).items() if issubclass(base, Spec) else ():
-                fields.get(name, {})["description"] = text
+                fields.get(name, {}).setdefault("description", text)
         return schema
 
 
 @cache
 def _docstrings(section: type) -> dict[str, str]:
     """Field -> the string below it, of a section's own fields."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
+    try:
+        source = inspect.getsource(section)
+    except OSError:  # installed without its sources
+        return {}
+    (definition,) = ast.parse(textwrap.dedent(source)).body
     assert isinstance(definition, ast.ClassDef)
     return {
         field.target.id: inspect.cleandoc(below.value.value)

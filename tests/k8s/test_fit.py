@@ -45,6 +45,13 @@ def secret(name: str, keys: set[str], space: str) -> Manifest:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": space}, "data": data}
 
 
+def node() -> Manifest:
+    """Of the pool of processors; those with GPUs are made on demand."""
+    amounts = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "500Gi"}
+    metadata = {"name": "first", "labels": {"proxykd.dev/pool": "cpu"}}
+    return {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {}, "status": {"allocatable": amounts}}
+
+
 def stack(placement: str) -> ClusterStackSpec:
     return shipped("kubernetes").model_copy(update={"placement": K8S / "placements" / f"{placement}.yaml"})
 
@@ -60,7 +67,7 @@ def examined(
 ) -> list[Finding]:
     (space,) = [found["metadata"]["name"] for found in overlay if found["kind"] == "Namespace"]
     chosen = chosen.model_copy(update={"namespace": space})  # as its operator writes it into the stack's file
-    api.apply(*overlay, *(secret(name, keys, space) for name, keys in EXTERNAL_SECRETS.items()))
+    api.apply(node(), *overlay, *(secret(name, keys, space) for name, keys in EXTERNAL_SECRETS.items()))
     api.access.is_enforced = True
     monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(space, account=account)))
     return list(doctor.examine_cluster(chosen, needs_of(chosen), is_scheduled=True))
