@@ -376,7 +376,10 @@ def test_a_pool_of_nodes_must_hold_one_pod_on_one_node(server: ApiServer, connec
     assert (finding.state, finding.found) == ("unchecked", "no node now")
     server.apply(node("first", 4), node("second", 4))
     (finding,) = pools.check_pools(api, [demand(gpus=8, queue=None)])
-    assert finding.found == "distill_student asks for 8 GPUs, it gives at most 4 GPUs"
+    shortage = "distill_student asks for 8 GPUs, it gives at most 4 GPUs"
+    assert (finding.state, finding.found) == ("missing", shortage)
+    (finding,) = pools.check_pools(api, [asking._replace(is_autoscaled=True)])  # a larger one may be made
+    assert (finding.state, finding.found) == ("unchecked", shortage)
     (finding,) = pools.check_pools(api, [demand(gpus=4, pods=8, queue=None)])
     assert finding.state == "ok"
 
