@@ -76,10 +76,10 @@ class Connection:
             body: What can be written as JSON; None = nothing.
             content: The body's media type.
             read_s: Seconds without a byte before the server counts as away.
-            is_stream: Whether to leave the body unread.
+            is_stream: Whether to leave the body unread, unless it is a refusal's.
 
         Raises:
-            ClusterUnreachableError: if there was no answer.
+            ClusterUnreachableError: if there was no answer, or it broke off.
         """
         from urllib3 import Timeout
         from urllib3.exceptions import HTTPError
@@ -94,14 +94,15 @@ class Connection:
                 retries=False,
                 preload_content=not is_stream,
             )
+            is_kept = is_stream and raw.status < 300
+            read = {} if is_kept else _json_object(raw.data)
         except HTTPError as error:
             raise ClusterUnreachableError(
                 f"expected an answer from the Kubernetes API server {self.address}, got none ({error}); check the "
                 "kubeconfig, the network and that the control plane is up"
             ) from error
         headers = {name.lower(): value for name, value in raw.headers.items()}
-        keep = is_stream and raw.status < 300
-        return Answer(raw.status, headers, raw, {} if keep else _json_object(raw.data))
+        return Answer(raw.status, headers, raw, read)
 
 
 def _json_object(data: bytes) -> Mapping[str, Any]:

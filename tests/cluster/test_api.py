@@ -148,6 +148,23 @@ def test_a_passing_trouble_is_waited_out(server: Server, api: ClusterApi, clock:
     assert clock.slept[3] > clock.slept[0], "each wait is longer"
 
 
+BROKEN = {"Content-Length": "1000"}
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+def test_an_answer_that_breaks_off_is_asked_for_again(server: Server, api: ClusterApi, status: int) -> None:
+    server.answers[:] = [(status, BROKEN, {"message": "no such"}), (200, {}, POD)]
+    assert api.get(PODS, "a") == POD
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_a_refusal_of_a_log_that_breaks_off_is_asked_for_again(server: Server, api: ClusterApi, status: int) -> None:
+    server.answers[:] = [(status, BROKEN, {"message": "no such"}), (200, {}, b"2026-01-01T00:00:00Z one\n")]
+    assert b"".join(api.log("a", container="node")) == b"2026-01-01T00:00:00Z one\n"
+    assert len(server.asked) == 2
+
+
 def test_the_server_says_how_long_to_wait(server: Server, api: ClusterApi, clock: Clock) -> None:
     server.answers[:] = [(429, {"Retry-After": "17"}, {}), (200, {}, POD)]
     api.get(PODS, "a")
