@@ -17,6 +17,7 @@ from cluster.kinds import CLUSTER_QUEUES, LOCAL_QUEUES, NODES, RESOURCE_FLAVORS
 from cluster.names import STORAGE
 from proxykd.exceptions import ClusterForbiddenError
 
+_OF_NODES = (*RESOURCES, STORAGE)
 _REMEDY = "lower it in the placement, choose another pool, or have the pool enlarged"
 
 
@@ -169,26 +170,21 @@ def _check_nodes(api: ClusterApi, pool: str, demands: Sequence[Demand]) -> Itera
     labels = ",".join(f"{key}={value}" for key, value in sorted(demands[0].node_labels.items()))
     what = f"pool {pool}: nodes {labels or 'of any kind'}"
     nodes = [node for node in api.list(NODES, labels=labels) if not node["spec"].get("unschedulable")]
-    if not nodes and demands[0].is_autoscaled:
-        yield unchecked(what, "no node now", "one is to be made as soon as a pod asks for it")
-        return
-    if not nodes:
-        remedy = "correct its node_selectors, uncordon a node, or set autoscaled: true if nodes are made on demand"
-        yield missing(what, "no such node, or none that takes pods", remedy)
-        return
-    given = {name: max(_allocatable(node, name) for node in nodes) for name in (*RESOURCES, STORAGE)}
+    given = {name: max((_allocatable(node, name) for node in nodes), default=Decimal(0)) for name in _OF_NODES}
     shortages = [
         f"{asked(demand, name, amount)}, it gives at most {shown(name, given[name])}"
         for demand in demands
         for name, amount in demand.resources.items()
         if amount > given[name]
     ]
-    if shortages and demands[0].is_autoscaled:
-        yield unchecked(
-            what, "; ".join(shortages), f"a larger node may be made, or one is still joining; else {_REMEDY}"
-        )
+    problem = "; ".join(shortages) if nodes else "no such node, or none that takes pods"
+    if not problem:
+        yield ok(what, _told(given))
+    elif demands[0].is_autoscaled:
+        yield unchecked(what, problem, "one that is large enough may be made when a pod asks for it, or be joining now")
     else:
-        yield missing(what, "; ".join(shortages), _REMEDY) if shortages else ok(what, _told(given))
+        remedy = "correct its node_selectors, uncordon a node, or set autoscaled: true if nodes are made on demand"
+        yield missing(what, problem, _REMEDY if nodes else remedy)
 
 
 def _allocatable(node: Object, name: str) -> Decimal:

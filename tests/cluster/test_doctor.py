@@ -373,7 +373,7 @@ def test_a_pool_of_nodes_must_hold_one_pod_on_one_node(server: ApiServer, connec
     (finding,) = pools.check_pools(api, [asking])
     assert (finding.state, finding.found) == ("missing", "no such node, or none that takes pods")
     (finding,) = pools.check_pools(api, [asking._replace(is_autoscaled=True)])
-    assert (finding.state, finding.found) == ("unchecked", "no node now")
+    assert (finding.state, finding.found) == ("unchecked", "no such node, or none that takes pods")
     server.apply(node("first", 4), node("second", 4))
     (finding,) = pools.check_pools(api, [demand(gpus=8, queue=None)])
     shortage = "distill_student asks for 8 GPUs, it gives at most 4 GPUs"
