@@ -1,5 +1,6 @@
 """A process of an alignment that several share: ``torchrun ... -m proxykd.proxy.worker JOB``."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ def take_part(told: dict[str, Any]) -> dict[str, Any]:
     """This process's part of the alignment; gives what goes into ``result.json``."""
     output = Path(told["output"])
     scratch = output / f"scratch-{current_world().rank}"
+    shutil.rmtree(scratch, ignore_errors=True)  # of the process whose place this one takes
     scratch.mkdir()
     checkpoint = told["checkpoint"]
     align_here(

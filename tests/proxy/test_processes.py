@@ -1,9 +1,10 @@
 """Several processes that share an alignment end where one ends, and one that is cut short ends there too."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -11,13 +12,15 @@ import torch
 from proxykd.artifacts import ProxyModel, SplitSet, ValidatedSet, read_json
 from proxykd.config import RunSpec
 from proxykd.launching.torchrun import Torchrun
-from proxykd.launching.work import InProcess, Launcher
+from proxykd.launching.work import InProcess, Launcher, Work, read_job, write_job
 from proxykd.models.loading import load_model, load_saved
 from proxykd.proxy import alignment
 from proxykd.proxy.launch import align_proxy
+from proxykd.proxy.worker import take_part
 from tests.support.together import launch_together
 
 pytestmark = pytest.mark.integration
+T = TypeVar("T")
 Corpus = tuple[ValidatedSet, SplitSet]
 Align = Callable[..., ProxyModel]
 
@@ -131,12 +134,8 @@ def approximately(fact: Any) -> Any:
     return pytest.approx(fact, rel=2e-3, abs=2e-3) if isinstance(fact, float) else fact
 
 
-@pytest.mark.parametrize("launcher", [InProcess(), Torchrun(2)])
-def test_an_alignment_that_was_cut_short_goes_on_after_its_last_stage(
-    align: Align, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: Launcher
-) -> None:
-    """Whoever goes on: a checkpoint holds whole tensors."""
-    whole = align("whole", specify(), InProcess())
+@contextmanager
+def cut_in_the_third_stage() -> Iterator[None]:
     measure, seen = alignment.measure_fidelity, []
 
     def stop_in_the_third(*arguments: Any, **options: Any) -> Any:
@@ -145,10 +144,20 @@ def test_an_alignment_that_was_cut_short_goes_on_after_its_last_stage(
             raise KeyboardInterrupt
         return measure(*arguments, **options)
 
-    with monkeypatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched:
         patched.setattr(alignment, "measure_fidelity", stop_in_the_third)
         with pytest.raises(KeyboardInterrupt):
-            align("cut", specify(), InProcess(), checkpoints=tmp_path / "kept")
+            yield
+
+
+@pytest.mark.parametrize("launcher", [InProcess(), Torchrun(2)])
+def test_an_alignment_that_was_cut_short_goes_on_after_its_last_stage(
+    align: Align, tmp_path: Path, launcher: Launcher
+) -> None:
+    """Whoever goes on: a checkpoint holds whole tensors."""
+    whole = align("whole", specify(), InProcess())
+    with cut_in_the_third_stage():
+        align("cut", specify(), InProcess(), checkpoints=tmp_path / "kept")
     (kept,) = (tmp_path / "kept").iterdir()
     again = align("again", specify(sharing={"fsdp": True}), launcher, checkpoints=tmp_path / "kept")
     assert not kept.exists(), "the alignment is done"
@@ -157,3 +166,22 @@ def test_an_alignment_that_was_cut_short_goes_on_after_its_last_stage(
     for name, value in weights(whole).items():
         torch.testing.assert_close(found[name], value, rtol=0.0, atol=0.0 if is_alone else 2e-4)
     assert facts(again)[2:] == (facts(whole)[2:] if is_alone else approximately(facts(whole)[2:]))
+
+
+class Restarted:
+    """One process on a shared folder, lost in its third stage and begun again, as a TrainJob's pod is."""
+
+    def launch(self, work: Work[T]) -> T:
+        job = write_job(work, work.folder / "made")
+        with cut_in_the_third_stage():
+            take_part(read_job(job))
+        take_part(read_job(job))
+        return work.collect(job.parent)
+
+
+def test_a_process_that_takes_the_place_of_a_lost_one_goes_on_in_its_folder(align: Align, tmp_path: Path) -> None:
+    whole = align("whole", specify(), InProcess())
+    again = align("again", specify(), Restarted(), checkpoints=tmp_path / "kept")
+    assert facts(again) == facts(whole)
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(again)[name], value, rtol=0.0, atol=0.0)
