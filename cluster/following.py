@@ -81,6 +81,7 @@ class Follower:
         self._refused, self._asked_refused = "", float("-inf")
         self._began = self._idle_since = self._heard = clock()
         self._missing_since: float | None = None
+        self._refused_since: float | None = None
         self._was_let_in = False
         self._log_ended = float("-inf")
 
@@ -120,7 +121,7 @@ class Follower:
         except _PASSING as error:
             self._bear(error)
             return False
-        self._heard, self._was_let_in = self._clock(), True
+        self._heard, self._refused_since, self._was_let_in = self._clock(), None, True
         for pod in pods:
             if has_begun(pod):
                 prefix = f"[node {node_index(pod)}] " if self._spec.nodes > 1 else ""
@@ -131,9 +132,11 @@ class Follower:
         return False
 
     def _bear(self, error: ClusterError) -> None:
-        is_away = isinstance(error, ClusterUnreachableError)
-        limit = AWAY_S if is_away else REFUSED_S * self._was_let_in
-        if self._clock() - self._heard >= limit:
+        now, is_away = self._clock(), isinstance(error, ClusterUnreachableError)
+        # A server that was away may refuse at first, before its rules and token reviews are there again.
+        self._refused_since = None if is_away else now if self._refused_since is None else self._refused_since
+        since, limit = (self._heard, AWAY_S) if self._refused_since is None else (self._refused_since, REFUSED_S)
+        if now - since >= limit or not (is_away or self._was_let_in):
             raise error
         self._tell(f"goes on unseen, as the API server {'does not answer' if is_away else 'refuses'}: {error}")
 

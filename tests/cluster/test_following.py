@@ -278,6 +278,24 @@ def test_a_refusal_of_who_was_let_in_is_borne_for_a_minute(scene: Scene, code: i
     assert REFUSED_S <= scene.clock.now - started[0] < REFUSED_S + 10.0
 
 
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_server_that_comes_back_and_refuses_at_first_ends_nothing(scene: Scene, code: int) -> None:
+    scene.pod(0, RUNNING)
+    scene.pod(1, RUNNING)
+    scene.spec = scene.spec.model_copy(update={"start_s": 1e6})
+    trouble = scene.server.trouble
+    scene.follow(
+        {
+            50.0: lambda: trouble.add(503, num_times=10**6),
+            50.0 + 5 * REFUSED_S: lambda: (trouble.faults.clear(), trouble.add(code, num_times=4)),
+            100.0 + 5 * REFUSED_S: lambda: (scene.job(**DONE), trouble.add(503, num_times=2)),
+        }
+    )
+    told = [line for line in scene.said if "goes on unseen" in line]
+    assert "does not answer" in told[0]
+    assert any("refuses" in line for line in told)
+
+
 @pytest.mark.parametrize(("code", "error"), [(401, ClusterAuthError), (403, ClusterForbiddenError)])
 def test_who_was_never_let_in_is_told_at_once(scene: Scene, code: int, error: type[ClusterError]) -> None:
     scene.server.trouble.add(code, num_times=10**6)
