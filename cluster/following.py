@@ -125,7 +125,7 @@ class Follower:
         for pod in pods:
             if has_begun(pod):
                 prefix = f"[node {node_index(pod)}] " if self._spec.nodes > 1 else ""
-                self._logs.follow(pod["metadata"]["name"], prefix=prefix)
+                self._logs.follow(pod["metadata"]["name"], prefix=prefix, is_running=is_running(pod))
         if has_condition(job, "Complete"):
             return True
         self._check(job, pods)
