@@ -48,15 +48,20 @@ class Connection:
         self.renew()
 
     def renew(self) -> None:
-        """Read the credentials again."""
+        """Read the credentials again.
+
+        Raises:
+            ClusterError: if they cannot be used.
+        """
         from kubernetes.client import ApiClient
 
         configuration, self.namespace = self._load()
+        headers = {"Accept": "application/json", "User-Agent": "proxykd"}
+        if token := configuration.get_api_key_with_prefix("authorization"):
+            headers["Authorization"] = _checked(token)
         self.address: str = configuration.host.rstrip("/")
         self._pool = ApiClient(configuration).rest_client.pool_manager
-        token = configuration.get_api_key_with_prefix("authorization")
-        self._headers = {"Accept": "application/json", "User-Agent": "proxykd"}
-        self._headers |= {"Authorization": token} if token else {}
+        self._headers = headers
 
     def ask(
         self,
@@ -103,6 +108,20 @@ class Connection:
             ) from error
         headers = {name.lower(): value for name, value in raw.headers.items()}
         return Answer(raw.status, headers, raw, read)
+
+
+def _checked(token: str) -> str:
+    """A token that a header can carry; the message does not repeat it.
+
+    Raises:
+        ClusterError: if it is none: the library's own error would show it.
+    """
+    if token.isascii() and token.isprintable():
+        return token
+    raise ClusterError(
+        "expected the kubeconfig's token, or the file that it names, to hold printable characters alone, found a line "
+        "break or another one that no header can carry; write it anew without, as `printf %s` does"
+    )
 
 
 def _json_object(data: bytes) -> Mapping[str, Any]:
@@ -194,6 +213,11 @@ def _of_kubeconfig(context: str | None, files: str | None) -> tuple[Any, str]:
         loader.load_and_set(configuration)
         # A file may name no current context: the one that is asked for is enough.
         chosen = loader.current_context["context"]
+    except ValueError:  # which may show what it could not read
+        raise ClusterError(
+            f"expected base64 in the fields of {files or 'the kubeconfig'} that end in -data, found something else; "
+            "copy the file again from where it was made"
+        ) from None
     except (config.ConfigException, OSError) as error:
         raise ClusterError(
             f"expected {'a current context' if context is None else f'the context {context!r}'} in the kubeconfig, "

@@ -344,6 +344,32 @@ def test_a_file_that_is_no_kubeconfig_is_one_sentence_without_what_is_in_it(
     assert not any(word in told for word in ("NoneType", "object is not", "attribute", "\n"))
 
 
+@pytest.mark.parametrize("token", ["very-secret\n", "very\tsecret", "very-sécret"])
+@pytest.mark.parametrize("is_inline", [False, True])
+def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(tmp_path: Path, token: str, is_inline: bool) -> None:
+    path = write_kubeconfig(tmp_path, "http://127.0.0.1:1", token)
+    if is_inline:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content["users"][0]["user"] = {"token": token}
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(ClusterError, match=r"expected the kubeconfig's token.*printf") as caught:
+        open_connection(None, environ={"KUBECONFIG": str(path)})
+    assert "very" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "field"), [("clusters", "certificate-authority-data"), ("users", "client-certificate-data")]
+)
+def test_a_certificate_that_is_no_base64_is_told(tmp_path: Path, part: str, field: str) -> None:
+    path = write_kubeconfig(tmp_path, "https://127.0.0.1:1")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    of_cluster = {"server": "https://127.0.0.1:1"} if part == "clusters" else {"client-key-data": "abc"}
+    content[part][0][part.removesuffix("s")] = {field: "abc", **of_cluster}
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(ClusterError, match=r"expected base64 in the fields of .*kubeconfig that end in -data"):
+        open_connection(None, environ={"KUBECONFIG": str(path)})
+
+
 def test_a_kubeconfig_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"nowhere, found no such file.*KUBECONFIG"):
         open_connection("here", environ={"KUBECONFIG": str(tmp_path / "nowhere")})
