@@ -93,8 +93,9 @@ class TrainJobLauncher:
     def _sweep(self) -> None:
         """Remove the folders that killed steps left, whose TrainJobs are gone."""
         for folder in (self.home / FOLDER).glob("*"):
-            if time.time() - folder.stat().st_mtime > _STALE_S and self.api.find(TRAIN_JOBS, folder.name) is None:
-                remove(folder)
+            with suppress(FileNotFoundError):  # another arm's step was faster
+                if time.time() - folder.stat().st_mtime > _STALE_S and self.api.find(TRAIN_JOBS, folder.name) is None:
+                    remove(folder)
 
     def _start(self, name: str, output: Path, work: Work[Any], own: OwnPod | None) -> None:
         """Make the TrainJob, unless the one that is there is at the same work."""

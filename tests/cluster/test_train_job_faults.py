@@ -3,6 +3,7 @@
 Time passes three thousandfold, so that hours of patience end within a second; no pod's command is ever run.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -158,6 +159,27 @@ def test_an_api_server_in_trouble_is_asked_again_and_one_train_job_made(
     assert steps.creations() == 1 - is_after
     assert {409, 429, 500, 503, 504} - set(statuses) == set()
     steps.check_nothing_is_left()
+
+
+def test_two_arms_may_remove_at_once_what_killed_steps_left(
+    double: Cluster, home: Path, make_launcher: MakeLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def left() -> list[Path]:
+        return list((home / FOLDER).iterdir())
+
+    for name in "abc":
+        (home / FOLDER / name).mkdir(parents=True)
+        os.utime(home / FOLDER / name, (0, 0))
+    (home / FOLDER / "young").mkdir()
+
+    def other_is_faster(*_: object) -> None:
+        for folder in left():
+            if folder.name != "young":
+                folder.rmdir()
+
+    monkeypatch.setattr(ClusterApi, "find", other_is_faster)
+    make_launcher()._sweep()
+    assert [folder.name for folder in left()] == ["young"]
 
 
 def test_a_token_that_nobody_renews_ends_with_what_to_do(double: Cluster, begin: Any, capfd: Any) -> None:
