@@ -182,8 +182,12 @@ def test_a_damaged_row_is_told_dropped_and_asked_again(
     connection = connect(journal)
     # Answers come in any order.
     ((row,),) = connection.execute("SELECT rowid FROM answers WHERE reply LIKE '%QUESTION 1%'").fetchall()
-    connection.execute("UPDATE answers SET reply = replace(reply, 'QUESTION 1', 'QUESTION 7')")
+    connection.execute("UPDATE answers SET reply = replace(reply, '\"QUESTION 1', 'QUESTION 7')")
     connection.close()
+    listed = proxykd("journal", "list", "--journal", str(journal))
+    assert (listed.status, "2  ok  gpt-x" in listed.out) == (0, True)
+    assert "1  damaged  see `proxykd journal verify`" in listed.out
+    assert "QUESTION 7" not in listed.out
     ended = proxykd("journal", "verify", "--journal", str(journal))
     assert (ended.status, f"damaged: row {row}" in ended.out) == (2, True)
     assert "--drop-damaged" in ended.err

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The journal: every answer that was paid for.", no_args_is_help=True)
 
 _SHOWN_CHARS = 60
-_NO_ANSWER = "no answer"
+_NO_ANSWER, _DAMAGED = "no answer", "damaged"
 
 PathOption = Annotated[
     Path | None, typer.Option("--journal", metavar="PATH", help="The journal; by default that of the workspace.")
@@ -41,6 +41,9 @@ def list_answers(
     latest: list[tuple[str, ...]] = []
     with _open(journal) as opened:
         for row in opened.rows():
+            if not row.is_intact:
+                counts[_DAMAGED, "see `proxykd journal verify`"] += 1
+                continue
             reply = row.entry().reply
             found = outcome_of(reply)[0].value if row.is_final else _NO_ANSWER
             counts[found, reply.model or "?"] += 1

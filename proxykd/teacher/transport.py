@@ -4,7 +4,8 @@ The secret lives here alone: it goes into a header, and should an endpoint repea
 of a failure, it is blotted out before anybody sees it (``proxykd.teacher.blotting``).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from proxykd.config.addresses import is_loopback
-from proxykd.exceptions import TeacherUnreachableError
+from proxykd.exceptions import StorageError, TeacherUnreachableError
 from proxykd.teacher.blotting import Blotter
 from proxykd.teacher.providers.openai import OpenAIProvider
 from proxykd.teacher.replies import Request
@@ -107,6 +108,7 @@ class HttpClient:
 
         Raises:
             TeacherUnreachableError: if no complete response came in time.
+            StorageError: if ``into`` cannot be written.
         """
         if self._session is None:
             raise RuntimeError("expected an open connection; use it in `async with`")
@@ -119,6 +121,8 @@ class HttpClient:
                     content = b""
                 else:
                     content = await response.read()
+        except StorageError:
+            raise
         except TimeoutError:
             raise TeacherUnreachableError(f"no answer from {url} within {self._timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
@@ -132,12 +136,36 @@ class HttpClient:
     async def _save(self, response: aiohttp.ClientResponse, path: Path) -> None:
         """Write a body line by line, so that no key is split between two parts."""
         rest = b""
-        with path.open("wb") as file:
+        with _opened(path) as write:
             async for part in response.content.iter_chunked(_CHUNK_BYTES):
                 *lines, rest = (rest + part).split(b"\n")
-                for line in lines:
-                    file.write(self._blotter.clean(line) + b"\n")
-            file.write(self._blotter.clean(rest))
+                write(b"".join(self._blotter.clean(line) + b"\n" for line in lines))
+            write(self._blotter.clean(rest))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Callable[[bytes], None]]:
+    """A way to write a file, whose disk's refusals are not taken for an endpoint's silence."""
+    with _told_as_the_disks(path):
+        file = path.open("wb")
+
+    def write(data: bytes) -> None:
+        with _told_as_the_disks(path):
+            file.write(data)
+
+    try:
+        yield write
+    finally:
+        with _told_as_the_disks(path):
+            file.close()
+
+
+@contextmanager
+def _told_as_the_disks(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"expected to write what was downloaded to {path}: {error}; free its disk") from error
 
 
 class AiohttpTransport(HttpClient):
