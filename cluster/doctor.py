@@ -34,8 +34,7 @@ def examine(
         is_scheduled: Whether CronJobs are needed too.
         is_registered: Whether ZenML must hold the stack as its file says; a plan only tells where it does not.
     """
-    yield from services.check_zenml(stack)
-    yield _check_registered(stack, is_needed=is_registered)
+    yield from _examine_zenml(stack, is_registered=is_registered)
     if isinstance(stack.artifact_store, S3StoreSpec):
         yield from services.check_bucket(stack.artifact_store)
     if not isinstance(stack, ClusterStackSpec):
@@ -90,6 +89,17 @@ def _callers(stack: ClusterStackSpec, needs: Needs) -> tuple[str, ...]:
     """Roles of the pods that ask the API server; those of Kubeflow Pipelines itself are its own affair."""
     own = () if isinstance(stack, KubeflowStackSpec) else ("orchestrator",)
     return (*own, *(("launcher",) if needs.runtimes else ()))
+
+
+def _examine_zenml(stack: StackSpec, *, is_registered: bool) -> Iterator[Finding]:
+    from cluster import zenml_server
+
+    if trouble := zenml_server.find_trouble():
+        yield trouble
+        yield unchecked(f"stack {stack.name} in ZenML", "ZenML cannot be asked")
+        return
+    yield from zenml_server.check_zenml(stack)
+    yield _check_registered(stack, is_needed=is_registered)
 
 
 def _check_registered(stack: StackSpec, *, is_needed: bool) -> Finding:

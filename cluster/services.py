@@ -1,4 +1,4 @@
-"""What a run needs beside the cluster itself: MLflow, the bucket, ZenML's server.
+"""What a run needs beside the cluster itself: MLflow and the bucket.
 
 Each is asked once, with a short wait. What only pods can reach is said to be unchecked, not missing.
 """
@@ -16,7 +16,7 @@ from cluster.api import ClusterApi
 from cluster.findings import Finding, missing, ok, unchecked
 from cluster.kinds import ENDPOINT_SLICES, SERVICES
 from proxykd.config.addresses import is_loopback
-from proxykd.config.stack import ClusterStackSpec, KubernetesStackSpec, S3StoreSpec, StackSpec
+from proxykd.config.stack import S3StoreSpec
 
 TIMEOUT_S = 5.0
 _IN_CLUSTER = (".svc", ".cluster.local")
@@ -122,39 +122,3 @@ def check_bucket(store: S3StoreSpec) -> Iterator[Finding]:
             yield missing(what, f"no answer ({type(error).__name__})", "correct artifact_store.endpoint_url and region")
     else:
         yield ok(what, "writable")
-
-
-def check_zenml(stack: StackSpec) -> Iterator[Finding]:
-    """ZenML's server is of this checkout's version, and one that pods can reach."""
-    from zenml.client import Client
-
-    store, own = Client().zen_store, version("zenml")
-    if isinstance(stack, ClusterStackSpec) and not stack.is_on_this_machine and store.is_local_store():
-        remedy = "set ZENML_STORE_URL and ZENML_STORE_API_KEY to a ZenML server that the pods reach"
-        yield missing("ZenML server", "this machine's own database, which no pod can reach", remedy)
-        return
-    yield from check_reached(stack, str(store.url))
-    found = str(store.get_store_info().version)
-    what = "ZenML" if store.is_local_store() else f"ZenML server {store.url}"
-    if found.split(".")[:2] != own.split(".")[:2]:
-        yield missing(what, f"version {found}", f"run ZenML {own} there: this checkout has {own}")
-    else:
-        yield ok(what, found)
-
-
-def check_reached(stack: StackSpec, address: str) -> Iterator[Finding]:
-    """Pods of a stack of kind kubernetes are not told to look for ZenML's server on their own loopback.
-
-    ZenML hands the submitter's own address on; pods of Kubeflow Pipelines take theirs from a secret.
-
-    Args:
-        stack: Whose ``zenml_url``, where it has one, is what the pods are told instead.
-        address: By which this machine reaches the server.
-    """
-    if (
-        isinstance(stack, KubernetesStackSpec)
-        and stack.zenml_url is None
-        and is_loopback(urlsplit(address).hostname or "")
-    ):
-        found = "an address of this machine's loopback, which ZenML hands on to the pods"
-        yield missing(f"ZenML server {address}", found, "name the address that pods reach under zenml_url of the stack")

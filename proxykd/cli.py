@@ -256,8 +256,8 @@ def main() -> None:
         _fail("interrupted; what was paid for is kept, and the same command goes on from here", _INTERRUPTED)
     except Exception as error:
         root = _workspace().root
-        if damaged := damage(error, root):
-            _fail(damaged, 2)
+        if told := damage(error, root) or _server_trouble(error):
+            _fail(told, 2)
         if (reason := disk_trouble(error, root)) is None:
             raise
         _fail(
@@ -265,6 +265,14 @@ def main() -> None:
             "on from here",
             2,
         )
+
+
+def _server_trouble(error: BaseException) -> str | None:
+    """Why ZenML's server is to blame for an error of a command that has imported ZenML; None = it is not."""
+    if "zenml" not in sys.modules:
+        return None
+    told: str | None = with_engines("cluster.zenml_server").server_trouble(error)
+    return told
 
 
 def _load(config: Path, overrides: list[str] | None, quiet: bool) -> "RunSpec":

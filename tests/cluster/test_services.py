@@ -6,7 +6,7 @@ from importlib.metadata import version
 import pytest
 
 from cluster import services
-from proxykd.config.stack import S3StoreSpec, load_stack
+from proxykd.config.stack import S3StoreSpec
 from tests.support.site import Site
 
 
@@ -78,31 +78,6 @@ def test_a_bucket_without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     (finding,) = services.check_bucket(store(9))
     assert (finding.state, finding.found) == ("missing", "no credentials here")
-
-
-HERE = [
-    "http://127.0.0.1:8080",
-    "http://localhost:8080",
-    "http://[::1]:8080",
-    "http://127.0.1.1",
-    "http://0.0.0.0:8080",
-]
-
-
-@pytest.mark.parametrize("address", HERE)
-def test_pods_are_not_sent_to_their_own_loopback_for_zenml(address: str) -> None:
-    stack = load_stack("kubernetes")
-    (finding,) = services.check_reached(stack, address)
-    assert (finding.state, "zenml_url" in finding.remedy) == ("missing", True)
-    told = stack.model_copy(update={"zenml_url": "http://zenml.zenml"})
-    assert not list(services.check_reached(told, address))
-    for name in ("kubeflow", "local"):  # pods of the first take the address from a secret
-        assert not list(services.check_reached(load_stack(name), address))
-
-
-@pytest.mark.parametrize("address", ["https://zenml.example.com", "http://zenml.zenml:80", "http://10.0.0.7:8080"])
-def test_an_address_that_pods_may_reach_is_none_of_loopback(address: str) -> None:
-    assert not list(services.check_reached(load_stack("kubernetes"), address))
 
 
 def test_a_key_is_not_handed_on_to_where_a_server_leads(site: Site) -> None:

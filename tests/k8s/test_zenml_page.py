@@ -46,3 +46,14 @@ def test_the_key_that_is_made_opens_the_server(tmp_path: Path) -> None:
         key = (tmp_path / "zenml.key").read_text(encoding="utf-8").strip()
         assert key.startswith("ZENKEY_")
         assert key != server.key
+        unknown = {"ZENML_STORE_URL": server.address, "ZENML_STORE_API_KEY": f"{key[:-4]}AAAA"}
+        done = subprocess.run(
+            [PROXYKD, "stack", "doctor", "local"],
+            env={**plain, **home, **unknown},
+            cwd=K8S.parent,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 2
+        assert "it does not know this login" in " ".join(done.stdout.split())
