@@ -23,7 +23,7 @@ from cluster.kinds import PODS, TRAIN_JOBS
 from cluster.manifest import WORK_ANNOTATION, train_job
 from cluster.own_pod import OwnPod, has_condition, is_disrupted, read_own_pod
 from proxykd.artifacts import link_file
-from proxykd.config.launcher import LauncherSpec
+from proxykd.config.launcher import LAUNCHER_VARIABLE, LauncherSpec
 from proxykd.exceptions import ClusterConflictError, ClusterError, ConfigError, ModelError
 from proxykd.launching.work import JOB, RESULT, Work, finish, remove, told_error, write_job
 from proxykd.progress import report
@@ -105,8 +105,10 @@ class TrainJobLauncher:
         image = self.spec.image or (own.image if own else "")
         if not image:
             raise ConfigError(
-                "expected the image of a TrainJob's pods in the launcher's `image`, as the step itself runs in no pod "
-                "whose image could be taken; name it in the placement"
+                "expected the step to run in a pod whose image the pods of its TrainJob get, found none by POD_NAME "
+                f"or the host's name that it may read in namespace {self.api.namespace}; let the step's account read "
+                "pods, as k8s/base/rbac/trainer.yaml does, or, where it runs in no pod, add `image` to the launcher "
+                f"in {LAUNCHER_VARIABLE}"
             )
         job = write_job(_staged(work, output), output)
         body = train_job(

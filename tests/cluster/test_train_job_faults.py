@@ -18,7 +18,7 @@ from cluster.api import ClusterApi, Patience
 from cluster.connection import open_connection
 from cluster.following import AWAY_S, IMAGE_S
 from cluster.train_job import FOLDER, TrainJobLauncher
-from proxykd.exceptions import ClusterAuthError, ClusterError, ClusterUnreachableError
+from proxykd.exceptions import ClusterAuthError, ClusterError, ClusterUnreachableError, ConfigError
 from proxykd.launching.work import Work
 from tests.cluster.conftest import NAMESPACE, MakeLauncher, manifest
 from tests.k8s.access import service_account
@@ -105,6 +105,14 @@ def test_an_image_that_is_not_there_ends_with_its_name_and_nothing_left(double: 
     assert now() - began > IMAGE_S
     assert not double.kubelet.starts
     steps.check_nothing_is_left()
+
+
+def test_a_step_that_finds_no_image_in_a_pod_of_its_own_is_told_where_to_name_one(begin: Any) -> None:
+    steps = begin(image=None)
+    advice = r"in namespace proxykd; let the step's account read pods.* add `image` to the launcher in PROXYKD_LAUNCHER"
+    with pytest.raises(ConfigError, match=advice):
+        steps.launch()
+    assert not steps.is_made()
 
 
 def test_a_queue_that_never_admits_ends_with_what_to_ask_for(double: Cluster, begin: Any) -> None:
