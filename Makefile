@@ -28,7 +28,7 @@ UV = $(REGISTRIES); $(BIN)/uv
 quickstart: $(STAMP) ## distil the embedded teacher: the whole job on one machine
 	$(BIN)/proxykd run configs/quickstart.yaml
 
-test: $(STAMP) ## what CI runs
+test: $(STAMP) ## what CI runs, beside check-manifests
 	$(MAKE) --no-print-directory --jobs 2 --output-sync lint test-default # the first has use for one core alone
 	$(MAKE) --no-print-directory test-integration
 
