@@ -18,12 +18,10 @@ from zenml.orchestrators.publish_utils import publish_schedule_metadata
 
 from cluster import schedules
 from cluster.api import ClusterApi
-from pipelines.running import arguments, configure
-from pipelines.submitting import cluster_options, relocated, submitted
+from pipelines.submitting import started
 from proxykd.config import RunSpec
 from proxykd.config.placement import load_placement
 from proxykd.config.schedule import ScheduleSpec
-from proxykd.config.shielding import shielded
 from proxykd.config.stack import ClusterStackSpec
 from proxykd.exceptions import ClusterError
 from proxykd.own_code import code_hash
@@ -91,12 +89,14 @@ def _lines(changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
 def _submit(application: Application, api: ClusterApi, wanted: Mapping[str, Any], fingerprint: str) -> None:
     """Let ZenML make its CronJob, and take it over into the schedule's own."""
     own = f"{application.name}-{uuid4().hex[:8]}"
-    schedule = Schedule(name=own, cron_expression=schedules.NEVER)
-    options = {**cluster_options(application.stack), "schedule": schedule}
-    configured = configure(application.run, anew=application.anew, options=options)
-    told = arguments(application.run, inputs=application.inputs, models=application.models)
-    specification = shielded(relocated(application.run, application.stack))
-    submitted(configured, {**told, "specification": specification})
+    started(
+        application.run,
+        application.stack,
+        inputs=application.inputs,
+        models=application.models,
+        anew=application.anew,
+        schedule=Schedule(name=own, cron_expression=schedules.NEVER),
+    )
     record = Client().get_schedule(own, allow_name_prefix_match=False)
     if not (made := record.run_metadata.get(KUBERNETES_CRON_JOB_METADATA_KEY)):
         raise ClusterError(f"expected ZenML to name the CronJob of the schedule {own}, it did not; apply it again")

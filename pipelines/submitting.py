@@ -72,14 +72,35 @@ def submit(
             pods do not see.
         ClusterError: if the cluster refuses it.
     """
-    divided = {**shards_of(run, stack), **(shards or {})}
-    configured = configure(run, anew=anew, options=cluster_options(stack, divided))
-    told = {
-        **arguments(run, inputs=inputs, models=models, shards=divided),
-        "specification": shielded(relocated(run, stack)),
-    }
-    response = submitted(configured, told)
+    response = started(run, stack, inputs=inputs, models=models, anew=anew, shards=shards)
     return Submitted(str(response.id), response.name)
+
+
+def started(
+    run: RunSpec,
+    stack: ClusterStackSpec,
+    *,
+    inputs: str,
+    models: Mapping[str, str],
+    anew: Sequence[str] = (),
+    shards: Mapping[str, int] | None = None,
+    **options: Any,
+) -> Any:
+    """What ZenML answers to a run that is to begin now, or at the times that ``options`` name; errors as ``submit``'s.
+
+    Args:
+        run: As of ``submit``, like all up to ``shards``.
+        stack: The active stack.
+        inputs: Hash of the prompts' file.
+        models: Role -> identity of the model behind its source.
+        anew: Steps that are done again although they are finished.
+        shards: Step -> in how many parts its prompts are worked on; of those left out the placement says it.
+        options: More of the pipeline's.
+    """
+    divided = {**shards_of(run, stack), **(shards or {})}
+    configured = configure(run, anew=anew, options={**cluster_options(stack, divided), **options})
+    told = arguments(run, inputs=inputs, models=models, shards=divided)
+    return submitted(configured, {**told, "specification": shielded(relocated(run, stack))})
 
 
 def submitted(configured: Any, told: Mapping[str, Any]) -> Any:

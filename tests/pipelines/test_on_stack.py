@@ -180,7 +180,9 @@ def test_a_schedule_has_one_cron_job_however_often_it_is_applied(user: User) -> 
     changed = user.types("schedule", "apply", str(file), "--cron", "@daily", "--suspend")
     assert changed.out == "nightly: schedule: 0 3 * * * -> @daily\nnightly: suspend: False -> True\n"
     again = user.write("tiny-again.yaml", {**SPECIFICATION, "student": {**SPECIFICATION["student"], "steps": 11}})
-    words = ["schedule", "apply", str(again), "--stack", user.stack, "--name", "nightly", "--cron", "@daily"]
+    steps = {**PLACEMENT["steps"], "query_teacher": {"role": "teacher-query", "shards": 2}}
+    divided = user.stack_with({"steps": steps})
+    words = ["schedule", "apply", str(again), "--stack", divided, "--name", "nightly", "--cron", "@daily"]
     assert "nightly: what is run" in user.types(*words).out
     (second,) = user.objects("CronJob")
     assert second["metadata"]["uid"] == first["metadata"]["uid"]
@@ -197,7 +199,7 @@ def test_a_schedule_has_one_cron_job_however_often_it_is_applied(user: User) -> 
 
 
 def check_firing(user: User) -> None:
-    """At its time a run is started, by pods; at the next, while that one is under way, none."""
+    """At its time a run is started, by pods, as many as the placement says; at the next, while it goes on, none."""
     cluster = user.there.cluster
     before = len(cluster.kubelet.starts)
 
@@ -206,10 +208,11 @@ def check_firing(user: User) -> None:
         return [job["metadata"]["name"] for job in owned if job["metadata"]["name"].startswith("proxykd-nightly-")]
 
     cluster.cron_jobs.ring("proxykd-nightly")
-    awaited(lambda: any(labels.get("step_name") for _, labels in cluster.kubelet.starts[before:]))
+    awaited(lambda: len([1 for _, labels in cluster.kubelet.starts[before:] if labels.get("step_name")]) == 2)
     roles = [labels["proxykd.dev/role"] for _, labels in cluster.kubelet.starts[before:]]
-    assert roles == ["orchestrator", "teacher-query"]
-    cluster.kubelet.hold_up(step_name="query_teacher")
+    assert roles == ["orchestrator", "teacher-query", "teacher-query"]
+    for number in (1, 2):
+        cluster.kubelet.hold_up(step_name=f"query_teacher_{number}-of-2")
     (job,) = fired()
     cluster.cron_jobs.ring("proxykd-nightly")
     awaited(lambda: cluster.cron_jobs.skipped == ["proxykd-nightly"])
