@@ -18,7 +18,7 @@ from cluster.kubeflow_runs import RUN_ID, connecting
 from cluster.kubeflow_task import TaskPlacement, place_task
 from cluster.step_entry import use_step_entry
 from proxykd.config.variables import is_credential
-from proxykd.exceptions import ClusterUnreachableError, ConfigError
+from proxykd.exceptions import ClusterError, ClusterUnreachableError, ConfigError
 
 PUBLIC_VARIABLES = frozenset(
     {
@@ -108,16 +108,40 @@ class PlacedKubeflowOrchestrator(KubeflowOrchestrator):
     def _upload_and_run_pipeline(self, snapshot: Any, pipeline_file_path: str, run_name: str) -> Any:
         check_withheld(Path(pipeline_file_path).read_text(encoding="utf-8"), self._withheld)
         self._started = ""
-        result = super()._upload_and_run_pipeline(snapshot, pipeline_file_path, run_name)
+        try:
+            result = super()._upload_and_run_pipeline(snapshot, pipeline_file_path, run_name)
+        except (TimeoutError, RuntimeError) as error:
+            raise untaken(run_name, error) from error
         if snapshot.schedule:
             return result
         if not self._started:  # which ZenML takes for a warning
-            raise ClusterUnreachableError(
-                f"expected Kubeflow Pipelines to take the run {run_name}, but it did not answer; look whether the "
-                "stack's hostname or context reaches it, then run the same command again"
-            )
+            raise untaken(run_name)
         wait = None if result is None else result.wait_for_completion
         return SubmissionResult(wait_for_completion=wait, metadata={RUN_ID: self._started})
+
+
+def untaken(run_name: str, error: BaseException | None = None) -> BaseException:
+    """What to raise of a run that Kubeflow Pipelines did not take.
+
+    Args:
+        run_name: Of the run.
+        error: What ended it: kfp's, of a server that is not healthy, or ZenML's, of a refusal; None = no answer came.
+    """
+    from kfp_server_api import ApiException
+
+    expected = f"expected Kubeflow Pipelines to take the run {run_name}, but it"
+    refusal = None if error is None else error.__context__
+    if isinstance(refusal, ApiException):
+        return ClusterError(
+            f"{expected} refused: {refusal.status} {refusal.reason} {refusal.body or ''}; give the identity that "
+            "submits what Kubeflow Pipelines asks for, or correct the stack"
+        )
+    if error is None or isinstance(error, TimeoutError):
+        return ClusterUnreachableError(
+            f"{expected} did not answer{'' if error is None else f' ({error})'}; look whether the stack's hostname or "
+            "context reaches it, then run the same command again"
+        )
+    return error
 
 
 def task_name(step: str) -> str:

@@ -81,7 +81,7 @@ class KubeflowRuns:
                 with connecting():
                     self._client = self.connect()
             return getattr(self._client, what)(kubeflow_id)
-        except (ApiException, HTTPError) as error:
+        except (ApiException, HTTPError, TimeoutError) as error:  # the last: kfp's own, of a server that is not healthy
             if getattr(error, "status", None) == 404:
                 raise ClusterMissingError(f"Kubeflow Pipelines does not know the run {kubeflow_id}") from error
             raise ClusterUnreachableError(

@@ -1,13 +1,15 @@
 """The orchestrator lets a few harmless variables through, and sends no pipeline in which a credential stands."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cluster.kubeflow_task import TaskPlacement
-from proxykd.exceptions import ConfigError
+from proxykd.exceptions import ClusterError, ClusterUnreachableError, ConfigError
 from tests.support.secrets import KEY
+from tests.support.site import Site
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 GIVEN = {
@@ -66,3 +68,35 @@ def test_a_credential_that_came_another_way_stops_the_pipeline(tmp_path: Path) -
     with pytest.raises(ConfigError, match="without credentials") as caught:
         submit(TaskPlacement(environment={"ADDRESS": f"https://user:{KEY}@teacher.invalid"}), tmp_path)
     assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("health", "error", "words"),
+    [
+        (200, ClusterError, r"it refused: 404 .*identity that submits"),
+        (503, ClusterUnreachableError, r"did not answer \(.*hostname or context"),
+    ],
+)
+def test_a_run_that_is_not_taken_is_one_message(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, health: int, error: type[ClusterError], words: str
+) -> None:
+    import kfp
+    from zenml.integrations.kubeflow.orchestrators.kubeflow_orchestrator import KubeflowOrchestrator
+
+    from cluster.kubeflow_flavor import PlacedKubeflowSettings
+    from cluster.kubeflow_orchestrator import PlacedKubeflowOrchestrator
+    from pipelines import kubeflow
+    from proxykd.config.stack import load_stack
+
+    monkeypatch.setattr("kfp.client.client.time", SimpleNamespace(sleep=lambda _: None))
+    site.pages = {"/apis/v2beta1/healthz": (health, "{}")}
+    address = f"http://127.0.0.1:{site.server_port}"
+    monkeypatch.setattr(KubeflowOrchestrator, "_get_kfp_client", lambda *_, **__: kfp.Client(host=address))
+    monkeypatch.setattr(PlacedKubeflowOrchestrator, "get_settings", lambda *_: PlacedKubeflowSettings())
+    stack: Any = load_stack("kubeflow")
+    orchestrator, _ = kubeflow._stack_of(stack)
+    orchestrator.__class__ = PlacedKubeflowOrchestrator
+    (tmp_path / "pipeline.yaml").write_text("{}")
+    snapshot = SimpleNamespace(pipeline_configuration=SimpleNamespace(name="one"), schedule=None)
+    with pytest.raises(error, match=f"take the run a-run, but .*{words}"):
+        orchestrator._upload_and_run_pipeline(snapshot, str(tmp_path / "pipeline.yaml"), "a-run")

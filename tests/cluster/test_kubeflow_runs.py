@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from cluster.runs import Run as ZenmlRun
 from proxykd.exceptions import ClusterUnreachableError
 from tests.k8s.api_server import api_server
 from tests.k8s.kubeflow_pipelines import KubeflowPipelines, Run, kubeflow_pipelines
+from tests.support.site import Site
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -43,6 +45,15 @@ def test_a_run_that_kubeflow_ended_never_goes_on(double: tuple[KubeflowPipelines
     assert not list(find_abandoned(found, shown, "ours", Ages(made), noted=lambda _: run.run_id))
     with pytest.raises(ClusterUnreachableError, match="hostname or context reaches it"):
         KubeflowRuns(lambda: kfp.Client(host="http://127.0.0.1:9")).state(run.run_id)
+
+
+@pytest.mark.parametrize("status", [401, 503])
+def test_a_server_that_is_not_healthy_does_not_answer(site: Site, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    kfp = pytest.importorskip("kfp")
+    monkeypatch.setattr("kfp.client.client.time", SimpleNamespace(sleep=lambda _: None))
+    site.pages = {"/apis/v2beta1/healthz": (status, "no endpoints available")}
+    with pytest.raises(ClusterUnreachableError, match="hostname or context reaches it"):
+        KubeflowRuns(lambda: kfp.Client(host=f"http://127.0.0.1:{site.server_port}")).state("any")
 
 
 def test_only_an_end_is_an_end() -> None:
