@@ -24,7 +24,7 @@ from cluster.manifest import WORK_ANNOTATION, train_job
 from cluster.own_pod import OwnPod, has_condition, is_disrupted, read_own_pod
 from proxykd.artifacts import link_file
 from proxykd.config.launcher import LAUNCHER_VARIABLE, LauncherSpec
-from proxykd.exceptions import ClusterConflictError, ClusterError, ConfigError, ModelError
+from proxykd.exceptions import ClusterConflictError, ClusterError, ConfigError, ModelError, ProxykdError
 from proxykd.launching.work import JOB, RESULT, Work, finish, remove, told_error, write_job
 from proxykd.progress import report
 from proxykd.records import hash_json
@@ -162,7 +162,8 @@ class TrainJobLauncher:
         try:
             yield
         except BaseException as error:
-            if not isinstance(error, Exception) and self._goes_on_elsewhere(own):
+            # A signal ends a step by an exception of ZenML's; an error of ours is the training's own.
+            if not isinstance(error, ProxykdError) and self._goes_on_elsewhere(own):
                 report(f"TrainJob {name} runs on without this pod, which must go; the step's next pod follows it")
                 raise
             self._clear(name, output)
@@ -223,7 +224,7 @@ def _prefer_told_error(output: Path) -> Iterator[None]:
 
 @contextmanager
 def _stopping_by_exception() -> Iterator[None]:
-    """SIGTERM, by which a pod is told to go, ends the step by an exception as Ctrl-C does, so that it can clear up."""
+    """SIGTERM, by which a pod is told to go, ends the step by an exception, as under ZenML, so that it can clear up."""
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield

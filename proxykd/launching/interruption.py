@@ -26,14 +26,14 @@ def is_stop_asked() -> bool:
 
 @contextmanager
 def noting_stops() -> Iterator[None]:
-    """Note SIGTERM instead of ending at once, where the process has no other plan for it and this is its main thread.
+    """Note SIGTERM instead of ending at once, in the main thread of a process that does not ignore it.
 
-    Once the work inside has heeded it, the process ends by the signal as it would have.
+    Once the work inside has heeded it, the signal goes to whoever had plans for it before (ZenML, which ends the step
+    by an exception) or ends the process.
     """
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-    ):
+    before = signal.getsignal(signal.SIGTERM)
+    is_heeded = before is signal.SIG_DFL or callable(before)
+    if threading.current_thread() is not threading.main_thread() or not is_heeded:
         yield
         return
 
@@ -44,9 +44,9 @@ def noting_stops() -> Iterator[None]:
     try:
         yield
     except InterruptedTrainingError:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, before)
         signal.raise_signal(signal.SIGTERM)
         raise
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, before)
         _Request.is_pending = False

@@ -21,8 +21,8 @@ from pathlib import Path
 from proxykd.launching.stepped import STEPPED_VARIABLE, has_stepped
 from proxykd.launching.worker import LOST, TOLD
 
-_STOP_S = 3600
-"""The pod's grace period ends it before that; torchrun's own default is 30 seconds."""
+LONGEST_STOP_S = 3600
+"""Of processes in a pod, whose grace period ends them before that; torchrun's own default is 30 seconds."""
 
 
 def main(arguments: list[str]) -> int:
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.environ[STEPPED_VARIABLE] = str(Path(folder) / "stepped")
         try:
-            run(parse_args([f"--shutdown-timeout={_STOP_S}", "-m", *arguments]))  # type: ignore[no-untyped-call]
+            run(parse_args([f"--shutdown-timeout={LONGEST_STOP_S}", "-m", *arguments]))  # type: ignore[no-untyped-call]
         except ChildFailedError as error:
             return exit_status(failure.exitcode for failure in error.failures.values())
         except SignalException:

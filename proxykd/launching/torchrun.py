@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from proxykd.launching.node import LONGEST_STOP_S
 from proxykd.launching.work import Work, finish, write_job
 
 T = TypeVar("T")
-_STOP_S = 20.0
+_STOP_S = 20
+"""Seconds that processes have for a checkpoint when they are told to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,12 @@ class Torchrun:
             return finish(work, output, ended)
 
     def _run(self, module: str, job: Path) -> int:
+        stop_s = LONGEST_STOP_S if "KUBERNETES_SERVICE_HOST" in os.environ else _STOP_S
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}"]
         # A session of its own: Ctrl-C reaches this process alone, which then stops the others in order. Should it be
         # killed, they see their standard input close.
         with subprocess.Popen(
-            [*command, "-m", module, str(job)],
+            [*command, f"--shutdown-timeout={stop_s}", "-m", module, str(job)],
             stdin=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": self._threads()},
             start_new_session=True,
@@ -49,7 +52,7 @@ class Torchrun:
             try:
                 return torchrun.wait()
             except BaseException:
-                _stop(torchrun)
+                _stop(torchrun, patience_s=stop_s + 1.0)
                 raise
 
     def _threads(self) -> str:
@@ -61,9 +64,9 @@ class Torchrun:
         return str(max(1, torch.get_num_threads() // self.processes))
 
 
-def _stop(torchrun: "subprocess.Popen[bytes]") -> None:
+def _stop(torchrun: "subprocess.Popen[bytes]", *, patience_s: float) -> None:
     torchrun.terminate()
     try:
-        torchrun.wait(_STOP_S)
+        torchrun.wait(patience_s)
     except subprocess.TimeoutExpired:
         os.killpg(torchrun.pid, signal.SIGKILL)

@@ -246,11 +246,16 @@ from cluster.train_job import TrainJobLauncher
 from proxykd.config.launcher import LauncherSpec
 from proxykd.student.launch import Job
 from tests.support.launched import work_of
+from types import SimpleNamespace
+from zenml.enums import ExecutionMode
+from zenml.orchestrators import signal_handler
+signal_handler.Client = None  # no server knows this step, so that a signal is an interruption
 told = json.load(open(sys.argv[1]))
 spec = LauncherSpec(kind="trainjob", queue=told["queue"], grace_s=20)
 api = ClusterApi.connect(patience=Patience(deadline_s=5.0))
 work = work_of(Job(**told["job"]), Path(sys.argv[1]).with_name("student"))
-print(json.dumps(TrainJobLauncher(spec, api, Path(told["home"])).launch(work).run.curve[-1]))
+with signal_handler.SignalHandler(SimpleNamespace(name="student"), ExecutionMode.FAIL_FAST):
+    print(json.dumps(TrainJobLauncher(spec, api, Path(told["home"])).launch(work).run.curve[-1]))
 """
 
 
@@ -258,7 +263,7 @@ print(json.dumps(TrainJobLauncher(spec, api, Path(told["home"])).launch(work).ru
 def start_step(
     double: Cluster, job: Job, home: Path, tmp_path: Path, *, queue: str | None = None
 ) -> Iterator["subprocess.Popen[str]"]:
-    """A step in a process of its own, which ends with the context, and whose pod was started by nobody."""
+    """A step as ZenML runs it, in a process that ends with the context, and whose pod was started by nobody."""
     container = {"name": "main", "image": "image", "command": ["sleep"]}
     pod = {"metadata": {"name": "step", "namespace": NAMESPACE}, "spec": {"containers": [container]}}
     double.api.apply({"apiVersion": "v1", "kind": "Pod", **pod, "status": {"phase": "Succeeded"}})
@@ -301,8 +306,9 @@ def test_a_step_that_is_stopped_takes_its_training_with_it(
     assert is_queued or Path(str(told.checkpoint)).exists(), "the same command goes on from here"
 
 
+@pytest.mark.parametrize("is_evicted", [False, True])
 def test_a_step_that_begins_again_follows_the_training_that_it_began(
-    double: Cluster, job: Job, student_run: MakeRun, home: Path, tmp_path: Path
+    double: Cluster, job: Job, student_run: MakeRun, home: Path, tmp_path: Path, is_evicted: bool
 ) -> None:
     told = long(job, student_run, steps=40)
     corpus = tmp_path / "first" / "corpus.arrow"
@@ -310,6 +316,11 @@ def test_a_step_that_begins_again_follows_the_training_that_it_began(
     shutil.copyfile(told.corpus, corpus)
     with start_step(double, replace(told, corpus=str(corpus)), home, tmp_path) as step:
         wait_for(lambda: Path(str(told.checkpoint)).exists())
+        if is_evicted:
+            gone = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}]
+            double.api.store.change(CORE["Pod"], NAMESPACE, "step", lambda one: one["status"].update(conditions=gone))
+            step.terminate()
+            assert step.wait(60) != 0
         step.kill()
     shutil.rmtree(corpus.parent)
     (uid,) = [one["metadata"]["uid"] for one in train_jobs(double)]
