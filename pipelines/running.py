@@ -17,7 +17,7 @@ from pipelines.distill import distill
 from proxykd.artifacts import Evaluation, Promotion, ValidationResult, read_json
 from proxykd.config import RunSpec
 from proxykd.config.shielding import shielded
-from proxykd.config.steps import check_anew, check_shards
+from proxykd.config.steps import check_anew, check_shards, step_names
 from proxykd.data.accepted import accept, hash_files, read_baseline
 from proxykd.data.trajectory_rows import trajectories_identity
 from proxykd.workspace import Workspace
@@ -66,7 +66,7 @@ def run_distillation(
         ProxykdError: as the step raised it.
         KeyboardInterrupt: if the run was interrupted (ZenML turns SIGINT and SIGTERM into an exception of its own).
     """
-    configured = configure(run, anew=anew, options=options)
+    configured = configure(run, anew=anew, shards=shards, options=options)
     try:
         response = configured(**arguments(run, inputs=inputs, models=models, shards=shards))
     except RunInterruptedException as interruption:
@@ -74,12 +74,19 @@ def run_distillation(
     return collect(response.id, run)
 
 
-def configure(run: RunSpec, *, anew: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Any:
+def configure(
+    run: RunSpec,
+    *,
+    anew: Sequence[str] = (),
+    shards: Mapping[str, int] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Any:
     """The main job's pipeline, ready to be called with ``arguments``.
 
     Args:
         run: The resolved specification.
-        anew: Steps that are done again although they are finished.
+        anew: Steps that are done again although they are finished, with all their portions.
+        shards: Step -> in how many parts its prompts are worked on; those left out are one.
         options: Further options of ZenML's ``with_options``: settings of the run and of its steps, or a schedule.
 
     Raises:
@@ -91,7 +98,7 @@ def configure(run: RunSpec, *, anew: Sequence[str] = (), options: Mapping[str, A
     check_anew(anew)
     further = dict(options or {})
     steps = {name: dict(own) for name, own in further.pop("step_configurations", {}).items()}
-    for name in anew:
+    for name in step_names(shards or {}, anew):
         steps[name] = {**steps.get(name, {}), "enable_cache": False}
     return distill.with_options(
         run_name=f"{run.name}-{{date}}-{{time}}",

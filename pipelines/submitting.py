@@ -98,7 +98,7 @@ def started(
         options: More of the pipeline's.
     """
     divided = {**shards_of(run, stack), **(shards or {})}
-    configured = configure(run, anew=anew, options={**cluster_options(stack, divided), **options})
+    configured = configure(run, anew=anew, shards=divided, options={**cluster_options(stack, divided), **options})
     told = arguments(run, inputs=inputs, models=models, shards=divided)
     return submitted(configured, {**told, "specification": shielded(relocated(run, stack))})
 

@@ -1,7 +1,7 @@
 """The names of the pipeline's steps, which placements and commands speak of without loading any engine."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from proxykd.exceptions import ConfigError
@@ -35,14 +35,15 @@ def portion_name(step: str, number: int, of: int) -> str:
     return f"{step}_{number + 1}-of-{of}"
 
 
-def step_names(shards: Mapping[str, int]) -> tuple[str, ...]:
-    """The names of all steps of a run.
+def step_names(shards: Mapping[str, int], steps: Sequence[str] = STEPS) -> tuple[str, ...]:
+    """The names of steps of a run, those of their portions behind them.
 
     Args:
         shards: One of ``DIVISIBLE`` -> in how many portions it is worked on; those left out are one.
+        steps: Some of ``STEPS``; by default all of them.
     """
-    portions = (portion_name(step, number, of) for step, of in shards.items() if of > 1 for number in range(of))
-    return (*STEPS, *portions)
+    divided = {step: of for step, of in shards.items() if step in steps and of > 1}
+    return (*steps, *(portion_name(step, number, of) for step, of in divided.items() for number in range(of)))
 
 
 def check_anew(steps: Iterable[str]) -> None:

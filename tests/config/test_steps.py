@@ -34,3 +34,11 @@ def test_only_a_teacher_that_is_asked_has_prompts_to_divide(make_run: Any) -> No
 def test_the_steps_of_a_divided_run_are_all_and_the_portions() -> None:
     assert step_names({}) == STEPS == step_names({"query_teacher": 1})
     assert step_names({"query_teacher": 2})[len(STEPS) :] == ("query_teacher_1-of-2", "query_teacher_2-of-2")
+
+
+def test_the_names_of_some_steps_have_their_own_portions_alone() -> None:
+    shards = {"query_teacher": 2, "estimate_distributions": 1}
+    assert step_names(shards, []) == ()
+    assert step_names(shards, ["split", "estimate_distributions"]) == ("split", "estimate_distributions")
+    portions = ("query_teacher_1-of-2", "query_teacher_2-of-2")
+    assert step_names(shards, ["query_teacher", "split"]) == ("query_teacher", "split", *portions)

@@ -160,7 +160,8 @@ def test_a_damaged_store_is_refused_and_made_anew_on_request(undisturbed: Run) -
 def test_a_run_in_shards_is_the_run_in_one_piece(undisturbed: Run, tmp_path: Path) -> None:
     """Querying and estimation divided among steps of their own, as pods do it on a cluster."""
     home = Home.create(tmp_path / "shards")
-    finished = home.run("--shards", "query_teacher=3", "--shards", "estimate_distributions=2")
+    divided = ("--shards", "query_teacher=3", "--shards", "estimate_distributions=2")
+    finished = home.run(*divided)
     assert finished.status == 0, finished.stderr
     statuses, whole = home.statuses(), undisturbed[1].report
     assert [name for name in statuses if "-of-" in name] == [
@@ -178,6 +179,11 @@ def test_a_run_in_shards_is_the_run_in_one_piece(undisturbed: Run, tmp_path: Pat
         if isinstance(measured, dict) and "value" in measured:
             found = report["arms"]["proxy_kd"][metric]["value"]
             assert found == pytest.approx(measured["value"], abs=2e-3), metric
+    again = home.run(*divided, "--anew", "estimate_distributions")
+    assert again.status == 0, again.stderr
+    redone = {step for step, status in home.statuses().items() if status == "completed"}
+    estimates = {name for name in statuses if name.startswith("estimate_distributions")}
+    assert redone == {*estimates, "check_drift", "promote_model"}  # the first run is the second's baseline
 
 
 def disturb(home: Home, wanted: signal.Signals, is_time: Callable[[str], bool]) -> Finished:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.submitting import AWAY_S, Submitted, cluster_options, follow, relocated, until_it_ends
+from pipelines.running import run_distillation
+from pipelines.submitting import AWAY_S, Submitted, cluster_options, follow, relocated, started, until_it_ends
 from proxykd.config import RunSpec
 from proxykd.config.stack import STACKS, ClusterStackSpec, KubeflowStackSpec, KubernetesStackSpec, load_stack
 from proxykd.exceptions import ClusterAuthError, ClusterError, ClusterUnreachableError, ConfigError
@@ -58,6 +59,37 @@ def test_nothing_waits_inside_zenml(stack: ClusterStackSpec) -> None:
     settings = cluster_options(stack)["settings"]
     assert settings["orchestrator"].synchronous is False
     assert settings["docker"].parent_image == stack.image
+
+
+def test_a_divided_step_is_done_again_in_all_its_portions(
+    make_run: Any, stack: ClusterStackSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a cluster, by a schedule too, and on this machine."""
+    asked: list[dict[str, Any]] = []
+
+    def with_options(**options: Any) -> Callable[..., Any]:
+        asked.append(options)
+        return lambda **_: SimpleNamespace(id="")
+
+    monkeypatch.setattr("pipelines.running.distill", SimpleNamespace(with_options=with_options))
+    monkeypatch.setattr("pipelines.running._execution_mode", lambda: None)
+    monkeypatch.setattr("pipelines.running.leave_out_libraries", lambda: None)
+    monkeypatch.setattr("pipelines.running.collect", lambda *_: None)
+    monkeypatch.setattr("pipelines.running.arguments", lambda *_, **__: {})
+    monkeypatch.setattr("pipelines.submitting.arguments", lambda *_, **__: {})
+    run = make_run(prompts={"kind": "embedded", "count": 100}, teacher={"kind": "embedded"})
+    shards = {"query_teacher": 2, "estimate_distributions": 2}
+    wish: dict[str, Any] = {"inputs": "", "models": {}, "anew": ["estimate_distributions"], "shards": shards}
+    started(run, stack, **wish)
+    run_distillation(run, **wish)
+
+    portions = [f"estimate_distributions_{number}-of-2" for number in (1, 2)]
+    for options in asked:
+        steps = options["step_configurations"]
+        again = {name for name, own in steps.items() if own.get("enable_cache") is False}
+        assert again == {"estimate_distributions", *portions}
+    assert len(asked) == 2
+    assert "settings" in asked[0]["step_configurations"][portions[0]], "it still has its place"
 
 
 def test_kubeflow_is_told_each_steps_pod() -> None:
