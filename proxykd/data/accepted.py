@@ -8,6 +8,7 @@ not with itself.
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,15 @@ def accept(result: ValidationResult, path: Path) -> None:
 def hash_files(paths: Sequence[Path]) -> str:
     """Hex SHA-256 over the content of files, and of all files in folders, in the given order.
 
+    Of folders, hidden files and ``__pycache__`` do not count: programs and desktops leave them, and no image takes
+    them in (.dockerignore).
+
     Raises:
         InputError: if one cannot be read.
     """
     digests: list[Any] = []
     for path in paths:
-        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        files = sorted(filter(partial(_counts, path), path.rglob("*"))) if path.is_dir() else [path]
         try:
             for file in files:
                 with file.open("rb") as opened:
@@ -71,3 +75,8 @@ def hash_files(paths: Sequence[Path]) -> str:
         except OSError as error:
             raise InputError(f"expected a readable file or folder, as the specification names it: {error}") from error
     return hash_json(digests)
+
+
+def _counts(folder: Path, file: Path) -> bool:
+    parts = file.relative_to(folder).parts
+    return not any(part.startswith(".") or part == "__pycache__" for part in parts) and file.is_file()

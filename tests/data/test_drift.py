@@ -125,3 +125,17 @@ def test_the_hash_of_files_is_that_of_their_content(tmp_path: Path) -> None:
     assert hash_files(paths) != first
     with pytest.raises(InputError, match="missing"):
         hash_files([tmp_path / "missing"])
+
+
+def test_what_programs_leave_in_a_folder_is_no_part_of_its_hash(tmp_path: Path) -> None:
+    """The harness compiles a folder's functions there, and an image's copy of the folder has none of this."""
+    folder = tmp_path / ".hidden" / "tasks"
+    folder.mkdir(parents=True)
+    (folder / "task.yaml").write_text("task: one")
+    first = hash_files([folder])
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "functions.cpython-311.pyc").write_bytes(b"\0")
+    (folder / ".DS_Store").write_bytes(b"\0")
+    assert hash_files([folder]) == first
+    (folder / "task.yaml").write_text("task: two")
+    assert hash_files([folder]) != first
