@@ -12,7 +12,6 @@ from proxykd.config import RunSpec
 from proxykd.config.shielding import unshielded
 from proxykd.config.steps import portion_name
 from proxykd.own_code import code_hash
-from proxykd.records import hash_json
 from steps import (
     align_proxy,
     check_drift,
@@ -102,8 +101,9 @@ def distill(
         prompts,
         completions,
         **told(validate_data),
-        files=hash_json([files, models["student"] if run.validation.counts_tokens else None]),
+        files=files,
         tokenizer=run.student.model.source if run.validation.counts_tokens else None,
+        models={"student": models["student"]} if run.validation.counts_tokens else {},
     )
     drift = check_drift.check_drift(validation, baseline=baseline, **told(check_drift))
     splits = split.split(validated, validation, drift, **told(split))

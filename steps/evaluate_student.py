@@ -15,6 +15,7 @@ from proxykd.artifacts import (
     ValidationResult,
 )
 from proxykd.config import RunSpec
+from proxykd.data.accepted import check_files
 from proxykd.evaluation.facts import collect_facts
 from proxykd.evaluation.generation_journal import ANSWERS
 from proxykd.own_code import require_code
@@ -57,6 +58,9 @@ def evaluate_student(
         models: Identity of the student's model, so that another one behind the same source is used.
         files: Hash of the files that the tasks read: other content is other work.
         code: Hash of the code that the step runs.
+
+    Raises:
+        InputError: if the files are not those that the run was submitted with.
     """
     require_code(__name__, code)
     from proxykd.evaluation.evaluating import evaluate
@@ -64,6 +68,7 @@ def evaluate_student(
 
     hold_workspace()
     run = RunSpec.view(settings)
+    check_files(run.evaluation.files(), files, section="evaluation")
     seeds, facts = run.student.seeds, collect_facts(completions, validation, proxy, targets, sft, student)
     with new_folder("evaluation") as output, scratch_folder() as scratch:
         arms = {

@@ -7,6 +7,7 @@ from zenml import step
 
 from proxykd.artifacts import CompletionSet, PromptSet, QuarantineSet, ValidatedSet, ValidationResult
 from proxykd.config import RunSpec
+from proxykd.data.accepted import check_files
 from proxykd.data.judging import Environment
 from proxykd.data.verifiers import build_verifier, verify_known
 from proxykd.models.tokenizers import load_counter
@@ -25,6 +26,7 @@ def validate_data(
     settings: dict[str, Any],
     files: str,
     tokenizer: str | None,
+    models: dict[str, str],
     code: str,
 ) -> tuple[
     Annotated[ValidatedSet, "validated"],
@@ -39,9 +41,15 @@ def validate_data(
         settings: The sections named in ``SECTIONS``.
         files: Hash of the files that the section ``validation`` names: other content is other work.
         tokenizer: Source of the model whose tokens count; None = no length in tokens is asked for.
+        models: Identity of that model, so that another one behind the same source is used; {} = there is none.
         code: Hash of the code that the step runs.
+
+    Raises:
+        InputError: if the files are not those that the run was submitted with.
     """
     require_code(__name__, code)
+    run = RunSpec.view(settings)
+    check_files(run.validation.files(), files, section="validation")
     counter = None if tokenizer is None else partial(load_counter, tokenizer)
     with (
         new_folder("validated") as output,
@@ -49,7 +57,6 @@ def validate_data(
         new_folder("quarantine") as quarantine,
         scratch_folder() as scratch,
     ):
-        run = RunSpec.view(settings)
         verify = None if run.verifier is None else verify_known(build_verifier(run.verifier))
         folders, around = Folders(output, docs, quarantine), Environment(scratch, verify, counter)
         found = validate(prompts, completions, run, folders, around)

@@ -77,6 +77,30 @@ def hash_files(paths: Sequence[Path]) -> str:
     return hash_json(digests)
 
 
+def check_files(paths: Sequence[Path], identity: str, *, section: str) -> None:
+    """Check that files and folders are those that a run was submitted with.
+
+    Args:
+        paths: The files and folders.
+        identity: ``hash_files`` of what was submitted with.
+        section: Of the specification, which names them.
+
+    Raises:
+        InputError: if they are others, or one cannot be read.
+    """
+    try:
+        found = f"others (hash {own:.12})" if (own := hash_files(paths)) != identity else ""
+    except InputError as error:
+        found = f"not all of them ({error})"
+    if found:
+        raise InputError(
+            f"expected the files of the section {section} that the run was submitted with (hash {identity:.12}), found "
+            f"{found}. On a cluster: put the same files on the volume, or build and push the image of the checkout "
+            "that holds them (`make image`, `make push`) and write it into the stack; to use what is there now, submit "
+            "the run, or apply the schedule, again. On one machine: they changed meanwhile; run the same command again"
+        )
+
+
 def _counts(folder: Path, file: Path) -> bool:
     parts = file.relative_to(folder).parts
     return not any(part.startswith(".") or part == "__pycache__" for part in parts) and file.is_file()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from proxykd.artifacts import ValidationResult, seal, write_json
 from proxykd.config import ValidationSpec
-from proxykd.data.accepted import accept, choose_baseline, hash_files, read_baseline
+from proxykd.data.accepted import accept, check_files, choose_baseline, hash_files, read_baseline
 from proxykd.data.drift import compare, population_stability, stability_noise, two_proportion_p
 from proxykd.data.summary import RULES, length_bin
 from proxykd.exceptions import InputError
@@ -125,6 +125,20 @@ def test_the_hash_of_files_is_that_of_their_content(tmp_path: Path) -> None:
     assert hash_files(paths) != first
     with pytest.raises(InputError, match="missing"):
         hash_files([tmp_path / "missing"])
+
+
+def test_files_in_another_state_than_the_submitted_one_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "questions.jsonl"
+    file.write_text("one")
+    told = hash_files([file])
+    check_files([file], told, section="evaluation")
+    check_files([], hash_files([]), section="evaluation")
+    file.write_text("two")
+    with pytest.raises(InputError, match=rf"evaluation .*\(hash {told:.12}\), found others .*on the volume, or build"):
+        check_files([file], told, section="evaluation")
+    file.unlink()
+    with pytest.raises(InputError, match=r"found not all of them .*questions\.jsonl.*run the same command again"):
+        check_files([file], told, section="evaluation")
 
 
 def test_what_programs_leave_in_a_folder_is_no_part_of_its_hash(tmp_path: Path) -> None:
