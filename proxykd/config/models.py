@@ -9,6 +9,7 @@ from proxykd.config.base import Count, Fraction, InputPath, ModelSource, Positiv
 from proxykd.config.cross_tokenizer import CrossTokenizerSpec
 from proxykd.config.living import LivingTeacherSpec
 from proxykd.config.objective import ObjectiveSpec
+from proxykd.exceptions import ConfigError
 
 
 class LoraSpec(Spec):
@@ -156,6 +157,19 @@ class StudentSpec(Spec):
     def reads_targets(self) -> bool:
         """Whether it learns from stored distributions: they have a weight, and no living teacher takes their place."""
         return self.living_teacher is None and (self.alpha > 0.0 or self.objective.prior_alpha > 0.0)
+
+    def check_one_process(self) -> None:
+        """Check that the distilled arm can do without student and teacher in one process; its baseline always can.
+
+        Raises:
+            ConfigError: naming the setting for which it cannot.
+        """
+        alone = {"cross_tokenizer": self.cross_tokenizer, "living_teacher": self.living_teacher}
+        if found := [name for name, value in alone.items() if value is not None and self.alpha > 0.0]:
+            raise ConfigError(
+                f"student.{found[0]} needs student and teacher in one process; leave student.processes=1, and let the "
+                "placement's launcher of distill_student_proxy_kd be of kind process"
+            )
 
     @model_validator(mode="after")
     def _alignment_fits(self) -> Self:

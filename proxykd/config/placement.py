@@ -352,11 +352,14 @@ def load_placement(path: Path) -> PlacementSpec:
 
 
 def check_processes(run: "RunSpec", placement: PlacementSpec) -> None:
-    """Check that nothing that a run trains in several processes is placed with a launcher of one.
+    """Check that nothing that a run trains in several processes has a launcher of one, nor the other way round.
 
     Raises:
-        ConfigError: naming the first step that would train alone although the specification says otherwise.
+        ConfigError: naming the first step that would train alone although the specification says otherwise, or the
+            setting for which the distilled student is trained by one process.
     """
+    if placement.step("distill_student_proxy_kd").launcher.kind != "process":
+        run.student.check_one_process()
     for name in TRAINING:
         section, spec = ("proxy", run.proxy) if name == "align_proxy" else ("student", run.student)
         if spec.processes > 1 and placement.step(name).launcher.kind == "process":

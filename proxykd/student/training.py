@@ -83,7 +83,7 @@ def distill_student(
     """
     spec = run.student
     launcher = launcher or choose_launcher(spec.processes)
-    _check_launcher(spec, launcher)
+    _check_launcher(spec, launcher, arm)
     living = _living_teacher(spec, proxy) if arm == "proxy_kd" else None
     soft = targets if arm == "proxy_kd" and living is None else None
     alpha = spec.alpha if soft is not None or living is not None else 0.0
@@ -171,14 +171,10 @@ def _resumable(arm: Arm, spec: StudentSpec) -> list[Any]:
     return [arm, spec.model_dump(mode="json", exclude=_NOT_OF_A_RUN)]
 
 
-def _check_launcher(spec: StudentSpec, launcher: Launcher) -> None:
+def _check_launcher(spec: StudentSpec, launcher: Launcher, arm: Arm) -> None:
     """One accelerator a process, and nothing that only one process can do is asked of several."""
-    alone = {"cross_tokenizer": spec.cross_tokenizer, "living_teacher": spec.living_teacher}
-    if not isinstance(launcher, InProcess) and (found := [name for name, value in alone.items() if value is not None]):
-        raise ConfigError(
-            f"student.{found[0]} needs student and teacher in one process; leave student.processes=1, and let the "
-            "placement's launcher be of kind process"
-        )
+    if arm == "proxy_kd" and not isinstance(launcher, InProcess):
+        spec.check_one_process()
     if isinstance(launcher, Torchrun) and torch.accelerator.is_available():
         found_devices = torch.accelerator.device_count()
         if found_devices < launcher.processes:

@@ -255,6 +255,26 @@ def test_several_processes_of_a_specification_need_a_launcher_that_starts_them(
     check_processes(make_run(), placed(tmp_path))
 
 
+ALONE = [("cross_tokenizer", {}), ("living_teacher", {"kind": "gkd"})]
+
+
+@pytest.mark.parametrize("kind", ["torchrun", "trainjob"])
+@pytest.mark.parametrize(("setting", "value"), ALONE)
+def test_what_needs_student_and_teacher_in_one_process_is_placed_there(
+    tmp_path: Path, make_run: Callable[..., RunSpec], kind: str, setting: str, value: dict[str, Any]
+) -> None:
+    several = {"launcher": {"kind": kind, "processes_per_node": 2}}
+    run = make_run(student={setting: value})
+    for entry in ("distill_student", "distill_student_proxy_kd"):
+        with pytest.raises(ConfigError, match=rf"student\.{setting} needs student and teacher in one process; leave "):
+            check_processes(run, placed(tmp_path, **{entry: several}))
+    check_processes(run, placed(tmp_path, distill_student_sft=several, align_proxy=several))
+    check_processes(make_run(), placed(tmp_path, distill_student=several))
+    # Without a weight nothing is translated.
+    hard = make_run(student={"cross_tokenizer": {}, "alpha": 0.0})
+    check_processes(hard, placed(tmp_path, distill_student=several))
+
+
 @pytest.mark.parametrize("kind", ["torchrun", "trainjob"])
 def test_steps_that_start_no_processes_take_nothing_of_a_launcher_that_holds_for_all(tmp_path: Path, kind: str) -> None:
     default = {"pool": "cpu", "launcher": {"kind": kind, "processes_per_node": 4}}
