@@ -24,7 +24,7 @@ from proxykd.config import RunSpec
 from proxykd.config.placement import load_placement
 from proxykd.config.shielding import shielded
 from proxykd.config.stack import ClusterStackSpec
-from proxykd.config.steps import can_be_divided, step_names
+from proxykd.config.steps import STEPS, can_be_divided, step_names
 from proxykd.exceptions import ClusterError, ClusterUnreachableError, ConfigError
 
 IMAGE_CHECKOUT = Path("/app")
@@ -146,11 +146,7 @@ def relocated(run: RunSpec, stack: ClusterStackSpec) -> dict[str, Any]:
         ConfigError: if it names a file of this machine that is neither in the checkout nor on a volume of the pods.
     """
     placement = load_placement(stack.placement)
-    mounts = {
-        Path(path)
-        for step in ("query_teacher", "distill_student_sft")
-        for path in placement.step(step).volumes.values()
-    }
+    mounts = {Path(path) for step in STEPS for path in placement.step(step).volumes.values()}
 
     def moved(value: Any, key: str) -> Any:
         if isinstance(value, dict):
@@ -164,7 +160,8 @@ def relocated(run: RunSpec, stack: ClusterStackSpec) -> dict[str, Any]:
             return str(IMAGE_CHECKOUT / path.relative_to(CHECKOUT))
         raise ConfigError(
             f"{key}={value} is a file of this machine, which no pod sees; put it on a volume that the placement mounts "
-            f"({', '.join(sorted(map(str, mounts)))}) and name it there, or into the checkout that the image holds"
+            f"({', '.join(sorted(map(str, mounts)))}) and name it there by a path that this machine has, too, as the "
+            "plan reads it here, or put it into the checkout that the image holds"
         )
 
     found: dict[str, Any] = moved(run.model_dump(mode="json"), "")

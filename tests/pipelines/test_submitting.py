@@ -41,14 +41,18 @@ def test_a_file_of_this_machine_is_refused_with_what_to_do(
     make_run: Any, stack: ClusterStackSpec, tmp_path: Path
 ) -> None:
     (tmp_path / "prompts.jsonl").touch()
-    with pytest.raises(ConfigError, match=r"prompts\.path=.* which no pod sees; put it on a volume .*/models"):
+    told = r"which no pod sees; put it on a volume .*/models.* by a path that this machine has, too, as the plan reads"
+    with pytest.raises(ConfigError, match=rf"prompts\.path=.* {told}"):
         relocated(reading(make_run, tmp_path / "prompts.jsonl"), stack)
 
 
-def test_a_file_on_a_volume_of_the_pods_stays(make_run: Any, stack: ClusterStackSpec, tmp_path: Path) -> None:
+@pytest.mark.parametrize("entry", ["default", "evaluate_student"])
+def test_a_file_on_a_volume_of_the_pods_stays(
+    make_run: Any, stack: ClusterStackSpec, tmp_path: Path, entry: str
+) -> None:
     (tmp_path / "prompts.jsonl").touch()
     placement = yaml.safe_load((STACKS.parent / "placements" / "cpu.yaml").read_text(encoding="utf-8"))
-    placement["steps"]["default"]["volumes"] = {"corpus": str(tmp_path)}
+    placement["steps"].setdefault(entry, {})["volumes"] = {"corpus": str(tmp_path)}
     (tmp_path / "placement.yaml").write_text(yaml.safe_dump(placement), encoding="utf-8")
     there = stack.model_copy(update={"placement": tmp_path / "placement.yaml"})
     run = reading(make_run, tmp_path / "prompts.jsonl")
