@@ -1,10 +1,10 @@
 """Why a run on a cluster does not get on: what its Jobs and pods wait for, in one line that a person can act on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 from cluster.api import ClusterApi, Object
-from cluster.garbage import created, ended, moment
+from cluster.garbage import created, ended, moment, run_of
 from cluster.kinds import JOBS, PODS
 from cluster.names import QUEUE_LABEL
 from cluster.own_pod import condition, how_to_free, is_stranded
@@ -13,11 +13,24 @@ from cluster.refusals import refusals
 STEP_ANNOTATION = "zenml.io/step-name"
 ORCHESTRATOR_ANNOTATION = "zenml.io/orchestrator"
 ORCHESTRATOR = "the orchestrator"
+RUN_LABEL = "run_id"
+"""ZenML's, on Jobs and pods; where a schedule starts a run, its orchestrator's have none: only the Job is annotated."""
 
 
 def jobs_of(api: ClusterApi, run_id: str) -> list[Object]:
-    """The Jobs of a run: the orchestrator's and one a step."""
-    return list(api.list(JOBS, labels=f"run_id={run_id}"))
+    """The Jobs of a run: the orchestrator's and one a step; a schedule's one is of no run before its pod has begun."""
+    unlabelled = (job for job in api.list(JOBS, labels=f"!{RUN_LABEL}") if run_of(job) == run_id)
+    return [*api.list(JOBS, labels=f"{RUN_LABEL}={run_id}"), *unlabelled]
+
+
+def _pods_of(api: ClusterApi, run_id: str, jobs: Iterable[Object]) -> dict[str, list[Object]]:
+    """Job -> its pods, of those of a run."""
+    unlabelled = [job for job in jobs if RUN_LABEL not in (job["metadata"].get("labels") or {})]
+    found: dict[str, list[Object]] = {}
+    for chosen in (f"{RUN_LABEL}={run_id}", *(f"job-name={job['metadata']['name']}" for job in unlabelled)):
+        for pod in api.list(PODS, labels=chosen):
+            found.setdefault((pod["metadata"].get("labels") or {}).get("job-name", ""), []).append(pod)
+    return found
 
 
 class Waits:
@@ -53,10 +66,7 @@ def waits(api: ClusterApi, run_id: str, now: datetime) -> dict[str, tuple[dateti
     """
     jobs = jobs_of(api, run_id)
     open_jobs = [job for job in jobs if ended(job) is None]
-    pods: dict[str, list[Object]] = {}
-    if open_jobs:
-        for pod in api.list(PODS, labels=f"run_id={run_id}"):
-            pods.setdefault((pod["metadata"].get("labels") or {}).get("job-name", ""), []).append(pod)
+    pods = _pods_of(api, run_id, open_jobs) if open_jobs else {}
     waiting = [job for job in open_jobs if not _is_up(_of(job, pods), now)]
     is_bare = any(not _of(job, pods) and not job["spec"].get("suspend") for job in waiting)
     refused = refusals(api) if is_bare else {}

@@ -11,7 +11,7 @@ from cluster.garbage import RUN_ANNOTATION, Ages
 from cluster.kinds import JOBS
 from proxykd.exceptions import ClusterError
 from tests.cluster.conftest import Connect, manifest
-from tests.cluster.test_waiting import NOW, POD, ago, job, place
+from tests.cluster.test_waiting import NOW, POD, ago, job, place, scheduled
 from tests.cluster.test_waiting import pod as pod_of
 from tests.k8s.api_server import ApiServer
 from tests.k8s.controller import ownership
@@ -202,6 +202,17 @@ def test_gc_finds_a_run_whose_orchestrator_never_began(
     again = manifest("v1", "Pod", ORCHESTRATOR_POD, labels={"run_id": "r", "job-name": "walker"}, spec=POD)
     place(server, again, made=8.0, status={"phase": "Running"})
     assert not found()  # its own pod judges its steps
+
+
+def test_gc_finds_a_scheduled_run_whose_orchestrator_lost_its_pod(server: ApiServer, connect: Connect) -> None:
+    walker, own = scheduled("r", "walker")
+    place(server, walker, made=9.0, status={"startTime": ago(9)})
+    made = NOW - timedelta(hours=9)
+    run = runs.Run("r", "tiny-1", "running", False, "production", "kubernetes", "ours", made, None, "")
+    (waste,) = starving.find_starved(connect(), [run], "ours", Ages(NOW), LIMIT_S)
+    assert waste.reason == "for 7200 s nothing of it ran, as the orchestrator waited for its pod to be made"
+    place(server, own, made=1.0, status={"phase": "Running"})
+    assert not list(starving.find_starved(connect(), [run], "ours", Ages(NOW), LIMIT_S))
 
 
 def test_gc_says_where_it_may_not_look(server: ApiServer, connect: Connect) -> None:

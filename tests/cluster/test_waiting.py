@@ -136,6 +136,29 @@ def test_the_orchestrators_own_pod_is_nothing_that_runs(server: ApiServer, conne
     assert hours_waited(connect, "split") == 8.0
 
 
+def scheduled(run_id: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The orchestrator's Job and pod of a run that a schedule started: the Job's annotation alone names the run."""
+    annotations = {"zenml.io/run-id": run_id}
+    walker = manifest("batch/v1", "Job", name, spec={"template": {"spec": POD}}, metadata={"annotations": annotations})
+    return walker, manifest("v1", "Pod", f"{name}-pod", labels={"job-name": name}, spec=POD)
+
+
+def test_the_orchestrators_job_of_a_scheduled_run_is_found_by_its_annotation(
+    server: ApiServer, connect: Connect
+) -> None:
+    (walker, own), (another, others) = scheduled("r", "walker"), scheduled("s", "another")
+    place(server, walker, made=9.0, status={"startTime": ago(9)})
+    place(server, another, made=9.0)
+    place(server, others, made=9.0, status={"phase": "Running"})
+    place(server, job("split"), made=8.0)
+    assert [one["metadata"]["name"] for one in waiting.jobs_of(connect(), "r")] == ["split", "walker"]
+    assert {step: why for step, (_, why) in waiting.waits(connect(), "r", NOW).items()} == {
+        "split": "for its pod to be made", waiting.ORCHESTRATOR: "for its pod to be made"
+    }  # fmt: skip
+    place(server, own, made=7.0, status={"phase": "Running"})
+    assert set(waiting.waits(connect(), "r", NOW)) == {"split"}
+
+
 def test_a_pod_that_vanished_between_two_looks_ran_until_the_first(server: ApiServer, connect: Connect) -> None:
     place(server, job("align_proxy"), made=9.0, status={"startTime": ago(9)})
     place(server, pod("align_proxy"), made=9.0, status={"phase": "Running"})
