@@ -18,7 +18,8 @@ from zenml.orchestrators.publish_utils import publish_schedule_metadata
 
 from cluster import schedules
 from cluster.api import ClusterApi
-from pipelines.submitting import started
+from pipelines.running import arguments
+from pipelines.submitting import shards_of, started
 from proxykd.config import RunSpec
 from proxykd.config.placement import load_placement
 from proxykd.config.schedule import ScheduleSpec
@@ -52,10 +53,17 @@ class Application:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over all that a run of the schedule is made of; its times are not among it."""
+        """16 hex digits over all that a run of the schedule is made of; its times and its baseline are not among it.
+
+        Raises:
+            ConfigError: if the placement cannot be used, or divides a step that cannot be.
+            InputError: if a file or trajectories that the specification names cannot be read.
+        """
+        told = arguments(self.run, inputs=self.inputs, models=self.models, shards=shards_of(self.run, self.stack))
+        del told["baseline"]  # it moves with each run that is accepted
         placement = load_placement(self.stack.placement).model_dump(mode="json")
-        parts = [self.run.model_dump(mode="json"), self.stack.model_dump(mode="json"), placement, self.inputs]
-        return hash_json([*parts, dict(self.models), sorted(self.anew), code_hash("pipelines.distill")])[:16]
+        parts = [told, self.stack.model_dump(mode="json"), placement, sorted(self.anew)]
+        return hash_json([*parts, code_hash("pipelines.scheduling")])[:16]  # what submits, and with it what is run
 
 
 def apply(application: Application, api: ClusterApi) -> list[str]:
