@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from zenml.client import Client
 from zenml.config.schedule import Schedule
@@ -18,6 +18,7 @@ from zenml.orchestrators.publish_utils import publish_schedule_metadata
 
 from cluster import schedules
 from cluster.api import ClusterApi
+from cluster.schedule_names import new_record_name
 from pipelines.running import arguments
 from pipelines.submitting import shards_of, started
 from proxykd.config import RunSpec
@@ -96,7 +97,7 @@ def _lines(changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
 
 def _submit(application: Application, api: ClusterApi, wanted: Mapping[str, Any], fingerprint: str) -> None:
     """Let ZenML make its CronJob, and take it over into the schedule's own."""
-    own = f"{application.name}-{uuid4().hex[:8]}"
+    own = new_record_name(application.name)
     started(
         application.run,
         application.stack,
