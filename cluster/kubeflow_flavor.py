@@ -34,7 +34,12 @@ class PlacedKubeflowSettings(KubeflowOrchestratorSettings):
 
 
 class PlacedKubeflowConfig(KubeflowOrchestratorConfig):
-    """Configuration of the component: ZenML's own."""
+    """Configuration of the component: ZenML's own, but for who tries a failed step again."""
+
+    @property
+    def handles_step_retries(self) -> bool:
+        """Whether Kubeflow Pipelines alone does, with new pods; else ZenML would do so inside each of them, too."""
+        return True
 
 
 class PlacedKubeflowFlavor(KubeflowOrchestratorFlavor):

@@ -13,7 +13,7 @@ from typing import Any
 from cluster.kubeflow_flavor import PlacedKubeflowSettings
 from cluster.kubeflow_task import Folder, SecretVariable, TaskPlacement, Toleration
 from cluster.names import GPU
-from pipelines.placement import checked, image_settings, step_options
+from pipelines.placement import checked, image_settings, retry_options, step_options
 from proxykd.config.placement import PlacementSpec, StepPlacementSpec
 from proxykd.config.stack import KubeflowStackSpec
 from proxykd.exceptions import ConfigError
@@ -42,7 +42,8 @@ def kubeflow_options(stack: KubeflowStackSpec, placement: PlacementSpec, steps: 
             "orchestrator": checked(run, PlacedKubeflowSettings),
         },
         "step_configurations": {
-            name: {"settings": {"orchestrator": {"task": task.model_dump(mode="json")}}} for name, task in tasks.items()
+            name: {"settings": {"orchestrator": {"task": task.model_dump(mode="json")}}, **retry_options(task.retries)}
+            for name, task in tasks.items()
         },
     }
 

@@ -155,10 +155,14 @@ def step_options(stack: ClusterStackSpec, placement: PlacementSpec, name: str) -
         "job_name_prefix": "proxykd",
         **API,
     }
-    # ZenML refuses a pod beyond this number, whatever became of those before it: it has to cover lost nodes, too.
-    tries = step.retries + step.preemptions
-    retry = {"retry": StepRetryConfig(max_retries=tries)} if tries else {}
-    return {"settings": {"orchestrator": checked(settings, KubernetesOrchestratorSettings)}, **retry}
+    # It has to cover lost nodes, too.
+    retries = retry_options(step.retries + step.preemptions)
+    return {"settings": {"orchestrator": checked(settings, KubernetesOrchestratorSettings)}, **retries}
+
+
+def retry_options(retries: int) -> dict[str, Any]:
+    """How many pods of a step ZenML shall take beyond the first; it refuses more, whatever became of those before."""
+    return {"retry": StepRetryConfig(max_retries=retries)} if retries else {}
 
 
 def _pod(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -221,3 +222,38 @@ def test_another_kind_of_stack_and_a_step_that_has_no_parts_are_refused(stack: K
         compile_distillation(run, load_stack("local"))
     with pytest.raises(ConfigError, match="expected shards of a step with prompts, got 'split'"):
         compile_distillation(run, stack, shards={"split": 2})
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_step_gets_as_many_pods_of_zenml_as_of_kubeflow(stack: KubeflowStackSpec) -> None:
+    from pipelines.kubeflow_placement import kubeflow_options
+
+    placement = load_placement(stack.placement)
+    steps = {**placement.steps, "split": {**placement.steps.get("split", {}), "retries": 2}}
+    configured = kubeflow_options(stack, placement.model_copy(update={"steps": steps}), STEPS)["step_configurations"]
+    pods = {name: own["settings"]["orchestrator"]["task"]["retries"] for name, own in configured.items()}
+    assert pods["split"] == 2
+    assert {name: own["retry"].max_retries if "retry" in own else 0 for name, own in configured.items()} == pods
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_pod_tries_its_step_once(stack: KubeflowStackSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zenml.config.retry_config import StepRetryConfig
+    from zenml.execution.step import utils
+
+    from pipelines.kubeflow import _stack_of
+
+    tries = list[str]()
+
+    def launch() -> None:
+        tries.append("one")
+        raise RuntimeError("the step's own")
+
+    monkeypatch.setattr(utils, "StepLauncher", lambda **_: SimpleNamespace(launch=launch))
+    monkeypatch.setenv("KFP_RUN_ID", "1")
+    orchestrator, _ = _stack_of(stack)
+    orchestrator._active_snapshot = SimpleNamespace()  # type: ignore[assignment]
+    step: Any = SimpleNamespace(config=SimpleNamespace(name="split", retry=StepRetryConfig(max_retries=2)))
+    with pytest.raises(RuntimeError, match="the step's own"):
+        orchestrator.run_step(step)
+    assert tries == ["one"]

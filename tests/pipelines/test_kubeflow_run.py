@@ -94,6 +94,23 @@ def check_stop(place: Platform, double: KubeflowPipelines, words: list[str], hom
     assert not living & {pod for pods in run.pods.values() for pod in pods}
 
 
+def check_replaced_pod(place: Platform, double: KubeflowPipelines, words: list[str], home: Path) -> None:
+    """A pod that is killed is replaced where the placement has a retry for it, and the run goes on."""
+    written = place.folder / "placement.yaml"
+    teacher = {**PLACEMENT["steps"]["query_teacher"], "retries": 1}  # type: ignore[dict-item]
+    steps = {**PLACEMENT["steps"], "query_teacher": teacher}
+    written.write_text(yaml.safe_dump({**PLACEMENT, "steps": steps}), encoding="utf-8")
+    place.cluster.kubelet.befall("killed", **{"proxykd.dev/role": "teacher-query"}, when=lambda pod, log: log.exists())
+    started = place.types(home, *words, "--set", "prompts.count=62", "--detach")
+    assert started.status == 0, started.stderr
+    run, deadline = list(double.runs.values())[-1], time.monotonic() + 120.0
+    while "validate_data" not in place.statuses() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert (place.statuses()["query_teacher"], len(run.pods["query-teacher"])) == ("completed", 2)
+    assert place.types(home, "runs", started.stdout.strip(), "--stop").status == 0
+    written.write_text(yaml.safe_dump(PLACEMENT), encoding="utf-8")
+
+
 def check_lost_pod(place: Platform, words: list[str], home: Path) -> None:
     """A pod that is killed tells ZenML nothing: Kubeflow Pipelines says that the run is over, in one message."""
     kubelet = place.cluster.kubelet
@@ -131,6 +148,7 @@ def test_a_run_ends_in_a_student_and_no_credential_is_sent(tmp_path: Path) -> No
         bodies = "".join(double.bodies)
         words = ["run", str(tmp_path / "tiny.yaml"), "--stack", str(stack), *changes]
         check_stop(place, double, words, home)
+        check_replaced_pod(place, double, words, home)
         check_lost_pod(place, words, home)
 
     assert looked.status == 2
