@@ -7,19 +7,16 @@ word for a pod's priority class, seccomp profile, file system and grace period: 
 the namespace's admission.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from cluster.kubeflow_flavor import PlacedKubeflowSettings
 from cluster.kubeflow_task import Folder, SecretVariable, TaskPlacement, Toleration
 from cluster.names import GPU
 from pipelines.placement import checked, image_settings, retry_options, step_options
-from proxykd.config.placement import PlacementSpec, StepPlacementSpec
+from proxykd.config.kubeflow import check_account, secret_keys
+from proxykd.config.placement import PlacementSpec
 from proxykd.config.stack import KubeflowStackSpec
-from proxykd.exceptions import ConfigError
-
-ZENML_SECRET = "proxykd-zenml"
-"""Address and key of the ZenML server, for every pod."""
 
 
 def kubeflow_options(stack: KubeflowStackSpec, placement: PlacementSpec, steps: tuple[str, ...]) -> dict[str, Any]:
@@ -58,7 +55,7 @@ def task_placements(
 def _task(stack: KubeflowStackSpec, placement: PlacementSpec, name: str) -> TaskPlacement:
     step = placement.step(name)
     pod = step_options(stack, placement, name)["settings"]["orchestrator"].pod_settings
-    _check_account(stack, name, step)
+    check_account(stack, name, step)
     requests = pod.resources["requests"]
     return TaskPlacement(
         cpu=requests["cpu"],
@@ -70,29 +67,16 @@ def _task(stack: KubeflowStackSpec, placement: PlacementSpec, name: str) -> Task
         labels=pod.labels,
         annotations=pod.annotations,
         environment={one["name"]: one["value"] for one in pod.env},
-        secrets=tuple(_secrets(stack, [one["secretRef"]["name"] for one in pod.env_from])),
+        secrets=tuple(
+            SecretVariable(secret=secret, key=key, variable=key)
+            for secret, keys in secret_keys(stack, step).items() for key in keys
+        ),
         claims={path: one["persistentVolumeClaim"]["claimName"] for one, path in _mounted(pod)
                 if "persistentVolumeClaim" in one},
         folders=tuple(_folder(one, path) for one, path in _mounted(pod) if "emptyDir" in one),
         retries=step.retries,
         deadline_s=step.deadline_s,
     )  # fmt: skip
-
-
-def _check_account(stack: KubeflowStackSpec, name: str, step: StepPlacementSpec) -> None:
-    account = stack.pipelines_service_account
-    if step.service_account not in (None, account):
-        raise ConfigError(
-            f"expected step {name} to do with its run's service account, as Kubeflow Pipelines has one for all pods, "
-            f"got the service account {step.service_account}; leave it out and name the run's as "
-            f"`pipelines_service_account` of the stack {stack.name}, or choose a stack of kind kubernetes"
-        )
-    if step.launcher.kind == "trainjob" and account is None:
-        raise ConfigError(
-            f"expected `pipelines_service_account` in the stack {stack.name}, as step {name} starts a TrainJob and "
-            "Kubeflow's own account may not; name one that may (docs/kubeflow.md), or start its processes in its own "
-            "pod with `launcher: {kind: torchrun}`"
-        )
 
 
 def _mounted(pod: Any) -> list[tuple[Mapping[str, Any], str]]:
@@ -108,13 +92,3 @@ def _folder(volume: Mapping[str, Any], path: str) -> Folder:
 
 def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
-
-
-def _secrets(stack: KubeflowStackSpec, names: list[str]) -> Iterator[SecretVariable]:
-    for name in dict.fromkeys((*names, ZENML_SECRET)):
-        if name not in stack.secrets:
-            raise ConfigError(
-                f"expected the keys of the Secret {name} under `secrets` of the stack {stack.name}, found "
-                f"{sorted(stack.secrets) or 'none'}; Kubeflow Pipelines takes Secrets key by key: add `{name}: [KEY]`"
-            )
-        yield from (SecretVariable(secret=name, key=key, variable=key) for key in stack.secrets[name])

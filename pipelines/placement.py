@@ -179,7 +179,6 @@ def _pod(
     if pool.queue is not None:
         labels |= {QUEUE_LABEL: pool.queue, PRIORITY_LABEL: step.priority}
     volumes, mounts = _volumes(step)
-    secrets = (*step.secrets, *([stack.artifact_store.secret] if stack.artifact_store.secret else []))
     return {
         "labels": labels,
         "annotations": {} if pool.spot else {EVICTION: "false"},
@@ -189,7 +188,7 @@ def _pod(
         "volumes": volumes,
         "volume_mounts": mounts,
         "env": _variables(_environment(stack, step, role)),
-        "env_from": [{"secretRef": {"name": name}} for name in dict.fromkeys(secrets)],
+        "env_from": [{"secretRef": {"name": name}} for name in stack.pod_secrets(step.secrets)],
         "container_security_context": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},

@@ -147,14 +147,17 @@ def load_stack_whole(name: str) -> Any:
         name: Its file, or the name of one in ``k8s/stacks``.
 
     Raises:
-        ConfigError: naming every key that is unknown, missing or out of bounds.
+        ConfigError: naming every key that is unknown, missing or out of bounds, or what Kubeflow Pipelines cannot give.
     """
+    from proxykd.config.kubeflow import check_kubeflow
     from proxykd.config.placement import load_placement
-    from proxykd.config.stack import ClusterStackSpec, load_stack
+    from proxykd.config.stack import ClusterStackSpec, KubeflowStackSpec, load_stack
 
     stack = load_stack(name)
     if isinstance(stack, ClusterStackSpec):
-        load_placement(stack.placement)
+        placement = load_placement(stack.placement)
+        if isinstance(stack, KubeflowStackSpec):
+            check_kubeflow(stack, placement)
     return stack
 
 

@@ -5,7 +5,7 @@ of Kubernetes secrets and of ZenML's. What each step needs (pool, GPUs, memory) 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -145,6 +145,11 @@ class ClusterStackSpec(Spec):
     """Seconds for which a step may wait for its pod (in a queue, say) while nothing else of the run runs, before the
     run is stopped; None = for ever. A preempted step's wait begins anew. Six hours: long enough for a pool that grows
     from nothing, short enough to be told the same day."""
+
+    def pod_secrets(self, own: Iterable[str]) -> tuple[str, ...]:
+        """Names of the Secrets that a pod gets: its own, and the artifact store's."""
+        store = self.artifact_store.secret
+        return tuple(dict.fromkeys((*own, *([store] if store else []))))
 
 
 class KubernetesStackSpec(ClusterStackSpec):

@@ -37,6 +37,34 @@ def test_a_stack_is_not_registered_without_its_placement(proxykd: Any, tmp_path:
     refused(proxykd("stack", "apply", str(stack), "--yes"), "poools")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (
+            "pools.yaml",
+            "gpu.yaml",
+            "expected `pipelines_service_account` in the stack kubeflow, as step distill_student",
+        ),
+        ("  proxykd-zenml: [", "  another: [", "expected the keys of the Secret proxykd-zenml"),
+        ("  proxykd-teacher: [", "  another: [", "expected the keys of the Secret proxykd-teacher"),
+    ],
+    ids=["account", "Secret of all pods", "Secret of a step"],
+)
+def test_what_kubeflow_pipelines_cannot_give_is_refused_by_every_command(
+    proxykd: Any, write: Any, tmp_path: Path, old: str, new: str, told: str
+) -> None:
+    content = (CHECKOUT / "k8s/stacks/kubeflow.yaml").read_text(encoding="utf-8").replace(old, new)
+    stack = tmp_path / "stack.yaml"
+    stack.write_text(content.replace("../placements", str(CHECKOUT / "k8s/placements")), encoding="utf-8")
+    for words in (
+        ["stack", "apply", "--yes"],
+        ["stack", "doctor"],
+        ["plan", write(), "--stack"],
+        ["run", write(), "--stack"],
+    ):
+        refused(proxykd(*words, str(stack)), told)
+
+
 @pytest.mark.parametrize("words", [["run"], ["plan"]])
 def test_a_stack_that_is_not_there(proxykd: Any, write: Any, words: list[str]) -> None:
     refused(proxykd(*words, write(), "--stack", "nowhere"), "'nowhere'", "kubeflow, kubernetes, local")
