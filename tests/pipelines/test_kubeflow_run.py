@@ -100,7 +100,11 @@ def check_replaced_pod(place: Platform, double: KubeflowPipelines, words: list[s
     teacher = {**PLACEMENT["steps"]["query_teacher"], "retries": 1}  # type: ignore[dict-item]
     steps = {**PLACEMENT["steps"], "query_teacher": teacher}
     written.write_text(yaml.safe_dump({**PLACEMENT, "steps": steps}), encoding="utf-8")
-    place.cluster.kubelet.befall("killed", **{"proxykd.dev/role": "teacher-query"}, when=lambda pod, log: log.exists())
+
+    def has_begun(pod: object, log: Path) -> bool:  # ZenML knows of this pod, so that the next is another try
+        return place.statuses().get("query_teacher") == "running"
+
+    place.cluster.kubelet.befall("killed", **{"proxykd.dev/role": "teacher-query"}, when=has_begun)
     started = place.types(home, *words, "--set", "prompts.count=62", "--detach")
     assert started.status == 0, started.stderr
     run, deadline = list(double.runs.values())[-1], time.monotonic() + 120.0
