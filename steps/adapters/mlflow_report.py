@@ -23,6 +23,7 @@ from steps.adapters.mlflow_tracking import (
     spend_values,
     tracking_errors,
 )
+from steps.adapters.tracking_keys import tracking_key
 from steps.settings import scratch_folder
 
 if TYPE_CHECKING:
@@ -148,16 +149,16 @@ def tracked_runs(tracked: TrackedRun, *, metric: str, outcome: str, arm: str = "
     return [_point(run, f"{arm}/{metric}", tracked.run_id, outcome) for run in reversed(earlier)]
 
 
-def _point(run: "Run", key: str, this: str, outcome: str) -> dict[str, Any]:
+def _point(run: "Run", name: str, this: str, outcome: str) -> dict[str, Any]:
     metrics: Mapping[str, float] = run.data.metrics
     is_this = run.info.run_id == this
     return {
         "label": f"{datetime.fromtimestamp(run.info.start_time / 1000, UTC):%Y-%m-%d %H:%M}",
         "cost_usd": metrics.get(COST_METRIC),
         "teacher_tokens": metrics.get(TOKENS_METRIC),
-        "value": metrics.get(key),
-        "low": metrics.get(f"{key}/low"),
-        "high": metrics.get(f"{key}/high"),
+        "value": metrics.get(tracking_key(name)),
+        "low": metrics.get(tracking_key(name, "/low")),
+        "high": metrics.get(tracking_key(name, "/high")),
         "outcome": outcome if is_this else run.data.tags.get(OUTCOME_TAG, ""),
         "is_this": is_this,
     }

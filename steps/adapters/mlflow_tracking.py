@@ -23,6 +23,7 @@ from proxykd.evaluation.spend import JUDGE, num_tokens, total_usd
 from proxykd.exceptions import StorageError, TrackingError
 from proxykd.records import hash_json
 from proxykd.workspace import Workspace
+from steps.adapters.tracking_keys import tracking_key
 from steps.adapters.tracking_server import without_userinfo
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def _find(client: "MlflowClient", experiment_id: str, tags: Mapping[str, str]) -
 def _log_values(client: "MlflowClient", started: "Run", run: RunSpec, report: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
-    params = [Param(key, value[:_MAX_PARAM_CHARS]) for key, value in flatten(run.model_dump(mode="json"))]
+    params = [Param(key, value) for key, value in named_parameters(run.model_dump(mode="json")).items()]
     for some_params in batched(params, _MAX_PARAMS):
         client.log_batch(started.info.run_id, params=some_params)
     for some_metrics in batched(_metrics(report, started.info.start_time), _MAX_METRICS):
@@ -168,14 +169,22 @@ def _metrics(report: Mapping[str, Any], timestamp: int) -> "Iterator[Metric]":
         yield Metric(key, value, timestamp, step)
 
 
+def named_parameters(specification: Mapping[str, Any]) -> dict[str, str]:
+    """The values of a specification as MLflow key -> text.
+
+    Dots in the user's own names can make two keys one; the last value stands, and ``specification.json`` holds all.
+    """
+    return {tracking_key(name): value[:_MAX_PARAM_CHARS] for name, value in flatten(specification)}
+
+
 def named_values(report: Mapping[str, Any]) -> Iterator[tuple[str, int, float]]:
     """Every number of a report as (MLflow key, step, value): arms, differences, spend, curves; absent ones left out."""
     for arm, measures in report["arms"].items():
         for metric, measure in measures.items():
             yield from _ends(f"{arm}/{metric}", measure)
     for found in report["comparisons"]:
-        # MLflow's keys allow no "=".
-        part = f"/{found['slice'].replace('=', ':')}" if found["slice"] else ""
+        # MLflow's keys allow no "="; a further one is the user's own.
+        part = f"/{found['slice'].replace('=', ':', 1)}" if found["slice"] else ""
         yield from _ends(f"{found['arm']}-vs-{found['against']}/{found['metric']}{part}", found, "p_value", "mde")
     if entropy := report["teacher"].get("entropy"):
         yield from _ends("teacher/entropy", entropy)
@@ -195,16 +204,16 @@ def spend_values(report: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         yield JUDGE_TOKENS_METRIC, float(num_tokens(judge))
 
 
-def _ends(key: str, measure: Mapping[str, Any], *more: str) -> Iterator[tuple[str, int, float]]:
+def _ends(name: str, measure: Mapping[str, Any], *more: str) -> Iterator[tuple[str, int, float]]:
     for part in ("value", "low", "high", *more):
         if measure[part] is not None:
-            yield key if part == "value" else f"{key}/{part}", 0, float(measure[part])
+            yield tracking_key(name, "" if part == "value" else f"/{part}"), 0, float(measure[part])
 
 
 def _at_step(prefix: str, point: Mapping[str, Any]) -> Iterator[tuple[str, int, float]]:
     for key, value in point.items():
         if key != "step" and value is not None:
-            yield f"{prefix}/{key}", int(point["step"]), float(value)
+            yield tracking_key(f"{prefix}/{key}"), int(point["step"]), float(value)
 
 
 def _log_documents(client: "MlflowClient", run_id: str, run: RunSpec, folders: Mapping[str, Path]) -> None:

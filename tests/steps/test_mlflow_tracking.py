@@ -102,6 +102,24 @@ def test_run_has_parameters_metrics_curves_and_documents(
     assert (tmp_path / "mlartifacts").is_dir()
 
 
+def test_slices_and_schemas_of_any_name_are_logged(mlflow_store: Path, run_spec: RunSpec, tmp_path: Path) -> None:
+    sliced = [{**REPORT["comparisons"][0], "slice": name} for name in ("task=c++", "source=my data (v2).jsonl")]
+    strange = Evaluation(tmp_path / "strange")
+    write_json(strange.path / "report.json", {**REPORT, "comparisons": sliced})
+    seal(strange)
+    inner = {"a": {"$ref": "#/$defs/A"}}
+    schema = {"type": "object", "$defs": {"A": {"type": "object"}}, "properties": inner}
+    sampling = {"json_schema": schema}
+    teacher = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "m", "sampling": sampling}
+    plain = run_spec.model_dump(mode="json", exclude={"teacher"})
+    plain["evaluation"]["exact_kl"] = False
+    plain["prompts"] = {"kind": "jsonl", "path": "p.jsonl"}
+    run = connect().get_run(log_evaluation(strange, RunSpec.model_validate({**plain, "teacher": teacher})).run_id)
+    assert run.info.status == "FINISHED"
+    assert [key for key in run.data.metrics if "/task:c__-" in key]
+    assert [key for key in run.data.params if "_defs.A.type-" in key]
+
+
 def test_same_evaluation_is_logged_once(evaluation: Evaluation, run_spec: RunSpec) -> None:
     first, again = log_evaluation(evaluation, run_spec), log_evaluation(evaluation, run_spec)
     assert (first.is_new, again.is_new) == (True, False)
