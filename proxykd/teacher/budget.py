@@ -151,7 +151,9 @@ def describe_caps(caps: BudgetSpec, spent: Cost) -> str:
         "requests": (caps.requests, f"{spent.requests:,}"),
     }
     return ", ".join(
-        f"teacher.budget.{name}={cap:,.12g} ({amount} spent)" for name, (cap, amount) in texts.items() if cap
+        f"teacher.budget.{name}={cap:,.12g} ({amount} spent)"
+        for name, (cap, amount) in texts.items()
+        if cap is not None
     )
 
 

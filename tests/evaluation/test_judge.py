@@ -148,6 +148,13 @@ def test_caps_hold_for_all_rounds_together(build: Build, endpoint: Any) -> None:
     assert endpoint.asked.total() == 15
 
 
+def test_a_cap_that_one_round_uses_up_exactly_ends_the_next(build: Build, endpoint: Any) -> None:
+    endpoint.answer = lambda _: (200, endpoint.chat("Both are fine."))
+    with pytest.raises(BudgetError, match=r"requests=0 .* allows no further call, and 12 of 12 requests"):
+        contest(build(teacher={"budget": {"requests": 12}}), proxy_kd=LONG, sft=SHORT)
+    assert endpoint.asked.total() == 12
+
+
 def test_every_duel_of_the_specification_and_only_where_both_answered(build: Build) -> None:
     duels = [{"arm": "proxy_kd", "against": "sft"}, {"arm": "proxy_kd", "against": "teacher"}, {"arm": "proxy"}]
     few = {one: LONG[one] for one in ("p0", "p5")}
