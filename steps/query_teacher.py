@@ -30,6 +30,8 @@ def query_teacher(
 ]:
     """Collect the prompts and what the teacher says to them; paid answers are kept in the workspace's journal.
 
+    What portions of earlier runs were answered is taken over first.
+
     Args:
         answers: What the portions of the prompts were answered; with these, nothing is asked. Empty = this step asks.
         settings: The sections named in ``SECTIONS``.
@@ -41,12 +43,13 @@ def query_teacher(
     """
     require_code(__name__, code)
     hold_workspace()
-    run, journal = RunSpec.view(settings), Workspace.default().journal
+    run, workspace = RunSpec.view(settings), Workspace.default()
+    journal, portions = workspace.journal, None if answers else workspace.portions
     with new_folder("prompts") as questions, new_folder("completions") as rows, new_folder("journal") as entries:
         prompts = collect_prompts(run.prompts, seed=run.seed, output=questions)
         check_inputs(prompts, inputs)
         if answers:
             gather(answers, journal)
-        completions = query(prompts, run, journal_path=journal, output=rows, asks=not answers)
+        completions = query(prompts, run, journal_path=journal, output=rows, asks=not answers, portions=portions)
         asked = None if isinstance(run.teacher, RecordedTeacherSpec) else journal
         return prompts, completions, write_excerpt(completions, asked, output=entries)

@@ -32,8 +32,10 @@ from proxykd.teacher.journal_sql import (
     FINAL_AMONG,
     FORGET,
     FORGET_AMONG,
+    KEEP_ATTEMPT,
     LATEST,
     LOSE_CLAIM,
+    LOST,
     OPEN,
     SCHEMA,
     VERSION,
@@ -95,7 +97,7 @@ class Journal:
             found = read_spill(path)
             with self._transaction() as connection:
                 insert_rows(connection, found.rows)
-                connection.executemany("INSERT OR IGNORE INTO attempts VALUES (?, ?, ?, ?)", found.attempts)
+                connection.executemany(KEEP_ATTEMPT, found.attempts)
                 # What these calls cost is known, or counted by its attempt: their claims must not count too.
                 told = [row.key for row in found.rows] + [attempt.key for attempt in found.attempts]
                 connection.executemany(FORGET, [(key, path.stem) for key in told])
@@ -209,6 +211,12 @@ class Journal:
         with self._guarded():
             return [Attempt(*row) for row in self._reader.execute(OPEN, (self._owner.name,))]
 
+    def lost_attempts(self) -> list[Attempt]:
+        """``open_attempts``, without what processes that are alive have in flight, under names that stay."""
+        with self._guarded():
+            found = self._reader.execute(LOST).fetchall()
+            return [Attempt(*row) for *row, owner in found if not (owner and self._owner.is_alive(owner))]
+
     def commit(
         self, entries: Iterable[Entry] = (), *, opened: Iterable[Attempt] = (), closed: Iterable[str] = ()
     ) -> None:
@@ -250,8 +258,12 @@ class Journal:
         with self._guarded(f"cannot add to the journal {self.path}"):
             self._spill.write(_rows_of(entries), opened)
 
-    def add_rows(self, rows: Iterable[Row]) -> int:
+    def add_rows(self, rows: Iterable[Row], *, lost: Iterable[Attempt] = ()) -> int:
         """Append rows of another journal, or such as were exported, as they are; a final answer that is here stays.
+
+        Args:
+            rows: The rows.
+            lost: What the other journal counts as lost; each is counted once.
 
         Returns:
             How many were new.
@@ -260,6 +272,7 @@ class Journal:
             StorageError: as ``commit``.
         """
         with self._transaction() as connection:
+            connection.executemany(KEEP_ATTEMPT, list(lost))
             return insert_rows(connection, rows)
 
     def claim(self, wanted: Iterable[Attempt], *, settled: Iterable[str] = ()) -> dict[str, bool]:
@@ -314,7 +327,7 @@ class Journal:
         rows = list(rows)
         paid = [row.as_attempt() for row in rows if row.is_final]
         with self._transaction() as connection:
-            connection.executemany("INSERT OR IGNORE INTO attempts VALUES (?, ?, ?, ?)", paid)
+            connection.executemany(KEEP_ATTEMPT, paid)
             connection.executemany("DELETE FROM answers WHERE seq = ?", [(row.seq,) for row in rows])
 
     def compact(self) -> None:

@@ -66,11 +66,17 @@ LOSE_CLAIM = """
 INSERT INTO attempts SELECT 'void ' || owner || key, key, prompt_tokens, completion_tokens FROM claims
 WHERE key = ? AND completion_tokens > 0
 """
+KEEP_ATTEMPT = "INSERT OR IGNORE INTO attempts VALUES (?, ?, ?, ?)"
 OPEN = """
 SELECT attempt_id, key, prompt_tokens, completion_tokens FROM attempts
 UNION ALL SELECT 'claim ' || key, key, prompt_tokens, completion_tokens FROM claims
 WHERE completion_tokens > 0 AND owner <> ?
 AND NOT EXISTS (SELECT 1 FROM answers WHERE key = claims.key AND is_final = 1)
+"""
+LOST = """
+SELECT attempt_id, key, prompt_tokens, completion_tokens, '' FROM attempts
+UNION ALL SELECT 'void ' || owner || key, key, prompt_tokens, completion_tokens, owner FROM claims
+WHERE completion_tokens > 0 AND NOT EXISTS (SELECT 1 FROM answers WHERE key = claims.key AND is_final = 1)
 """
 LATEST = "SELECT * FROM answers WHERE key = ? ORDER BY is_final DESC, seq DESC LIMIT 1"
 

@@ -5,11 +5,11 @@
 
 Rows travel with their checksums, so that the completions are the same to the last bit as those of a run that asked in
 one place. A portion's journal stays where it is: the same portion, done again after its process died, asks only what it
-lacks, and after a change of n the others are read first, so that nothing is paid twice. Of every cap and every rate a
-portion has 1 / n, so that all together stay below it.
+lacks, and after a change of n, or in one place, the others are read first, so that nothing is paid twice. Of every cap
+and every rate a portion has 1 / n, so that all together stay below it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from proxykd.teacher.asking import ask_all
 from proxykd.teacher.entries import Row
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.live import LiveTeacher
+from proxykd.teacher.other_journals import PORTIONS, bring, keys_of
 from proxykd.teacher.stages import blamed, stages_of
 
 ANSWERS = "answers.parquet"
-_KEYS_AT_ONCE = 2000
 
 
 def ask_portion(
@@ -43,7 +43,7 @@ def ask_portion(
         output: Folder of the new artifact.
 
     Raises:
-        ConfigError: if a cap cannot be divided.
+        ConfigError: if a cap cannot be divided, or open batches of another division hold calls of this portion.
         ProxykdError: as ``proxykd.teacher.query.query_teacher``.
     """
     stages, rows = stages_of(narrowed(run, portion)), output / ANSWERS
@@ -51,12 +51,12 @@ def ask_portion(
     output.mkdir(parents=True, exist_ok=True)
     own = folder / f"{portion}.sqlite"
     # The other portions of this division have other prompts, and may be writing: SQLite's files are for one machine.
-    strange = (path for path in sorted(folder.glob("*-of-*.sqlite")) if not path.stem.endswith(f"-of-{portion.of}"))
+    strange = (path for path in sorted(folder.glob(PORTIONS)) if not path.stem.endswith(f"-of-{portion.of}"))
     others = [path for path in (journal_path, *strange) if path.is_file()]
     with Journal(own) as journal:
         for stage in stages:
             for other in others:
-                _bring(stage.teacher, prompts, journal, other)
+                bring(stage.teacher, prompts, journal, other, may_settle=False)
             with blamed(stage):
                 ask_all(stage.teacher, prompts, journal, title=f"{stage.title}, portion {portion}")
         write_parquet(rows, (row for stage in stages for row in _rows(stage.teacher, prompts, journal)))
@@ -109,27 +109,6 @@ def _divided(budget: BudgetSpec, of: int) -> BudgetSpec:
     return budget.model_copy(update={**shares, "usd": None if budget.usd is None else budget.usd / of})
 
 
-def _bring(teacher: LiveTeacher, prompts: PromptSet, journal: Journal, path: Path) -> None:
-    """Copy what another journal knows of the calls, first of all calls and then of those that follow cut answers."""
-    with Journal(path) as other:
-        for keys in _keys(teacher, prompts, journal):
-            known = journal.finals_among(keys)
-            rows = other.rows_among([key for key in keys if key not in known])
-            journal.add_rows(row for row in rows.values() if row.is_intact)
-
-
 def _rows(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> Iterator[Row]:
-    for keys in _keys(teacher, prompts, journal):
+    for keys in keys_of(teacher, prompts, journal):
         yield from journal.rows_among(keys).values()
-
-
-def _keys(teacher: LiveTeacher, prompts: PromptSet, journal: Journal) -> Iterator[Sequence[str]]:
-    for calls in teacher.calls(prompts):
-        yield calls.keys
-    pending: list[str] = []
-    for request in teacher.furthers(prompts, journal):
-        pending.append(request.key)
-        if len(pending) == _KEYS_AT_ONCE:
-            yield pending
-            pending = []
-    yield pending

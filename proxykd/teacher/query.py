@@ -28,6 +28,7 @@ from proxykd.teacher.asking import ask_all
 from proxykd.teacher.budget import NOTHING, Cost
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.live import LiveTeacherSpec, provider_of
+from proxykd.teacher.other_journals import PORTIONS, bring
 from proxykd.teacher.problems import generate_prompts
 from proxykd.teacher.recorded import recorded_completions
 from proxykd.teacher.replies import Reply, load_logprobs, token_logprobs
@@ -80,7 +81,13 @@ def check_inputs(prompts: PromptSet, inputs: str) -> None:
 
 
 def query_teacher(
-    prompts: PromptSet, run: QuerySpec, *, journal_path: Path, output: Path, asks: bool = True
+    prompts: PromptSet,
+    run: QuerySpec,
+    *,
+    journal_path: Path,
+    output: Path,
+    asks: bool = True,
+    portions: Path | None = None,
 ) -> CompletionSet:
     """Ask the teachers everything that the journal has no answer to, and write all answers.
 
@@ -90,6 +97,8 @@ def query_teacher(
         journal_path: The SQLite file that remembers every answer; shared by reruns.
         output: Folder of the new artifact.
         asks: False = write what the journal has and ask nothing; what it lacks counts as failed.
+        portions: Folder of the journals of portions, whose answers are taken over before anything is asked; None = of
+            none.
 
     Raises:
         TeacherUnreachableError, TeacherAuthError, TeacherError: after one probe call, if the endpoint is unusable;
@@ -107,6 +116,8 @@ def query_teacher(
         with Journal(journal_path) as journal:
             for stage in stages if asks else ():
                 with blamed(stage):
+                    for other in sorted(portions.glob(PORTIONS)) if portions else ():
+                        bring(stage.teacher, prompts, journal, other, may_settle=True)
                     ask_all(stage.teacher, prompts, journal, title=stage.title)
             found = _write(completions, _read_answers(stages, prompts, journal), num_stages=len(stages))
         summaries = [

@@ -15,8 +15,11 @@ from proxykd.artifacts import AnswerSet, PromptSet
 from proxykd.config.specification import RunSpec
 from proxykd.data.portions import Portion
 from proxykd.exceptions import BudgetError, ConfigError, InputError
+from proxykd.records import Outcome
 from proxykd.teacher.archive import verify
+from proxykd.teacher.entries import Attempt
 from proxykd.teacher.journal import Journal
+from proxykd.teacher.live import LiveTeacher
 from proxykd.teacher.portions import ANSWERS, ask_portion, gather, narrowed
 from proxykd.teacher.query import collect_prompts, query_teacher
 from tests.support.endpoint import ScriptedEndpoint
@@ -111,6 +114,58 @@ def test_a_portion_done_again_and_another_number_of_portions_pay_nothing_twice(
     shutil.rmtree(tmp_path / "portions")
     ask(run, tmp_path, 2, name="fresh")
     assert endpoint.asked.total() == NUM_PROMPTS
+
+
+def test_a_run_in_one_place_takes_over_what_portions_were_answered(
+    tmp_path: Path, endpoint: ScriptedEndpoint, make_run: Make
+) -> None:
+    run = asked_run(make_run, endpoint)
+    ask(run, tmp_path, 4, numbers=range(3))  # the fourth died: nothing is gathered
+    num_asked = endpoint.asked.total()
+    rows = query_teacher(
+        PromptSet(tmp_path / "out-prompts"),
+        run,
+        journal_path=tmp_path / "journal.sqlite",
+        output=tmp_path / "whole",
+        portions=tmp_path / "portions",
+    ).rows()
+    assert {row.outcome for row in rows} == {Outcome.OK}
+    assert 0 < num_asked < endpoint.asked.total() == NUM_PROMPTS
+
+
+def test_calls_that_a_portion_lost_count_once_wherever_their_questions_are_asked(
+    tmp_path: Path, endpoint: ScriptedEndpoint, make_run: Make
+) -> None:
+    run = asked_run(make_run, endpoint, budget={"requests": NUM_PROMPTS})
+    prompts = collect_prompts(run.prompts, seed=run.seed, output=tmp_path / "prompts")
+    (keys,) = (calls.keys for calls in LiveTeacher.of(run, run.teacher).calls(prompts))  # type: ignore[arg-type]
+    with Journal(tmp_path / "portions" / "1-of-4.sqlite") as journal:
+        journal.commit(opened=[Attempt("lost", keys[0], 1, 1), Attempt("of another run", "0" * 64, 1, 1)])
+    for name in ("once", "again"):
+        with pytest.raises(BudgetError, match=r"requests=40 \(40 spent\).* 1 of 40 requests"):
+            query_teacher(
+                prompts,
+                run,
+                journal_path=tmp_path / "journal.sqlite",
+                output=tmp_path / name,
+                portions=tmp_path / "portions",
+            )
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        assert [one.attempt_id for one in journal.open_attempts()] == ["lost"]
+    assert endpoint.asked.total() == NUM_PROMPTS - 1
+
+
+def test_only_what_a_process_that_is_gone_had_in_flight_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    with Journal(path) as alive:
+        alive.claim([Attempt("", "a", 1, 1)])
+        with Journal(path) as other:
+            assert other.lost_attempts() == []
+            assert len(other.open_attempts()) == 1
+    with Journal(path) as other:
+        (lost,) = other.lost_attempts()
+        other.claim([lost._replace(key="a")])
+        assert other.lost_attempts() == other.open_attempts() == [lost], "the name stays when the claim is taken over"
 
 
 def test_only_the_portion_that_failed_is_asked_again(

@@ -67,6 +67,11 @@ class Listener(NamedTuple):
     on_trouble: Callable[[str], None]
 
 
+def address_of(teacher: LiveTeacher) -> str:
+    """What a teacher's chunks have as their endpoint."""
+    return f"{teacher.spec.kind} {provider_of(teacher.spec)}"
+
+
 @dataclass(slots=True)
 class _Draft:
     """A chunk in the making.
@@ -163,7 +168,7 @@ class Asker:
 
     @property
     def _address(self) -> str:
-        return f"{self.teacher.spec.kind} {provider_of(self.teacher.spec)}"
+        return address_of(self.teacher)
 
     def _count_missing(self, lookups: Lookups) -> int:
         return sum(found.num_missing for found in lookups())

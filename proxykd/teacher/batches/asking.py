@@ -32,11 +32,12 @@ def ask_in_batches(
     listener: Listener,
     *,
     spent: Callable[[], Cost],
+    only_settles: bool = False,
 ) -> End | None:
     """Settle what the journal lacks, or as much of it as the caps let pass.
 
-    Where the specification asks for one call a request, only batches that earlier runs submitted are settled, so that
-    none of their requests is paid for twice.
+    Where the specification asks for one call a request, or nothing is to be asked, only batches that earlier runs
+    submitted are settled, so that none of their requests is paid for twice.
 
     Args:
         teacher: Who is asked.
@@ -44,9 +45,10 @@ def ask_in_batches(
         journal: Keeps the answers.
         listener: Hears of what happens.
         spent: Tells what the run's calls have cost before; asked when nobody else can spend any more.
+        only_settles: Whether nothing is to be asked.
 
     Returns:
-        How it ended; None = the specification asks for one call a request.
+        How it ended; None = nothing was asked here.
 
     Raises:
         TeacherError: if the endpoint cannot be used or refuses a batch; what was submitted is not lost.
@@ -57,6 +59,7 @@ def ask_in_batches(
     if not isinstance(spec, OpenAITeacherSpec | AnthropicTeacherSpec):
         return None
     url, clock = spec.base_url.rstrip("/"), WallClock()
+    asks = spec.batch is not None and not only_settles
 
     async def drive(chunks: Chunks, folder: Path, work: Callable[[Asker], Awaitable[End | None]]) -> End | None:
         async with HttpClient(
@@ -69,19 +72,19 @@ def ask_in_batches(
             endpoint, policy = Endpoint(url, teacher.model, teacher.secret_name), RetryPolicy(spec.max_attempts)
             api = batch_api(spec, Caller(client, teacher.provider, policy, clock, endpoint))
             # What is settled for calls of their own is counted with what the journal had.
-            heard = listener if spec.batch else listener._replace(on_settled=lambda _: None)
+            heard = listener if spec.batch or only_settles else listener._replace(on_settled=lambda _: None)
             batch = spec.batch or BatchSpec()
             return await work(Asker(teacher, journal, chunks, api, endpoint, batch, heard, folder, clock))
 
     async def work(asker: Asker) -> End | None:
         await asker.take_up_all(spent())
-        if spec.batch is None:
+        if not asks:
             await asker.settle_all()
             return None
         return await asker.run(lookups)
 
     with Chunks(journal.path) as chunks:
-        if spec.batch is None and not chunks.has_any():
+        if not asks and not chunks.has_any():
             return None
         alone = journal.spending() if teacher.budget.is_set else nullcontext()
         with alone, tempfile.TemporaryDirectory(prefix="proxykd-batches-") as folder:

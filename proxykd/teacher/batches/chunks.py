@@ -6,8 +6,8 @@ ask the endpoint whether that batch exists, instead of submitting its requests a
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -54,6 +54,35 @@ class Chunk(NamedTuple):
     batch_id: str = ""
 
 
+def requests_in_batches(path: Path, endpoint: str, *, besides: Collection[str] = ()) -> set[str]:
+    """Keys of all requests that are in chunks which are not settled; writes nothing.
+
+    Args:
+        path: A journal that exists, with or without chunks.
+        endpoint: As ``Chunk`` has it.
+        besides: Batches that do not count.
+
+    Raises:
+        StorageError: if the journal cannot be read.
+    """
+    with _guarded(path), closing(connect(path)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'batch_requests'").fetchone():
+            return set()
+        query = "SELECT key, batch_id FROM batch_requests NATURAL JOIN batches WHERE endpoint = ?"
+        return {key for key, batch_id in connection.execute(query, (endpoint,)) if batch_id not in besides}
+
+
+@contextmanager
+def _guarded(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StorageError(
+            f"cannot use the batches in the journal {path}: {error}; make sure that its disk has room and "
+            "works, then run the same command again: no batch is submitted twice"
+        ) from error
+
+
 class Chunks:
     """The chunks of all runs of a journal.
 
@@ -66,7 +95,7 @@ class Chunks:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with self._guarded():
+        with _guarded(self._path):
             self._connection = connect(path)
             for statement in _SCHEMA:
                 self._connection.execute(statement)
@@ -88,7 +117,7 @@ class Chunks:
             chunk: The chunk.
             requests: Key of each request, and what it asks.
         """
-        with self._guarded():
+        with _guarded(self._path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 self._connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", chunk)
@@ -101,13 +130,13 @@ class Chunks:
 
     def name_batch(self, chunk: Chunk, batch_id: str) -> Chunk:
         """Write down what the endpoint calls a chunk."""
-        with self._guarded():
+        with _guarded(self._path):
             self._connection.execute("UPDATE batches SET batch_id = ? WHERE chunk = ?", (batch_id, chunk.name))
         return chunk._replace(batch_id=batch_id)
 
     def drop(self, chunk: Chunk) -> None:
         """Forget a chunk: it is settled, or was never submitted."""
-        with self._guarded():
+        with _guarded(self._path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 self._connection.execute("DELETE FROM batch_requests WHERE chunk = ?", (chunk.name,))
@@ -119,45 +148,35 @@ class Chunks:
 
     def open_at(self, endpoint: str) -> list[Chunk]:
         """The chunks of an endpoint that are not settled, oldest first."""
-        with self._guarded():
+        with _guarded(self._path):
             query = "SELECT * FROM batches WHERE endpoint = ? ORDER BY prepared_at"
             return [Chunk(*row) for row in self._connection.execute(query, (endpoint,))]
 
     def get(self, name: str) -> Chunk | None:
         """A chunk as it is now; None = somebody settled it."""
-        with self._guarded():
+        with _guarded(self._path):
             row = self._connection.execute("SELECT * FROM batches WHERE chunk = ?", (name,)).fetchone()
             return None if row is None else Chunk(*row)
 
     def asked(self, key: str) -> str:
         """What a request asks; "" = it is in no chunk."""
-        with self._guarded():
+        with _guarded(self._path):
             row = self._connection.execute("SELECT asked FROM batch_requests WHERE key = ?", (key,)).fetchone()
             return "" if row is None else str(row[0])
 
     def has_any(self) -> bool:
         """Whether there are chunks at all."""
-        with self._guarded():
+        with _guarded(self._path):
             return self._connection.execute("SELECT 1 FROM batches").fetchone() is not None
 
     def keys(self, chunk: Chunk) -> set[str]:
         """Keys of the requests of a chunk."""
-        with self._guarded():
+        with _guarded(self._path):
             rows = self._connection.execute("SELECT key FROM batch_requests WHERE chunk = ?", (chunk.name,))
             return {key for (key,) in rows}
 
     def holds(self, key: str) -> bool:
         """Whether a request is in a chunk that is not settled."""
-        with self._guarded():
+        with _guarded(self._path):
             found = self._connection.execute("SELECT 1 FROM batch_requests WHERE key = ?", (key,))
             return found.fetchone() is not None
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StorageError(
-                f"cannot use the batches in the journal {self._path}: {error}; make sure that its disk has room and "
-                "works, then run the same command again: no batch is submitted twice"
-            ) from error
