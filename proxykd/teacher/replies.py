@@ -24,7 +24,7 @@ CONTENT_FILTER = "content_filter"
 LENGTH = "length"
 _FINAL_ERRORS = (400, 413, 422)
 _KEY_REFUSED = (401, 403)
-_PAYMENT_REQUIRED = 402
+_PAYMENT_REQUIRED, _BAD_GATEWAY = 402, 502
 LONGEST_REASON = 300
 _MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError)
 
@@ -160,7 +160,9 @@ def judge_with(
 ) -> Verdict:
     """What an HTTP response means, given how its API writes answers and errors.
 
-    A malformed body with status 200 has been paid for: it is tried again, and final if it stays malformed.
+    A malformed body with status 200 has been paid for: it is tried again, and final if it stays malformed. One that has
+    an error instead, as routers send whose own provider failed, means what a status of the error's code means: 502
+    where that is no number from 400 to 599.
 
     Args:
         status: HTTP status.
@@ -174,11 +176,20 @@ def judge_with(
         try:
             return Verdict(parse(parse_json(body)), is_final=True, is_retryable=False)
         except _MALFORMED as error:
-            reason = plain(f"malformed body: {type(error).__name__}: {error}; got {body[:100]!r}")
-            return Verdict(Reply(error=reason), is_final=True, is_retryable=True)
-    error_said = _read_error(body, read_error)
-    codes = set(error_said.codes)
-    reason = plain(f"HTTP {status}: {error_said.message}")
+            said = _read_error(body, read_error)
+            if said is None:
+                reason = plain(f"malformed body: {type(error).__name__}: {error}; got {body[:100]!r}")
+                return Verdict(Reply(error=reason), is_final=True, is_retryable=True)
+            code = _code_of(body)
+            return _judge_error(code, said, f"HTTP 200 with an error {code}", no_credit, bad_key)
+    said = _read_error(body, read_error) or ApiError(body[:200].decode("utf-8", "replace"), ())
+    return _judge_error(status, said, f"HTTP {status}", no_credit, bad_key)
+
+
+def _judge_error(
+    status: int, said: ApiError, what: str, no_credit: Collection[str], bad_key: Collection[str]
+) -> Verdict:
+    codes, reason = set(said.codes), plain(f"{what}: {said.message}")
     if CONTENT_FILTER in codes:
         return Verdict(Reply(error=reason, finish_reason=CONTENT_FILTER), is_final=True, is_retryable=False)
     if status == _PAYMENT_REQUIRED or not codes.isdisjoint(no_credit):
@@ -188,13 +199,21 @@ def judge_with(
     return Verdict(Reply(error=reason), is_final=status in _FINAL_ERRORS, is_retryable=is_retryable_status(status))
 
 
-def _read_error(body: bytes, read_error: Callable[[Any], ApiError | None]) -> ApiError:
-    """What an error body says, or its first bytes if it is of another shape."""
+def _read_error(body: bytes, read_error: Callable[[Any], ApiError | None]) -> ApiError | None:
+    """What an error body says; None = it is of another shape."""
     try:
-        found = read_error(parse_json(body))
+        return read_error(parse_json(body))
     except _MALFORMED:
-        found = None
-    return found or ApiError(body[:200].decode("utf-8", "replace"), ())
+        return None
+
+
+def _code_of(body: bytes) -> int:
+    """The status that the error in a body stands for."""
+    try:
+        code = int(parse_json(body)["error"]["code"])
+    except _MALFORMED:
+        code = 0
+    return code if 400 <= code <= 599 else _BAD_GATEWAY
 
 
 def parse_json(body: bytes) -> Any:

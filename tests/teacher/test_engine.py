@@ -184,6 +184,15 @@ def test_a_malformed_body_is_asked_once_more_and_then_final(journal: Journal) ->
     assert journal.has_final("key-0")
 
 
+def test_an_error_with_status_200_is_asked_again_like_the_status_it_names(journal: Journal) -> None:
+    passing = HttpResponse(200, {}, b'{"error": {"code": 502, "message": "Provider returned error"}}')
+    engine = _engine(journal, lambda *_: passing)
+    assert _run(engine, 1)[0].error == "HTTP 200 with an error 502: Provider returned error"
+    assert engine.transport.asked["q0"] == 3  # type: ignore[attr-defined]
+    assert not journal.has_final("key-0")
+    assert outcome_of(_run(_engine(journal, lambda *_: _ok()), 1)[0])[0] is Outcome.OK
+
+
 def test_one_bad_row_harms_no_neighbour(journal: Journal) -> None:
     bad = {"q3": _error(400), "q5": HttpResponse(200, {}, b"?"), "q7": _error(500)}
     replies = _run(_engine(journal, lambda question, _: bad.get(question, _ok())), 12)

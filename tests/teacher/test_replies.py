@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxykd.records import Outcome
+from proxykd.teacher.budget import Tariff
+from proxykd.teacher.providers.openai import OpenAIProvider
 from proxykd.teacher.replies import (
     Alternative,
     Position,
@@ -44,6 +46,38 @@ def test_outcome_rules_hold_for_every_reply(reply: Reply) -> None:
     assert (outcome is Outcome.FILTERED) == (reply.finish_reason == "content_filter")
     if outcome is Outcome.TRUNCATED:
         assert reply.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ({"code": 502, "message": "m"}, 502),
+        ({"code": "429", "message": "m"}, 429),
+        ({"code": 400, "message": "m"}, 400),
+        ({"code": 402, "message": "m"}, 402),
+        ({"code": 401, "message": "m"}, 401),
+        ({"code": 200, "message": "m"}, 502),
+        ({"code": "server_error", "message": "m"}, 502),
+        ({"code": "content_filter", "message": "m"}, 502),
+        ({"message": "m"}, 502),
+        ({"code": None, "message": "m"}, 502),
+        ("m", 502),
+    ],
+)
+def test_an_error_with_status_200_means_what_its_code_means_and_tells_no_price(error: object, status: int) -> None:
+    body = json.dumps({"error": error}).encode()
+    found, plainly = OpenAIProvider().judge(200, body), OpenAIProvider().judge(status, body)
+    assert found.reply.error == f"HTTP 200 with an error {status}: m"
+    assert found._replace(reply=plainly.reply) == plainly
+    assert found.reply.finish_reason == plainly.reply.finish_reason
+    assert not Tariff.is_told(200, found.reply)
+
+
+@pytest.mark.parametrize("body", [{"error": None}, {"choices": []}, [], "error"])
+def test_a_body_without_an_error_stays_malformed(body: object) -> None:
+    found = OpenAIProvider().judge(200, json.dumps(body).encode())
+    assert (found.is_final, found.is_retryable) == (True, True)
+    assert "malformed" in found.reply.error
 
 
 @given(positions)
