@@ -25,7 +25,7 @@ from proxykd.evaluation.prompts import PromptTable
 from proxykd.evaluation.report import with_spend
 from proxykd.evaluation.rules import CANDIDATE, CHAMPION, FIRST_SEEDS, REGISTERED, Rule, rules_of
 from proxykd.evaluation.scoring import PREDICTIONS, HeldoutSets, score_model
-from proxykd.evaluation.spend import with_judge
+from proxykd.evaluation.spend import JUDGE, with_judge
 from proxykd.evaluation.task_answers import TaskAnswer
 from proxykd.evaluation.verdicts import describe, merge_described
 from proxykd.models.sources import Source
@@ -107,15 +107,21 @@ def compare_with_champion(
     scored = _score(champion, sets, run, scratch / CHAMPION_PREDICTIONS, journals.answers)
     if WIN_RATE in needed and run.evaluation.judge is not None:
         duel = duels_with_teacher(run.evaluation.judge, [CHAMPION])
-        counted = counted_requests(evaluation.path)
+        spend = report["facts"].get("spend", {})
         referee = open_referee(
-            duel, run, validated, splits, journal_path=journals.paid, scratch=scratch, counted=counted
+            duel,
+            run,
+            validated,
+            splits,
+            journal_path=journals.paid,
+            scratch=scratch,
+            counted=counted_requests(evaluation.path),
+            before=spend.get(JUDGE),
         )
         judged = referee.judge_arms({CHAMPION: scored.free_answers})
         scored.sums[WIN_RATE] = referee.win_rates(judged)[CHAMPION]
         verdicts = merge_described(report.get("judge", {}), describe(referee.judge, judged, run.evaluation))
-        spend = with_judge(report["facts"].get("spend", {}), referee.judge.asking.costs)
-        report = with_spend({**report, "judge": verdicts}, spend)
+        report = with_spend({**report, "judge": verdicts}, with_judge(spend, referee.judge.asking.costs))
     resources = comparable_resources(measure_model(champion, run), report["resources"])
     own = _measured(scored.sums, evaluation, run, has_other_tokens=_speaks_otherwise(report, champion))
     arms = {**report["arms"], CHAMPION: {metric: own[metric] for metric in report["metrics"] if metric in own}}

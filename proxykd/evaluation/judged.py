@@ -73,6 +73,7 @@ def open_referee(
     journal_path: Path | None,
     scratch: Path,
     counted: Iterable[str] = (),
+    before: Mapping[str, float] | None = None,
 ) -> Referee:
     """A judge of the answers to the held-out prompts.
 
@@ -84,6 +85,7 @@ def open_referee(
         journal_path: The journal of paid answers.
         scratch: Folder for temporary files.
         counted: Hashes of the requests whose cost is counted elsewhere.
+        before: What those cost (``FollowUp.costs``), so that the judge's caps hold for both; None = nothing.
 
     Raises:
         ConfigError: if there is no journal, or the user's template cannot be used.
@@ -98,6 +100,7 @@ def open_referee(
     folder = Path(tempfile.mkdtemp(prefix="judge-", dir=scratch))
     judge = Judge.of(spec, seed=run.seed, journal_path=journal_path, folder=folder)
     judge.asking.counted.update(counted)
+    judge.asking.before = before or {}
     return Referee(judge, messages, texts)
 
 

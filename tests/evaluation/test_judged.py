@@ -15,7 +15,7 @@ from proxykd.evaluation.bars import Journals, compare_registered, compare_with_c
 from proxykd.evaluation.decision import comparison, decide
 from proxykd.evaluation.evaluating import evaluate
 from proxykd.evaluation.report import spend_line
-from proxykd.exceptions import ConfigError
+from proxykd.exceptions import BudgetError, ConfigError
 from tests.evaluation.conftest import FACTS, SPECIFICATION
 from tests.evaluation.test_judge import prefers_the_longer
 
@@ -122,3 +122,37 @@ def test_the_same_request_is_counted_once_and_the_spend_is_the_sum(evaluated: Ev
     assert judge["completion_tokens"] == report["judge"]["completion_tokens"] > 0
     assert report["resources"]["usd"] == pytest.approx(spent + judge["cost_usd"])
     assert "judge: " in spend_line(report)
+
+
+@pytest.mark.parametrize("num_left", [0, 1])
+def test_the_caps_hold_for_the_arms_and_the_champion_together(
+    evaluated: Evaluate,
+    arms: dict[str, list[Path]],
+    validated: ValidatedSet,
+    splits: SplitSet,
+    judged_spec: RunSpec,
+    endpoint: Any,
+    tmp_path: Path,
+    num_left: int,
+) -> None:
+    evaluation = evaluated()
+    cap, sections = endpoint.asked.total() + num_left, judged_spec.model_dump(mode="json")
+    sections["evaluation"]["judge"]["teacher"]["budget"] = {"requests": cap}
+
+    def compare() -> dict[str, Any]:
+        return compare_with_champion(
+            evaluation,
+            arms["sft"][1],
+            validated,
+            splits,
+            RunSpec.model_validate(sections),
+            scratch=tmp_path,
+            journals=Journals(paid=tmp_path / "journal.sqlite"),
+        )
+
+    with pytest.raises(BudgetError, match="allows no further call"):
+        compare()
+    assert endpoint.asked.total() == cap
+    sections["evaluation"]["judge"]["teacher"]["budget"] = {"requests": cap + 12}
+    spend = compare()["facts"]["spend"]["judge"]
+    assert spend["requests"] == endpoint.asked.total() <= cap + 12
