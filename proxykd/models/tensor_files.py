@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from proxykd.exceptions import StorageError
 
 STALE_S = 3_600.0
 """Seconds after which an unfinished file that grows no more is a killed writer's."""
@@ -29,18 +31,28 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
         metadata: The header.
 
     Raises:
-        OSError: if the disk refuses it; nothing is left of it then.
+        OSError: if the disk refuses it; nothing is left of it then. A ``StorageError`` if it is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
     partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
     try:
-        save_file(dict(tensors), partial, metadata=dict(metadata))
+        _write(tensors, partial, metadata)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _write(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    try:
+        save_file(dict(tensors), path, metadata=dict(metadata))
+    except SafetensorError as error:  # what the library makes of every error of the disk's
+        raise StorageError(
+            f"expected to write tensors into {path.parent}: {error}; free some space and run the same command again: "
+            "it goes on from here"
+        ) from error
 
 
 @contextmanager

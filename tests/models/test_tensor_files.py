@@ -1,6 +1,8 @@
 """A file of tensors is always a whole one and of one writer."""
 
 import os
+import resource
+import signal
 import threading
 import time
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from proxykd.exceptions import StorageError
 from proxykd.models import tensor_files
 from proxykd.models.tensor_files import STALE_S, open_tensors, save_tensors
 
@@ -55,6 +58,21 @@ def test_a_writer_that_is_cut_short_leaves_the_former_file_and_takes_its_own_alo
         patch.setattr(tensor_files.os, "fsync", full)
         with pytest.raises(OSError, match="no space"):
             save_tensors({"weight": torch.ones(5)}, path, {"value": "1"})
+    assert read(path) == (0.0, {0.0})
+    assert [file.name for file in tmp_path.iterdir()] == ["run.safetensors"]
+
+
+def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    save_tensors({"weight": torch.zeros(5)}, path, {"value": "0"})
+    ignored, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limits[1]))
+    try:
+        with pytest.raises(StorageError, match="free some space"):
+            save_tensors({"weight": torch.ones(10_000)}, path, {"value": "1"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
     assert read(path) == (0.0, {0.0})
     assert [file.name for file in tmp_path.iterdir()] == ["run.safetensors"]
 
