@@ -31,7 +31,13 @@ class CompletionSampler(Protocol):
     """Anything that continues prompts."""
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, temperature: float, seed: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        max_seq_tokens: int | None = None,
     ) -> list[list[int]]:
         """One completion for each prompt, in the order of the prompts.
 
@@ -40,10 +46,19 @@ class CompletionSampler(Protocol):
             max_new_tokens: Longest completion.
             temperature: Divides the logits; 0 = greedy.
             seed: Same prompts and seed, same completions.
+            max_seq_tokens: Longest prompt plus completion, for models that know no further position; None = any. A
+                completion has one token at least.
 
         Returns:
-            Token ids; the last one is the end token unless the completion was cut at ``max_new_tokens``.
+            Token ids; the last one is the end token unless the completion was cut at its room (``rooms_of``).
         """
+
+
+def rooms_of(prompts: Sequence[Sequence[int]], max_new_tokens: int, max_seq_tokens: int | None) -> list[int]:
+    """Most new tokens of each prompt; see ``CompletionSampler.sample``."""
+    if max_seq_tokens is None:
+        return [max_new_tokens] * len(prompts)
+    return [min(max_new_tokens, max(1, max_seq_tokens - len(prompt))) for prompt in prompts]
 
 
 class Mixture(NamedTuple):
@@ -104,7 +119,13 @@ class TransformersSampler:
         return stopping
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, temperature: float, seed: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        max_seq_tokens: int | None = None,
     ) -> list[list[int]]:
         """See ``CompletionSampler.sample``.
 
@@ -126,7 +147,8 @@ class TransformersSampler:
         ):
             for indices in length_batches(lengths, max_tokens=self._max_tokens):
                 batch = [prompts[index] for index in indices]
-                sampled = self._sample_batch(batch, max_new_tokens, temperature, generator)
+                rooms = rooms_of(batch, max_new_tokens, max_seq_tokens)
+                sampled = self._sample_batch(batch, rooms, temperature, generator)
                 for index, completion in zip(indices, sampled, strict=True):
                     completions[index] = completion
                 progress.advance(len(indices))
@@ -142,15 +164,16 @@ class TransformersSampler:
         return [1.0] if self._mixture is None else [1.0 - self._mixture.weight, self._mixture.weight]
 
     def _sample_batch(
-        self, prompts: list[Sequence[int]], max_new_tokens: int, temperature: float, generator: torch.Generator
+        self, prompts: list[Sequence[int]], rooms: list[int], temperature: float, generator: torch.Generator
     ) -> list[list[int]]:
-        """Continue one batch; rows that have ended leave it, so that the last long ones run alone."""
+        """Continue one batch; rows that have ended, or are full, leave it, so that the last long ones run alone."""
         completions: list[list[int]] = [[] for _ in prompts]
         input_ids, mask = (part.to(self._model.device) for part in _pad_left(prompts))
         kind = _HalvedCache if self._precision == "bfloat16" else DynamicCache
         caches, rows = [kind() for _ in self._models], torch.arange(len(prompts))
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        for _ in range(max_new_tokens):
+        most = torch.tensor(rooms)
+        for num_drawn in range(1, max(rooms) + 1):
             logits = [
                 call(
                     model,
@@ -166,7 +189,8 @@ class TransformersSampler:
             tokens = _choose(logits, self._weights, temperature, generator)
             for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
                 completions[row].append(token)
-            is_open = self._open_rows(tokens, [completions[row] for row in rows.tolist()])
+            has_room = (most[rows] > num_drawn).to(tokens.device)
+            is_open = self._open_rows(tokens, [completions[row] for row in rows.tolist()], has_room)
             if len(is_open) == 0:
                 break
             positions = positions[:, -1:] + 1
@@ -180,9 +204,9 @@ class TransformersSampler:
             mask = torch.cat([mask, mask.new_ones(len(tokens), 1)], dim=1)
         return completions
 
-    def _open_rows(self, tokens: Tensor, completions: list[list[int]]) -> Tensor:
+    def _open_rows(self, tokens: Tensor, completions: list[list[int]], has_room: Tensor) -> Tensor:
         """Rows of the batch that go on, long [num_open]."""
-        is_open = tokens != self._eos_id
+        is_open = (tokens != self._eos_id) & has_room
         if self._is_ended is not None:
             is_ended = [self._is_ended(completion) for completion in completions]
             is_open &= ~torch.tensor(is_ended, device=tokens.device)
@@ -213,7 +237,8 @@ def sample_examples(
         examples: The teacher's texts.
         sampler: Of the model as it is now.
         max_new_tokens: Longest completion.
-        max_seq_tokens: Longest prompt plus completion; a longer completion is cut.
+        max_seq_tokens: Longest prompt plus completion; a completion that fills it is cut, and no position beyond it is
+            asked for.
         temperature: Of the sampling.
         seed: Same model, prompts and seed: same completions.
 
@@ -225,6 +250,7 @@ def sample_examples(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,
+        max_seq_tokens=max_seq_tokens,
     )
     return [
         example._replace(

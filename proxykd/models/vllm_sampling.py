@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from proxykd.exceptions import ConfigError
+from proxykd.models.sampling import rooms_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,12 +58,21 @@ class VllmSampler:
         return stopping
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, temperature: float, seed: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        max_seq_tokens: int | None = None,
     ) -> list[list[int]]:
         """See ``CompletionSampler.sample``; each row has a seed of its own, made from ``seed`` and its place."""
         asked = [{"prompt_token_ids": list(map(int, prompt))} for prompt in prompts]
-        common = {"max_tokens": max_new_tokens, "temperature": temperature, "stop": self._stops or None}
-        params = [self._sampling_params(**common, seed=(seed + row) % (1 << 63)) for row in range(len(asked))]
+        common = {"temperature": temperature, "stop": self._stops or None}
+        params = [
+            self._sampling_params(**common, max_tokens=room, seed=(seed + row) % (1 << 63))
+            for row, room in enumerate(rooms_of(prompts, max_new_tokens, max_seq_tokens))
+        ]
         outputs = self._engine.generate(asked, params, use_tqdm=False)
         return [self._completion(output.outputs[0]) for output in outputs]
 

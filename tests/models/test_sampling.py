@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from proxykd.config.models import LoraSpec
 from proxykd.data.tokenizing import Example
 from proxykd.exceptions import ShapeError
 from proxykd.models.forward import score_corpus
 from proxykd.models.loading import attach_lora, lower_frozen, prune_layers
-from proxykd.models.sampling import Mixture, TransformersSampler
+from proxykd.models.sampling import Mixture, TransformersSampler, sample_examples
 from tests.models.tiny import EOS, VOCAB, TinyTokenizer, tiny_llama
 
 PROMPTS = [[5, 6, 7], [9], [3, 4, 5, 6, 7, 8, 9], [2, 2], [11, 12, 13, 14]]
@@ -23,6 +24,16 @@ def naive_greedy(model, prompt, max_new_tokens):
         logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, -1]
         completion.append(int(logits.argmax()))
     return completion
+
+
+def tiny_gpt2(num_positions):
+    """A model with a learned vector for each position, and none beyond them."""
+    config = GPT2Config(
+        vocab_size=VOCAB, n_positions=num_positions, n_embd=16, n_layer=1, n_head=2, initializer_range=0.5
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return GPT2LMHeadModel(config).eval()
 
 
 def ending_llama():
@@ -47,6 +58,31 @@ def test_greedy_of_a_pruned_model_finds_its_own_cache():
     prune_layers(model, 3)
     sampled = TransformersSampler(model, TinyTokenizer).sample(PROMPTS, max_new_tokens=8, temperature=0.0, seed=0)
     assert sampled == [naive_greedy(model, prompt, 8) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("max_tokens", [1, 10_000])
+def test_no_position_beyond_the_models_table_is_asked_for(max_tokens):
+    model, longest = tiny_gpt2(num_positions=12), 12
+    drawn = [Example(f"{row:016x}", 0, np.array(prompt), np.array([2])) for row, prompt in enumerate(PROMPTS)]
+    sampled = sample_examples(
+        drawn,
+        TransformersSampler(model, TinyTokenizer, max_tokens=max_tokens),
+        max_new_tokens=10,
+        max_seq_tokens=longest,
+        temperature=0.0,
+        seed=0,
+    )
+    rooms = [min(10, longest - len(prompt)) for prompt in PROMPTS]
+    assert min(rooms) < 10
+    found = [one.completion_ids.tolist() for one in sampled]
+    assert found == [naive_greedy(model, prompt, room) for prompt, room in zip(PROMPTS, rooms, strict=True)]
+
+
+def test_a_bound_that_no_row_reaches_changes_no_draw():
+    sampler = TransformersSampler(ending_llama(), TinyTokenizer)
+    how = {"max_new_tokens": 15, "temperature": 1.0, "seed": 0}
+    longest = 15 + max(map(len, PROMPTS))
+    assert sampler.sample(PROMPTS * 20, **how, max_seq_tokens=longest) == sampler.sample(PROMPTS * 20, **how)
 
 
 def test_completions_end_with_the_end_token_or_at_the_limit():

@@ -18,7 +18,7 @@ class ScriptedSampler:
     def __init__(self, completion):
         self.completion, self.asked = completion, []
 
-    def sample(self, prompts, *, max_new_tokens, temperature, seed):
+    def sample(self, prompts, *, max_new_tokens, temperature, seed, max_seq_tokens):
         self.asked.append((max_new_tokens, temperature, seed))
         return [list(self.completion) for _ in prompts]
 
