@@ -104,7 +104,8 @@ def read_releases(path: Path | None) -> Releases:
     if path is None:
         return Releases({})
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # str.splitlines would also end a line at characters that JSON leaves as they are, such as U+2028.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"expected a list of released rows for validation.release, got {path}: {error}") from error
     releases: dict[int, Release] = {}
@@ -143,8 +144,10 @@ def append_release(path: Path, release: Release) -> None:
     if path.exists() and read_releases(path).names(release.prompt_id, release.sample_idx):
         raise InputError(f"{path} releases this row already; nothing was added")
     path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(release.model_dump(mode="json", exclude_none=True), ensure_ascii=False)
+    is_cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")  # an editor may leave the last line open
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(release.model_dump(mode="json", exclude_none=True), ensure_ascii=False) + "\n")
+        file.write(("\n" if is_cut else "") + line + "\n")
 
 
 def _parse(line: str, path: Path, number: int) -> Release:

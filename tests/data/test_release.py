@@ -93,6 +93,24 @@ def test_what_is_appended_is_read(tmp_path: Path) -> None:
         append_release(path, release)
 
 
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x1e", "\n", "\r"])
+def test_a_reason_with_any_line_break_can_be_read_again(tmp_path: Path, character: str) -> None:
+    path = tmp_path / "releases.jsonl"
+    for number in range(2):
+        append_release(path, Release(prompt_id=f"{number:016x}", by="Ana", reason=f"checked{character}by hand"))
+    found = read_releases(path)
+    assert found.find("0" * 16, 0, Verdict.TOO_SHORT) == f"Ana: checked{character}by hand"
+    assert found.names(f"{1:016x}", None)
+
+
+def test_a_line_is_added_after_a_last_one_without_an_end(tmp_path: Path) -> None:
+    path = tmp_path / "releases.jsonl"
+    for number in range(2):
+        append_release(path, Release(prompt_id=f"{number:016x}", by="Ana", reason="checked"))
+        path.write_text(path.read_text().rstrip("\n"))
+    assert all(read_releases(path).names(f"{number:016x}", None) for number in range(2))
+
+
 def test_files_are_checked_before_anything_is_spent(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     for spec in (
