@@ -126,6 +126,8 @@ def insert_rows(connection: sqlite3.Connection, rows: Iterable[Row]) -> int:
                 part.append(row)
             if row.is_final:
                 answered.add(row.key)
+        if not part:
+            continue
         values = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(part))
         parameters = [value for row in part for value in row[1:]]
         num_new += connection.execute(_INSERT.format(values=values), parameters).rowcount

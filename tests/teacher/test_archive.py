@@ -55,6 +55,17 @@ def test_what_is_exported_and_imported_is_the_same(tmp_path: Path, name: str) ->
     assert _root(tmp_path / "b.sqlite") == _root(source)
 
 
+@pytest.mark.parametrize("num_rows", [1, 63, 64, 65, 128])
+def test_answers_that_repeat_in_a_file_are_added_once(tmp_path: Path, num_rows: int) -> None:
+    with Journal(_journal(tmp_path / "a.sqlite", range(num_rows))) as journal:
+        export(journal, tmp_path / "rows.jsonl")
+    text = (tmp_path / "rows.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "both.jsonl").write_text(text + text, encoding="utf-8")
+    with Journal(tmp_path / "b.sqlite") as journal:
+        assert import_rows(journal, tmp_path / "both.jsonl") == (2 * num_rows, num_rows)
+    assert _root(tmp_path / "b.sqlite") == _root(tmp_path / "a.sqlite")
+
+
 def test_shards_merge_to_the_same_in_any_order(tmp_path: Path) -> None:
     shards = [_journal(tmp_path / f"{start}.sqlite", range(start, start + 20)) for start in (0, 15, 40)]
     for name, order in (("there", shards), ("back", shards[::-1])):
