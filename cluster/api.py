@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 from cluster.connection import Answer, Connection, open_connection
@@ -172,7 +172,7 @@ class ClusterApi:
         name: str,
         *,
         namespace: str | None = None,
-        is_foreground: bool = False,
+        propagation: Literal["Background", "Foreground", "Orphan"] = "Background",
         uid: str | None = None,
     ) -> bool:
         """Remove an object and all that it owns.
@@ -181,14 +181,13 @@ class ClusterApi:
             kind: Of the object.
             name: Of the object.
             namespace: None = the server's own.
-            is_foreground: The object stays until all that it owns is gone.
+            propagation: What it owns goes after it (Background), goes before it (Foreground) or stays (Orphan).
             uid: Remove this one only, not another that has its name by now.
 
         Returns:
             Whether there was one.
         """
-        policy = "Foreground" if is_foreground else "Background"
-        body: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": policy}
+        body: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
         body |= {} if uid is None else {"preconditions": {"uid": uid}}
         try:
             self._json("DELETE", kind.path(namespace or self.namespace, name), kind, name, namespace, body=body)

@@ -177,7 +177,8 @@ def retime(api: ClusterApi, name: str, wanted: Mapping[str, Any]) -> None:
 
 def remove(api: ClusterApi, found: Object) -> bool:
     """Remove a schedule's CronJob; runs of it that are under way go on. Whether it was still there."""
-    return api.delete(CRON_JOBS, found["metadata"]["name"], uid=found["metadata"]["uid"])
+    metadata = found["metadata"]
+    return api.delete(CRON_JOBS, metadata["name"], uid=metadata["uid"], propagation="Orphan")
 
 
 def note(found: Object, key: str) -> str:

@@ -139,7 +139,7 @@ class TrainJobLauncher:
         """Remove the TrainJob with its pods, and wait until it is gone."""
         deadline = self.clock() + patience_s
         api = self.api.with_patience(Patience(deadline_s=min(patience_s, 60.0)))
-        while api.delete(TRAIN_JOBS, name, is_foreground=True):
+        while api.delete(TRAIN_JOBS, name, propagation="Foreground"):
             if self.clock() > deadline:
                 raise ClusterError(
                     f"expected the TrainJob {name} to be gone within {patience_s:g} s, but it is still being removed; "

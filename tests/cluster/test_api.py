@@ -284,7 +284,7 @@ def test_what_somebody_else_changed_is_not_overwritten(server: Server, api: Clus
 
 def test_removing_tells_whether_there_was_one(server: Server, api: ClusterApi) -> None:
     server.answers[:] = [(200, {}, {}), (404, {}, {})]
-    assert api.delete(JOBS, "a", is_foreground=True, uid="u")
+    assert api.delete(JOBS, "a", propagation="Foreground", uid="u")
     assert not api.delete(JOBS, "a")
     body = server.asked[0][3]
     assert body["propagationPolicy"] == "Foreground"

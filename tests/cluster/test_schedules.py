@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cluster import schedules
 from cluster.api import ClusterApi
-from cluster.kinds import CRON_JOBS
+from cluster.kinds import CRON_JOBS, JOBS
 from proxykd.config.schedule import ScheduleSpec
 from proxykd.exceptions import ClusterForbiddenError, ConfigError
 from tests.cluster.conftest import Connect, manifest
@@ -147,6 +147,18 @@ def test_listing_and_removing(server: ApiServer, connect: Connect) -> None:
     assert not schedules.remove(api, found)
     with pytest.raises(ConfigError, match="schedule list"):
         schedules.required(api, "nightly")
+
+
+def test_runs_that_are_under_way_outlive_their_schedule(server: ApiServer, connect: Connect) -> None:
+    api = connect()
+    found = adopt(server, api, "1a2b-distill")
+    reference = {"apiVersion": "batch/v1", "kind": "CronJob", "controller": True}
+    owner = {**reference, "name": found["metadata"]["name"], "uid": found["metadata"]["uid"]}
+    fired = {"metadata": {"ownerReferences": [owner]}, "spec": {"template": {"spec": POD}}}
+    server.apply(manifest("batch/v1", "Job", "proxykd-nightly-1", **fired))
+    assert schedules.remove(api, found)
+    (job,) = api.list(JOBS)
+    assert not job["metadata"].get("ownerReferences")
 
 
 def test_a_forbidden_verb_is_told(server: ApiServer, connect: Connect) -> None:
