@@ -97,7 +97,7 @@ def make_plan(run: RunSpec, *, workspace: Workspace, is_elsewhere: bool = False)
         lengths = _with_trajectories(measure_lengths(run, prompts), run)
         pair = measure_pair(run.proxy.model, run.student.model, _sample_texts(run, prompts))
         sides, sides_asked = _count_sides(run, prompts)
-        outlooks = look_ahead_all(prompts, run, journal_path=workspace.journal)
+        outlooks = look_ahead_all(prompts, run, journal_path=workspace.journal, portions=workspace.portions)
         inputs_hash = inputs_of(prompts)
     left = [outlook.num_requests - outlook.num_known for outlook in outlooks] or [0]
     asked = [Asked(*one) for one in zip(teachers_of(run), sides_asked, left, strict=True)]

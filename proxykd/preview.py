@@ -120,7 +120,7 @@ def make_preview(run: RunSpec, *, workspace: Workspace, rows: int = 3) -> Previe
     with workspace.temporary_folder("preview") as folder:
         prompts = collect_prompts(run.prompts, seed=run.seed, output=folder / "prompts")
         lengths = measure_lengths(run, prompts)
-        outlooks = look_ahead_all(prompts, run, journal_path=workspace.journal)
+        outlooks = look_ahead_all(prompts, run, journal_path=workspace.journal, portions=workspace.portions)
         shown = tuple(_preview(run, prompts, rows))
         stages = stages_of(run)
         teachers = tuple(

@@ -9,6 +9,7 @@ a prompt stand together, those of the earlier teachers first.
 import errno
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from heapq import merge
 from operator import itemgetter
@@ -140,7 +141,7 @@ class Outlook(NamedTuple):
         num_requests: Calls that the run makes to it on an empty journal.
         num_known: Answers in the journal.
         first_unknown: The first prompt and sample index without an answer; None = nothing is left to ask.
-        spent: What its calls have cost so far; nothing where no cap is set.
+        spent: What its calls have cost so far by the run's own journal; nothing where no cap is set.
     """
 
     num_requests: int
@@ -149,13 +150,16 @@ class Outlook(NamedTuple):
     spent: Cost = NOTHING
 
 
-def look_ahead_all(prompts: PromptSet, run: QuerySpec, *, journal_path: Path) -> tuple[Outlook, ...]:
-    """Count the calls of a run that the journal has answers to; asks nothing and creates no journal.
+def look_ahead_all(
+    prompts: PromptSet, run: QuerySpec, *, journal_path: Path, portions: Path | None = None
+) -> tuple[Outlook, ...]:
+    """Count the calls of a run that the journals have answers to; asks nothing and creates no journal.
 
     Args:
         prompts: The questions.
         run: The teacher, its sampling and the seed are read; of a whole run, staging and split too.
         journal_path: The journal; need not exist.
+        portions: Folder of the journals of portions, whose answers a run takes over; None = of none.
 
     Returns:
         One for each teacher, the main one last; none for recorded texts.
@@ -164,23 +168,27 @@ def look_ahead_all(prompts: PromptSet, run: QuerySpec, *, journal_path: Path) ->
         ConfigError: if the environment variable of a teacher's key is unset.
         StorageError: if the journal cannot be read.
     """
-    return tuple(_look_ahead(prompts, stage, journal_path) for stage in stages_of(run))
+    paths = [journal_path, *(sorted(portions.glob(PORTIONS)) if portions else ())]
+    with ExitStack() as opened:
+        journals = [opened.enter_context(Journal(path)) for path in paths if path.exists()]
+        return tuple(_look_ahead(prompts, stage, journals, journal_path) for stage in stages_of(run))
 
 
-def _look_ahead(prompts: PromptSet, stage: TeacherStage, journal_path: Path) -> Outlook:
-    teacher, num_known, first_unknown = stage.teacher, 0, None
-    if not journal_path.exists():
+def _look_ahead(prompts: PromptSet, stage: TeacherStage, journals: list[Journal], own: Path) -> Outlook:
+    teacher, num_known, first_unknown, spent = stage.teacher, 0, None, NOTHING
+    if not journals:
         first = next(((prompt, sample_idx) for prompt, sample_idx, _ in teacher.requests(prompts)), None)
         return Outlook(teacher.num_requests(prompts), 0, first)
-    with Journal(journal_path) as journal:
-        for calls in teacher.calls(prompts):
-            missing = calls.without(journal.finals_among(calls.keys))
-            num_known += len(calls.keys) - len(missing)
-            if missing and first_unknown is None:
-                ((prompt, sample_idx, _),) = calls.select(missing[:1])
-                first_unknown = prompt, sample_idx
-        spent = teacher.spent(prompts, journal)
-        return Outlook(teacher.num_requests(prompts), num_known, first_unknown, spent)
+    for calls in teacher.calls(prompts):
+        missing = calls.without(set().union(*(journal.finals_among(calls.keys) for journal in journals)))
+        num_known += len(calls.keys) - len(missing)
+        if missing and first_unknown is None:
+            ((prompt, sample_idx, _),) = calls.select(missing[:1])
+            first_unknown = prompt, sample_idx
+    for journal in journals:
+        if journal.path == own:  # what portions know may stand in it too
+            spent = teacher.spent(prompts, journal)
+    return Outlook(teacher.num_requests(prompts), num_known, first_unknown, spent)
 
 
 def probe_teacher(

@@ -21,7 +21,7 @@ from proxykd.teacher.entries import Attempt
 from proxykd.teacher.journal import Journal
 from proxykd.teacher.live import LiveTeacher
 from proxykd.teacher.portions import ANSWERS, ask_portion, gather, narrowed
-from proxykd.teacher.query import collect_prompts, query_teacher
+from proxykd.teacher.query import collect_prompts, look_ahead_all, query_teacher
 from tests.support.endpoint import ScriptedEndpoint
 
 Make = Callable[..., RunSpec]
@@ -121,14 +121,13 @@ def test_a_run_in_one_place_takes_over_what_portions_were_answered(
 ) -> None:
     run = asked_run(make_run, endpoint)
     ask(run, tmp_path, 4, numbers=range(3))  # the fourth died: nothing is gathered
-    num_asked = endpoint.asked.total()
-    rows = query_teacher(
-        PromptSet(tmp_path / "out-prompts"),
-        run,
-        journal_path=tmp_path / "journal.sqlite",
-        output=tmp_path / "whole",
-        portions=tmp_path / "portions",
-    ).rows()
+    num_asked, prompts = endpoint.asked.total(), PromptSet(tmp_path / "out-prompts")
+    places = {"journal_path": tmp_path / "journal.sqlite", "portions": tmp_path / "portions"}
+    (outlook,) = look_ahead_all(prompts, run, **places)
+    assert (outlook.num_known, outlook.num_requests) == (num_asked, NUM_PROMPTS)
+    assert outlook.first_unknown is not None
+    assert outlook.first_unknown[0].messages[-1].content not in endpoint.asked
+    rows = query_teacher(prompts, run, output=tmp_path / "whole", **places).rows()
     assert {row.outcome for row in rows} == {Outcome.OK}
     assert 0 < num_asked < endpoint.asked.total() == NUM_PROMPTS
 
