@@ -322,10 +322,12 @@ def format_interval(measure: Mapping[str, Any], *, signed: bool = False) -> str:
     Example:
         >>> format_interval({"value": 0.5, "low": 0.25, "high": None})
         '0.500'
+        >>> format_interval({"value": 0.0, "low": -1e-9, "high": 0.1})
+        '0.000 [0.000, 0.100]'
     """
     if measure["value"] is None:
         return "-"
-    form = "+.3f" if signed else ".3f"
+    form = "+.3f" if signed else "z.3f"  # "z" = no -0.000
     if measure["low"] is None or measure["high"] is None:
         return format(measure["value"], form)
     return f"{measure['value']:{form}} [{measure['low']:{form}}, {measure['high']:{form}}]"
