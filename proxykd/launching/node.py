@@ -19,10 +19,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from proxykd.launching.stepped import STEPPED_VARIABLE, has_stepped
+from proxykd.launching.torchrun import LONGEST_STOP_S
 from proxykd.launching.worker import LOST, TOLD
-
-LONGEST_STOP_S = 3600
-"""Of processes in a pod, whose grace period ends them before that; torchrun's own default is 30 seconds."""
 
 
 def main(arguments: list[str]) -> int:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from proxykd.launching.node import LONGEST_STOP_S
 from proxykd.launching.work import Work, finish, write_job
 
 T = TypeVar("T")
-_STOP_S = 20
-"""Seconds that processes have for a checkpoint when they are told to stop."""
+_STOP_S, LONGEST_STOP_S = 20, 3600
+"""Seconds that processes have for a checkpoint when they are told to stop; the second in a pod, whose grace period ends
+them before that. torchrun's own default is 30 seconds."""
 
 
 @dataclass(frozen=True, slots=True)
